@@ -2,7 +2,7 @@
 //! the clock is paused. In a test of yours this is a function with `#[tokio::test(start_paused = true)]`.
 
 use kv_core::error::WriteError;
-use kv_core::testing::Cluster;
+use kv_core::testing::TestCluster;
 use kv_core::transport::Fault;
 use kv_core::{Client, tokio};
 use std::error::Error;
@@ -24,7 +24,7 @@ async fn buy(client: &Client, buyer: &str) -> Result<Option<usize>, WriteError> 
 
 /// What must hold whatever happens: every seat is sold once, to the one who got the confirmation.
 async fn sells_each_seat_once(seed: u64) -> Result<(), Box<dyn Error>> {
-    let mut cluster = Cluster::in_memory(3).seed(seed).start().await;
+    let mut cluster = TestCluster::in_memory(3).seed(seed).start().await;
     cluster.faults(&Fault::new().loss(0.05).duplication(0.1));
     let mut buyers = Vec::new();
     for name in ["ann", "ben", "cem"] {

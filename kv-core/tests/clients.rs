@@ -6,7 +6,7 @@
 use kv_core::client::{FencingToken, LeaseId, Lifetime, Lock, Revision};
 use kv_core::error::Cause;
 use kv_core::error::{AdminError, LockError, ReadError, WatchError, WriteError};
-use kv_core::testing::Cluster;
+use kv_core::testing::TestCluster;
 use kv_core::transport::Fault;
 use kv_core::{Client, Options};
 use std::cell::Cell;
@@ -54,7 +54,7 @@ async fn wait_for_lock_with(client: &Client, name: String, ttl: Duration) -> Joi
 /// Each only follows the one in front of it, whose watch goes on at another member.
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_a_lock_gets_it_in_turn_through_failovers() {
-    let mut cluster = Cluster::in_memory(3).seed(1).start().await;
+    let mut cluster = TestCluster::in_memory(3).seed(1).start().await;
     let client = cluster.client().await;
     let mut held = client.lock("lock").ttl(secs(10)).await.unwrap();
     let mut tasks = Vec::new();
@@ -83,7 +83,7 @@ async fn who_waits_for_a_lock_gets_it_in_turn_through_failovers() {
 /// However many wait, a release wakes the first, and that one's going the second.
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_is_let_go_wakes_only_who_is_next() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").ttl(secs(600)).await.unwrap();
     let mut tasks = Vec::new();
@@ -104,7 +104,7 @@ async fn a_lock_that_is_let_go_wakes_only_who_is_next() {
 
 #[tokio::test(start_paused = true)]
 async fn who_gives_up_waiting_makes_room_at_once() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").await.unwrap();
     let gone = wait_for_lock(&client, "gone".to_owned()).await;
@@ -127,7 +127,7 @@ async fn who_gives_up_waiting_makes_room_at_once() {
 /// As a program does that must end while it waits.
 #[tokio::test(start_paused = true)]
 async fn who_closes_its_client_after_it_gave_up_waiting_leaves_no_place_behind() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").ttl(secs(600)).await.unwrap();
     let other = cluster.client().await;
@@ -145,7 +145,7 @@ async fn who_closes_its_client_after_it_gave_up_waiting_leaves_no_place_behind()
 
 #[tokio::test(start_paused = true)]
 async fn the_lock_of_a_holder_that_is_gone_passes_on_when_its_lease_has_run_out() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").ttl(secs(3)).await.unwrap();
     let first = held.token();
@@ -166,7 +166,7 @@ async fn a_lock_is_waited_for_beyond_what_is_remembered() {
     let mut options = Options::default();
     (options.history_revisions, options.checkpoint_bytes) = (0, 64 << 10);
     options.segment_bytes = 4 << 20;
-    let mut cluster = Cluster::in_memory(3).options(options).start().await;
+    let mut cluster = TestCluster::in_memory(3).options(options).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").await.unwrap();
     let next = wait_for_lock(&cluster.client().await, "next".to_owned()).await;
@@ -188,7 +188,7 @@ async fn a_lock_is_waited_for_beyond_what_is_remembered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_held_stays_and_one_that_is_dropped_ends_in_time() {
-    let mut cluster = Cluster::in_memory(3).seed(4).start().await;
+    let mut cluster = TestCluster::in_memory(3).seed(4).start().await;
     let client = cluster.client().await;
     let lease = client.lease(secs(5)).await.unwrap();
     let id = lease.id();
@@ -214,7 +214,7 @@ async fn a_lease_that_is_held_stays_and_one_that_is_dropped_ends_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_kept_alive_by_hand_lasts_as_long_as_that() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let lease = client.lease(secs(5)).detached().await.unwrap();
     for _ in 0..10 {
@@ -227,7 +227,7 @@ async fn a_lease_that_is_kept_alive_by_hand_lasts_as_long_as_that() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_has_ended_when_the_cluster_reports_it_and_not_when_its_client_is_closed() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let (client, other) = (cluster.client().await, cluster.client().await);
     let lease = client.lease(secs(5)).await.unwrap();
     assert!(timeout(LONG, lease.ended()).await.is_err(), "it is kept alive");
@@ -298,7 +298,7 @@ fn asked_once<T>(result: Result<T, AdminError>) -> Result<(), AdminError> {
     }
 }
 
-async fn drop_everything(cluster: &Cluster) {
+async fn drop_everything(cluster: &TestCluster) {
     let client = &cluster.client().await;
     let all = Dropper { client, alive: Cell::new(0) };
     client.put("key", "1").await.unwrap();
@@ -358,12 +358,12 @@ async fn drop_everything(cluster: &Cluster) {
 
 #[tokio::test(start_paused = true)]
 async fn any_future_may_be_dropped_at_any_point() {
-    drop_everything(&Cluster::in_memory(3).start().await).await;
+    drop_everything(&TestCluster::in_memory(3).start().await).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn any_future_may_be_dropped_at_any_point_while_messages_are_lost() {
-    let cluster = Cluster::in_memory(3).seed(2).start().await;
+    let cluster = TestCluster::in_memory(3).seed(2).start().await;
     cluster.faults(&Fault::new().loss(0.05).duplication(0.1));
     drop_everything(&cluster).await;
 }
@@ -372,7 +372,7 @@ async fn any_future_may_be_dropped_at_any_point_while_messages_are_lost() {
 #[tokio::test(start_paused = true)]
 async fn dropped_additions_are_done_once_or_not_at_all() {
     for seed in 0..3 {
-        let mut cluster = Cluster::in_memory(3).seed(seed).start().await;
+        let mut cluster = TestCluster::in_memory(3).seed(seed).start().await;
         let client = cluster.client().await;
         cluster.faults(&Fault::new().loss(0.1).duplication(0.2));
         let (mut done, mut dropped, mut last) = (0, 0, 0);
@@ -400,7 +400,7 @@ async fn dropped_additions_are_done_once_or_not_at_all() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_for_an_event_may_be_dropped_and_none_is_lost() {
-    let mut cluster = Cluster::in_memory(3).seed(6).start().await;
+    let mut cluster = TestCluster::in_memory(3).seed(6).start().await;
     let client = cluster.client().await;
     let begin = client.put("begin", "").await.unwrap().revision;
     let mut events = client.watch("k/").after(begin).stream();
@@ -445,7 +445,7 @@ async fn waiting_for_an_event_may_be_dropped_and_none_is_lost() {
 /// Closing goes on when nobody waits for it, and ends all that was begun.
 #[tokio::test(start_paused = true)]
 async fn a_client_closes_though_nobody_waits_for_it() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     for times in 0..4 {
         let client = cluster.client().await;
         client.put("key", "1").await.unwrap();
@@ -463,7 +463,7 @@ async fn a_client_closes_though_nobody_waits_for_it() {
 /// and does not depend on a past that may be compacted.
 #[tokio::test(start_paused = true)]
 async fn a_watch_knows_how_far_it_is_complete_though_it_has_delivered_nothing() {
-    let cluster = Cluster::in_memory(3).seed(6).start().await;
+    let cluster = TestCluster::in_memory(3).seed(6).start().await;
     let client = cluster.client().await;
     let before = client.put("key", "1").await.unwrap().revision;
     let mut now = client.watch("key").stream();
@@ -491,7 +491,7 @@ async fn a_watch_knows_how_far_it_is_complete_though_it_has_delivered_nothing() 
 /// Members close a connection over which more comes than may; nobody else's calls are to suffer from that.
 #[tokio::test(start_paused = true)]
 async fn questions_at_the_extremes_are_answered_and_break_no_connection() {
-    let cluster = Cluster::in_memory(1).seed(6).start().await;
+    let cluster = TestCluster::in_memory(1).seed(6).start().await;
     let client = cluster.client().await;
     client.put("key", "value").await.unwrap();
     let never = Revision::new(u64::MAX);
@@ -538,7 +538,7 @@ async fn questions_at_the_extremes_are_answered_and_break_no_connection() {
 /// A result, *not applied*, or *outcome unknown*: by the deadline.
 #[tokio::test(start_paused = true)]
 async fn every_call_ends_by_its_deadline() {
-    let mut cluster = Cluster::in_memory(3).start().await;
+    let mut cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     client.put("key", "1").await.unwrap();
     let lease = client.lease(secs(5)).detached().await.unwrap();

@@ -7,14 +7,14 @@ use kv_core::client::EventKind;
 use kv_core::client::{TypedError, TypedUpdate};
 use kv_core::config::Role;
 use kv_core::error::WriteError;
-use kv_core::testing::Cluster;
+use kv_core::testing::TestCluster;
 use kv_core::transport::Fault;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
 async fn what_was_acknowledged_is_there_after_every_failover() {
-    let mut cluster = Cluster::in_memory(3).seed(1).start().await;
+    let mut cluster = TestCluster::in_memory(3).seed(1).start().await;
     let client = cluster.client().await;
     for round in 1..=10 {
         assert_eq!(client.add("count", 1).await.unwrap().sum, round);
@@ -28,7 +28,7 @@ async fn what_was_acknowledged_is_there_after_every_failover() {
 
 #[tokio::test(start_paused = true)]
 async fn a_calm_cluster_keeps_its_primary() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let primary = cluster.primary().await;
     let view = cluster.node(primary).status().view;
@@ -41,7 +41,7 @@ async fn a_calm_cluster_keeps_its_primary() {
 
 #[tokio::test(start_paused = true)]
 async fn time_passes_only_while_nobody_works() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     client.put("k", "0").await.unwrap();
     let start = Instant::now();
@@ -53,7 +53,7 @@ async fn time_passes_only_while_nobody_works() {
 
 #[tokio::test(start_paused = true)]
 async fn a_primary_that_is_cut_off_is_replaced_and_comes_back_level() {
-    let cluster = Cluster::in_memory(3).seed(3).start().await;
+    let cluster = TestCluster::in_memory(3).seed(3).start().await;
     let client = cluster.client().await;
     client.put("k", "1").await.unwrap();
     let old = cluster.primary().await;
@@ -70,7 +70,7 @@ async fn a_primary_that_is_cut_off_is_replaced_and_comes_back_level() {
 #[tokio::test(start_paused = true)]
 async fn lost_and_doubled_messages_count_once() {
     for seed in 0..4 {
-        let cluster = Cluster::in_memory(3).seed(seed).start().await;
+        let cluster = TestCluster::in_memory(3).seed(seed).start().await;
         let client = cluster.client().await;
         cluster.faults(&Fault::new().loss(0.1).duplication(0.2));
         for number in 1..=30 {
@@ -83,7 +83,7 @@ async fn lost_and_doubled_messages_count_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_power_cut_of_all_loses_nothing_that_was_acknowledged() {
-    let mut cluster = Cluster::in_memory(3).seed(5).start().await;
+    let mut cluster = TestCluster::in_memory(3).seed(5).start().await;
     let client = cluster.client().await;
     for round in 1..=5 {
         client.put(format!("k{round}"), "v").await.unwrap();
@@ -100,7 +100,7 @@ async fn a_power_cut_of_all_loses_nothing_that_was_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn two_and_a_witness_survive_one() {
-    let mut cluster = Cluster::in_memory(2).witnesses(1).start().await;
+    let mut cluster = TestCluster::in_memory(2).witnesses(1).start().await;
     let client = cluster.client().await;
     client.put("k", "1").await.unwrap();
     let killed = cluster.kill_primary().await;
@@ -113,7 +113,7 @@ async fn two_and_a_witness_survive_one() {
 /// It works on a clock that runs as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_lives_in_real_time_too() {
-    let mut cluster = Cluster::in_memory(3).start().await;
+    let mut cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     client.put("k", "1").await.unwrap();
     let killed = cluster.kill_primary().await;
@@ -130,7 +130,7 @@ struct Account {
 
 #[tokio::test(start_paused = true)]
 async fn structs_are_stored_and_read_through_a_typed_view() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let accounts = client.typed::<Account>("account/");
     assert!(accounts.get("ann").await.unwrap().is_none());
@@ -159,7 +159,7 @@ async fn structs_are_stored_and_read_through_a_typed_view() {
 
 #[tokio::test(start_paused = true)]
 async fn structs_are_followed_and_go_by_themselves() {
-    let cluster = Cluster::in_memory(3).start().await;
+    let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let accounts = client.typed::<Account>("account/");
     let new = |cents| Account { owner: "Ann".to_owned(), cents };
@@ -192,7 +192,7 @@ async fn structs_are_followed_and_go_by_themselves() {
 
 #[tokio::test(start_paused = true)]
 async fn updates_of_many_at_once_are_all_done() {
-    let mut cluster = Cluster::in_memory(3).seed(2).start().await;
+    let mut cluster = TestCluster::in_memory(3).seed(2).start().await;
     let mut working = Vec::new();
     for _ in 0..4 {
         let counts = cluster.client().await.typed::<u32>("count/");

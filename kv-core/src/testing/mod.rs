@@ -1,8 +1,8 @@
 //! Whole clusters for the tests of an application: find out what it does when the primary fails, messages are lost, or
 //! a member is cut off.
 //!
-//! [`Cluster::in_memory`] starts the same nodes as in production, with an in-memory network and in-memory disks, and
-//! returns ordinary clients. Requires the feature `testing`.
+//! [`TestCluster::in_memory`] starts the same nodes as in production, with an in-memory network and in-memory disks,
+//! and returns ordinary clients. Requires the feature `testing`.
 //!
 //! # Time
 //! Run the test on one thread with the clock paused: `#[tokio::test(start_paused = true)]`. Then the test never waits
@@ -11,12 +11,12 @@
 //! test on a running clock works too.
 //!
 //! # Seeds
-//! The seed determines everything random: jitter, and which messages [`faults`](Cluster::faults) affect. But each node
-//! has its own threads, and the operating system schedules them. So the same seed gives a similar run, not an identical
-//! one.
+//! The seed determines everything random: jitter, and which messages [`faults`](TestCluster::faults) affect. But each
+//! node has its own threads, and the operating system schedules them. So the same seed gives a similar run, not an
+//! identical one.
 //!
 //! ```
-//! use kv_core::testing::Cluster;
+//! use kv_core::testing::TestCluster;
 //!
 //! /// The code under test: counts an order, whatever happens.
 //! async fn order(client: &kv_core::Client) -> Result<i64, kv_core::error::WriteError> {
@@ -25,7 +25,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! # tokio::time::pause();
-//! let mut cluster = Cluster::in_memory(3).seed(7).start().await;
+//! let mut cluster = TestCluster::in_memory(3).seed(7).start().await;
 //! let client = cluster.client().await;
 //! assert_eq!(order(&client).await.unwrap(), 1);
 //!
@@ -38,7 +38,7 @@
 //! ```
 
 use crate::client::Client;
-use crate::config::{self, Options, Role};
+use crate::config::{Cluster, Options, Role};
 use crate::node::{MemberState, MemberStatus, Node, Test};
 use crate::storage::simulated::Disk;
 use crate::wire;
@@ -58,14 +58,14 @@ const NAME: &str = "test";
 /// Configures a cluster; [`start`](Self::start) starts it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before it is started"]
-pub struct ClusterBuilder {
+pub struct TestClusterBuilder {
     members: u8,
     witnesses: u8,
     seed: u64,
     options: Options,
 }
 
-impl ClusterBuilder {
+impl TestClusterBuilder {
     /// Sets the seed for everything random. Default 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -88,8 +88,8 @@ impl ClusterBuilder {
     ///
     /// # Panics
     /// If the number of members or the options are not allowed.
-    pub async fn start(self) -> Cluster {
-        let mut builder = config::Cluster::builder(NAME);
+    pub async fn start(self) -> TestCluster {
+        let mut builder = Cluster::builder(NAME);
         for id in 0..self.members {
             builder = builder.member(id, address(id));
         }
@@ -99,7 +99,7 @@ impl ClusterBuilder {
         let config = builder.build().unwrap_or_else(|error| panic!("no such cluster: {error}"));
         let seed = |id: u64| self.seed.wrapping_mul(257).wrapping_add(id);
         let member = |id| Member { disk: Disk::new(), faults: Faults::new(seed(id)), node: None };
-        let mut cluster = Cluster {
+        let mut cluster = TestCluster {
             members: (0..config.len() as u64).map(member).collect(),
             config,
             options: self.options,
@@ -124,8 +124,8 @@ impl ClusterBuilder {
 /// The ids of the members start at 0. A method panics if it is used wrongly (an id that does not exist, a member that
 /// is killed twice), and if the condition that it waits for is not met within two minutes.
 #[derive(Debug)]
-pub struct Cluster {
-    config: config::Cluster,
+pub struct TestCluster {
+    config: Cluster,
     options: Options,
     network: Memory,
     members: Vec<Member>,
@@ -155,11 +155,11 @@ fn address(id: u8) -> String {
     format!("member-{id}:1")
 }
 
-impl Cluster {
+impl TestCluster {
     /// Configures a cluster with this many data members.
-    pub fn in_memory(members: u8) -> ClusterBuilder {
+    pub fn in_memory(members: u8) -> TestClusterBuilder {
         let options = Options { segment_bytes: 4 << 20, ..Options::default() };
-        ClusterBuilder { members, witnesses: 0, seed: 0, options }
+        TestClusterBuilder { members, witnesses: 0, seed: 0, options }
     }
 
     /// Returns a client that knows all members. It uses the network with its faults. Its calls have a deadline of two

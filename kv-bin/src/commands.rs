@@ -110,9 +110,10 @@ pub(crate) fn write_failure(error: &WriteError) -> Failure {
 
 pub(crate) fn read_failure(error: &ReadError) -> Failure {
     match error {
-        ReadError::Key { .. } | ReadError::Compacted { .. } | ReadError::Future { .. } => {
-            Failure::usage(error)
-        }
+        ReadError::Key { .. }
+        | ReadError::Malformed(_)
+        | ReadError::Compacted { .. }
+        | ReadError::Future { .. } => Failure::usage(error),
         _ => Failure::failed(error),
     }
 }

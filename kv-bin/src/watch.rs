@@ -57,6 +57,7 @@ fn failure(error: &WatchError, seen: Option<Revision>, from: Option<u64>) -> Fai
             )),
         },
         WatchError::Read(error) => read_failure(error),
+        WatchError::Malformed(error) => Failure::usage(error),
         _ => Failure::failed(error),
     }
 }

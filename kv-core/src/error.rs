@@ -104,7 +104,7 @@ pub enum WriteError {
         /// The revision at which it failed. A read with `.at_least(revision)` sees the state that made it fail.
         revision: Revision,
     },
-    /// The cluster refuses the request. Nothing was changed.
+    /// The cluster refuses the request. Nothing was changed. The text is the member's.
     #[error("refused: {0}")]
     Refused(String),
     /// The write was not applied and will not be. The same call may succeed later.
@@ -230,7 +230,16 @@ pub enum ReadError {
         /// The greatest value allowed.
         max: usize,
     },
-    /// The cluster refuses the read.
+    /// The range of keys, or the number of keys, is not allowed.
+    #[error(transparent)]
+    Malformed(RequestError),
+    /// The read may only be answered by this member, and the cluster has no such member.
+    #[error("the cluster has no member {0}: kv status lists its members")]
+    UnknownMember(MemberId),
+    /// The read may only be answered by this member, which is a witness.
+    #[error("member {0} is a witness, which holds no data: ask a data member")]
+    Witness(MemberId),
+    /// The cluster refuses the read. The text is the member's.
     #[error("refused: {0}")]
     Refused(String),
     /// The revision is no longer kept.
@@ -257,7 +266,7 @@ impl From<RequestError> for ReadError {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Key { len, max } => Self::Key { len, max },
-            error => Self::Refused(error.to_string()),
+            error => Self::Malformed(error),
         }
     }
 }
@@ -287,7 +296,10 @@ pub enum WatchError {
         /// All changes after this revision are kept.
         oldest: Revision,
     },
-    /// The cluster refuses it.
+    /// The range of keys is not allowed.
+    #[error(transparent)]
+    Malformed(RequestError),
+    /// The cluster refuses it. The text is the member's.
     #[error("refused: {0}")]
     Refused(String),
     /// [`Watch::follow`](crate::client::Watch::follow) could not read the present state.

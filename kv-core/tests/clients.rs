@@ -5,7 +5,7 @@
 
 use kv_core::client::{FencingToken, LeaseId, Lifetime, Lock, Revision};
 use kv_core::error::Cause;
-use kv_core::error::{AdminError, LockError, ReadError, WatchError, WriteError};
+use kv_core::error::{AdminError, LockError, ReadError, RequestError, WatchError, WriteError};
 use kv_core::testing::TestCluster;
 use kv_core::transport::Fault;
 use kv_core::{Client, Options};
@@ -524,13 +524,16 @@ async fn questions_at_the_extremes_are_answered_and_break_no_connection() {
     let range = client.scan_range("a"..).deadline(secs(3)).await;
     assert_eq!(range.unwrap().len(), 1, "no end is no long one");
     let watch = client.watch(&long).stream().next().await.unwrap().unwrap_err();
-    assert!(matches!(watch, WatchError::Refused(_)), "{watch}");
+    assert!(matches!(watch, WatchError::Malformed(RequestError::Key { .. })), "{watch}");
     let follow = client.watch(&long).follow().next().await.unwrap().unwrap_err();
     assert!(matches!(follow, WatchError::Read(ReadError::Key { .. })), "{follow}");
     let many = |count: usize, len: usize| (0..count).map(move |n| format!("{n:0len$}"));
     for (count, len) in [(1000, 4000), (1001, 4)] {
         let error = client.get_many(many(count, len)).await.unwrap_err();
-        assert!(matches!(error, ReadError::Refused(_)), "{count} of {len}: {error}");
+        assert!(
+            matches!(error, ReadError::Malformed(RequestError::Keys { .. })),
+            "{count} of {len}: {error}"
+        );
     }
     assert_eq!(client.get_many(many(1000, 2000)).await.unwrap(), vec![None; 1000]);
 }

@@ -174,7 +174,7 @@ impl World {
         self.trace.note(54, client as u64, number as u64, || {
             format!("{:?} c{client} call {number} ends: {result:?}", self.now)
         });
-        let refused = matches!(&result, Err(error) if matches!(error.cause(), Cause::Refused(_)));
+        let refused = matches!(&result, Err(error) if matches!(error.cause(), Cause::Refused(_) | Cause::ResultDropped));
         if refused {
             return self.fail(("valid calls are not refused", format!("c{client}: {result:?}")));
         }

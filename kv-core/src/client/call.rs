@@ -206,6 +206,9 @@ pub enum Cause {
     /// Its session expired.
     #[error("the session expired")]
     SessionExpired,
+    /// The request was executed once, and its result is no longer stored.
+    #[error("the request was executed, but its result is no longer stored")]
+    ResultDropped,
     /// The request violates a limit or a rule.
     #[error("{0}")]
     Refused(String),

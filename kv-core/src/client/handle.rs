@@ -7,7 +7,7 @@ use super::{
     LockRequest, Put, Scan, Transaction, Typed, Watch,
 };
 use crate::config::Role;
-use crate::error::{AdminError, ConnectError};
+use crate::error::{AdminError, ConnectError, ReadError};
 use crate::ids::{LeaseId, MemberId};
 use crate::message::{MemberState, MemberStatus};
 use crate::wire::{Limits, MemberInfo};
@@ -355,11 +355,11 @@ impl Client {
     }
 
     /// Returns an error if this is not a data member.
-    pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), String> {
+    pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), ReadError> {
         match self.shared.members.iter().find(|member| member.id == id) {
             Some(member) if member.holds_data() => Ok(()),
-            Some(_) => Err(format!("member {id} is a witness, which holds no data: ask a data member")),
-            None => Err(format!("the cluster has no member {id}: kv status lists its members")),
+            Some(_) => Err(ReadError::Witness(id)),
+            None => Err(ReadError::UnknownMember(id)),
         }
     }
 

@@ -231,6 +231,7 @@ impl<'a> Queue<'a> {
                 Ok(event) if event.record.is_some() => {}
                 Ok(_) | Err(WatchError::Compacted { .. }) => return Ok(()),
                 Err(WatchError::Read(error)) => return Err(error.into()),
+                Err(WatchError::Malformed(why)) => return Err(ReadError::from(why).into()),
                 Err(WatchError::Refused(why)) => return Err(ReadError::Refused(why).into()),
                 Err(WatchError::Closed) => return Err(ReadError::Closed.into()),
             }

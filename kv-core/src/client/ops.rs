@@ -410,7 +410,7 @@ pub(super) async fn read(
     // Members close a connection that sends more than any valid request.
     query.check(client.limits().sizes())?;
     if let Some(member) = only {
-        client.check_data_member(member).map_err(ReadError::Refused)?;
+        client.check_data_member(member)?;
     }
     let call = Call::Read { mode, query, prefer: client.local(), only };
     match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {

@@ -5,7 +5,7 @@ use super::watch_cursor::WatchCursor;
 use super::{Client, Closed, Scan};
 use crate::error::{ReadError, WatchError};
 use crate::ids::Revision;
-use crate::message::{Event, Position, Record, RequestError, WatchQuery};
+use crate::message::{Event, Position, Record, WatchQuery};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use std::fmt;
@@ -156,8 +156,7 @@ impl WatchTask {
     /// All received events have been taken: requests changes, until there are some or the member reports its position.
     async fn ask(&mut self) -> Result<(), WatchError> {
         self.publish_progress();
-        let refused = |error: RequestError| WatchError::Refused(error.to_string());
-        self.cursor.check(self.client.limits().sizes()).map_err(refused)?;
+        self.cursor.check(self.client.limits().sizes()).map_err(WatchError::Malformed)?;
         let call = self.cursor.call(self.client.local());
         match self.client.call(call, 0, PATIENCE).await {
             Ok(result) => self.cursor.on_result(result),

@@ -135,8 +135,8 @@ impl ClientProtocol {
             }
             Err(Rejection::WindowExceeded) => self.unsuccessful(now, number, FailureReason::Overloaded, true),
             // It has run, but its result is no longer known.
-            Err(rejection @ Rejection::ResultDropped) => {
-                self.finish(now, id, Err(CallError::OutcomeUnknown(Cause::Refused(rejection.to_string()))));
+            Err(Rejection::ResultDropped) => {
+                self.finish(now, id, Err(CallError::OutcomeUnknown(Cause::ResultDropped)));
             }
             // Never sent for a number that has not ended here.
             Err(rejection @ Rejection::Forgotten) => {

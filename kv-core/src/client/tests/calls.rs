@@ -216,7 +216,7 @@ async fn reads_return_the_revision_at_which_they_were_read() {
     let read = read.await.unwrap().unwrap();
     assert_eq!((read.found, read.revision), (vec![None, Some(record("1", 7))], revision));
     let error = client.get("x").member(MemberId::new(9)).await.unwrap_err();
-    assert_eq!(error.to_string(), "refused: the cluster has no member 9: kv status lists its members");
+    assert_eq!(error.to_string(), "the cluster has no member 9: kv status lists its members");
 }
 
 #[tokio::test(start_paused = true)]

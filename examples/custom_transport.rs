@@ -1,6 +1,6 @@
-//! A transport of one's own: Unix sockets, for members on one machine. A transport opens and accepts byte streams, one
-//! for each lane; all else (who is there, frames, checksums, limits) is the library's business. The suite at the end
-//! checks whether it does what every transport must: `cargo test -p kv-examples --example custom_transport`.
+//! Your own transport: Unix sockets, for members on one machine. A transport opens and accepts byte streams, one for
+//! each lane. The library does everything else: identities, frames, checksums, limits. The conformance suite at the end
+//! checks that the transport does what every transport must do: `cargo test -p kv-examples --example custom_transport`.
 
 use async_trait::async_trait;
 use kv_core::transport::{Connection, Lane, Listener, Peer, Transport, TransportError, preface};
@@ -15,10 +15,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Streams that have not sent their lane yet; more of them wait in the system's queue.
+/// The most streams that have not sent their lane yet. More wait in the system's queue.
 const HALF_OPEN: usize = 128;
 
-/// An address is the path of a socket; with a `*` in it, a fresh one.
+/// An address is the path of a socket. A `*` in it is replaced, so that the path is new.
 #[derive(Clone, Copy, Debug)]
 struct Unix;
 
@@ -53,7 +53,7 @@ async fn listen(address: &str) -> io::Result<Sockets> {
     let fresh = format!("{}-{}", std::process::id(), FRESH.fetch_add(1, Ordering::Relaxed));
     let path = PathBuf::from(address.replace('*', &fresh));
     if path.exists() && UnixStream::connect(&path).await.is_err() {
-        // Left behind by one that was killed.
+        // Left behind by a process that was killed.
         fs::remove_file(&path)?;
     }
     Ok(Sockets { listener: UnixListener::bind(&path)?, path, opening: JoinSet::new() })
@@ -62,7 +62,7 @@ async fn listen(address: &str) -> io::Result<Sockets> {
 fn connection(stream: UnixStream, lane: Lane, remote: &str) -> Connection {
     let (reader, writer) = stream.into_split();
     let remote = remote.to_owned();
-    // Who may open the socket is the file system's business; it proves nothing to the other end.
+    // The file system decides who may open the socket. A peer is not authenticated.
     Connection {
         lane,
         peer: Peer::Unauthenticated,
@@ -76,7 +76,7 @@ fn connection(stream: UnixStream, lane: Lane, remote: &str) -> Connection {
 struct Sockets {
     listener: UnixListener,
     path: PathBuf,
-    /// Each reads its preface; nobody waits for it.
+    /// Reads the preface on a task, so that other callers do not wait for it.
     opening: JoinSet<io::Result<Connection>>,
 }
 
@@ -86,7 +86,7 @@ impl Listener for Sockets {
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if self.opening.len() < HALF_OPEN => {
-                    // A failure is of one caller's socket, or of a shortage that passes.
+                    // A failure concerns one caller's socket, or is a temporary shortage.
                     let Ok((stream, _)) = accepted else { continue };
                     self.opening.spawn(async { timeout(Duration::from_secs(3), greet(stream)).await? });
                 }
@@ -106,12 +106,12 @@ impl Listener for Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        // Whoever listens there next removes it too.
+        // The next listener removes it too.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Reads which lane the other end asks for.
+/// Reads the lane that the other end requests.
 async fn greet(mut stream: UnixStream) -> io::Result<Connection> {
     let mut bytes = [0; preface::BYTES];
     stream.read_exact(&mut bytes).await?;
@@ -119,7 +119,7 @@ async fn greet(mut stream: UnixStream) -> io::Result<Connection> {
     Ok(connection(stream, lane, "a process on this machine"))
 }
 
-/// Three members of a cluster, and what connects them to it: one value.
+/// Three members of a cluster. Using the new transport takes one value.
 #[tokio::main(crate = "kv_core::tokio")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = env::temp_dir().join("kv-custom-transport");

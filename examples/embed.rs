@@ -1,6 +1,6 @@
-//! A replicated store inside an application: three members in one process, over TCP, or over QUIC if it is called with
-//! `quic`. `kv-core` with the feature `tcp` or `quic` is all that an application depends on. Run it twice: the second
-//! run finds what the first one wrote.
+//! A replicated store inside an application: three members in one process, over TCP, or over QUIC with the argument
+//! `quic`. An application depends only on `kv-core` with the feature `tcp` or `quic`. Run the example twice: the second
+//! run finds the data of the first.
 
 use kv_core::transport::Transport;
 use kv_core::transport::quic::Quic;

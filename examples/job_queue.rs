@@ -1,5 +1,4 @@
-//! A job queue: each job is handed to one worker, once, though members and workers die. A job that a dead worker held
-//! is handed out again.
+//! A job queue: each job is done once, even when members and workers die. The job of a dead worker is handed out again.
 
 use kv_core::client::LeaseId;
 use kv_core::client::Lifetime;
@@ -9,8 +8,8 @@ use std::time::Duration;
 
 const JOBS: usize = 30;
 
-/// Takes the first job that nobody holds. The claim is a key that depends on the worker's lease: it goes when the
-/// worker dies.
+/// Claims the first free job. The claim is a key that belongs to the worker's lease, so it disappears when the worker
+/// dies.
 async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failure> {
     for (job, _) in client.scan("jobs/open/").keys_only().await? {
         let name = String::from_utf8_lossy(&job).replace("jobs/open/", "");
@@ -27,8 +26,8 @@ async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failur
     Ok(None)
 }
 
-/// Done, at one revision: the job leaves the queue and its result appears. Whoever has lost its claim meanwhile changes
-/// nothing.
+/// Completes the job: at one revision, the job leaves the queue and its result appears. A worker that has lost its
+/// claim changes nothing.
 async fn finish(client: &Client, job: &str, worker: &str) -> Result<bool, Failure> {
     let (open, claim) = (format!("jobs/open/{job}"), format!("jobs/claim/{job}"));
     let done = client.transaction().if_present(&open).if_present(&claim);
@@ -38,12 +37,12 @@ async fn finish(client: &Client, job: &str, worker: &str) -> Result<bool, Failur
 async fn work(client: Client, worker: String) -> Result<usize, Failure> {
     let lease = client.lease(Duration::from_secs(1)).await?;
     let mut done = 0;
-    // Whatever changes among the jobs is a reason to look again.
+    // Look again whenever a job changes.
     let mut changes = client.watch("jobs/").stream();
     loop {
         while let Some(job) = claim(&client, lease.id()).await? {
             if worker == "worker 0" && done == 2 {
-                return Ok(done); // dies with a job in its hands, and without a word
+                return Ok(done); // dies while it holds a job
             }
             done += usize::from(finish(&client, &job, &worker).await?);
         }

@@ -1,5 +1,5 @@
-//! Examples of `kv-core`: one file each, run with `cargo run -p kv-examples --example NAME`. Those that need a cluster
-//! take its network as their argument: `memory` (the default), `tcp` or `quic`.
+//! Examples of `kv-core`, one file each. Run one with `cargo run -p kv-examples --example NAME`. Some take the network
+//! of their cluster as an argument: `memory` (the default), `tcp` or `quic`.
 
 use kv_core::transport::quic::Quic;
 use kv_core::transport::tcp::Tcp;
@@ -10,11 +10,11 @@ use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::{env, fs, process};
 
-/// What an example may fail with.
+/// The error of an example.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-/// Three members in this process, in a folder of their own that goes with them. An application would have one member in
-/// each process: see `embed`.
+/// Three members in this process, in a temporary folder that is deleted with them. An application would run one member
+/// in each process: see `embed`.
 #[derive(Debug)]
 pub struct Three {
     nodes: Vec<Node>,
@@ -22,10 +22,10 @@ pub struct Three {
 }
 
 impl Three {
-    /// Starts them on the network that the example was called with.
+    /// Starts the members on the network that the argument names.
     ///
     /// # Errors
-    /// Whatever keeps a member from starting.
+    /// If a member cannot start.
     pub async fn start(name: &str) -> Result<Self, Failure> {
         let wish = env::args().nth(1).unwrap_or_else(|| "memory".to_owned());
         let transport: Arc<dyn Transport> = match wish.as_str() {
@@ -53,7 +53,7 @@ impl Three {
         Ok(three)
     }
 
-    /// A client by way of the first member that runs.
+    /// A client of the first running member.
     ///
     /// # Panics
     /// If all have been killed.
@@ -71,12 +71,12 @@ impl Three {
 impl Drop for Three {
     fn drop(&mut self) {
         self.nodes.clear();
-        // What is left is in the system's folder for temporary files.
+        // If this fails, the remains are in the system's temporary folder.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// An address of this machine on which nobody listens at the moment.
+/// A local address on which nothing listens at the moment.
 fn free_address() -> Result<String, Failure> {
     loop {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;

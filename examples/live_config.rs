@@ -1,12 +1,12 @@
-//! A configuration that all processes share and take over live: read it once, then follow it. No change is missed, none
-//! comes twice, and they come in order, also while the member that sends them dies.
+//! A configuration that all processes share and follow live: each reads it once, and then watches it. Changes arrive in
+//! order, none is missed and none arrives twice, even if the member that delivers them dies.
 
 use kv_core::client::Update;
 use kv_core::{Client, tokio};
 use kv_examples::{Failure, Three};
 use std::collections::BTreeMap;
 
-/// What a process of the application does: keeps a copy, until it is stopped.
+/// A process of the application: keeps a copy until it is stopped.
 async fn follow(client: Client) -> Result<(BTreeMap<String, String>, usize), Failure> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut config = BTreeMap::new();

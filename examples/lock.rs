@@ -1,5 +1,4 @@
-//! Leader election, and a lock that fences: whoever was the leader once and does not know that it is none any more
-//! cannot do harm.
+//! Leader election, and a fencing lock: a former leader that does not know that it was replaced cannot do harm.
 
 use kv_core::tokio;
 use kv_examples::{Failure, Three};
@@ -14,21 +13,21 @@ async fn main() -> Result<(), Failure> {
 
     let ann = election.campaign("ann").ttl(Duration::from_secs(1)).await?;
     println!("the leader is {:?}", election.leader().await?);
-    // Waits for its turn, which comes when ann steps down, or when nothing has been heard of her for a second.
+    // Waits for its turn: until ann steps down, or has not renewed her lease for a second.
     let ben = tokio::spawn({
         let election = election.clone();
         async move { election.campaign("ben").ttl(Duration::from_secs(1)).await }
     });
 
-    three.kill_one(); // a member dies: the lease goes on, since ann is well
+    three.kill_one(); // a member dies: the lease continues, because ann is alive
     ann.transaction().put("reports/today", "by ann").await?;
 
-    // Ann freezes: for example, her process is stopped. What she was about to write is written down with her token...
+    // Ann freezes: for example, her process is stopped. Her next write is prepared with her token...
     let late = ann.transaction().put("reports/today", "by ann, much later");
-    client.lease_by_id(ann.lease().id()).revoke().await?; // (what the cluster does when her second is over)
+    client.lease_by_id(ann.lease().id()).revoke().await?; // (the cluster does this after a second without renewal)
     let ben = ben.await??;
     ben.transaction().put("reports/today", "by ben").await?;
-    // ... and she wakes up, in the belief that she leads.
+    // ... and she wakes up, and believes that she is still the leader.
     let error = late.await.err().ok_or("a former leader has written")?;
     println!("ann's late report was refused: {error}");
     assert!(error.is_lock_lost() && ben.token() > ann.token());

@@ -1,5 +1,5 @@
-//! An application's own behaviour during failover, tested in its own process: no port, no file, and no waiting, since
-//! the clock is paused. In a test of yours this is a function with `#[tokio::test(start_paused = true)]`.
+//! Tests an application with failovers and lost messages, in one process: without ports, files or waiting, because the
+//! clock is paused. In your own tests, this is a function with `#[tokio::test(start_paused = true)]`.
 
 use kv_core::error::WriteError;
 use kv_core::testing::TestCluster;
@@ -10,7 +10,8 @@ use tokio::time::{Instant, pause};
 
 const STOCK: usize = 20;
 
-/// The application: sells a seat, unless all are sold. Each seat is a key, taken by whoever puts it first.
+/// The application: sells a seat, unless all are sold. Each seat is a key. The first buyer that creates the key gets
+/// the seat.
 async fn buy(client: &Client, buyer: &str) -> Result<Option<usize>, WriteError> {
     for seat in 0..STOCK {
         match client.put(format!("seat/{seat:02}"), buyer.to_owned()).if_absent().await {
@@ -22,7 +23,7 @@ async fn buy(client: &Client, buyer: &str) -> Result<Option<usize>, WriteError> 
     Ok(None)
 }
 
-/// What must hold whatever happens: every seat is sold once, to the one who got the confirmation.
+/// The invariant: every seat is sold once, to the buyer that got the confirmation.
 async fn sells_each_seat_once(seed: u64) -> Result<(), Box<dyn Error>> {
     let mut cluster = TestCluster::in_memory(3).seed(seed).start().await;
     cluster.faults(&Fault::new().loss(0.05).duplication(0.1));

@@ -187,7 +187,7 @@ mod linux {
         use super::*;
 
         #[test]
-        fn a_process_is_read_whatever_its_name() {
+        fn a_process_with_any_name_is_parsed() {
             let process = parse(b"17 (a) S 1 (b) ) S 4 17 17 0").expect("it is one");
             assert_eq!((process.parent, process.has_ended), (4, false));
             assert!(parse(b"17 (zombie) Z 4 17").expect("it is one").has_ended);
@@ -197,7 +197,7 @@ mod linux {
         }
 
         #[test]
-        fn only_what_is_below_is_found() {
+        fn only_descendants_are_found() {
             let all = [(2, 1), (3, 2), (4, 3), (5, 1), (6, 7), (7, 6)];
             let all = all.map(|(id, parent)| (id, Process { parent, has_ended: false })).into();
             let below: Vec<i32> = (1..8).filter(|id| is_below(&all, *id, 2)).collect();

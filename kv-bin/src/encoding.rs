@@ -226,7 +226,7 @@ mod tests {
         [Encoding::TEXT, Encoding { hex: true, base64: false }, Encoding { hex: false, base64: true }];
 
     #[test]
-    fn whatever_is_printed_can_be_read_again() {
+    fn printed_bytes_can_be_parsed_again() {
         for len in 0..70_u8 {
             let bytes: Vec<u8> = (0..len).map(|at| at.wrapping_mul(37).wrapping_add(len)).collect();
             for encoding in &ENCODINGS[1..] {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_encoding_is_refused_with_what_it_is() {
+    fn invalid_encoding_is_refused_with_the_expected_one() {
         for (encoding, word, fragment) in [
             (ENCODINGS[1], "0", "not hex"),
             (ENCODINGS[1], "0g", "not hex"),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_reaches_a_terminal_that_controls_it() {
+    fn control_characters_are_escaped_for_a_terminal() {
         let nasty = b"a\x1b[2J\x07\x7f\xff\xc2\x9b1m\r\nb\t\xe2\x80\xae";
         let line = escape(nasty, false);
         assert_eq!(line, "a\\x1b[2J\\x07\\x7f\\xff\\u{9b}1m\\r\\nb\\t\\u{202e}");

@@ -20,7 +20,7 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
     let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in set.filter(|name| is_unknown(name, &known)) {
         let hint = nearest(&name, &known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        output::print_error(format!("ignored the variable {name}: kv does not know it{hint}"));
+        output::print_error(format!("ignored the unknown variable {name}{hint}"));
     }
     let mut matches = command.try_get_matches()?;
     Cli::from_arg_matches_mut(&mut matches)
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_in_a_name_is_reported_with_what_was_meant() {
+    fn a_misspelled_variable_is_reported_with_the_nearest_name() {
         let known = variables(&Cli::command());
         for name in ["KV_ADDRESS", "KV_HEARTBEAT", "KV_TLS_DIR", "KV_LOG", "KV_TIMEOUT"] {
             assert!(known.contains(name), "{name}");

@@ -20,7 +20,7 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a cluster may take to form before the member logs what it is waiting for.
 const FORMING: Duration = Duration::from_secs(3);
 
-/// Runs the member described by `config` until a signal arrives or it stops by itself.
+/// Runs the member described by `config` until a signal arrives or it stops on its own.
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     raise_open_files();
@@ -44,7 +44,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     announce(&config, node.local_address(), json);
     tokio::select! {
         reason = node.stopped() => {
-            return Err(Failure::failed(format!("member {} stopped by itself: {reason}", config.id)));
+            return Err(Failure::failed(format!("member {} stopped: {reason}", config.id)));
         }
         signal = signals.next() => tracing::info!(%signal, "stopping: a second signal stops at once"),
         never = explain_forming(&node) => match never {},
@@ -107,7 +107,7 @@ fn explain(error: &StartError, data: &Path) -> Failure {
             Failure::failed(format!("{error} with --listen"))
         }
         _ if let Some(OptionMismatch { option, .. }) = error.other_option() => Failure::failed(format!(
-            "the data folder {}: {error} (by --{}, KV_{}, or {option} under [options] in the file)",
+            "the data folder {}: {error} (set by --{}, KV_{}, or {option} under [options] in the file)",
             data.display(),
             option.replace('_', "-"),
             option.to_uppercase(),

@@ -51,9 +51,9 @@ fn failure(error: &WatchError, seen: Option<Revision>, from: Option<u64>) -> Fai
     match error {
         WatchError::Compacted { .. } => match (seen, from) {
             (None, Some(_)) => Failure::usage(format!("{error}; omit --from or choose a later revision")),
-            (None, None) => Failure::failed(format!("{error}; the watch fell behind: begin anew")),
+            (None, None) => Failure::failed(format!("{error}; the watch fell behind: start it again")),
             (Some(seen), _) => Failure::failed(format!(
-                "{error}; the watch fell behind after revision {seen}: read the keys anew, and watch from there"
+                "{error}; the watch fell behind after revision {seen}: read the keys again, and watch from there"
             )),
         },
         WatchError::Read(error) => read_failure(error),

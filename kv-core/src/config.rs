@@ -39,11 +39,11 @@ impl fmt::Display for Role {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Member {
-    /// Its id, never used twice.
+    /// Its id. It is never given to another member.
     pub id: MemberId,
-    /// Where the other members and the clients reach it, in the transport's notation (`HOST:PORT`). May change between
-    /// restarts, and may differ between the members' configurations, where a member is reached by other addresses from
-    /// elsewhere; a difference is logged.
+    /// The address at which the other members and the clients reach it, in the transport's notation (`HOST:PORT`). It
+    /// may change between restarts. It may differ between the configurations of the members, for example behind NAT; a
+    /// member logs a difference.
     pub address: String,
     /// What it does.
     pub role: Role,
@@ -68,8 +68,8 @@ pub enum ConfigError {
     /// Two members have one address.
     #[error("duplicate address {0}: give each member an address of its own")]
     DuplicateAddress(String),
-    /// An address is empty, or longer than 255 bytes, or has spaces in it. (Whether it is one of the transport's is the
-    /// transport's business, when a node starts.)
+    /// An address is empty, longer than 255 bytes, or contains spaces. (The transport checks the rest when a node
+    /// starts.)
     #[error(
         "member {id} has the invalid address {address:?}: write an address of its transport, as in 127.0.0.1:7000"
     )]
@@ -160,7 +160,7 @@ impl Cluster {
         self.members.values().filter(move |member| member.id != me)
     }
 
-    /// The replication quorum: on how many members a write is durable before it is acknowledged.
+    /// The replication quorum: the number of members on which a write must be durable before it is acknowledged.
     #[must_use]
     pub fn replication_quorum(&self) -> usize {
         self.members.len() / 2 + 1
@@ -172,7 +172,7 @@ impl Cluster {
         self.members.len() / 2 + 1
     }
 
-    /// The nack quorum: how many members that never held an entry prove that it was not committed.
+    /// The nack quorum: if this many members never held an entry, it was not committed.
     #[must_use]
     pub fn nack_quorum(&self) -> usize {
         self.members.len() - self.replication_quorum() + 1
@@ -192,15 +192,15 @@ impl Cluster {
     }
 
     /// A hash of the name, the ids of the members and their roles; members whose fingerprints differ refuse each other.
-    /// Addresses are not part of it: the protocol votes by ids, and where a member is reached may change, and may look
-    /// different from elsewhere.
+    /// Addresses are not part of it: the protocol counts votes by ids, and addresses may change or differ between
+    /// members.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
 
-    /// How the member list with this fingerprint differs, if one member does; empty otherwise, and a part of a
-    /// sentence.
+    /// Describes how the member list with this fingerprint differs, if it differs in one member, as the end of a
+    /// sentence. Otherwise empty.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -325,17 +325,17 @@ pub struct Options {
     /// `failure_timeout_max`.
     ///
     /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member
-    /// must run within 10 % of the true rate, also while the process or the machine pauses. (On Linux, kv uses the
-    /// clock that counts the time while a machine is suspended. The clock of a virtual machine that its host pauses
-    /// stops all the same: do not use read leases on one.) Wall clocks do not matter. Writes do not depend on this.
+    /// must run within 10 % of the true rate, also while the process or the machine pauses. (On Linux, kv uses a clock
+    /// that also runs while the machine is suspended. But the clock of a virtual machine stops while the host pauses
+    /// it: do not use read leases on such a machine.) Wall clocks do not matter. Writes do not depend on this.
     ///
     /// A primary that crashes is replaced later by up to this time. If `failure_timeout_min` is at least as long as the
     /// lease, a primary that falls silent is not replaced later. A handover is not delayed. A member that has just
     /// started takes part in no view change for this time.
     pub read_lease: Duration,
-    /// Nothing expires early if, while all members were down, the wall clocks of a quorum were set forward by at most
-    /// this. Wall clocks matter only after all members were down, to find out for how long; leases and keys with a time
-    /// to live then expire later by this much. It may differ between members. Default 5 s; at most 1 h.
+    /// How far wall clocks may be set forward while all members are down, without making anything expire early. Wall
+    /// clocks matter only after all members were down, to find out for how long; leases and keys with a time to live
+    /// then expire late by this much. It may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
     pub pipeline_depth: u32,
@@ -353,9 +353,9 @@ pub struct Options {
     /// Keep this many bytes of the journal for members that are away. A member that needs older entries receives the
     /// whole state. Default 256 MiB; 0 to 1 TiB.
     pub journal_retention_bytes: u64,
-    /// Largest journal of a witness, in bytes, while a data member is away. Beyond it, the witness drops entries that
-    /// the data member needs, and logs an error. The cluster may then become unavailable, but never inconsistent.
-    /// Default 1 GiB; 1 MiB to 1 TiB.
+    /// Keep at most this many bytes of a witness's journal for a data member that is away. Beyond that, the witness
+    /// drops entries that the data member needs, and logs an error. The cluster may then become unavailable, but never
+    /// inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
     /// Rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
@@ -432,10 +432,10 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether every value is in its range.
+    /// Checks that every value is in its range.
     ///
     /// # Errors
-    /// [`ConfigError::Range`] names the first one that is not, and the range.
+    /// [`ConfigError::Range`] names the first value that is out of range, and the range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let ms = Duration::from_millis;
         let (beat, least, most) = (self.heartbeat, self.failure_timeout_min, self.failure_timeout_max);
@@ -494,8 +494,8 @@ impl Options {
 }
 
 impl Options {
-    /// The most bytes of an encoded request: the largest put, guarded by the largest value; or the largest transaction,
-    /// with what its parts take besides keys and values.
+    /// The most bytes of an encoded request: the largest put, with the largest value in its condition; or the largest
+    /// transaction, with the overhead of its parts.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

@@ -37,7 +37,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn what_does_not_return_holds_no_runtime_and_a_panic_is_passed_on() {
+    fn a_hanging_thread_does_not_block_the_runtime_and_a_panic_propagates() {
         let (let_go, waits) = channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {

@@ -6,8 +6,8 @@
 //!
 //! - **Linearizable**: reads and writes behave as if there were one copy of the data.
 //! - **Durable**: a write is acknowledged after it is on the disks of a majority.
-//! - **Exactly once**, through retries, lost messages and failovers. If the outcome of a write cannot be known, the
-//!   error is `OutcomeUnknown`.
+//! - **Exactly once**, through retries, lost messages and failovers. If the client cannot find out the outcome of a
+//!   write, the error is `OutcomeUnknown`.
 //! - **Available** while a majority of the members can communicate. Two data members and a *witness* survive the loss
 //!   of any one.
 //!
@@ -16,7 +16,7 @@
 //! Start with the [guide](guide::getting_started).
 //!
 //! # A cluster in one process
-//! A [`Node`] is one member, and a [`Client`] talks to all of them. This example uses the in-memory network. With the
+//! A [`Node`] is one member, and a [`Client`] uses all of them. This example uses the in-memory network. With the
 //! feature `tcp`, use `transport::tcp` instead.
 //! ```
 //! use kv_core::{Cluster, Node, tokio, transport::Memory};
@@ -49,10 +49,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # What runs where
-//! A node runs on the tokio runtime that starts it. It has its own threads for everything that waits for the disk. The
-//! runtime must stay responsive: if the application blocks its worker threads, the heartbeats of the member are
-//! delayed, and it may lose the primary role.
+//! # Threads and runtime A node runs on the tokio runtime that starts it. It has its own threads for everything that
+//! waits for the disk. The runtime must stay responsive: if the application blocks its worker threads, the heartbeats
+//! of the member are delayed, and it may lose the primary role.
 //!
 //! The crate re-exports [`tokio`], so that an application needs no other dependency. Watches are streams, and also have
 //! a method `next`. The crate reads no environment variables and installs no `tracing` subscriber. It logs within spans
@@ -69,7 +68,7 @@
 //! | `tls` | certificates ([`transport`]`::tls`) and TLS over TCP; see [`guide::security`] |
 //! | `certs` | creating certificates, for development and tests |
 //! | `testing` | clusters for the tests of an application |
-//! | `internals` | the modules inside, for the tests, the simulator and the fuzz targets of this workspace; it promises nothing |
+//! | `internals` | internal modules, for the tests, the simulator and the fuzz targets of this workspace; without any stability guarantee |
 
 #![cfg_attr(
     not(feature = "internals"),

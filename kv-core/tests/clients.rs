@@ -33,12 +33,12 @@ async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// The keys of those who wait for the lock `lock`.
+/// The keys of the clients that wait for the lock `lock`.
 async fn waiting(client: &Client) -> usize {
     client.scan("lock\0").keys_only().await.unwrap().len()
 }
 
-/// Begins to wait for the lock, after those who wait already.
+/// Starts to wait for the lock, behind the existing waiters.
 async fn wait_for_lock(client: &Client, name: String) -> JoinHandle<(String, Lock)> {
     wait_for_lock_with(client, name, secs(10)).await
 }
@@ -51,9 +51,9 @@ async fn wait_for_lock_with(client: &Client, name: String, ttl: Duration) -> Joi
     task
 }
 
-/// Each only follows the one in front of it, whose watch goes on at another member.
+/// Each waiter watches only the one ahead of it, and the watch continues at another member.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_lock_gets_it_in_turn_through_failovers() {
+async fn waiters_acquire_a_lock_in_turn_across_failovers() {
     let mut cluster = TestCluster::in_memory(3).seed(1).start().await;
     let client = cluster.client().await;
     let mut held = client.lock("lock").ttl(secs(10)).await.unwrap();
@@ -82,7 +82,7 @@ async fn who_waits_for_a_lock_gets_it_in_turn_through_failovers() {
 
 /// However many wait, a release wakes the first, and that one's going the second.
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_is_let_go_wakes_only_who_is_next() {
+async fn a_released_lock_wakes_only_the_next_waiter() {
     let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").ttl(secs(600)).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_lock_that_is_let_go_wakes_only_who_is_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gives_up_waiting_makes_room_at_once() {
+async fn a_waiter_that_gives_up_leaves_the_queue_at_once() {
     let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").await.unwrap();
@@ -126,7 +126,7 @@ async fn who_gives_up_waiting_makes_room_at_once() {
 
 /// As a program does that must end while it waits.
 #[tokio::test(start_paused = true)]
-async fn who_closes_its_client_after_it_gave_up_waiting_leaves_no_place_behind() {
+async fn a_closed_client_leaves_no_waiter_behind() {
     let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").ttl(secs(600)).await.unwrap();
@@ -144,7 +144,7 @@ async fn who_closes_its_client_after_it_gave_up_waiting_leaves_no_place_behind()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_lock_of_a_holder_that_is_gone_passes_on_when_its_lease_has_run_out() {
+async fn the_lock_of_a_dead_holder_passes_on_when_its_lease_expires() {
     let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let held = client.lock("lock").ttl(secs(3)).await.unwrap();
@@ -160,9 +160,9 @@ async fn the_lock_of_a_holder_that_is_gone_passes_on_when_its_lease_has_run_out(
     assert!(begun.elapsed() > secs(1) && begun.elapsed() < secs(8), "{:?}", begun.elapsed());
 }
 
-/// Who waits for longer than the members remember looks anew.
+/// A client that waits for longer than history is kept reads the queue again.
 #[tokio::test(start_paused = true)]
-async fn a_lock_is_waited_for_beyond_what_is_remembered() {
+async fn a_lock_can_be_awaited_longer_than_history_is_kept() {
     let mut options = Options::default();
     (options.history_revisions, options.checkpoint_bytes) = (0, 64 << 10);
     options.segment_bytes = 4 << 20;
@@ -187,7 +187,7 @@ async fn a_lock_is_waited_for_beyond_what_is_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_held_stays_and_one_that_is_dropped_ends_in_time() {
+async fn a_held_lease_stays_and_a_dropped_one_expires() {
     let mut cluster = TestCluster::in_memory(3).seed(4).start().await;
     let client = cluster.client().await;
     let lease = client.lease(secs(5)).await.unwrap();
@@ -213,7 +213,7 @@ async fn a_lease_that_is_held_stays_and_one_that_is_dropped_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_kept_alive_by_hand_lasts_as_long_as_that() {
+async fn a_manually_renewed_lease_lasts_while_it_is_renewed() {
     let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let lease = client.lease(secs(5)).detached().await.unwrap();
@@ -240,7 +240,7 @@ async fn a_lease_has_ended_when_the_cluster_reports_it_and_not_when_its_client_i
     let lease = client.lease(secs(5)).await.unwrap();
     client.close().await;
     timeout(secs(6), lease.at_risk()).await.expect("nobody shows life for it");
-    assert!(timeout(LONG, lease.ended()).await.is_err(), "nobody is told how it ended");
+    assert!(timeout(LONG, lease.ended()).await.is_err(), "nobody learns how it ended");
     assert_eq!(other.lease_by_id(lease.id()).info().await.unwrap(), None, "though it has");
 }
 
@@ -258,7 +258,7 @@ async fn polled<F: Future>(future: F, mut times: usize) -> Option<F::Output> {
     .await
 }
 
-/// Drops what `make` makes at every point, and shows each time that the client goes on as if nothing had been.
+/// Drops the future of `make` at every point, and checks each time that the client still works.
 struct Dropper<'a> {
     client: &'a Client,
     alive: Cell<i64>,
@@ -290,7 +290,7 @@ impl Dropper<'_> {
     }
 }
 
-/// Of what is asked once, at one member: that its connection broke is an answer, too, where messages are lost.
+/// For a call with one attempt at one member, a broken connection is a valid result if messages are lost.
 fn asked_once<T>(result: Result<T, AdminError>) -> Result<(), AdminError> {
     match result {
         Ok(_) | Err(AdminError::Unavailable(_)) => Ok(()),
@@ -368,9 +368,9 @@ async fn any_future_may_be_dropped_at_any_point_while_messages_are_lost() {
     drop_everything(&cluster).await;
 }
 
-/// Whatever became of those that were dropped, it became so once.
+/// The dropped calls took effect at most once.
 #[tokio::test(start_paused = true)]
-async fn dropped_additions_are_done_once_or_not_at_all() {
+async fn a_dropped_add_is_applied_at_most_once() {
     for seed in 0..3 {
         let mut cluster = TestCluster::in_memory(3).seed(seed).start().await;
         let client = cluster.client().await;
@@ -399,7 +399,7 @@ async fn dropped_additions_are_done_once_or_not_at_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_an_event_may_be_dropped_and_none_is_lost() {
+async fn dropping_a_wait_for_an_event_loses_no_event() {
     let mut cluster = TestCluster::in_memory(3).seed(6).start().await;
     let client = cluster.client().await;
     let begin = client.put("begin", "").await.unwrap().revision;
@@ -442,9 +442,9 @@ async fn waiting_for_an_event_may_be_dropped_and_none_is_lost() {
     eventually("no watch is left", async || client.in_flight_bytes() == 0).await;
 }
 
-/// Closing goes on when nobody waits for it, and ends all that was begun.
+/// Closing continues when its future is dropped, and ends all calls in progress.
 #[tokio::test(start_paused = true)]
-async fn a_client_closes_though_nobody_waits_for_it() {
+async fn a_client_closes_even_if_the_call_is_dropped() {
     let cluster = TestCluster::in_memory(3).start().await;
     for times in 0..4 {
         let client = cluster.client().await;
@@ -459,10 +459,10 @@ async fn a_client_closes_though_nobody_waits_for_it() {
     }
 }
 
-/// Where a watch stands is known though nothing of its range has changed: whoever goes on from there misses nothing,
-/// and does not depend on a past that may be compacted.
+/// The position of a watch advances even if nothing in its range has changed: a client that continues there misses
+/// nothing, and needs no history that may be compacted.
 #[tokio::test(start_paused = true)]
-async fn a_watch_knows_how_far_it_is_complete_though_it_has_delivered_nothing() {
+async fn a_watch_reports_progress_without_events() {
     let cluster = TestCluster::in_memory(3).seed(6).start().await;
     let client = cluster.client().await;
     let before = client.put("key", "1").await.unwrap().revision;
@@ -490,7 +490,7 @@ async fn a_watch_knows_how_far_it_is_complete_though_it_has_delivered_nothing() 
 
 /// Members close a connection over which more comes than may; nobody else's calls are to suffer from that.
 #[tokio::test(start_paused = true)]
-async fn questions_at_the_extremes_are_answered_and_break_no_connection() {
+async fn extreme_requests_are_answered_and_break_no_connection() {
     let cluster = TestCluster::in_memory(1).seed(6).start().await;
     let client = cluster.client().await;
     client.put("key", "value").await.unwrap();
@@ -540,7 +540,7 @@ async fn questions_at_the_extremes_are_answered_and_break_no_connection() {
 
 /// A result, *not applied*, or *outcome unknown*: by the deadline.
 #[tokio::test(start_paused = true)]
-async fn every_call_ends_by_its_deadline() {
+async fn every_call_ends_at_its_deadline() {
     let mut cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     client.put("key", "1").await.unwrap();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
-async fn what_was_acknowledged_is_there_after_every_failover() {
+async fn acknowledged_writes_survive_every_failover() {
     let mut cluster = TestCluster::in_memory(3).seed(1).start().await;
     let client = cluster.client().await;
     for round in 1..=10 {
@@ -40,7 +40,7 @@ async fn a_calm_cluster_keeps_its_primary() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_passes_only_while_nobody_works() {
+async fn simulated_time_advances_only_when_all_are_idle() {
     let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     client.put("k", "0").await.unwrap();
@@ -52,7 +52,7 @@ async fn time_passes_only_while_nobody_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_primary_that_is_cut_off_is_replaced_and_comes_back_level() {
+async fn an_isolated_primary_is_replaced_and_catches_up() {
     let cluster = TestCluster::in_memory(3).seed(3).start().await;
     let client = cluster.client().await;
     client.put("k", "1").await.unwrap();
@@ -68,7 +68,7 @@ async fn a_primary_that_is_cut_off_is_replaced_and_comes_back_level() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_and_doubled_messages_count_once() {
+async fn lost_and_duplicated_messages_count_once() {
     for seed in 0..4 {
         let cluster = TestCluster::in_memory(3).seed(seed).start().await;
         let client = cluster.client().await;
@@ -158,7 +158,7 @@ async fn structs_are_stored_and_read_through_a_typed_view() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn structs_are_followed_and_go_by_themselves() {
+async fn structs_are_watched_and_expire() {
     let cluster = TestCluster::in_memory(3).start().await;
     let client = cluster.client().await;
     let accounts = client.typed::<Account>("account/");
@@ -191,7 +191,7 @@ async fn structs_are_followed_and_go_by_themselves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn updates_of_many_at_once_are_all_done() {
+async fn concurrent_updates_are_all_applied() {
     let mut cluster = TestCluster::in_memory(3).seed(2).start().await;
     let mut working = Vec::new();
     for _ in 0..4 {

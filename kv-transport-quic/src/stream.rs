@@ -127,7 +127,7 @@ pub(crate) fn lost(error: &ConnectionError) -> io::Error {
         ConnectionError::LocallyClosed => {
             (ErrorKind::ConnectionReset, "nobody listens there any more".to_owned())
         }
-        ConnectionError::Reset => (ErrorKind::ConnectionReset, "the peer has been started anew".to_owned()),
+        ConnectionError::Reset => (ErrorKind::ConnectionReset, "the peer has restarted".to_owned()),
         ConnectionError::ApplicationClosed(_) => {
             (ErrorKind::ConnectionReset, "the peer closed the connection".to_owned())
         }

@@ -1,4 +1,4 @@
-//! What QUIC has to stand besides what every transport has: slow, silent and greedy openers, and floods.
+//! Tests of QUIC beyond the conformance suite: slow, silent and greedy openers, and floods.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,7 +21,7 @@ async fn listen(quic: &Quic) -> (Box<dyn Listener>, String) {
     (listener, address)
 }
 
-/// Accepts until a Bulk lane comes, and counts what came.
+/// Accepts until a Bulk lane arrives, and counts the accepted streams.
 fn keep_accepting(mut listener: Box<dyn Listener>) -> tokio::task::JoinHandle<usize> {
     tokio::spawn(async move {
         let mut accepted: Vec<Connection> = Vec::new();
@@ -40,7 +40,7 @@ async fn ping(near: &mut Connection, far: &mut Connection) {
 }
 
 #[tokio::test]
-async fn f_input_3_who_opens_no_stream_or_does_not_send_its_lane_in_time_is_closed() {
+async fn f_input_3_a_caller_that_does_not_send_its_lane_in_time_is_closed() {
     let quic = Quic::insecure().preface_timeout(Duration::from_millis(50));
     let (listener, address) = listen(&quic).await;
     let accepting = keep_accepting(listener);
@@ -75,13 +75,13 @@ async fn streams_that_begin_with_garbage_are_closed_at_once() {
 }
 
 #[tokio::test]
-async fn who_speaks_quic_but_not_kv_is_refused() {
+async fn a_quic_peer_that_does_not_speak_kv_is_refused() {
     let (_listener, address) = listen(&Quic::insecure()).await;
     dial_as(&endpoint(), &address, b"h3").await.unwrap_err();
 }
 
 #[tokio::test]
-async fn of_too_many_half_open_connections_the_oldest_is_closed_and_the_newest_served() {
+async fn the_oldest_of_too_many_half_open_connections_is_closed() {
     let quic = Quic::insecure().preface_timeout(NEVER).max_half_open(8);
     let (listener, address) = listen(&quic).await;
     let accepting = keep_accepting(listener);
@@ -105,7 +105,7 @@ async fn f_input_6_callers_must_show_that_they_can_be_reached_once_many_are_half
     let quic = Quic::insecure().preface_timeout(NEVER).max_half_open(8);
     let (listener, address) = listen(&quic).await;
     let accepting = keep_accepting(listener);
-    // Each begins a handshake and never goes on.
+    // Each begins a handshake and never continues it.
     let mut retries = 0;
     for _ in 0..40 {
         let first = first_datagram().await;
@@ -121,9 +121,9 @@ async fn f_input_6_callers_must_show_that_they_can_be_reached_once_many_are_half
     assert_eq!(accepting.await.unwrap(), 1);
 }
 
-/// F-load-4: who begins handshakes far too often is answered no more often than its source may be, and members come in.
+/// F-load-4: a source that begins far too many handshakes is answered only at its rate, and members are accepted.
 #[tokio::test]
-async fn f_load_4_a_storm_of_handshakes_over_quic_is_bounded_by_source_and_keeps_no_member_out() {
+async fn f_load_4_a_storm_of_handshakes_over_quic_is_bounded_and_does_not_block_members() {
     const CROWD: usize = 200;
     // So many may be half-open that nobody has to show first that it can be reached.
     let quic = Quic::insecure().preface_timeout(NEVER).max_half_open(8 * CROWD).max_handshakes_per_second(4);
@@ -161,7 +161,7 @@ async fn held_for(listener: &mut Box<dyn Listener>, address: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_stranger_makes_the_listener_hold_64_kib_for_a_stream_and_a_member_may_more() {
+async fn a_stranger_can_buffer_64_kib_per_stream_and_a_member_more() {
     const STRANGERS: usize = 4 * (64 << 10);
     let quic = Quic::insecure();
     let (mut listener, address) = listen(&quic).await;
@@ -214,7 +214,7 @@ async fn streams_of_a_connection_are_bounded() {
 }
 
 #[tokio::test]
-async fn what_a_caller_can_make_the_listener_hold_is_bounded() {
+async fn memory_that_a_caller_can_use_is_bounded() {
     const WINDOW: u32 = 64 << 10;
     let quic = Quic::insecure().preface_timeout(NEVER).stream_window(WINDOW);
     let (mut listener, address) = listen(&quic).await;
@@ -232,7 +232,7 @@ async fn what_a_caller_can_make_the_listener_hold_is_bounded() {
         held.push((send, receive, accepted));
     }
     assert!(written <= 10 * WINDOW as usize, "{written}");
-    // Room is left for those whose reader stands still only because of this end.
+    // Room is left for streams whose reader is stopped only because of this end.
     assert!(written >= 9 * WINDOW as usize, "{written}");
 }
 
@@ -256,7 +256,7 @@ async fn more_streams_than_a_connection_takes_go_over_another_one() {
 
 /// Nothing is left of connections that come and go: no descriptor, and no task.
 #[tokio::test(flavor = "multi_thread")]
-async fn churn_leaves_nothing_behind() {
+async fn closed_connections_leave_nothing_behind() {
     let quic = Quic::insecure();
     let (mut listener, address) = listen(&quic).await;
     let echo = tokio::spawn(async move {

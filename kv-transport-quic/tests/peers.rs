@@ -1,5 +1,5 @@
-//! How the end of a peer is noticed, and what a connection survives. Idle time-outs are an hour unless they are what is
-//! shown, so that nothing is noticed by them.
+//! How the end of a peer is detected, and what a connection survives. Idle timeouts are an hour except where they are
+//! tested, so that they detect nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,9 +45,9 @@ fn listening_process() -> (Child, String) {
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let told =
+    let line =
         lines.map_while(Result::ok).find_map(|line| Some(line.split_once("listens on ")?.1.to_owned()));
-    (child, told.expect("it says where it listens"))
+    (child, line.expect("it prints where it listens"))
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn listen_until_killed() {
 }
 
 #[tokio::test]
-async fn f_net_11_a_killed_process_is_noticed_though_nothing_is_sent() {
+async fn f_net_11_a_killed_process_is_detected_without_traffic() {
     let (mut child, address) = listening_process();
     let quic = Quic::insecure().idle_timeout(NEVER);
     let mut lanes = Vec::new();
@@ -86,13 +86,13 @@ async fn f_net_11_a_killed_process_is_noticed_though_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_process_started_anew_resets_the_connections_of_its_predecessor() {
+async fn a_restarted_process_resets_the_connections_of_its_predecessor() {
     let (client, old, new) = (Quic::insecure(), Quic::insecure(), Quic::insecure());
     started_anew(&client.idle_timeout(NEVER), &old.idle_timeout(NEVER), &new.idle_timeout(NEVER)).await;
 }
 
 #[tokio::test]
-async fn a_process_started_anew_with_its_key_resets_the_connections_of_its_predecessor() {
+async fn a_restarted_process_with_its_key_resets_the_connections_of_its_predecessor() {
     let pki = Pki::new();
     let member = |id| Quic::new(pki.identity(&Pki::member(id))).idle_timeout(NEVER);
     started_anew(&member(0), &member(1), &member(1)).await;
@@ -107,14 +107,14 @@ async fn started_anew(client: &Quic, old: &Quic, new: &Quic) {
     let mut anew = new.bind("127.0.0.1:0").await.unwrap();
     between.lead_to(&anew.local_address());
     let error = end(&mut near).await;
-    assert!(error.to_string().contains("started anew"), "{error}");
+    assert!(error.to_string().contains("restarted"), "{error}");
     let mut near = client.connect(&between.address, Lane::Log).await.unwrap();
     let mut far = timeout(LONG, anew.accept()).await.unwrap().unwrap();
     ping(&mut near, &mut far).await;
 }
 
 #[tokio::test]
-async fn f_net_12_a_connection_survives_another_address_of_the_caller() {
+async fn f_net_12_a_connection_survives_a_new_address_of_the_caller() {
     let quic = Quic::insecure().idle_timeout(NEVER);
     let mut listener = quic.bind("127.0.0.1:0").await.unwrap();
     let mut between = Between::new(&listener.local_address()).await;
@@ -128,7 +128,7 @@ async fn f_net_12_a_connection_survives_another_address_of_the_caller() {
 }
 
 #[tokio::test]
-async fn f_net_12_a_connection_of_which_nothing_is_heard_ends_at_both_ends() {
+async fn f_net_12_a_silent_connection_is_closed_at_both_ends() {
     let quic = Quic::insecure().idle_timeout(Duration::from_secs(3));
     let mut listener = quic.bind("127.0.0.1:0").await.unwrap();
     let between = Between::new(&listener.local_address()).await;
@@ -165,10 +165,10 @@ async fn a_new_stream_does_not_join_a_connection_that_has_fallen_silent() {
     drop((near, far));
 }
 
-/// Somebody who knows the ports claims, in place of the kernel, that nobody listens there.
+/// An attacker that knows the ports claims, in place of the kernel, that nobody listens there.
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn a_forged_word_that_nobody_listens_ends_no_connection() {
+async fn a_forged_port_unreachable_message_ends_no_connection() {
     use socket2::{Domain, Protocol, Socket, Type};
     let Ok(forger) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)) else {
         return eprintln!("skipped: it takes root to forge");
@@ -228,7 +228,7 @@ impl Pki {
 }
 
 #[tokio::test]
-async fn both_ends_know_who_the_other_one_is() {
+async fn both_ends_know_the_identity_of_the_other() {
     let pki = Pki::new();
     let quic = |name: &Name| Quic::new(pki.identity(name));
     let (_listener, near, far) = pair(&quic(&Pki::member(1)), &quic(&Pki::client("app")), Lane::Client).await;
@@ -245,7 +245,7 @@ async fn certificates_of_another_root_or_none_are_refused_with_the_reason() {
     let error = Quic::new(theirs.identity(&Pki::member(1))).connect(&address, Lane::Log).await.unwrap_err();
     assert!(matches!(error, TransportError::Handshake { .. }), "{error:?}");
     assert!(error.to_string().contains("certificate"), "{error}");
-    // One who believes everybody learns it from the other end.
+    // An end that accepts any certificate learns the refusal from the other end.
     let error = Quic::insecure().connect(&address, Lane::Log).await.unwrap_err();
     assert!(matches!(error, TransportError::Handshake { .. }), "{error:?}");
     assert!(error.to_string().contains("the certificate of this end is missing"), "{error}");
@@ -254,7 +254,7 @@ async fn certificates_of_another_root_or_none_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn f_conf_6_what_is_opened_after_a_refresh_is_opened_with_the_new_certificate() {
+async fn f_conf_6_a_connection_opened_after_a_refresh_uses_the_new_certificate() {
     let (old, new) = (Pki::new(), Pki::new());
     let client = Quic::new(old.identity(&Pki::client("app")));
     assert_eq!(client.identity(), Peer::Client { cluster: "demo".into(), name: "app".into() });

@@ -107,7 +107,7 @@ impl AsyncRead for Hinted {
         if self.first && buf.filled().len() > before {
             self.first = false;
             if buf.filled()[before..].starts_with(&WANTS_TLS) {
-                return Poll::Ready(Err(invalid("it wants TLS: give this end a certificate, too")));
+                return Poll::Ready(Err(invalid("it requires TLS: give this end a certificate, too")));
             }
         }
         Poll::Ready(Ok(()))

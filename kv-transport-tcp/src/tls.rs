@@ -84,7 +84,7 @@ impl Tls {
         let mut first = [0];
         if socket.peek(&mut first).await? == 1 && first != [TLS_HANDSHAKE] {
             part(socket, &WANTS_TLS).await;
-            return Err(Failure::Handshake("it does not speak TLS, and this port wants it".to_owned()));
+            return Err(Failure::Handshake("it does not speak TLS, and this port requires it".to_owned()));
         }
         let mut stream = match self.acceptor.accept(socket).into_fallible().await {
             Ok(stream) => stream,

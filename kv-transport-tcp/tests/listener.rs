@@ -1,5 +1,5 @@
-//! What TCP has to stand besides what every transport has: slow and hostile openers, a lack of descriptors,
-//! and mistakes in an address.
+//! Tests of TCP beyond the conformance suite: slow and hostile openers, a lack of descriptors, and mistakes in an
+//! address.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -67,7 +67,7 @@ async fn garbage_and_other_versions_are_closed_at_once() {
 }
 
 #[tokio::test]
-async fn of_too_many_half_open_sockets_the_oldest_is_closed_and_the_newest_served() {
+async fn the_oldest_of_too_many_half_open_sockets_is_closed() {
     let tcp = Tcp::new().preface_timeout(LONG * 2).max_half_open(8);
     let listener = listen(&tcp).await;
     let address = listener.local_address();
@@ -115,7 +115,7 @@ async fn a_port_in_use_is_refused_in_one_line_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_mistake_in_an_address_is_named() {
+async fn a_mistake_in_an_address_is_reported() {
     let tcp = Tcp::new();
     for (address, reason) in [
         ("127.0.0.1", "expected HOST:PORT"),
@@ -132,7 +132,7 @@ async fn a_mistake_in_an_address_is_named() {
 }
 
 #[tokio::test]
-async fn a_name_is_looked_up_and_all_its_addresses_tried() {
+async fn a_name_is_resolved_and_all_its_addresses_are_tried() {
     let tcp = Tcp::new();
     let mut listener = tcp.bind("localhost:0").await.unwrap();
     let port = listener.local_address().rsplit_once(':').unwrap().1.to_owned();
@@ -177,7 +177,7 @@ async fn starve() {
         }
     };
     assert_eq!(exhausted.raw_os_error(), Some(24), "{exhausted}");
-    // Nothing can be accepted now, which is no error; what is open goes on.
+    // Nothing can be accepted now. This is not an error, and open connections continue.
     assert!(timeout(Duration::from_millis(100), listener.accept()).await.is_err());
     old.writer.write_all(&[7]).await.unwrap();
     assert_eq!(old_far.reader.read_u8().await.unwrap(), 7);
@@ -185,7 +185,7 @@ async fn starve() {
     let accepting = keep_accepting(listener);
     let last = timeout(LONG, async {
         loop {
-            // The sockets just closed take a moment to be gone at the listener.
+            // The listener takes a moment to drop the closed sockets.
             match tcp.connect(&address, Lane::Bulk).await {
                 Ok(connection) => break connection,
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,

@@ -113,23 +113,23 @@ async fn both_ends_know_each_other() {
 }
 
 #[tokio::test]
-async fn who_is_refused_hears_why_and_nobody_else_is_held_up() {
+async fn a_refused_peer_receives_the_reason_and_delays_nobody() {
     let (ours, theirs) = (Pki::new(), Pki::new());
     let soon = Validity::between(SystemTime::now() - LONG, SystemTime::now() + Duration::from_secs(2));
     let short = Tcp::with_tls(ours.issue(&member(2), soon));
     let (mut listener, address) = listen(&ours.tcp(&member(0))).await;
 
-    let told = refused(&theirs.tcp(&member(1)), &address).await;
-    assert!(told.ends_with("its certificate is not signed by one of the roots here"), "{told}");
-    // One who trusts this member, and is not trusted by it.
+    let error = refused(&theirs.tcp(&member(1)), &address).await;
+    assert!(error.ends_with("its certificate is not signed by one of the roots here"), "{error}");
+    // A peer that trusts this member, but is not trusted by it.
     std::fs::copy(ours.folder.path().join("ca.pem"), theirs.folder.path().join("ca.pem")).unwrap();
-    let told = refused(&theirs.tcp(&client()), &address).await;
-    assert!(told.contains("it reports that the certificate of this end is "), "{told}");
+    let error = refused(&theirs.tcp(&client()), &address).await;
+    assert!(error.contains("it reports that the certificate of this end is "), "{error}");
     while SystemTime::now() < soon.until + Duration::from_secs(1) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let told = refused(&short, &address).await;
-    assert!(told.contains("the certificate of this end has expired"), "{told}");
+    let error = refused(&short, &address).await;
+    assert!(error.contains("the certificate of this end has expired"), "{error}");
 
     ours.tcp(&member(1)).connect(&address, Lane::Bulk).await.unwrap();
     assert_eq!(accept(&mut listener).await.lane, Lane::Bulk);
@@ -139,26 +139,26 @@ async fn who_is_refused_hears_why_and_nobody_else_is_held_up() {
 async fn nobody_may_listen_with_a_clients_certificate() {
     let pki = Pki::new();
     let (_listener, address) = listen(&pki.tcp(&client())).await;
-    let told = refused(&pki.tcp(&member(1)), &address).await;
-    assert!(told.contains("serverAuth and clientAuth for a member"), "{told}");
+    let error = refused(&pki.tcp(&member(1)), &address).await;
+    assert!(error.contains("serverAuth and clientAuth for a member"), "{error}");
 }
 
 #[tokio::test]
 async fn where_only_one_end_speaks_tls_both_report_it() {
     let pki = Pki::new();
     let (_plain, address) = listen(&Tcp::new()).await;
-    let told = refused(&pki.tcp(&member(0)), &address).await;
-    assert!(told.contains("it does not speak TLS"), "{told}");
+    let error = refused(&pki.tcp(&member(0)), &address).await;
+    assert!(error.contains("it does not speak TLS"), "{error}");
 
     let (_secure, address) = listen(&pki.tcp(&member(0))).await;
     let mut near = Tcp::new().connect(&address, Lane::Log).await.unwrap();
     near.writer.write_all(&[7; 5000]).await.unwrap();
     let error = timeout(LONG, near.reader.read(&mut [0; 64])).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("it wants TLS"), "{error}");
+    assert!(error.to_string().contains("it requires TLS"), "{error}");
 }
 
 #[tokio::test]
-async fn who_does_not_finish_the_handshake_in_time_is_closed() {
+async fn an_unfinished_handshake_is_closed_in_time() {
     let pki = Pki::new();
     let (mut listener, address) =
         listen(&pki.tcp(&member(0)).preface_timeout(Duration::from_millis(200))).await;
@@ -166,7 +166,7 @@ async fn who_does_not_finish_the_handshake_in_time_is_closed() {
         let mut socket = TcpStream::connect(&address).await.unwrap();
         socket.write_all(opening).await.unwrap();
         let mut rest = Vec::new();
-        // An end or a reset, after what may be a last word.
+        // An end or a reset, possibly after a last message.
         let _ = timeout(LONG, socket.read_to_end(&mut rest)).await.unwrap();
     }
     pki.tcp(&client()).connect(&address, Lane::Client).await.unwrap();
@@ -174,7 +174,7 @@ async fn who_does_not_finish_the_handshake_in_time_is_closed() {
 }
 
 #[tokio::test]
-async fn of_too_many_handshakes_the_oldest_is_closed() {
+async fn the_oldest_of_too_many_handshakes_is_closed() {
     let pki = Pki::new();
     let tcp = pki.tcp(&member(0)).preface_timeout(LONG * 2).max_half_open(4);
     let (mut listener, address) = listen(&tcp).await;
@@ -192,7 +192,7 @@ async fn of_too_many_handshakes_the_oldest_is_closed() {
 }
 
 #[tokio::test]
-async fn new_certificates_are_shown_without_listening_anew_and_open_connections_stay() {
+async fn new_certificates_are_used_without_a_new_listener() {
     let pki = Pki::new();
     let here = pki.tcp(&member(0));
     assert_eq!(here.identity(), Peer::Member { cluster: "demo".into(), id: 0 });
@@ -217,10 +217,10 @@ async fn new_certificates_are_shown_without_listening_anew_and_open_connections_
     assert_eq!(far.reader.read_u8().await.unwrap(), 7);
 }
 
-/// F-load-4: who calls far too often, and never ends a handshake, costs no more than the handshakes of its source, and
-/// members come in.
+/// F-load-4: a source that calls far too often and completes no handshake costs no more than its allowed handshakes,
+/// and members are accepted.
 #[tokio::test]
-async fn f_load_4_a_storm_of_handshakes_from_one_source_keeps_no_member_out() {
+async fn f_load_4_a_storm_of_handshakes_from_one_source_does_not_block_members() {
     let pki = Pki::new();
     let tcp = pki.tcp(&member(0)).max_handshakes_per_second(4).preface_timeout(Duration::from_secs(3600));
     let mut listener = tcp.bind("127.0.0.1:0").await.unwrap();
@@ -243,7 +243,7 @@ async fn f_load_4_a_storm_of_handshakes_from_one_source_keeps_no_member_out() {
         timeout(LONG, accepting).await.unwrap().unwrap()
     };
     assert_eq!(connection.lane, Lane::Log);
-    // What was closed reads its end; what may go on with its handshake waits. In every second there may be two.
+    // A closed caller reads its end; one that may continue its handshake waits. Two are allowed per second.
     let mut open = 0;
     for socket in &mut crowd {
         let ended = timeout(Duration::from_millis(20), socket.read_u8()).await;

@@ -46,12 +46,15 @@ impl Process {
 
     fn read(self, what: &str) -> Result<String, Failure> {
         fs::read_to_string(format!("/proc/{}/{what}", self.0)).map_err(|error| {
-            Failure::failed(format!("cannot see what process {} takes (that needs Linux): {error}", self.0))
+            Failure::failed(format!(
+                "cannot read the resource usage of process {} (this needs Linux): {error}",
+                self.0
+            ))
         })
     }
 
     fn unreadable(self, what: &str) -> Failure {
-        Failure::failed(format!("/proc/{}/{what} is not as Linux writes it", self.0))
+        Failure::failed(format!("/proc/{}/{what} has an unexpected format", self.0))
     }
 }
 

@@ -100,7 +100,7 @@ fn every_option_reaches_the_library() {
 }
 
 #[test]
-fn a_line_of_flags_equals_a_file() {
+fn flags_and_a_file_give_the_same_configuration() {
     let (_folder, path) = file(EXAMPLE);
     let from_file = serve(&["--config", &path, "--id", "0"]).unwrap();
     let members = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
@@ -124,7 +124,7 @@ fn members_are_read_with_and_without_a_role() {
 
 /// The variables are tested on the real binary (`tests/config.rs`), because a test cannot set them only for itself.
 #[test]
-fn flags_win_over_the_file() {
+fn flags_override_the_file() {
     let (_folder, path) = file(&format!("id = 2\n{EXAMPLE}"));
     let config = serve(&["--config", &path]).unwrap();
     assert_eq!(config.id, MemberId::new(2), "the file's id");
@@ -156,7 +156,7 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
-fn each_mistake_on_the_line_is_named() {
+fn each_command_line_mistake_is_reported() {
     let three = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
     for (arguments, fragments) in [
         (vec![], vec!["no members", "--members", "--config"]),
@@ -193,7 +193,7 @@ fn each_mistake_on_the_line_is_named() {
 }
 
 #[test]
-fn each_mistake_in_the_file_is_named_with_its_place() {
+fn each_mistake_in_the_file_is_reported_with_its_line() {
     let member = "[[member]]\nid = 0\naddress = \"127.0.0.1:7000\"\n";
     for (text, fragments) in [
         (format!("hartbeat = 1\n{member}"), vec!["line 1", "unknown field `hartbeat`"]),
@@ -225,13 +225,13 @@ fn each_mistake_in_the_file_is_named_with_its_place() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn a_missing_file_is_reported() {
     let failure = serve(&["--config", "/nowhere/cluster.toml", "--id", "0"]).unwrap_err().to_string();
     assert!(failure.contains("/nowhere/cluster.toml") && failure.contains("No such file"), "{failure}");
 }
 
 #[test]
-fn a_client_takes_addresses_from_flags_then_the_file_then_the_default() {
+fn a_client_takes_addresses_from_flags_or_the_file_or_the_default() {
     let (_folder, path) = file(EXAMPLE);
     let mut args = ConnectArgs::default();
     let addresses = |args: &ConnectArgs| ConnectConfig::resolve(args).map(|config| config.addresses);
@@ -345,7 +345,7 @@ fn a_client_finds_its_certificate_in_a_folder_if_it_is_the_only_one() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn with_tls_a_member_may_listen_anywhere_and_without_it_is_exposed() {
+fn listening_on_all_addresses_requires_tls_or_counts_as_exposed() {
     let open = ["--members", "0=192.0.2.1:7000", "--id", "0"];
     assert!(serve(&open).unwrap_err().to_string().contains("--tls-dir"));
     let insecure = serve(&[&open[..], &["--insecure"]].concat()).unwrap();

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_compiled_in_is_what_the_features_enable() {
+    fn transports_are_compiled_in_by_feature() {
         for kind in TransportKind::ALL {
             assert_eq!(kind.check().is_ok(), kind.is_compiled_in());
         }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_compiled_in_is_reported_with_its_feature_and_what_there_is_instead() {
+    fn a_missing_transport_is_reported_with_its_feature_and_alternatives() {
         let text = missing(TransportKind::Quic, |kind| kind == TransportKind::Tcp).to_string();
         for fragment in ["transport quic is not compiled", "--features quic", "or use --transport tcp"] {
             assert!(text.contains(fragment), "{text}");

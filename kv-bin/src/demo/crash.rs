@@ -23,22 +23,22 @@ const STEP_SPAN: Duration = Duration::from_secs(5);
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the scenario of a killed primary, and prints what happens.
-pub(super) async fn run(story: &Narrator, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
+pub(super) async fn run(narrator: &Narrator, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
     let mut members = Members::start(plan).await?;
-    let result = play(story, &mut members, plan).await;
-    result.inspect_err(|_| super::show_logs(story, &members))
+    let result = play(narrator, &mut members, plan).await;
+    result.inspect_err(|_| super::show_logs(narrator, &members))
 }
 
-async fn play(story: &Narrator, members: &mut Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
-    super::introduce(story, members);
+async fn play(narrator: &Narrator, members: &mut Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
+    super::introduce(narrator, members);
     let clients = watch::connect(members, &members.transport()?, plan.seed, WRITERS).await?;
     let client = &clients[0];
     let first = watch::formed(client, COUNT.into()).await?;
-    story
+    narrator
         .print(format_args!("the cluster has formed: member {} is primary in view {}", first.id, first.view));
 
     let writers = Writers::start(&clients, WRITERS, PACE);
-    story.print(format_args!("{WRITERS} clients write"));
+    narrator.print(format_args!("{WRITERS} clients write"));
     writers.work(SHORT_STEP, STEP, STEP_SPAN, STEP_LIMIT).await?;
 
     let primary = watch::primary(client).await?;
@@ -46,7 +46,7 @@ async fn play(story: &Narrator, members: &mut Members, plan: &DemoPlan) -> Resul
     let before = writers.acknowledged();
     let kill = Instant::now();
     members.kill(primary.id.get());
-    story.print_in(
+    narrator.print_in(
         BAD,
         format_args!(
             "{before} writes acknowledged; member {}, the primary, is killed: kill -9 {pid}",
@@ -54,18 +54,18 @@ async fn play(story: &Narrator, members: &mut Members, plan: &DemoPlan) -> Resul
         ),
     );
     let promoted = watch::promoted(client, primary.id).await?;
-    story.print_in(
+    narrator.print_in(
         GOOD,
-        format_args!("member {} has become primary in view {}, by itself", promoted.id, promoted.view),
+        format_args!("member {} has automatically become primary in view {}", promoted.id, promoted.view),
     );
     writers.work(SHORT_STEP, STEP, STEP_SPAN, STEP_LIMIT).await?;
     let (now, after) = (writers.acknowledged(), kill.elapsed().as_secs_f64());
-    story.print(format_args!("{now} writes acknowledged, {after:.3} s after the kill"));
+    narrator.print(format_args!("{now} writes acknowledged, {after:.3} s after the kill"));
 
     members.start_member(primary.id.get()).await?;
-    story.print(format_args!("member {} is started again on what it left on disk", primary.id));
+    narrator.print(format_args!("member {} is started again on what it left on disk", primary.id));
     let back = watch::level(client, primary.id).await?;
-    story.print_in(
+    narrator.print_in(
         GOOD,
         format_args!(
             "member {} has caught up: {} in view {}, at op {}",
@@ -77,6 +77,6 @@ async fn play(story: &Narrator, members: &mut Members, plan: &DemoPlan) -> Resul
     let ledgers = writers.stop().await?;
     let store = watch::read_back(client).await?;
     let verdict = ledger::compare(&ledgers, &store);
-    super::sum_up(story, &verdict, store.len());
+    super::sum_up(narrator, &verdict, store.len());
     Ok(verdict)
 }

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_is_where_it_was_acknowledged_is_fine() {
+    fn a_present_acknowledged_write_is_accepted() {
         assert_eq!(lost_and_duplicated(&[acknowledged(5)], Some(record("0", 5, 5, 1))), (0, 0));
         assert_eq!(
             lost_and_duplicated(&[acknowledged(5), acknowledged(9)], Some(record("1", 5, 9, 2))),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledged_write_that_is_missing_is_lost() {
+    fn a_missing_acknowledged_write_counts_as_lost() {
         assert_eq!(lost_and_duplicated(&[acknowledged(5)], None), (1, 0));
         assert_eq!(
             lost_and_duplicated(&[acknowledged(5), acknowledged(9)], Some(record("0", 5, 5, 1))),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_applied_twice_is_duplicated() {
+    fn a_write_applied_twice_counts_as_duplicated() {
         assert_eq!(lost_and_duplicated(&[acknowledged(5)], Some(record("0", 5, 5, 2))), (0, 1));
         assert_eq!(lost_and_duplicated(&[Ending::Unknown], Some(record("0", 5, 6, 2))), (0, 1));
         assert_eq!(
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_of_unknown_outcome_may_be_there_or_not() {
+    fn a_write_of_unknown_outcome_may_be_present_or_absent() {
         assert_eq!(lost_and_duplicated(&[Ending::Unknown], None), (0, 0));
         assert_eq!(lost_and_duplicated(&[Ending::Unknown], Some(record("0", 5, 5, 1))), (0, 0));
         assert_eq!(
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_reported_as_not_applied_must_not_be_there() {
+    fn a_write_reported_as_not_applied_must_be_absent() {
         assert_eq!(lost_and_duplicated(&[Ending::NotApplied], None), (0, 0));
         assert_ne!(lost_and_duplicated(&[Ending::NotApplied], Some(record("0", 5, 5, 1))), (0, 0));
     }
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_gap_is_that_between_all_acknowledgements() {
+    fn the_outage_is_the_longest_gap_between_acknowledgements() {
         let start = Instant::now();
         let mut ledgers = [Ledger::default(), Ledger::default()];
         for (n, ms) in [0u64, 10, 40, 45].into_iter().enumerate() {

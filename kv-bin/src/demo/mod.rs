@@ -65,34 +65,34 @@ async fn run_scenarios(args: &DemoArgs, plan: &DemoPlan, json: bool) -> Result<V
     let mut reports = Vec::new();
     let transport = plan.transport;
     if matches!(args.scenario, Scenario::Crash | Scenario::All) {
-        let story = Narrator::begin("crash: the primary is killed in the middle of writes", json);
-        let verdict = crash::run(&story, plan).await?;
+        let narrator = Narrator::begin("crash: the primary is killed in the middle of writes", json);
+        let verdict = crash::run(&narrator, plan).await?;
         reports.push(Report { scenario: "crash", transport, verdict });
     }
     if matches!(args.scenario, Scenario::Omission | Scenario::All) {
-        let story = Narrator::begin(
+        let narrator = Narrator::begin(
             "omission: requests, replies and messages between members are lost at random",
             json,
         );
-        let verdict = omission::run(&story, plan).await?;
+        let verdict = omission::run(&narrator, plan).await?;
         reports.push(Report { scenario: "omission", transport, verdict });
     }
     Ok(reports)
 }
 
 /// Prints the members.
-fn introduce(story: &Narrator, members: &Members) {
+fn introduce(narrator: &Narrator, members: &Members) {
     for (id, address) in (0..).zip(members.addresses()) {
         let pid = members.pid(id).unwrap_or_default();
-        story.print(format_args!("member {id} serves on {address}: process {pid}"));
+        narrator.print(format_args!("member {id} serves on {address}: process {pid}"));
     }
 }
 
 /// Prints the result of the comparison.
-fn sum_up(story: &Narrator, verdict: &LedgerReport, keys: usize) {
+fn sum_up(narrator: &Narrator, verdict: &LedgerReport, keys: usize) {
     let LedgerReport { writes, acknowledged, lost, duplicated, .. } = verdict;
     let style = if verdict.is_good() { GOOD } else { BAD };
-    story.print_in(
+    narrator.print_in(
         style,
         format_args!(
             "{keys} keys read back: {acknowledged} of {writes} writes acknowledged, {lost} lost, {duplicated} applied twice"
@@ -101,10 +101,10 @@ fn sum_up(story: &Narrator, verdict: &LedgerReport, keys: usize) {
 }
 
 /// Shows the last log lines of the members when a scenario failed.
-fn show_logs(story: &Narrator, members: &Members) {
+fn show_logs(narrator: &Narrator, members: &Members) {
     for (id, lines) in members.last_logs() {
         for line in lines {
-            story.line(&styled(NOTE, format_args!("member {id}: {line}")));
+            narrator.line(&styled(NOTE, format_args!("member {id}: {line}")));
         }
     }
 }

@@ -15,9 +15,9 @@ pub(crate) struct Narrator {
 impl Narrator {
     /// Starts now; times are relative to this.
     pub(crate) fn begin(title: &str, to_stderr: bool) -> Self {
-        let story = Self { start: Instant::now(), to_stderr };
-        story.line(&format!("\n{}", styled(STRONG, title)));
-        story
+        let narrator = Self { start: Instant::now(), to_stderr };
+        narrator.line(&format!("\n{}", styled(STRONG, title)));
+        narrator
     }
 
     /// Prints an event with the present time.

@@ -31,14 +31,14 @@ const CLIENT_LOSS: f64 = 0.10;
 const MEMBER_LOSS: u8 = 3;
 
 /// Runs the scenario of lost messages, and prints what happens.
-pub(super) async fn run(story: &Narrator, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
+pub(super) async fn run(narrator: &Narrator, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
     let members = Members::start(&DemoPlan { loss: MEMBER_LOSS, ..plan.clone() }).await?;
-    let result = play(story, &members, plan).await;
-    result.inspect_err(|_| super::show_logs(story, &members))
+    let result = play(narrator, &members, plan).await;
+    result.inspect_err(|_| super::show_logs(narrator, &members))
 }
 
-async fn play(story: &Narrator, members: &Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
-    super::introduce(story, members);
+async fn play(narrator: &Narrator, members: &Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
+    super::introduce(narrator, members);
     let faults = Faults::new(plan.seed);
     let transport =
         Faulty::new(members.transport()?, faults.clone(), kv_core::transport::framing()).spare_first();
@@ -46,19 +46,19 @@ async fn play(story: &Narrator, members: &Members, plan: &DemoPlan) -> Result<Le
     let clients = watch::connect(members, &transport, plan.seed, WRITERS).await?;
     let client = &clients[0];
     let primary = watch::formed(client, COUNT.into()).await?;
-    story.print(format_args!(
+    narrator.print(format_args!(
         "the cluster has formed: member {} is primary in view {}",
         primary.id, primary.view
     ));
 
     let writers = Writers::start(&clients, WRITERS, PACE);
-    story.print(format_args!("{WRITERS} clients write"));
+    narrator.print(format_args!("{WRITERS} clients write"));
     writers.work(CALM / 10, CALM, SPAN / 2, STEP_LIMIT).await?;
 
     faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(CLIENT_LOSS));
     let seed = plan.seed;
     let percent = CLIENT_LOSS * 100.0;
-    story.print_in(
+    narrator.print_in(
         BAD,
         format_args!("from now on {percent} % of all requests and replies are lost (seed {seed}), {MEMBER_LOSS} % between members"),
     );
@@ -66,7 +66,7 @@ async fn play(story: &Narrator, members: &Members, plan: &DemoPlan) -> Result<Le
     let lost = |direction| faults.counts(Lane::Client, direction).lost;
     let (requests, replies) = (lost(Direction::Outgoing), lost(Direction::Incoming));
     faults.heal();
-    story.print_in(
+    narrator.print_in(
         GOOD,
         format_args!(
             "{requests} requests and {replies} replies were lost, and retried under their old number"
@@ -79,6 +79,6 @@ async fn play(story: &Narrator, members: &Members, plan: &DemoPlan) -> Result<Le
     if requests == 0 || replies == 0 {
         verdict.problems.push("no message was lost: the scenario shows nothing".to_owned());
     }
-    super::sum_up(story, &verdict, store.len());
+    super::sum_up(narrator, &verdict, store.len());
     Ok(verdict)
 }

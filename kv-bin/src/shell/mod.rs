@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 const PROGRAM: &str = "kv";
 /// Ctrl-C ends a command, but not the shell.
-const INTERRUPTED: &str = "interrupted: it may have happened or not";
+const INTERRUPTED: &str = "interrupted: the command may or may not have taken effect";
 
 /// One command per line, with or without `kv` before it. Words are quoted as in a shell.
 #[derive(Parser, Debug)]
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_may_not_bring_its_own_connection() {
+    fn a_shell_line_may_not_have_connection_options() {
         let option = |line: &str| {
             let words = shlex::split(line).expect("words");
             own_connection(&grammar().try_get_matches_from(words).expect("a command"))

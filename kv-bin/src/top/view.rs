@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_shows_members_rates_and_what_is_down() {
+    fn a_frame_shows_members_rates_and_unreachable_members() {
         let start = Instant::now();
         let first = vec![member(0, "primary", 4, 100, 10), member(1, "backup", 4, 90, 0), down(2)];
         let mut view = View::new("shop".to_owned(), first, start);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failover_is_seen_as_it_happens_and_a_read_that_waits_too() {
+    fn a_frame_shows_a_failover_and_a_waiting_read() {
         let start = Instant::now();
         let mut view = View::new(
             "kv".to_owned(),
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_short() {
+    fn durations_are_displayed_briefly() {
         let texts = [0.2, 3.0, 250.0, 2500.0].map(|ms| latency(Duration::from_secs_f64(ms / 1e3)));
         assert_eq!(texts, ["0.20 ms", "3.0 ms", "250 ms", "2.5 s"]);
         assert_eq!(

@@ -56,11 +56,11 @@ fn every_command_takes_and_prints_any_bytes() {
                 "then":[{{"get_{field}":"{key}"}},{{"scan_{field}":"{prefix}"}},{{"put_{field}":"{other}","value_{field}":"{value}"}},
                         {{"delete_{field}":"{gone}"}}]}}"#
         );
-        let told = done_with(&cluster, &["txn", "-", flag], file.as_bytes());
-        assert_eq!(told.matches(&format!("{key}\t{value}\n")).count(), 2, "{told}");
+        let printed = done_with(&cluster, &["txn", "-", flag], file.as_bytes());
+        assert_eq!(printed.matches(&format!("{key}\t{value}\n")).count(), 2, "{printed}");
         assert!(has_record(&done_with(&cluster, &["txn", "-", flag, "--json"], file.as_bytes())));
-        let told = done_with(&cluster, &["shell"], format!("get {flag} {key}\n").as_bytes());
-        assert_eq!(told, format!("{value}\n"));
+        let printed = done_with(&cluster, &["shell"], format!("get {flag} {key}\n").as_bytes());
+        assert_eq!(printed, format!("{value}\n"));
         assert!(done(&cluster, &["delete", flag, key]).starts_with("revision "));
         refused(&cluster.run(&["get", flag, key]), 1, &[key, "does not exist"]);
         done(&cluster, &["delete", flag, other]);
@@ -82,7 +82,7 @@ fn every_command_takes_and_prints_any_bytes() {
 }
 
 #[test]
-fn what_scan_prints_as_json_can_be_put_back() {
+fn json_printed_by_scan_can_be_loaded() {
     let cluster = Cluster::start(&["data"], &[]);
     done(&cluster, &["put", "text", "a\nb\t\"c\" \u{1b}[2J ü"]);
     done(&cluster, &["put", "empty", ""]);
@@ -98,9 +98,9 @@ fn what_scan_prints_as_json_can_be_put_back() {
         }
         assert_eq!(done(&cluster, &["scan"]), "");
         // As an editor may have left it: with a mark at its beginning, and an empty line.
-        let told = done_with(&cluster, &["load", "-"], format!("\u{feff}{backup}\n\n").as_bytes());
+        let printed = done_with(&cluster, &["load", "-"], format!("\u{feff}{backup}\n\n").as_bytes());
         let left_out = if flags.is_empty() { ", skipped because they expire: 1" } else { "" };
-        assert_eq!(told, format!("keys loaded: 4{left_out}\n"));
+        assert_eq!(printed, format!("keys loaded: 4{left_out}\n"));
         let after = done(&cluster, &["scan", "--base64"]);
         let kept: String =
             before.split_inclusive('\n').filter(|line| !line.starts_with("YnJpZWY=")).collect();

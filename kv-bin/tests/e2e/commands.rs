@@ -1,4 +1,4 @@
-//! The client commands: what they print, and how they end.
+//! The client commands: their output and exit codes.
 
 use crate::harness::{Cluster, kv, refused, run, stderr, stdout};
 use std::io::{Read as _, Write as _};
@@ -77,10 +77,10 @@ fn put_get_delete_and_scan_for_people_and_for_programs() {
     assert_eq!(done(&cluster, &["scan", "nothing/"]), "");
 }
 
-/// Each command opens a session and closes it, and leases come and go: none of this is a change of a key (rule N8 of
+/// Each command opens and closes a session, and leases are granted and end: none of this changes a key (rule N8 of
 /// PROTOCOL.md).
 #[test]
-fn commands_that_change_one_key_each_have_revisions_that_follow_each_other() {
+fn commands_that_change_one_key_have_consecutive_revisions() {
     let cluster = Cluster::start(&["data"], &[]);
     let first = json(&cluster, &["put", "a", "1"])["revision"].as_u64().unwrap();
     let second = json(&cluster, &["put", "b", "1"])["revision"].as_u64().unwrap();
@@ -111,7 +111,7 @@ fn a_key_that_does_not_exist_is_a_failure() {
 }
 
 #[test]
-fn conditions_are_kept() {
+fn conditional_writes_check_their_conditions() {
     let cluster = Cluster::start(&["data"], &[]);
     refused(&cluster.run(&["put", "k", "0", "--if-present"]), 1, &["condition", "does not exist"]);
     let first = json(&cluster, &["put", "k", "1", "--if-absent"])["revision"].to_string();
@@ -123,7 +123,7 @@ fn conditions_are_kept() {
 }
 
 #[test]
-fn keys_go_with_their_time_or_their_lease() {
+fn keys_expire_by_ttl_or_lease() {
     let cluster = Cluster::start(&["data"], &[]);
     done(&cluster, &["put", "brief", "v", "--ttl", "50ms"]);
     assert!(json(&cluster, &["put", "stays", "v", "--ttl", "1d"])["revision"].is_number());
@@ -144,7 +144,7 @@ fn keys_go_with_their_time_or_their_lease() {
 }
 
 #[test]
-fn a_command_runs_under_a_lock_and_its_code_is_passed_on() {
+fn a_command_runs_under_a_lock_and_its_exit_code_is_returned() {
     let cluster = Cluster::start(&["data"], &[]);
     let shell = |script: &str| cluster.run(&["lock", "l", "--wait", "0s", "--", "sh", "-c", script]);
     let output = shell("echo token $KV_LOCK_TOKEN");
@@ -176,7 +176,7 @@ fn keys_and_values_are_bytes() {
 }
 
 #[test]
-fn a_key_or_value_beyond_the_limit_is_named_with_the_limit() {
+fn a_key_or_value_beyond_the_limit_is_refused_with_the_limit() {
     let cluster = Cluster::start(&["data"], &["--max-key-bytes", "16", "--max-value-bytes", "32"]);
     refused(&cluster.run(&["put", "a-key-of-18-bytes!", "v"]), 2, &["18 bytes", "16"]);
     refused(&cluster.run(&["put", "k", &"v".repeat(33)]), 2, &["33 bytes", "32"]);
@@ -186,7 +186,7 @@ fn a_key_or_value_beyond_the_limit_is_named_with_the_limit() {
 }
 
 #[test]
-fn status_names_every_member() {
+fn status_lists_every_member() {
     let mut cluster = Cluster::start(&["data", "data", "witness"], &[]);
     done(&cluster, &["put", "k", "v"]);
     let status = json(&cluster, &["status"]);
@@ -203,7 +203,7 @@ fn status_names_every_member() {
 }
 
 #[test]
-fn colours_are_for_those_who_want_them() {
+fn colours_are_printed_only_on_request() {
     let cluster = Cluster::start(&["data"], &[]);
     let status = |variable: &str| {
         let mut command = kv();
@@ -220,7 +220,7 @@ fn a_client_of_another_cluster_is_refused() {
     refused(&cluster.run(&["get", "k", "--cluster", "other", "--timeout", "2s"]), 1, &[cluster.address(0)]);
 }
 
-/// Passes connections on to `to`, until a message that contains `word` goes by: from then on no answer comes back.
+/// Forwards connections to `to`. Once a message contains `word`, no more answers are forwarded.
 fn muting_proxy(to: String, word: &'static [u8]) -> (String, Arc<AtomicBool>) {
     let listener = TcpListener::bind(("127.0.0.1", crate::harness::free_port())).unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -258,7 +258,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, pass: impl Fn(&[u8]) -> bool) {
 }
 
 #[test]
-fn a_write_whose_end_is_not_known_has_a_code_of_its_own() {
+fn a_write_of_unknown_outcome_has_its_own_exit_code() {
     let hidden = format!("127.0.0.1:{}", crate::harness::free_port());
     let (address, mute) = muting_proxy(hidden.clone(), b"the-key");
     let cluster = Cluster::behind(&address, &hidden);
@@ -308,30 +308,30 @@ fn refused_usage(output: &std::process::Output) {
 }
 
 #[test]
-fn a_watch_delivers_what_has_changed_and_what_changes() {
+fn a_watch_delivers_past_and_new_changes() {
     let cluster = Cluster::start(&["data"], &[]);
     done(&cluster, &["put", "a/1", "x"]);
     done(&cluster, &["put", "b/1", "no"]);
     done(&cluster, &["delete", "a/1"]);
-    let told = done(&cluster, &["watch", "a/", "--from", "1", "--limit", "2"]);
-    let fields: Vec<Vec<&str>> = told.lines().map(|line| line.split('\t').collect()).collect();
+    let printed = done(&cluster, &["watch", "a/", "--from", "1", "--limit", "2"]);
+    let fields: Vec<Vec<&str>> = printed.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!(fields[0][1..], ["put", "a/1", "x"]);
     assert_eq!(fields[1][1..], ["deleted", "a/1"]);
     let lines = done(&cluster, &["watch", "a/", "--from", "1", "--limit", "2", "--previous", "--json"]);
     let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     assert_eq!((&last["event"], &last["previous"]["value"]), (&"deleted".into(), &"x".into()));
-    // One that follows receives what is put later.
+    // A running watch receives later puts.
     let after = (last["revision"].as_u64().unwrap() + 1).to_string();
     let watch = ["watch", "a/", "--from", &after, "--limit", "1"];
     std::thread::scope(|scope| {
-        let told = scope.spawn(|| done(&cluster, &watch));
+        let printed = scope.spawn(|| done(&cluster, &watch));
         done(&cluster, &["put", "a/2", "y"]);
-        assert!(told.join().unwrap().contains("put\ta/2\ty"));
+        assert!(printed.join().unwrap().contains("put\ta/2\ty"));
     });
 }
 
 #[test]
-fn a_transaction_is_read_from_a_file_and_done_as_a_whole() {
+fn a_transaction_is_read_from_a_file_and_applied_atomically() {
     let cluster = Cluster::start(&["data"], &[]);
     let file = cluster.folder.path().join("txn.json");
     let path = file.to_str().unwrap();

@@ -8,7 +8,7 @@ const TRANSACTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/nothin
 const THREE: &str = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
 
 #[test]
-fn each_mistake_gets_one_line_and_leaves_the_disk_alone() {
+fn each_mistake_is_reported_in_one_line_and_leaves_the_disk_unchanged() {
     let line =
         |id, role| format!("[[member]]\nid = {id}\naddress = \"127.0.0.1:700{id}\"\nrole = \"{role}\"\n");
     let (member, second) = (line(0, "data"), line(1, "data"));
@@ -55,13 +55,13 @@ fn each_mistake_gets_one_line_and_leaves_the_disk_alone() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn a_missing_file_is_reported() {
     let output = run(kv().args(["serve", "--id", "0", "--config", "/nowhere/cluster.toml"]));
     refused(&output, 2, &["/nowhere/cluster.toml", "No such file"]);
 }
 
 #[test]
-fn flags_win_over_variables_and_variables_over_the_file() {
+fn flags_override_variables_and_variables_override_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("cluster.toml");
     fs::write(&file, "id = 7\n[[member]]\nid = 0\naddress = \"127.0.0.1:7000\"\n").unwrap();
@@ -97,7 +97,7 @@ fn a_whole_member_can_be_described_by_variables() {
 }
 
 #[test]
-fn usage_that_makes_no_sense_is_refused_with_code_2() {
+fn wrong_usage_exits_with_code_2() {
     for arguments in [
         &["put", "key"][..],
         &["put", "key", "value", "--if-absent", "--if-present"],
@@ -114,7 +114,7 @@ fn usage_that_makes_no_sense_is_refused_with_code_2() {
 }
 
 #[test]
-fn a_client_without_a_cluster_reports_where_it_looked() {
+fn a_client_without_a_cluster_reports_the_addresses_it_tried() {
     let address = format!("127.0.0.1:{}", crate::harness::free_port());
     let output = run(kv().args(["get", "key", "--timeout", "300ms", "--address", &address]));
     refused(&output, 1, &["--address", &address]);
@@ -124,7 +124,9 @@ fn a_client_without_a_cluster_reports_where_it_looked() {
 fn a_cluster_that_does_not_form_reports_what_it_needs() {
     let mut cluster = Cluster::prepare(&["data", "data"], &[]);
     cluster.restart(0);
-    until("it is said", || cluster.log(0).contains("the first start of a cluster needs all of its members"));
+    until("it is logged", || {
+        cluster.log(0).contains("the first start of a cluster needs all of its members")
+    });
     cluster.restart(1);
     assert!(cluster.run(&["put", "k", "v"]).status.success());
 }
@@ -161,7 +163,7 @@ fn a_variable_that_is_set_but_empty_counts_as_not_set() {
 }
 
 #[test]
-fn yes_and_no_are_understood_as_people_write_them() {
+fn all_spellings_of_booleans_are_accepted() {
     let serve = |value: &str| {
         let mut command = kv();
         command.args(["serve", "--members", "0=192.0.2.1:7000", "--id", "0"]).env("KV_INSECURE", value);
@@ -178,7 +180,7 @@ fn yes_and_no_are_understood_as_people_write_them() {
 }
 
 #[test]
-fn lists_may_have_blanks_after_their_commas_and_no_holes() {
+fn lists_may_contain_spaces_but_no_empty_elements() {
     let cluster = Cluster::start(&["data"], &[]);
     let address = cluster.address(0);
     let status = |list: &str| run(kv().args(["put", "a", "b"]).env("KV_ADDRESS", list));
@@ -204,7 +206,7 @@ fn lists_may_have_blanks_after_their_commas_and_no_holes() {
 }
 
 #[test]
-fn a_malformed_address_is_an_error_at_once_for_every_command() {
+fn every_command_reports_a_malformed_address_at_once() {
     let addresses = [
         "localhost",
         "localhost:x",
@@ -253,7 +255,7 @@ fn a_malformed_address_is_an_error_at_once_for_every_command() {
 }
 
 #[test]
-fn a_variable_that_nothing_reads_is_reported() {
+fn an_unknown_variable_is_reported() {
     let mut command = kv();
     command.args(["put", "k", "v", "--address", "nonsense"]).env("KV_ADRESS", "x").env("KV_FOO", "y");
     command

@@ -46,7 +46,7 @@ async fn a_killed_primary_is_replaced_and_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_backup_is_not_missed() {
+async fn a_killed_backup_interrupts_nothing() {
     let mut cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = load(&client);
@@ -64,7 +64,7 @@ async fn a_killed_backup_is_not_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_killed_as_a_whole_comes_back_with_everything() {
+async fn a_cluster_survives_the_kill_of_all_members() {
     let mut cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = load(&client);
@@ -101,7 +101,7 @@ async fn two_servers_and_a_witness_survive_the_loss_of_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_member_killed_during_writes_comes_back_with_everything() {
+async fn a_single_member_killed_during_writes_recovers_all_data() {
     let mut cluster = Cluster::start(&["data"], &[]);
     let client = cluster.client().await;
     let writers = load(&client);
@@ -116,7 +116,7 @@ async fn a_single_member_killed_during_writes_comes_back_with_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_quorum_nothing_is_acknowledged_and_with_it_all_goes_on() {
+async fn without_a_quorum_nothing_is_acknowledged_until_it_returns() {
     let mut cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = load(&client);
@@ -147,7 +147,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_with_it_all_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_is_asked_to_stop_hands_over_first() {
+async fn a_primary_hands_over_before_it_stops() {
     let mut cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = load(&client);

@@ -1,4 +1,4 @@
-//! `kv demo`: what it shows, and that it leaves nothing behind however it ends.
+//! `kv demo`: its output, and that it leaves nothing behind.
 
 use crate::harness::{LIMIT, kv, run, stderr, stdout, until, wait};
 use rustix::process::{Pid, Signal, kill_process};
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// A demo whose folders are in a place of their own.
+/// A demo with its own temporary folder.
 fn demo(place: &TempDir) -> Command {
     let mut command = kv();
     command.arg("demo").env("TMPDIR", place.path());
@@ -64,12 +64,14 @@ fn nothing_is_lost_over(transport: &str) {
 }
 
 #[test]
-fn the_story_is_plain_in_a_pipe() {
+fn the_demo_prints_plain_text_to_a_pipe() {
     let place = tempfile::tempdir().unwrap();
     let output = run(demo(&place).args(["--scenario", "crash"]).env_remove("NO_COLOR"));
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let text = stdout(&output);
-    for fragment in ["the primary, is killed", "by itself", "has caught up", "scenario", "outage"] {
+    for fragment in
+        ["the primary, is killed", "has automatically become primary", "has caught up", "scenario", "outage"]
+    {
         assert!(text.contains(fragment), "{text}");
     }
     assert!(!text.contains('\u{1b}'), "no colours in a pipe");
@@ -77,19 +79,19 @@ fn the_story_is_plain_in_a_pipe() {
     nothing_is_left(&place);
 }
 
-/// Starts the demo, and waits until its story has come to a line with this in it.
+/// Starts the demo, and waits until it has printed a line that contains the fragment.
 fn started(place: &TempDir, scenario: &str, fragment: &str) -> Child {
     let mut command = demo(place);
     command.args(["--scenario", scenario]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let found = stdout.lines().map_while(Result::ok).any(|line| line.contains(fragment));
-    assert!(found, "the story never came to {fragment:?}");
+    assert!(found, "the demo never printed {fragment:?}");
     child
 }
 
 #[test]
-fn nothing_is_left_when_it_is_interrupted() {
+fn an_interrupted_demo_leaves_nothing_behind() {
     for (signal, code, scenario, fragment) in [
         (Signal::INT, 130, "crash", "member 2 serves"),
         (Signal::TERM, 143, "crash", "kill -9"),
@@ -105,7 +107,7 @@ fn nothing_is_left_when_it_is_interrupted() {
 }
 
 #[test]
-fn nothing_is_left_when_it_is_killed() {
+fn a_killed_demo_leaves_nothing_behind() {
     for (signal, fragment) in
         [(Signal::KILL, "member 2 serves"), (Signal::KILL, "kill -9"), (Signal::KILL, "clients write")]
     {
@@ -119,7 +121,7 @@ fn nothing_is_left_when_it_is_killed() {
 }
 
 #[test]
-fn it_fails_and_leaves_nothing_when_its_cluster_dies() {
+fn a_demo_whose_cluster_dies_fails_and_leaves_nothing_behind() {
     let place = tempfile::tempdir().unwrap();
     let mut child = started(&place, "crash", "kill -9");
     let pids = members(place.path());

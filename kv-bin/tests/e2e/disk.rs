@@ -13,13 +13,13 @@ use std::time::Duration;
 
 const PACE: Duration = Duration::from_millis(1);
 
-/// Runs a member that is expected to end by itself.
+/// Runs a member that is expected to stop.
 fn attempt(mut command: Command) -> std::process::Output {
     run(command.arg("--log").arg("off"))
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn a_port_in_use_is_reported() {
     let cluster = Cluster::prepare(&["data"], &[]);
     let _taken = TcpListener::bind(cluster.address(0)).unwrap();
     refused(&attempt(cluster.command(0)), 1, &[cluster.address(0), "in use", "--listen"]);
@@ -76,14 +76,14 @@ fn the_folder_of_another_member_cluster_or_configuration_is_refused() {
     );
     let mut lower = cluster.command(1);
     lower.args(["--max-value-bytes", "16KiB"]);
-    let said = [
+    let reasons = [
         "data-1",
         "max_value_bytes is 16384",
         "set it back to 1048576",
         "--max-value-bytes",
         "KV_MAX_VALUE_BYTES",
     ];
-    refused(&attempt(lower), 1, &said);
+    refused(&attempt(lower), 1, &reasons);
     assert!(contents(cluster.folder.path()) == before, "something was changed on disk");
 }
 
@@ -97,7 +97,7 @@ async fn members_with_different_lists_refuse_each_other() {
     command.args(["serve", "--id", "3", "--members", &other]).arg("--data").arg(cluster.data(2));
     let mut stranger =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    until("the others tell why they refuse", || {
+    until("the others log why they refuse", || {
         cluster.log(0).contains("refuse") || cluster.log(1).contains("refuse")
     });
     stranger.kill().unwrap();
@@ -107,7 +107,7 @@ async fn members_with_different_lists_refuse_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_folder_is_no_vote() {
+async fn a_member_with_a_wiped_folder_does_not_vote() {
     let mut cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 4, PACE);
@@ -117,10 +117,10 @@ async fn a_wiped_folder_is_no_vote() {
     cluster.kill(wiped);
     fs::remove_dir_all(cluster.data(wiped)).unwrap();
     cluster.restart(wiped);
-    assert_eq!(cluster.ended(wiped).code(), Some(1), "it stops by itself");
+    assert_eq!(cluster.ended(wiped).code(), Some(1), "it stops");
     let log = cluster.log(wiped);
     let last = log.lines().last().unwrap_or_default();
-    assert!(last.contains(&format!("member {wiped} stopped by itself")), "{last}");
+    assert!(last.contains(&format!("member {wiped} stopped: ")), "{last}");
     progress(&writers, 200).await;
     let ledgers = writers.stop().await.expect("the writers are well");
     verify(&client, &ledgers).await;
@@ -212,7 +212,7 @@ async fn a_flipped_byte_anywhere_on_one_member_never_gives_a_wrong_answer() {
     }
 }
 
-/// Makes a folder what it was when `contents` looked at it.
+/// Restores a folder to the given contents.
 fn restore(folder: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) {
     fs::remove_dir_all(folder).unwrap();
     fs::create_dir(folder).unwrap();
@@ -222,7 +222,7 @@ fn restore(folder: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_member_with_a_flipped_byte_answers_rightly_or_not_at_all() {
+async fn a_single_member_with_a_flipped_byte_never_gives_a_wrong_answer() {
     let mut cluster = Cluster::start(&["data"], &["--checkpoint-bytes", "64KiB"]);
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 8, PACE);
@@ -244,7 +244,7 @@ async fn a_single_member_with_a_flipped_byte_answers_rightly_or_not_at_all() {
         }
         if cluster.try_restart(0).is_ok() {
             let first = client.get("once/0/00000000").deadline(Duration::from_secs(1)).await;
-            // Where a bad block is met only now, the member stops: nobody else has what it held.
+            // If a bad block is found only now, the member stops, because no other member has the data.
             let all = client.scan("").deadline(Duration::from_secs(10)).await;
             if let (Ok(_), Ok(records)) = (first, all) {
                 judge(records, &ledgers);
@@ -259,7 +259,7 @@ async fn a_single_member_with_a_flipped_byte_answers_rightly_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_takes_no_more_stops_its_member_and_no_other() {
+async fn a_full_disk_stops_only_its_own_member() {
     let flags = ["--segment-bytes", "256KiB", "--max-batch-bytes", "64KiB", "--max-value-bytes", "16KiB"];
     let mut cluster = Cluster::start(&["data", "data", "data"], &flags);
     let client = cluster.client().await;
@@ -282,7 +282,7 @@ async fn a_disk_that_takes_no_more_stops_its_member_and_no_other() {
     let output = child.join().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = crate::harness::stderr(&output);
-    assert!(text.lines().last().unwrap_or_default().contains("stopped by itself"), "{text}");
+    assert!(text.lines().last().unwrap_or_default().contains("stopped: "), "{text}");
     progress(&writers, 200).await;
     cluster.restart(full);
     level(&client, &[0, 1, 2]).await;

@@ -23,7 +23,7 @@ use End::{Code, GoesOn, Killed};
 const SIGNALS: [Signal; 6] =
     [Signal::HUP, Signal::INT, Signal::TERM, Signal::QUIT, Signal::USR1, Signal::PIPE];
 
-/// Of each command, what it prints when it is at work, how it is run, and how each of [`SIGNALS`] ends it.
+/// For each command: its output when it is running, its arguments, and how each of [`SIGNALS`] ends it.
 const TABLE: &[(&str, &[&str], [End; 6])] = &[
     ("serving", &["serve"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
     ("put", &["watch", "--from", "1"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
@@ -90,7 +90,7 @@ fn command(cluster: &Cluster, shown: &str, arguments: &[&str]) -> Command {
     }
 }
 
-/// Whether it ignores SIGPIPE and has caught its signals, where it does: what comes before ends any process.
+/// Whether it ignores SIGPIPE and has caught its signals, if it does. Signals before that end any process.
 fn is_ready(child: &Child, end: End) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let has = |name: &str, signals: &[Signal]| {
@@ -138,7 +138,7 @@ fn every_signal_to_every_command_ends_it_as_the_table_lists() {
 
 /// A supervisor signals the process and its group: that is one request to stop, and no order to stop at once.
 #[test]
-fn a_member_that_gets_two_stop_signals_stops_gracefully() {
+fn a_member_with_two_stop_signals_stops_gracefully() {
     for first in [Signal::TERM, Signal::INT, Signal::HUP] {
         let place = Cluster::prepare(&["data"], &[]);
         let mut running = Running::start(place.command(0), "serving", "");
@@ -149,7 +149,7 @@ fn a_member_that_gets_two_stop_signals_stops_gracefully() {
     }
 }
 
-/// `nohup kv serve` goes on when its terminal is closed.
+/// `nohup kv serve` continues when its terminal is closed.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_member_under_nohup_outlives_its_terminal() {
@@ -167,10 +167,10 @@ fn a_member_under_nohup_outlives_its_terminal() {
 #[cfg(target_os = "linux")]
 const PIPE: usize = 4096;
 
-/// stderr is a pipe that nobody reads: the log fills it, and the member goes on, and ends on a signal.
+/// stderr is a pipe that nobody reads: the log fills it, but the member continues, and stops on a signal.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_log_that_nobody_reads_holds_up_no_member() {
+fn an_unread_log_does_not_block_a_member() {
     let place = Cluster::prepare(&["data"], &[]);
     let mut command = place.command(0);
     command.args(["--log", "trace"]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -197,7 +197,7 @@ fn a_log_that_nobody_reads_holds_up_no_member() {
     assert!(log.len() >= PIPE / 2, "the pipe was full: {} bytes", log.len());
 }
 
-/// No command that prints takes a full disk for success. Each row: what it is run with, and on standard input.
+/// No command that prints succeeds if the disk is full. Each row: its arguments, and its standard input.
 #[cfg(target_os = "linux")]
 #[test]
 fn output_that_cannot_be_written_is_a_failure_of_every_command() {
@@ -243,17 +243,17 @@ fn output_that_cannot_be_written_is_a_failure_of_every_command() {
         // It need not read it.
         let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), typed.as_bytes());
         let status = wait(&mut child);
-        let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(status.code(), Some(1), "{arguments:?}: {said}");
-        assert!(said.contains("No space left"), "{arguments:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+        let mut message = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+        assert_eq!(status.code(), Some(1), "{arguments:?}: {message}");
+        assert!(message.contains("No space left"), "{arguments:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
     }
 }
 
-/// Nobody reads what a command prints: it ends, and neither panics nor fails.
+/// Nobody reads the output of a command: it ends without a panic or a failure.
 #[test]
-fn a_command_whose_output_nobody_takes_ends_well() {
+fn a_command_whose_output_is_closed_succeeds() {
     let cluster = Cluster::start(&["data"], &[]);
     for number in 0..20 {
         assert!(cluster.run(&["put", &format!("key/{number}"), "value"]).status.success());
@@ -283,8 +283,8 @@ fn a_command_whose_output_nobody_takes_ends_well() {
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let status = wait(&mut child);
-        let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!((status.code(), said.as_str()), (Some(0), ""), "{arguments:?}");
+        let mut message = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+        assert_eq!((status.code(), message.as_str()), (Some(0), ""), "{arguments:?}");
     }
 }

@@ -32,7 +32,7 @@ const DEFAULTS: &[(&str, &str)] =
 /// How long a member may take to report its status.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The program under test, deaf to the variables of whoever runs the tests.
+/// The program under test, without the variables of the user who runs the tests.
 pub(crate) fn kv() -> Command {
     under(&[])
 }
@@ -56,8 +56,8 @@ fn under(program: &[String]) -> Command {
     command
 }
 
-/// What runs a program with the default reaction to signals, where whoever runs the tests ignores some (`nohup`, or `&`
-/// in a script): a program inherits that.
+/// Runs a program with the default reaction to signals. Otherwise it would inherit the signals that are ignored where
+/// the tests run (`nohup`, or `&` in a script).
 fn default_signals() -> &'static [String] {
     const HUP_INT_QUIT: u64 = 0b111;
     static PREFIX: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -137,7 +137,7 @@ pub(crate) fn refused(output: &Output, code: i32, fragments: &[&str]) {
     let lines: Vec<_> = text.lines().filter(|line| line.starts_with("kv: ")).collect();
     assert_eq!(lines.len(), 1, "one line, not {text:?}");
     for fragment in fragments {
-        assert!(lines[0].contains(fragment), "{text:?} does not say {fragment:?}");
+        assert!(lines[0].contains(fragment), "{text:?} does not contain {fragment:?}");
     }
 }
 
@@ -265,14 +265,14 @@ impl Cluster {
         command
     }
 
-    /// Starts a member again on what it left behind, and waits until it serves.
+    /// Restarts a member on its data, and waits until it serves.
     pub(crate) fn restart(&mut self, id: usize) {
         if let Err(problem) = self.try_restart(id) {
             panic!("member {id} does not start: {problem}");
         }
     }
 
-    /// The same; returns what the member printed if it ends instead.
+    /// The same; returns the member's output if it stops instead.
     pub(crate) fn try_restart(&mut self, id: usize) -> Result<(), String> {
         let log = self.folder.path().join(format!("log-{id}"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
@@ -322,14 +322,14 @@ impl Cluster {
         self.running[id].as_ref().expect("it runs").id()
     }
 
-    /// Whether a member has ended by itself, and with which last words.
+    /// Whether a member has stopped, and the last lines of its log.
     pub(crate) fn has_ended(&mut self, id: usize) -> Option<String> {
         let child = self.running[id].as_mut()?;
         child.try_wait().expect("it is our child")?;
         Some(self.log(id).lines().last().unwrap_or_default().to_owned())
     }
 
-    /// Waits for a member to end by itself.
+    /// Waits until a member stops.
     pub(crate) fn ended(&mut self, id: usize) -> ExitStatus {
         wait(&mut self.running[id].take().expect("it runs"))
     }
@@ -342,7 +342,7 @@ impl Cluster {
         waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT).expect("it is our child");
     }
 
-    /// SIGCONT: it goes on as if nothing had been.
+    /// SIGCONT: it continues as if nothing had happened.
     pub(crate) fn resume(&self, id: usize) {
         self.signal(id, Signal::CONT);
     }
@@ -420,7 +420,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Where the members that answer stand. One that is frozen is not waited for.
+/// The status of the members that answer. A frozen member is not waited for.
 pub(crate) async fn look(client: &Client) -> Vec<MemberStatus> {
     let answers = (0..3).map(|id| timeout(PATIENCE, client.member_status(MemberId::new(id))));
     join_all(answers).await.into_iter().flatten().flatten().collect()
@@ -455,8 +455,8 @@ fn serving(seen: &[MemberStatus]) -> Option<usize> {
     Some(status.id.get().into())
 }
 
-/// Waits until `members` (data members, all of them running) are level: one primary, the others follow it, and all have
-/// applied what was committed when this was called.
+/// Waits until `members` (running data members) have converged: one is primary, the others follow it, and all have
+/// applied everything that was committed when this was called.
 pub(crate) async fn level(client: &Client, members: &[usize]) {
     let goal = see(client, "a primary", |seen| {
         seen.iter().find(|status| status.state == MemberState::Primary).map(|status| status.commit)
@@ -487,7 +487,7 @@ pub(crate) async fn verify(client: &Client, ledgers: &[Ledger]) -> LedgerReport 
     judge(client.scan("").await.expect("it can be read back"), ledgers)
 }
 
-/// Compares what was read back with the outcomes that the writers received.
+/// Compares the store's contents with the outcomes that the writers received.
 pub(crate) fn judge(records: Vec<(bytes::Bytes, Record)>, ledgers: &[Ledger]) -> LedgerReport {
     let store: BTreeMap<_, Record> = records.into_iter().collect();
     let verdict = ledger::compare(ledgers, &store);

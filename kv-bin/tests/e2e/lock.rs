@@ -14,7 +14,7 @@ struct Held {
     ids: TempDir,
 }
 
-/// What a shell runs: itself, a child, a grandchild whose parent has ended, and one that has left the session.
+/// A shell that starts a child, a grandchild whose parent has ended, and a process that has left the session.
 const FAMILY: &str = "cd $IDS; \
     (sleep 600 & echo $! > orphan.new; mv orphan.new orphan); \
     setsid sh -c 'echo $$ > gone.new; mv gone.new gone; exec sleep 600' & \
@@ -49,7 +49,7 @@ impl Held {
         kill_process(Pid::from_child(&self.kv), signal).unwrap();
     }
 
-    /// Waits for its end: nothing of the family must be left.
+    /// Waits for its end: no descendant may be left.
     fn end(self) -> Output {
         let family = self.family();
         let Self { mut kv, ids } = self;
@@ -65,7 +65,7 @@ impl Held {
     }
 }
 
-/// Whether a process runs; one that only waits to be collected does not.
+/// Whether a process runs. A zombie does not.
 fn runs(id: i32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(id.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
@@ -78,7 +78,7 @@ fn is_free(cluster: &Cluster, name: &str) {
 }
 
 #[test]
-fn a_signal_ends_the_command_and_all_that_it_has_started() {
+fn a_signal_ends_the_command_and_its_descendants() {
     let cluster = Cluster::start(&["data"], &[]);
     for signal in
         [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::ALARM]
@@ -93,7 +93,7 @@ fn a_signal_ends_the_command_and_all_that_it_has_started() {
 
 /// What is ignored where `kv lock` is started, as under `nohup`, the command ignores too.
 #[test]
-fn a_command_inherits_what_is_ignored() {
+fn a_command_inherits_ignored_signals() {
     let cluster = Cluster::start(&["data"], &[]);
     let script = "kill -HUP $PPID; kill -HUP $$; kill -INT $$; echo goes on";
     let mut command = std::process::Command::new("sh");
@@ -105,7 +105,7 @@ fn a_command_inherits_what_is_ignored() {
 }
 
 #[test]
-fn a_command_decides_what_a_signal_means_to_it() {
+fn a_command_may_handle_signals_itself() {
     let cluster = Cluster::start(&["data"], &[]);
     let held = Held::start(&cluster, "l", "10s", "trap 'exit 9' TERM; touch $IDS/ready; wait");
     until("the trap is set", || held.ids.path().join("ready").exists());
@@ -115,7 +115,7 @@ fn a_command_decides_what_a_signal_means_to_it() {
 }
 
 #[test]
-fn what_a_command_leaves_behind_is_ended_before_the_lock_is_released() {
+fn descendants_are_killed_before_the_lock_is_released() {
     let cluster = Cluster::start(&["data"], &[]);
     let output = Held::start(&cluster, "l", "10s", "exit 0").end();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -123,7 +123,7 @@ fn what_a_command_leaves_behind_is_ended_before_the_lock_is_released() {
 }
 
 #[test]
-fn a_command_is_killed_however_the_lock_is_lost() {
+fn a_command_is_killed_when_the_lock_is_lost() {
     let cluster = Cluster::start(&["data"], &[]);
     type Lose = fn(&Cluster);
     let losses: [(&str, Lose); 2] = [
@@ -174,7 +174,7 @@ fn a_command_that_cannot_be_run_has_the_codes_of_a_shell() {
 }
 
 #[test]
-fn a_signal_while_it_waits_gives_up_the_place() {
+fn a_signal_while_waiting_leaves_the_lock_queue() {
     let cluster = Cluster::start(&["data"], &[]);
     let held = Held::start(&cluster, "l", "10s", "wait");
     let mut waiting = kv();

@@ -1,4 +1,4 @@
-//! What an operator must see in the log of real members, at the level that is the default.
+//! The warnings that an operator must see in the log of real members, at the default level.
 
 use crate::harness::{Cluster, free_port, kv, run, stderr, until, wait};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Whether some line has all of these.
-fn said(log: &str, fragments: &[&str]) -> bool {
+fn logged(log: &str, fragments: &[&str]) -> bool {
     log.lines().any(|line| fragments.iter().all(|fragment| line.contains(fragment)))
 }
 
@@ -18,7 +18,7 @@ fn ready(cluster: &Cluster) {
 #[track_caller]
 fn all_say(cluster: &Cluster, members: &[usize], fragments: &[&str]) {
     for id in members {
-        until(&format!("member {id} says {fragments:?}"), || said(&cluster.log(*id), fragments));
+        until(&format!("member {id} logs {fragments:?}"), || logged(&cluster.log(*id), fragments));
     }
 }
 
@@ -36,7 +36,8 @@ fn all_others_report_a_lost_member_and_its_return() {
     cluster.restart(2);
     all_say(&cluster, &[0, 1], &["INFO", "the connection with a member is back", "peer=2", &address]);
     all_say(&cluster, &[0, 1], &["INFO", "redundant again"]);
-    // One that is frozen is lost, too, though its system still accepts for it; and two are too many.
+    // A frozen member counts as lost, too, although its system still accepts connections; and without two members there
+    // is no quorum.
     cluster.pause(1);
     all_say(&cluster, &[0, 2], &["WARN", "no connection with a member", "peer=1"]);
     cluster.kill(0);
@@ -57,7 +58,7 @@ impl Drop for Killed {
 
 /// A copy of a member's folder is started beside it: the worst that a restored backup can do.
 #[test]
-fn a_member_that_runs_twice_is_reported() {
+fn a_duplicate_member_process_is_reported() {
     let cluster = Cluster::of_three();
     ready(&cluster);
     let copy = cluster.folder.path().join("copy");
@@ -79,7 +80,7 @@ fn certs(out: &Path, more: &[&str]) {
 }
 
 #[test]
-fn a_certificate_that_ends_soon_is_reported_until_there_is_a_new_one() {
+fn an_expiring_certificate_is_reported_until_it_is_replaced() {
     for transport in ["tcp", "quic"] {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("certs");
@@ -89,11 +90,14 @@ fn a_certificate_that_ends_soon_is_reported_until_there_is_a_new_one() {
         all_say(&cluster, &[0], &["WARN", "certificate of this member expires soon", "days_left=12"]);
         certs(&out, &["--renew", "--days", "15"]);
         all_say(&cluster, &[0], &["INFO", "reloaded the certificates"]);
-        // A client logs its own at its log level for that.
+        // A client logs a warning about its own certificate.
         certs(&out, &["--renew", "--clients", "app", "--days", "3"]);
         let connect = ["get", "x", "--tls-dir", dir, "--transport", transport, "--log", "warn"];
-        let told = stderr(&cluster.run(&connect));
-        assert!(said(&told, &["WARN", "certificate of this client expires soon", "days_left=2"]), "{told}");
+        let errors = stderr(&cluster.run(&connect));
+        assert!(
+            logged(&errors, &["WARN", "certificate of this client expires soon", "days_left=2"]),
+            "{errors}"
+        );
         assert_eq!(cluster.log(0).matches("expires soon").count(), 1, "{}", cluster.log(0));
     }
 }

@@ -1,4 +1,4 @@
-//! Members freeze and go on as if nothing had been (SIGSTOP, SIGCONT): no stale read, no late acknowledgement.
+//! Members freeze and resume (SIGSTOP, SIGCONT): no stale read, no late acknowledgement.
 
 use crate::harness::{Cluster, level, primary, progress, successor, verify};
 use crate::writers::Writers;
@@ -66,7 +66,7 @@ impl Probe {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_freezes_is_replaced_and_finds_itself_deposed() {
+async fn a_frozen_primary_is_replaced_and_becomes_a_backup() {
     let cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 4, PACE);
@@ -88,7 +88,7 @@ async fn a_primary_that_freezes_is_replaced_and_finds_itself_deposed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn backups_that_freeze_in_turn_are_not_missed() {
+async fn backups_that_freeze_in_turn_interrupt_nothing() {
     let cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 4, PACE);
@@ -111,7 +111,7 @@ async fn backups_that_freeze_in_turn_are_not_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_freezes_as_a_whole_goes_on() {
+async fn a_cluster_that_freezes_as_a_whole_continues() {
     let cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 4, PACE);
@@ -121,7 +121,7 @@ async fn a_cluster_that_freezes_as_a_whole_goes_on() {
     }
     let silent = writers.acknowledged();
     assert!(client.get("k").deadline(Duration::from_millis(500)).await.is_err());
-    assert!(writers.acknowledged() <= silent + 4, "only what was on its way is still told");
+    assert!(writers.acknowledged() <= silent + 4, "only what was on its way is still acknowledged");
     for id in [2, 0, 1] {
         cluster.resume(id);
     }

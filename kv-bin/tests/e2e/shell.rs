@@ -28,18 +28,18 @@ fn a_script_runs_on_one_connection_and_prints_what_the_commands_print() {
     ";
     let output = perform(&cluster, &[], script);
     assert!(output.status.success(), "{}", stderr(&output));
-    let told = stdout(&output);
-    let lines: Vec<&str> = told.lines().collect();
-    assert!(lines[0].starts_with("revision "), "{told}");
+    let printed = stdout(&output);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines[0].starts_with("revision "), "{printed}");
     assert_eq!(lines[1], "hello world");
     assert_eq!(lines[3..5], ["a key", "greeting"]);
     let record: serde_json::Value = serde_json::from_str(lines[5]).unwrap();
     assert_eq!((&record["value"], &record["version"]), (&"x y".into(), &1.into()));
-    assert!(lines[6].starts_with("lease "), "{told}");
+    assert!(lines[6].starts_with("lease "), "{printed}");
     assert_eq!(lines[7], "held", "what a lock runs does not read the script");
-    assert!(lines[8].starts_with("revision "), "{told}");
-    assert_eq!(lines.len(), 9, "nothing after exit: {told}");
-    assert!(!told.contains("kv>"), "no prompt in a pipe");
+    assert!(lines[8].starts_with("revision "), "{printed}");
+    assert_eq!(lines.len(), 9, "nothing after exit: {printed}");
+    assert!(!printed.contains("kv>"), "no prompt in a pipe");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_script_ends_at_its_first_failure_with_its_code() {
 }
 
 #[test]
-fn a_connection_that_cannot_be_made_is_tried_for_by_each_command() {
+fn each_command_retries_a_failed_connection() {
     let cluster = Cluster::prepare(&["data"], &[]);
     let output = perform(&cluster, &["--timeout", "100ms"], "# nothing yet\n\nget k");
     refused(&output, 1, &["line 3", "is the cluster running"]);

@@ -28,7 +28,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// The program is the terminal's: what is typed interrupts it, and it is notified of a new size.
+    /// The terminal controls the program: typed characters interrupt it, and it is notified of a new size.
     fn run(cluster: &Cluster, arguments: &[&str]) -> Self {
         Self::run_under(cluster, &[], arguments)
     }
@@ -49,12 +49,12 @@ impl Terminal {
         let end = || line.try_clone().unwrap();
         let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("the program starts");
         let seen = Arc::<Mutex<Vec<u8>>>::default();
-        let (mut screen, told) = (user.try_clone().unwrap(), seen.clone());
+        let (mut screen, output) = (user.try_clone().unwrap(), seen.clone());
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             // It ends with an error, when nobody has the program's end any more.
             while let Ok(len @ 1..) = screen.read(&mut bytes) {
-                told.lock().unwrap().extend_from_slice(&bytes[..len]);
+                output.lock().unwrap().extend_from_slice(&bytes[..len]);
             }
         });
         Self { user, line, before, seen, looked: 0, child }
@@ -64,7 +64,7 @@ impl Terminal {
         self.user.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until this is shown, after what was waited for before.
+    /// Waits until this is shown, after the text that was waited for before.
     fn shows(&mut self, text: &str) {
         let found = || {
             let seen = self.seen.lock().unwrap();
@@ -122,7 +122,7 @@ fn resize(user: &File, rows: u16, columns: u16) {
 }
 
 #[test]
-fn a_shell_edits_completes_remembers_and_is_interrupted() {
+fn a_shell_has_editing_completion_history_and_interrupts() {
     let cluster = Cluster::start(&["data"], &[]);
     let mut terminal = Terminal::run(&cluster, &["shell"]);
     terminal.asks("put greeting hello", "\r\nrevision ");
@@ -154,7 +154,7 @@ fn a_shell_edits_completes_remembers_and_is_interrupted() {
 }
 
 #[test]
-fn a_shell_that_is_terminated_gives_the_terminal_back() {
+fn a_terminated_shell_restores_the_terminal() {
     let cluster = Cluster::start(&["data"], &[]);
     let nobody = &["shell", "--address", "127.0.0.1:1", "--timeout", "10min"];
     // In the middle of a line, and of a command; and with no member to be found.
@@ -183,7 +183,7 @@ fn a_shell_that_is_terminated_gives_the_terminal_back() {
 }
 
 #[test]
-fn top_fills_the_screen_and_gives_it_back() {
+fn top_fills_the_screen_and_restores_it() {
     let cluster = Cluster::start(&["data"], &[]);
     let leave: [fn(&mut Terminal); 4] = [
         |top| top.type_in("q"),
@@ -205,9 +205,9 @@ fn top_fills_the_screen_and_gives_it_back() {
     }
 }
 
-/// Ctrl-C reaches the command once, by the terminal, and what it does then decides.
+/// Ctrl-C reaches the command once, from the terminal, and the command decides what to do.
 #[test]
-fn a_command_under_a_lock_is_interrupted_once() {
+fn a_command_under_a_lock_receives_ctrl_c_once() {
     let cluster = Cluster::start(&["data"], &[]);
     let script = "trap 'echo interrupted; sleep 0.2; exit 5' INT; echo at work; while :; do sleep 0.05; done";
     let mut terminal = Terminal::run(&cluster, &["lock", "l", "--", "sh", "-c", script]);
@@ -219,10 +219,10 @@ fn a_command_under_a_lock_is_interrupted_once() {
     assert!(cluster.run(&["lock", "l", "--wait", "0s", "--", "true"]).status.success(), "it is free");
 }
 
-/// Ctrl-Z stops the command with its lock, also one that would go on; afterwards it goes on only if the lock is still
-/// held.
+/// Ctrl-Z stops the command together with its lock, even if the command ignores it. Afterwards it continues only if the
+/// lock is still held.
 #[test]
-fn a_command_under_a_lock_is_stopped_and_goes_on_only_if_it_is_still_held() {
+fn a_stopped_command_continues_only_if_the_lock_is_still_held() {
     let cluster = Cluster::start(&["data"], &[]);
     for lost in [false, true] {
         // A shell with jobs, which runs kv, and prints when it has stopped.
@@ -251,7 +251,7 @@ fn a_command_under_a_lock_is_stopped_and_goes_on_only_if_it_is_still_held() {
 }
 
 #[test]
-fn nothing_that_is_stored_reaches_the_terminal_as_a_command_to_it() {
+fn stored_bytes_cannot_control_the_terminal() {
     let cluster = Cluster::start(&["data"], &[]);
     // A key and a value that would clear the screen, ring, and forge a line.
     let (key, value) = ("6b1b5b324a07", "761b5b324a0a66c29b316d");

@@ -43,7 +43,7 @@ fn start(certs: &Path, more: &[&str]) -> Cluster {
 }
 
 #[test]
-fn kv_certs_makes_sane_files_and_overwrites_none() {
+fn kv_certs_creates_valid_files_and_overwrites_none() {
     let (_folder, out) = certs();
     let mut names: Vec<_> =
         fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
@@ -70,7 +70,7 @@ fn kv_certs_makes_sane_files_and_overwrites_none() {
 }
 
 #[test]
-fn mistakes_with_certificates_are_named_before_anything_is_touched() {
+fn mistakes_with_certificates_are_reported_before_anything_changes() {
     let (folder, out) = certs();
     let serve = |id: &str, more: &[&str]| {
         let mut command = kv();
@@ -120,9 +120,9 @@ fn commands_work_with_tls_and_fail_clearly_without_a_certificate() {
     let get = cluster.run(&[&["get", "colour"], &tls[..]].concat());
     assert_eq!(stdout(&get).trim_end(), "blue");
     let plain = cluster.run(&["get", "colour", "--timeout", "2s"]);
-    refused(&plain, 1, &["it wants TLS: give this end a certificate"]);
-    until("the members say so, too", || {
-        (0..3).any(|id| cluster.log(id).contains("it does not speak TLS, and this port wants it"))
+    refused(&plain, 1, &["it requires TLS: give this end a certificate"]);
+    until("the members log it, too", || {
+        (0..3).any(|id| cluster.log(id).contains("it does not speak TLS, and this port requires it"))
     });
 
     let (_other_folder, other) = certs();
@@ -136,14 +136,14 @@ fn commands_work_with_tls_and_fail_clearly_without_a_certificate() {
         1,
         &["it reports that the certificate of this end is not signed by one of the roots there"],
     );
-    until("the members say so, too", || {
+    until("the members log it, too", || {
         (0..3).any(|id| cluster.log(id).contains("its certificate is not signed by one of the roots here"))
     });
     assert!((0..3).all(|id| !cluster.log(id).contains("insecure")));
 }
 
 #[test]
-fn without_tls_beyond_this_machine_each_start_warns() {
+fn each_start_without_tls_on_a_public_address_warns() {
     let mut cluster = Cluster::prepare(&["data"], &["--insecure"]);
     cluster.addresses = vec![format!("0.0.0.0:{}", crate::harness::free_port())];
     cluster.members = format!("0={}", cluster.addresses[0]);
@@ -170,7 +170,7 @@ async fn rotate_under_load(out: &Path, cluster: &mut Cluster, transport: Arc<dyn
         });
         progress(&writers, 100).await;
     }
-    // All connections anew, by the new certificates: a member at a time goes and comes back.
+    // Reopens all connections with the new certificates: restarts one member at a time.
     for id in 0..3 {
         assert!(cluster.terminate(id).success());
         progress(&writers, 50).await;
@@ -197,7 +197,7 @@ async fn f_conf_6_certificates_rotate_under_load_over_quic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f_conf_6_a_client_that_is_taken_off_the_list_is_shut_out_live() {
+async fn f_conf_6_a_client_removed_from_the_list_is_disconnected() {
     let (folder, out) = certs();
     let list = folder.path().join("clients.txt");
     fs::write(&list, "app\nops\n").unwrap();

@@ -3,7 +3,7 @@
 use crate::harness::{Cluster, kv, run, stderr, stdout};
 
 #[test]
-fn a_frame_shows_who_is_there_and_what_they_do() {
+fn a_frame_shows_members_and_their_load() {
     let mut cluster = Cluster::start(&["data", "data", "witness"], &[]);
     assert!(cluster.run(&["put", "k", "v"]).status.success());
     cluster.kill(2);
@@ -31,7 +31,7 @@ fn the_cost_of_watchers_is_measured_on_a_cluster_of_real_processes() {
         stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(rows.len(), 2);
     assert_eq!((&rows[0]["watchers"], &rows[0]["events"]), (&0.into(), &0.into()));
-    assert!(rows[1]["events"].as_u64().is_some_and(|events| events > 0), "they are told: {}", rows[1]);
+    assert!(rows[1]["events"].as_u64().is_some_and(|events| events > 0), "they arrive: {}", rows[1]);
     assert!(rows[1]["event_p99_ms"].as_f64() >= rows[1]["event_p50_ms"].as_f64());
     assert!(rows[1]["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20));
 }

@@ -1,5 +1,5 @@
-//! Load by those who take as much as they get: clients with a certificate of their own, and strangers. Each attack runs
-//! on a thread of its own, so that it does not slow down the client that is measured beside it.
+//! Attacks that use as many resources as they can get, by clients with a certificate and by strangers. Each attack runs
+//! on a thread of its own, so that it does not slow down the measured client.
 
 use crate::machine::attempt;
 use crate::raw;
@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_millis(10);
 const EACH_TICK: u32 = HANDSHAKES / 100;
 /// Half-open connections that strangers keep.
 const KEPT: usize = 1024;
-/// Different first datagrams of strangers, and strangers who go on with their handshakes.
+/// Different first datagrams of strangers, and strangers that continue their handshakes.
 const DATAGRAMS: usize = 512;
 const DIALLERS: usize = 4;
 
@@ -83,12 +83,12 @@ impl Attack {
         Self { stop, count, thread }
     }
 
-    /// How often it has done what it does.
+    /// The number of its operations.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Ends it, and returns how often it has done what it does.
+    /// Ends it, and returns the number of its operations.
     pub(crate) fn end(self) -> u64 {
         // It may have panicked; its end shows that.
         let _ = self.stop.send(());
@@ -109,7 +109,8 @@ impl Attack {
         })
     }
 
-    /// One who reads all keys with their values, and one who reads the keys alone, again and again. Counts records.
+    /// Two clients that scan again and again: one reads all keys with their values, the other only keys. Counts
+    /// records.
     pub(crate) fn scanners(transport: Arc<dyn Transport>, address: String) -> Self {
         Self::begin(async move |tally| {
             let client = Client::builder("kv").transport(transport).address(address).connect();
@@ -173,7 +174,7 @@ impl Attack {
         })
     }
 
-    /// Strangers who begin 5,000 handshakes of TLS in a second and end none. Counts them.
+    /// Strangers that begin 5,000 TLS handshakes per second and complete none. Counts them.
     pub(crate) fn handshakes_over_tcp(identity: &Identity, address: String) -> Self {
         let config = identity.client_config(b"kvt/1");
         let mut hello = Vec::new();
@@ -209,8 +210,8 @@ impl Attack {
         })
     }
 
-    /// Strangers who send the first datagrams of 5,000 handshakes of QUIC in a second, and a few who go on with theirs
-    /// as far as they can. Counts them.
+    /// Strangers that send the first datagrams of 5,000 QUIC handshakes per second, and a few that continue theirs as
+    /// far as they can. Counts them.
     pub(crate) fn handshakes_over_quic(address: String) -> Self {
         Self::begin(async move |tally| {
             let first = raw::first_datagrams(DATAGRAMS).await;
@@ -280,7 +281,7 @@ async fn connect(transport: &dyn Transport, address: &str) -> Ends {
     }
 }
 
-/// Watches as many as a connection may, and again what is answered.
+/// Opens as many watches as a connection may have, and repeats the answered ones.
 async fn watch((mut reader, mut writer): Ends, seen: Revision, tally: Tally) {
     let query = WatchQuery {
         from: "elsewhere/".into(),

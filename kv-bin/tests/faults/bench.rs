@@ -164,7 +164,7 @@ impl Bench {
         }
     }
 
-    /// Waits until a member ends by itself, and returns its last lines.
+    /// Waits until a member stops, and returns its last lines.
     pub(crate) async fn ended(&mut self, id: usize) -> String {
         let start = Instant::now();
         loop {
@@ -195,7 +195,7 @@ impl Bench {
         (self.cluster, self.client, writers.stop().await.expect("the writers are well"))
     }
 
-    /// Stops the load, and compares what was acknowledged with what is there.
+    /// Stops the load, and compares the acknowledged writes with the contents of the store.
     pub(crate) async fn end(self, remark: impl Into<String>) -> Row {
         let (rounds, outages) = (self.rounds, self.outages.clone());
         let (_cluster, client, ledgers) = self.stop().await;
@@ -224,14 +224,14 @@ struct Pulse {
 impl Pulse {
     fn of(writers: &Arc<Writers>) -> Self {
         let beats = Arc::new(Mutex::new(Vec::new()));
-        let (writers, told) = (writers.clone(), beats.clone());
+        let (writers, seen) = (writers.clone(), beats.clone());
         let task = tokio::spawn(async move {
             let mut last = 0;
             loop {
                 let now = writers.acknowledged();
                 if now != last {
                     last = now;
-                    told.lock().unwrap().push(Instant::now());
+                    seen.lock().unwrap().push(Instant::now());
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

@@ -1,5 +1,5 @@
-//! What only QUIC has to stand: a killed process that nothing resets, half-open connections without a socket each, and
-//! datagrams from whoever sends them.
+//! Faults that only QUIC has: a killed process whose connections nothing resets, half-open connections without a socket
+//! each, and datagrams from anyone.
 
 use crate::bench::{Bench, Row};
 use crate::harness::LIMIT;
@@ -13,10 +13,10 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Those who throw garbage at once: datagrams, and streams of well-made connections.
+/// The number of concurrent senders of garbage: datagrams, and streams of well-formed connections.
 const THROWERS: u64 = 16;
 /// What a storm may add: the connections that are let in, that shake hands and that were just closed each hold the
-/// state of TLS and of QUIC. It does not grow with how many come.
+/// state of TLS and of QUIC. It does not grow with the number of callers.
 const STORM_ADDED_MIB: u64 = 64;
 
 /// F-proc-1, F-proc-2: as on TCP.
@@ -27,7 +27,7 @@ pub(crate) async fn kill(rounds: u32) -> Row {
 /// A connection that sends nothing more; with the stream that it has opened, if it has.
 type Silent = (Connection, Option<(SendStream, RecvStream)>);
 
-/// Opens so many connections, every other one with a stream that sends its lane; those that could be opened.
+/// Opens this many connections, every other one with a stream that sends its lane. Returns those that could be opened.
 async fn crowd(address: &str, count: usize) -> Vec<Silent> {
     // Each endpoint is one task; several share the work.
     let endpoints: Vec<Endpoint> = (0..8).map(|_| endpoint()).collect();
@@ -77,8 +77,8 @@ pub(crate) async fn storm(rounds: u32) -> Row {
     siege.end(STORM_ADDED_MIB, format!("{opened} connections")).await
 }
 
-/// F-input-1, F-input-2, F-input-6: datagrams of garbage, first datagrams of handshakes that never go on, whole and
-/// damaged; and garbage on the streams of connections that are in order.
+/// F-input-1, F-input-2, F-input-6: datagrams of garbage; first datagrams, intact and damaged, of handshakes that never
+/// continue; and garbage on the streams of valid connections.
 pub(crate) async fn garbage(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three_over_quic().await);
     let begin = async |round: u32, address: &str, flood: &Flood| {

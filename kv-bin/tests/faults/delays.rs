@@ -1,5 +1,5 @@
-//! Delays that jump, one way, while keys, leases and locks end: none does early by the clock of whoever asked for it,
-//! and no two clients believe at once that they hold a lock.
+//! One-way delays jump while keys, leases and locks expire: none expires early on the clock of the client that
+//! requested it, and no two clients believe at the same time that they hold a lock.
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::{Cluster, LIMIT};
@@ -42,7 +42,7 @@ struct Seen {
     believers: Mutex<Believers>,
 }
 
-/// Those who have got the lock, and have not let it go.
+/// The clients that acquired the lock and have not released it.
 #[derive(Default)]
 struct Believers {
     holders: Vec<(u64, Arc<Lock>)>,
@@ -50,7 +50,7 @@ struct Believers {
 }
 
 impl Believers {
-    /// Counts those who believe that they hold it, at one moment: nobody comes or goes meanwhile.
+    /// Counts the clients that believe that they hold it, at one moment, while no client acquires or releases it.
     fn count(&mut self) {
         let believing = self.holders.iter().filter(|(_, lock)| lock.lease().is_alive());
         let believing: Vec<_> =
@@ -66,7 +66,7 @@ impl Seen {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// A key is gone, so long after the request was first sent that gave it this time.
+    /// A key was removed, this long after the request that set its time to live was first sent.
     fn gone(&self, what: &str, ttl: Duration, passed: Duration) {
         if passed < ttl {
             self.early.lock().unwrap().push(format!("{what}: gone after {passed:?} of {ttl:?}"));
@@ -77,7 +77,7 @@ impl Seen {
     }
 }
 
-/// Puts a key that is to end after this time, by itself or with a lease.
+/// Puts a key that expires after this time, on its own or with a lease.
 async fn put(client: &Client, key: &str, ttl: Duration, on_a_lease: bool) -> Result<Revision, WriteError> {
     let put = client.put(key, "value");
     let written = if on_a_lease {
@@ -112,7 +112,7 @@ async fn holds(client: Client, who: u64, seen: Arc<Seen>) {
     while seen.goes_on() {
         let ttl = Duration::from_millis(fastrand::u64(800..3_000));
         let wanted = client.lock("the lock").ttl(ttl).wait(Duration::from_secs(5)).await;
-        // In a cluster whose messages take that long a lease may end while its owner waits.
+        // If messages take that long, a lease may end while its owner waits.
         let Ok(lock) = wanted else { continue };
         let lock = Arc::new(lock);
         {
@@ -124,7 +124,7 @@ async fn holds(client: Client, who: u64, seen: Arc<Seen>) {
         let held = Duration::from_millis(fastrand::u64(0..4_000));
         if timeout(held, lock.lost()).await.is_ok() {
             seen.lost.fetch_add(1, Ordering::Relaxed);
-            // It may come back, and is believed in then.
+            // It may recover, and then counts again.
             sleep(Duration::from_millis(fastrand::u64(0..2_000))).await;
         }
         seen.believers.lock().unwrap().holders.retain(|(other, _)| *other != who);
@@ -184,7 +184,7 @@ pub(crate) async fn jump(rounds: u32) -> Row {
         ended.expect("it has gone on");
     }
     bench.level().await;
-    // The last tenures end with their leases, and so do puts whose outcome was not heard.
+    // The last holders lose the lock with their leases, and so do puts whose outcome was not received.
     let start = Instant::now();
     for prefix in ["the lock", "brief/"] {
         while !bench.client.scan(prefix).await.expect("the cluster serves").is_empty() {

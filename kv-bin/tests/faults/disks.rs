@@ -5,8 +5,8 @@ use crate::harness::{Cluster, level};
 use crate::machine::{Mounted, must};
 use std::time::{Duration, Instant};
 
-/// F-disk-11: one member's disk is a small tmpfs. It fills up, the member reports that and ends, the others go on;
-/// given room it returns.
+/// F-disk-11: one member's disk is a small tmpfs. It fills up, the member reports that and stops, and the others
+/// continue; with free space it returns.
 pub(crate) async fn full(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     flags.extend(["--segment-bytes", "256KiB", "--max-batch-bytes", "64KiB", "--max-value-bytes", "16KiB"]);

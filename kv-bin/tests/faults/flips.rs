@@ -76,7 +76,7 @@ pub(crate) async fn flip(rounds: u32) -> Row {
                         assert!(verdict.is_good(), "{verdict:#?} ({flips:?})");
                     }
                     Err(reason) => {
-                        assert!(reason.contains("stopped by itself"), "{reason:?} ({flips:?})");
+                        assert!(reason.contains("stopped: "), "{reason:?} ({flips:?})");
                         tally.stopped += 1;
                         tally.note(&reason);
                     }
@@ -99,8 +99,8 @@ pub(crate) async fn flip(rounds: u32) -> Row {
     Row { rounds, verdict, remark, ..Row::default() }
 }
 
-/// Lets the damaged member repair itself, and then reads everything without `other`, so that it is needed. Or else
-/// returns with which words the damaged member ended.
+/// Lets the damaged member repair itself, and then reads everything without `other`, so that it is needed. If the
+/// damaged member stops instead, returns its last message.
 async fn needed(
     cluster: &mut Cluster,
     client: &Client,
@@ -182,8 +182,8 @@ impl Flip {
 }
 
 impl Flips {
-    /// Flips bits of the files whose names begin so, where there is something to damage: of the superblock in one copy,
-    /// since without a quorum of them the disk is lost.
+    /// Flips bits in the used parts of the files whose names begin so; in the superblock only in one copy, because
+    /// without a quorum of copies the disk is lost.
     fn of(folder: &Path, zone: &str, random: &mut fastrand::Rng) -> Self {
         let in_zone =
             |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(zone));
@@ -212,7 +212,7 @@ impl Flips {
         Self(flips)
     }
 
-    /// Flips bits in one of `shares` equal parts of what the journal holds.
+    /// Flips bits in one of `shares` equal parts of the journal's contents.
     fn of_share(folder: &Path, share: usize, shares: usize, random: &mut fastrand::Rng) -> Self {
         let mut places = Vec::new();
         for (path, bytes) in contents(folder) {
@@ -229,7 +229,7 @@ impl Flips {
         Self((0..AT_ONCE).map(flip).collect())
     }
 
-    /// Flips them back, except what the member itself has written anew.
+    /// Flips them back, except where the member has written since.
     fn undo(&self) {
         self.0.iter().for_each(Flip::undo);
     }

@@ -1,5 +1,5 @@
-//! A member under attack: thousands of silent connections, and floods of garbage. The load goes on, and the memory that
-//! the member takes stays within its bound.
+//! A member under attack: thousands of silent connections, and floods of garbage. The load continues, and the memory of
+//! the member stays within its bound.
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::{Cluster, LIMIT};
@@ -15,9 +15,9 @@ use tokio::time::timeout;
 pub(crate) const STORM: usize = 10_000;
 /// What an attack may add.
 pub(crate) const ADDED_MIB: u64 = 32;
-/// Those who throw garbage at once.
+/// The number of concurrent senders of garbage.
 const THROWERS: u32 = 64;
-/// Opens so many connections, and sends `first` on each; those that could be opened.
+/// Opens this many connections, and sends `first` on each. Returns those that could be opened.
 async fn crowd(address: SocketAddr, count: usize, first: &'static [u8]) -> Vec<TcpStream> {
     let mut opening = JoinSet::new();
     let mut open = Vec::new();

@@ -1,4 +1,4 @@
-//! Links between members whose delays change: a proxy for each two of them, one way and the other.
+//! Links with changing delays between members: a proxy for each pair and direction.
 
 use crate::harness::{free_port, members};
 use std::sync::Arc;
@@ -81,8 +81,7 @@ async fn serve(listener: TcpListener, target: String, there: Delay, back: Delay)
     }
 }
 
-/// Carries what comes on one direction of a connection, each piece after the delay of the moment at which it came, in
-/// order.
+/// Forwards one direction of a connection in order, each piece after the delay at the time of its arrival.
 async fn carry(from: OwnedReadHalf, to: OwnedWriteHalf, delay: Delay) {
     let (sender, receiver) = mpsc::channel(ON_THE_WAY);
     tokio::join!(take(from, sender, delay), hand_on(to, receiver));

@@ -1,4 +1,4 @@
-//! What the machine offers, and what the fault drills do as root: mounts, network namespaces, tracing.
+//! The machine's capabilities, and the operations that need root: mounts, network namespaces, tracing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -92,7 +92,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Whoever still uses it does so until he goes.
+        // Processes that still use it keep it until they end.
         let _ = attempt("umount", &["--lazy", self.at.to_str().expect("our own path")]);
     }
 }
@@ -140,7 +140,7 @@ impl Drop for Injection {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        // The kernel lets go of what it traced.
+        // The kernel releases the traced processes.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

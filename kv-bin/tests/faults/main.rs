@@ -1,14 +1,14 @@
 //! The fault drills: real processes, real kernels, real faults. Members are killed, frozen, starved of descriptors, cut
-//! off in network namespaces; their system calls fail, their disks fill up and lose power, their files rot. Every write
-//! that was acknowledged must be there afterwards, once.
+//! off in network namespaces; their system calls fail, their disks fill up and lose power, their files are damaged.
+//! Every acknowledged write must be there afterwards, once.
 //!
 //! ```text
 //! cargo test -p kv-bin --test faults -- --ignored              all drills at full length: two hours, one of which is a soak
 //! cargo test -p kv-bin --test faults -- --short                all drills, briefly: what the gate runs
 //! cargo test -p kv-bin --test faults -- power --rounds 20      these drills (by the beginning of their names), so many rounds
 //! ```
-//! It prints one table. A drill that needs what this machine lacks is skipped, and the table has the reason. Without
-//! arguments nothing runs, so that a plain `cargo test` stays quick.
+//! It prints one table. A drill is skipped if this machine lacks something that it needs, and the table contains the
+//! reason. Without arguments nothing runs, so that a plain `cargo test` stays quick.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -60,7 +60,7 @@ use std::time::{Duration, Instant};
 /// One kind of fault, again and again.
 struct Drill {
     name: &'static str,
-    /// The rows of the fault list that it stands for.
+    /// The ids of the faults that it covers.
     faults: &'static str,
     needs: &'static [Need],
     /// How many rounds at full length, and in the short form.
@@ -162,7 +162,7 @@ impl Wish {
     }
 
     fn is_none(&self) -> bool {
-        // A name alone may be meant for the other tests of a run.
+        // A name alone may select the other tests of a run.
         !(self.full || self.short || self.rounds.is_some())
     }
 

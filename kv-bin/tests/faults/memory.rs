@@ -1,4 +1,4 @@
-//! How much memory members take: one that gets the state of a large store, and a witness.
+//! The memory of members: of one that receives the state of a large store, and of a witness.
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::Cluster;
@@ -12,7 +12,7 @@ const ROUND: usize = 64 << 20;
 /// The size of one value, and how many are on their way at once.
 const VALUE: usize = 16 << 10;
 const AT_ONCE: usize = 128;
-/// Writes per second that go on while the member catches up, besides those of the bench.
+/// Writes per second while the member catches up, in addition to those of the bench.
 const RATE: usize = 1000;
 const STEADY_KEYS: usize = 100;
 /// What a member may take at most that receives a state, however large it is: two memtables of `checkpoint_bytes` (32
@@ -79,8 +79,8 @@ fn steady(client: Client) -> JoinHandle<()> {
     })
 }
 
-/// T8, F-load-2: a backup is away while much is written, more than is kept of the journal. It gets the state while
-/// writes go on, in bounded memory.
+/// T8, F-load-2: while a backup is away, more is written than the journals keep. It receives the state while writes
+/// continue, in bounded memory.
 pub(crate) async fn away(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     flags.extend(["--journal-retention-bytes", "16MiB"]);

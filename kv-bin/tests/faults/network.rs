@@ -7,7 +7,7 @@ use std::time::Instant;
 
 const ROLES: [&str; 3] = ["data", "data", "data"];
 
-/// Where views are counted: what is starved for half a second is not dead.
+/// For counting views: a member without processor time for half a second is not dead.
 const PATIENT: [&str; 4] = ["--failure-timeout-min", "600ms", "--failure-timeout-max", "6s"];
 
 /// A cluster under load, each member behind a cable.

@@ -1,5 +1,5 @@
-//! Others take as much as they get, and one client goes on: how long its puts and gets take beside them, and when it is
-//! alone. A member that is killed meanwhile comes back.
+//! Other clients use as much as they can get. Measures the puts and gets of one client beside them, and when it is
+//! alone. A member that is killed meanwhile returns.
 
 use crate::attacks::Attack;
 use crate::bench::{FLAGS, Row};
@@ -28,7 +28,7 @@ const WORST: u32 = 10;
 const SETTLED: f64 = 0.9;
 /// So many rounds it may take until then.
 const MOST_ROUNDS: usize = 300;
-/// Whoever waits for nothing else than a call makes the next one after this long.
+/// The pause between two calls of a client that does nothing else.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What calls took.
@@ -120,7 +120,7 @@ impl Neighbours {
         }
     }
 
-    /// Fills the store with what is scanned.
+    /// Fills the store with data for the scans.
     async fn fill(&mut self) {
         let value = vec![b'v'; if self.is_short { VALUE.1 } else { VALUE.0 }];
         let keys = KEYS * (self.calls / CALLS);
@@ -137,7 +137,7 @@ impl Neighbours {
         harness::level(&self.looker, &[0, 1, 2]).await;
     }
 
-    /// Waits until the client's calls get no faster: what was written before is on the disk.
+    /// Waits until the client's calls do not get faster any more: earlier writes are on the disk.
     async fn settle(&mut self) {
         let mut best = Duration::MAX;
         let mut since_best = 0;
@@ -168,7 +168,7 @@ impl Neighbours {
         self.remarks.push(remark);
     }
 
-    /// Measures the client beside an attack on the primary, while a backup is killed and comes back.
+    /// Measures the client beside an attack on the primary, while a backup is killed and restarted.
     async fn beside(&mut self, what: &str, attack: impl AsyncFnOnce(&Cluster, String) -> Attack) {
         let primary = harness::primary(&self.looker).await;
         let attack = attack(&self.cluster, self.cluster.address(primary).to_owned()).await;
@@ -187,10 +187,10 @@ impl Neighbours {
         let back = Instant::now();
         // It waits for the member without giving way to others: the client calls on another thread.
         let (client, joined) = (self.client.clone(), Arc::new(AtomicBool::new(false)));
-        let told = joined.clone();
+        let seen = joined.clone();
         let calling = tokio::spawn(async move {
             let mut times = Times::default();
-            times.measure(&client, |_| told.load(Ordering::Relaxed)).await;
+            times.measure(&client, |_| seen.load(Ordering::Relaxed)).await;
             times
         });
         self.cluster.restart(backup);

@@ -1,6 +1,6 @@
-//! Power cuts: each member's disk is an ext4 image on a loop device, and the shutdown ioctl makes it forget what was
-//! not written through. With fsync made to do nothing, the same cuts must lose what was acknowledged: else this drill
-//! sees nothing.
+//! Power cuts: each member's disk is an ext4 image on a loop device, and the shutdown ioctl drops all data that was not
+//! written through. If fsync does nothing, the same cuts must lose acknowledged writes; otherwise this drill detects
+//! nothing.
 
 use crate::bench::{Bench, FLAGS, Row, judge};
 use crate::harness::{Cluster, primary, progress};
@@ -28,7 +28,7 @@ struct Disks {
 
 impl Disks {
     fn new() -> Self {
-        // In memory, where that is possible: what is to survive a cut has been written to the image either way.
+        // In memory, if possible: data that must survive a cut has been written to the image in any case.
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let folder = folder.unwrap();
@@ -80,7 +80,7 @@ fn powered(disks: &Disks) -> Cluster {
 
 /// Cuts the power of these members' disks, and of the members.
 fn cut(disks: &mut Disks, cluster: &mut Cluster, ids: &[usize]) {
-    // The load goes on meanwhile.
+    // The load continues meanwhile.
     tokio::task::block_in_place(|| {
         disks.cut(ids);
         ids.iter().for_each(|id| cluster.kill(*id));
@@ -88,7 +88,7 @@ fn cut(disks: &mut Disks, cluster: &mut Cluster, ids: &[usize]) {
     });
 }
 
-/// F-disk-1: one member at a time, whoever is primary among them.
+/// F-disk-1: one member at a time, sometimes the primary.
 pub(crate) async fn one(rounds: u32) -> Row {
     let mut disks = Disks::new();
     let mut bench = Bench::on(powered(&disks)).await;
@@ -151,8 +151,8 @@ pub(crate) async fn control(rounds: u32) -> Row {
         losses.push(without_fsync().await);
     }
     let seen = losses.iter().all(|loss| loss.lost > 0 || loss.refused.is_some());
-    let told: Vec<_> = losses.iter().map(Loss::to_string).collect();
-    let remark = format!("each must be seen to lose: {}", told.join("; "));
+    let results: Vec<_> = losses.iter().map(Loss::to_string).collect();
+    let remark = format!("each must be seen to lose: {}", results.join("; "));
     if seen { Row { rounds, remark, ..Row::default() } } else { Row::failed(&remark) }
 }
 

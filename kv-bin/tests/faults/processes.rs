@@ -29,7 +29,7 @@ pub(crate) async fn kill_primaries(bench: &mut Bench, rounds: u32) {
     }
 }
 
-/// F-proc-5: the primary freezes, is replaced, and goes on as if nothing had been.
+/// F-proc-5: the primary freezes, is replaced, and resumes.
 pub(crate) async fn freeze(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for _ in 0..rounds {

@@ -1,5 +1,5 @@
-//! What all attacks on a member have in common: round by round its load goes on, and it takes no more memory than is
-//! promised.
+//! The common part of all attacks on a member: in each round its load continues, and its memory stays within the
+//! documented bound.
 
 use crate::bench::{Bench, Row};
 use crate::memory::{now_mib, peak_mib};
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// What a member may take at most while strangers do their worst: what it takes for its own work (see `memory`) and
-/// what those hold that have not sent their hello, far below a MiB in all.
+/// The most memory of a member under an attack by strangers: its own work (see `memory`), plus the callers that have
+/// not sent their hello, far below a MiB in all.
 const BOUND_MIB: u64 = 128;
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ impl Siege {
         self.bench.cluster.address(chief).to_owned()
     }
 
-    /// The load goes on meanwhile.
+    /// The load continues meanwhile.
     pub(crate) async fn progress(&mut self) {
         self.bench.progress().await;
         self.added = self.added.max(now_mib(self.pid).saturating_sub(self.before));
@@ -87,7 +87,7 @@ impl Siege {
     }
 }
 
-/// Stops those that throw, and counts what they have thrown.
+/// Stops the attackers, and counts what they have sent.
 #[derive(Clone, Default)]
 pub(crate) struct Flood {
     over: Arc<AtomicBool>,

@@ -1,5 +1,4 @@
-//! Long loads: whatever a member has too little of in a minute, it has none of after an hour. Memory and descriptors
-//! are looked at in each round.
+//! Long loads: a resource that leaks slowly is used up after an hour. Memory and descriptors are checked in each round.
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::Cluster;
@@ -15,12 +14,12 @@ use tokio::task::JoinSet;
 /// A round at full length and in the short form, which has at most this many.
 const ROUND: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(4));
 const FEW_ROUNDS: u32 = 3;
-/// Less memory for what is not in a checkpoint, so that there are many, and for what was read of the state, so that it
-/// is soon full.
+/// Small memtables, so that there are many checkpoints, and a small cache, so that it is soon full.
 const SMALL: [&str; 4] = ["--checkpoint-bytes", "4MiB", "--cache-bytes", "8MiB"];
 /// What memory may differ by from one look to another.
 const NOISE_MIB: u64 = 24;
-/// What a member may take in all: two memtables and the cache, with what the allocator adds, and 60 MiB for all else.
+/// The most memory of a member: two memtables and the cache, the overhead of the allocator, and 60 MiB for everything
+/// else.
 const MOST_MIB: u64 = 96;
 /// The watches that follow everything, one of which takes nothing.
 const WATCHES: usize = 8;
@@ -103,7 +102,7 @@ fn files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// What members take, round by round. It is compared with what they took when they had settled.
+/// The memory of the members in each round, which is compared with their memory once they had settled.
 #[derive(Default)]
 struct Looks {
     settled: Option<(u64, usize)>,
@@ -169,15 +168,15 @@ pub(crate) async fn long(rounds: u32) -> Row {
     bench.end(format!("{first} MiB settled, {mib} at last, {} at most; {open} files", looks.most)).await
 }
 
-/// Removes what is not in the writers' ledgers.
+/// Removes data that is not in the writers' ledgers.
 async fn clear(bench: &Bench) {
     for key in 0..KEYS {
         bench.client.delete(format!("used/{key}")).await.expect("the cluster serves");
     }
 }
 
-/// F-disk-14: each sync of one backup's disk takes half a second, for long. Its checkpoints go on, and its memory does
-/// not grow.
+/// F-disk-14: each sync of one backup's disk takes half a second, for a long time. The backup still makes checkpoints,
+/// and its memory does not grow.
 pub(crate) async fn slow_journal(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &[&FLAGS[..], &SMALL].concat());
     cluster.under[2] = strace(SLOW);

@@ -1,4 +1,4 @@
-//! Large states on their way to a member that lost touch: how long that takes, and what it costs the members that send.
+//! Transfers of a large state to a member that was away: their duration, and the costs for the sources.
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::Cluster;
@@ -18,18 +18,18 @@ const ROUND: usize = 64 << 20;
 /// bytes: a value of 64 KiB with its key would take 128 KiB.
 const VALUE: usize = 60_000;
 const AT_ONCE: usize = 64;
-/// The writes that go on meanwhile: so many in ten milliseconds, to so many keys. The writers of the bench come on top.
+/// The writes during the transfer: the number per ten milliseconds, and the number of keys. The writers of the bench
+/// are additional.
 const EACH_TICK: usize = 10;
 const TICK: Duration = Duration::from_millis(10);
 const SMALL_KEYS: usize = 10_000;
 const SMALL_VALUE: usize = 256;
 /// How long the load runs before the members are measured for the first time.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// What a member that sends its state may take beyond what it takes under the same load without that: less than the
-/// smallest state here.
+/// The most additional memory of a source, compared with the same load without a transfer: less than the smallest state
+/// here.
 const MEMORY_SLACK_MIB: u64 = 60;
-/// What its state file may grow by, however large it is: the pages that the running checkpoints replace stay until
-/// nobody reads the snapshot any more.
+/// The most growth of its state file: the pages that checkpoints replace stay until the snapshot is no longer read.
 const FILE_SLACK_MIB: u64 = 512;
 
 /// What one process takes, in MiB.
@@ -104,8 +104,8 @@ impl Steady {
     }
 }
 
-/// T2, T6: the state of a member that was away arrives at the first try, beside 1,000 writes per second, and costs
-/// those who send it neither memory nor disk.
+/// T2, T6: a member that was away receives the state at the first attempt, beside 1,000 writes per second, and the
+/// sources need no additional memory or disk space.
 pub(crate) async fn large(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     // What is small beside the smallest state that is sent here.

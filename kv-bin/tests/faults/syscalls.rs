@@ -4,7 +4,8 @@ use crate::bench::{Bench, Row};
 use crate::machine::Injection;
 use std::time::Instant;
 
-/// F-disk-10, F-disk-11, F-disk-13: what fails, as strace takes it, and what the member must report.
+/// F-disk-10, F-disk-11, F-disk-13: the failing call, as strace expects it, and the message that the member must
+/// report.
 const FAILURES: [(&str, &str); 4] = [
     ("fdatasync:error=EIO:when=1", "the disk failed"),
     ("pwrite64:error=ENOSPC:when=1+", "the disk is full: free some space"),
@@ -12,8 +13,8 @@ const FAILURES: [(&str, &str); 4] = [
     ("fdatasync:error=ENOSPC:when=3", "the disk is full: free some space"),
 ];
 
-/// By turns the primary's and a backup's call fails, often only once. That member names the reason and ends; the others
-/// go on.
+/// By turns the primary's and a backup's call fails, often only once. That member reports the reason and stops; the
+/// others continue.
 pub(crate) async fn fail(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for round in 0..rounds as usize {
@@ -23,7 +24,7 @@ pub(crate) async fn fail(rounds: u32) -> Row {
         let injection = Injection::into(bench.cluster.pid(victim), what);
         let last = bench.ended(victim).await;
         drop(injection);
-        assert!(last.contains("stopped by itself") && last.contains(words), "{what}: {last:?}");
+        assert!(last.contains("stopped: ") && last.contains(words), "{what}: {last:?}");
         bench.progress().await;
         bench.survived(blow);
         bench.cluster.restart(victim);
@@ -48,7 +49,7 @@ pub(crate) async fn slow(rounds: u32) -> Row {
     bench.end("0.4 s more for each fdatasync").await
 }
 
-/// F-disk-15: an fsync of the primary does not return. It is fenced by itself and replaced.
+/// F-disk-15: an fsync of the primary does not return. The primary fences itself, and is replaced.
 pub(crate) async fn stall(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for _ in 0..rounds {

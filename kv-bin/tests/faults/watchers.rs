@@ -1,4 +1,4 @@
-//! Those who follow what changes, while primaries die.
+//! Watches while primaries are killed.
 
 use crate::bench::{Bench, Row};
 use crate::harness::LIMIT;
@@ -40,7 +40,7 @@ async fn follow(client: Client, start: Revision) -> Seen {
     }
 }
 
-/// F-proc-1: a hundred who follow every change see each once and in order, whichever member dies while it sends them.
+/// F-proc-1: a hundred watches deliver every change once and in order, although the members that serve them are killed.
 pub(crate) async fn kill(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     let start = bench.client.put(END, "not yet").await.expect("the cluster serves").revision;

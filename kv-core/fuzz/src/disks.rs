@@ -1,4 +1,4 @@
-//! What a disk gives back: journal files and superblocks that are not what was written.
+//! Damaged disks: journal files and superblocks that differ from what was written.
 
 use super::dice::{CLUSTER, Dice, entry_after};
 use kv_core::config::{FixedOptions, Options};
@@ -78,7 +78,7 @@ fn damage(disk: &Disk, name: &str, dice: &mut Dice<'_>) {
         }
         2 => bytes.truncate(place(dice)),
         3 => {
-            // A block that was meant for elsewhere, or an old one.
+            // A misdirected block, or an old one.
             let (from, to) = (place(dice) / 512 * 512, place(dice) / 512 * 512);
             let count = [512, 4096][usize::from(dice.chance())];
             if from.max(to) + count <= bytes.len() {
@@ -98,8 +98,8 @@ fn damage(disk: &Disk, name: &str, dice: &mut Dice<'_>) {
     disk.put(name, bytes);
 }
 
-/// Damages some files of the journal and opens it: refused, or every entry that it gives is the one that was written.
-/// Then it goes on from there.
+/// Damages some files of the journal and opens it: it is refused, or every entry that it returns is the one that was
+/// written. Then the journal continues from there.
 pub fn journal(data: &[u8]) {
     let mut dice = Dice(data);
     let (disk, entries) = intact();
@@ -135,7 +135,7 @@ pub fn journal(data: &[u8]) {
     }
 }
 
-/// Damages the copies of the superblock: refused, or the view is what it was, never an older one.
+/// Damages the copies of the superblock: it is refused, or the view is the same, never an older one.
 pub fn superblock(data: &[u8]) {
     let mut dice = Dice(data);
     let (disk, _) = intact();

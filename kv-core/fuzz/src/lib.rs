@@ -1,4 +1,4 @@
-//! What each fuzz target does with its bytes. None may panic, whatever they are; and what it makes of them must hold.
+//! The fuzz targets. None may panic for any bytes, and each checks its results.
 
 mod dice;
 mod disks;

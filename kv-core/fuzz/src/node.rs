@@ -33,7 +33,7 @@ fn logs() -> &'static [Vec<Entry>; 2] {
     })
 }
 
-/// Feeds a replica with what the input decides, as its driver would.
+/// Feeds a replica with events chosen by the input, as its driver would.
 pub fn replica(data: &[u8]) {
     let mut dice = Dice(data);
     let mut builder = Cluster::builder(CLUSTER).member(0, "a:0").member(1, "a:1");
@@ -132,7 +132,7 @@ impl Host {
             },
             _ => {
                 let from = member(dice);
-                // Only what the wire lets through.
+                // Only messages that the wire accepts.
                 let Ok(message) = decode_message(encode_message(&self.message(dice))) else { return };
                 Input::Message { from, message }
             }
@@ -147,9 +147,9 @@ impl Host {
             match output {
                 Output::Write { seq, write } => {
                     self.writes.push_back(seq);
-                    if let Write::Rebase(adoption) = write {
-                        self.commit = self.commit.max(adoption.point.anchor.op);
-                        self.applied = self.applied.max(adoption.point.anchor.op);
+                    if let Write::Rebase(rebase) = write {
+                        self.commit = self.commit.max(rebase.point.anchor.op);
+                        self.applied = self.applied.max(rebase.point.anchor.op);
                     }
                 }
                 Output::Commit { commit } => self.commit = self.commit.max(commit.op),

@@ -1,4 +1,4 @@
-//! What a peer sends as its state: pieces of a snapshot that are not what was read there.
+//! Pieces of a snapshot from a peer that differ from the ones that were read there.
 
 use super::dice::{Dice, entry_after};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 const STAGING: &str = "state.transfer";
 /// About the bytes of a piece, so that there are several.
 const PIECE_BYTES: usize = 150;
-/// More than the B-tree needs for what a few hundred bytes of decisions can store.
+/// More than the B-tree needs for the data that a few hundred bytes of input can store.
 const MOST_BYTES: u64 = 8 << 20;
 
 fn limits() -> Limits {
@@ -24,7 +24,7 @@ fn limits() -> Limits {
     Limits::from(&options)
 }
 
-/// The pieces of a state with a session and some keys, where it stands, and its digest.
+/// The pieces of a state with a session and some keys, its point, and its digest.
 struct Source {
     pieces: Vec<Chunk>,
     at: Anchor,
@@ -96,7 +96,7 @@ fn change(bytes: &Bytes, dice: &mut Dice<'_>) -> Bytes {
     changed.into()
 }
 
-/// A piece, or what someone makes of it who knows how pieces are made. True if its rows are not those of the source.
+/// A piece, or a forgery of it with a valid checksum. True if its rows are not those of the source.
 fn craft(chunk: &mut Chunk, dice: &mut Dice<'_>) -> bool {
     match dice.below(10) {
         0 | 1 => {

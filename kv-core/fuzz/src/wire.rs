@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// The body of a frame whose checksums hold. What is accepted comes back the same after another journey.
+/// The body of a frame with valid checksums. An accepted message round-trips.
 pub fn wire(data: &[u8]) {
     let Some((first, body)) = data.split_first() else { return };
     let body = Bytes::copy_from_slice(body);
@@ -41,7 +41,7 @@ pub fn wire(data: &[u8]) {
     }
 }
 
-/// A byte stream, checksums and all, from its first byte on. Memory follows what has come.
+/// A byte stream including checksums, from its first byte on. Memory grows only with the received bytes.
 pub fn stream(data: &[u8]) {
     let Some((first, mut rest)) = data.split_first() else { return };
     let mut reader = FrameReader::new(&mut rest, 64 << 10);
@@ -88,7 +88,7 @@ pub fn hello(data: &[u8]) {
     }
 }
 
-/// Requests in an entry of the log, whose author nobody knows: two members that apply it come to the same.
+/// Arbitrary requests in an entry of the log: two members that apply it arrive at the same state.
 pub fn requests(data: &[u8]) {
     let mut dice = Dice(data);
     let mut options = Options::default();

@@ -1,9 +1,9 @@
-//! The damage atlas: what disks lose at rest, and the limits on that. A wound is first inflicted on a copy of the disk,
-//! and the copy is opened. Only if every record that it costs can still be read elsewhere does the wounded disk replace
+//! The damage atlas: what disks lose at rest, and the limits on that. Damage is first inflicted on a copy of the disk,
+//! and the copy is opened. Only if every record that it costs can still be read elsewhere does the damaged disk replace
 //! the disk. So nothing is ever lost everywhere, and whatever happens then, the cluster must lose nothing and recover.
 //!
 //! A state covers all entries up to its checkpoint, as long as its file is intact. A damaged file does not count, even
-//! if the wound does not matter.
+//! if the damage does not matter.
 
 use super::member::Member;
 use super::plan::pick;
@@ -25,7 +25,7 @@ const ZEROS: [u8; 4096] = [0; 4096];
 
 /// A kind of damage to a file at rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Wound {
+enum DamageKind {
     /// A bit flips.
     Flip,
     /// A sector becomes unreadable.
@@ -40,10 +40,10 @@ enum Wound {
     Gone,
 }
 
-/// A wound and where it is.
+/// Damage and where it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Injury {
-    wound: Wound,
+    kind: DamageKind,
     file: String,
     at: u64,
     /// Where misdirected bytes come from, and which bit is flipped.
@@ -55,23 +55,23 @@ struct Injury {
 impl Injury {
     fn inflict(&self, disk: &Disk) {
         let (file, at) = (&self.file, self.at);
-        match self.wound {
-            Wound::Flip => {
+        match self.kind {
+            DamageKind::Flip => {
                 disk.flip_bit(file, at, u8::try_from(self.other % 8).unwrap_or(0));
             }
-            Wound::Unreadable => disk.make_unreadable(file, at / SECTOR * SECTOR, SECTOR),
-            Wound::Lost => {
+            DamageKind::Unreadable => disk.make_unreadable(file, at / SECTOR * SECTOR, SECTOR),
+            DamageKind::Lost => {
                 let unit = if self.small { SECTOR } else { BLOCK };
                 disk.overwrite(file, at / unit * unit, &ZEROS[..usize::try_from(unit).unwrap_or(0)]);
             }
-            Wound::Misdirected => {
+            DamageKind::Misdirected => {
                 let bytes = disk.contents(file).unwrap_or_default();
                 let from = usize::try_from(self.other / BLOCK * BLOCK).unwrap_or(0);
                 let block: Vec<u8> = bytes.into_iter().skip(from).take(ZEROS.len()).collect();
                 disk.overwrite(file, at / BLOCK * BLOCK, &block);
             }
-            Wound::Shortened => disk.shorten(file, at),
-            Wound::Gone => disk.lose(file),
+            DamageKind::Shortened => disk.shorten(file, at),
+            DamageKind::Gone => disk.lose(file),
         }
     }
 }
@@ -86,22 +86,28 @@ struct Copies {
 }
 
 impl World {
-    /// Damages the disk of a member that is down, if the plan says so.
+    /// Damages the disk of a member that is down, if the plan requires it.
     pub(super) fn damage_at_rest(&mut self, member: usize) {
         let Some(plan) = self.plan.damage else { return };
         let spared = plan.victim.is_some_and(|victim| victim != member);
         if spared || self.healed.is_some() || self.rng.u32(0..100) >= plan.chance {
             return;
         }
-        let kinds = [Wound::Flip, Wound::Flip, Wound::Unreadable, Wound::Lost, Wound::Misdirected];
+        let kinds = [
+            DamageKind::Flip,
+            DamageKind::Flip,
+            DamageKind::Unreadable,
+            DamageKind::Lost,
+            DamageKind::Misdirected,
+        ];
         let mut injuries = Vec::new();
         for _ in 0..self.rng.u32(1..4) {
-            let wound =
-                if self.rng.u32(0..20) == 0 { Wound::Shortened } else { *pick(&mut self.rng, &kinds) };
-            injuries.extend(self.injury(member, wound));
+            let kind =
+                if self.rng.u32(0..20) == 0 { DamageKind::Shortened } else { *pick(&mut self.rng, &kinds) };
+            injuries.extend(self.injury(member, kind));
         }
         if plan.states && self.rng.u32(0..8) == 0 {
-            injuries.extend(self.injury(member, Wound::Gone));
+            injuries.extend(self.injury(member, DamageKind::Gone));
         }
         self.injure(member, &injuries);
     }
@@ -110,20 +116,20 @@ impl World {
     pub(super) fn damage_under_way(&mut self, member: usize) {
         let spared = self.plan.damage.is_none_or(|plan| plan.victim.is_some_and(|victim| victim != member));
         if !spared && self.members[member].is_up() {
-            let wound = *pick(&mut self.rng, &[Wound::Flip, Wound::Unreadable]);
-            let injury = self.injury(member, wound);
+            let kind = *pick(&mut self.rng, &[DamageKind::Flip, DamageKind::Unreadable]);
+            let injury = self.injury(member, kind);
             self.injure(member, injury.as_slice());
         }
     }
 
     /// Damages a disk like this, unless that would be too much.
     fn injure(&mut self, member: usize, injuries: &[Injury]) {
-        let wounded = self.members[member].disk.fork();
-        injuries.iter().for_each(|injury| injury.inflict(&wounded));
+        let damaged = self.members[member].disk.fork();
+        injuries.iter().for_each(|injury| injury.inflict(&damaged));
         let deceitful =
-            injuries.iter().any(|injury| !matches!(injury.wound, Wound::Flip | Wound::Unreadable));
+            injuries.iter().any(|injury| !matches!(injury.kind, DamageKind::Flip | DamageKind::Unreadable));
         let state_hurt = injuries.iter().any(|injury| injury.file == STATE);
-        if !self.is_bearable(member, &wounded, deceitful, state_hurt) {
+        if !self.is_bearable(member, &damaged, deceitful, state_hurt) {
             return self.checker.count("damage that would have been too much");
         }
         self.members[member].state_hurt |= state_hurt;
@@ -136,17 +142,17 @@ impl World {
     }
 
     /// An injury of this kind for a file on the disk; `None` if there is no suitable file.
-    fn injury(&mut self, member: usize, wound: Wound) -> Option<Injury> {
+    fn injury(&mut self, member: usize, kind: DamageKind) -> Option<Injury> {
         let disk = self.members[member].disk.clone();
         let of_state = |name: &str| name.starts_with(STATE);
         let mut files: Vec<String> = disk.names().into_iter().filter(|name| !of_state(name)).collect();
         // A failed read of the state is a failure of the disk; only readable damage counts as damage.
-        let readable = !matches!(wound, Wound::Unreadable | Wound::Shortened);
+        let readable = !matches!(kind, DamageKind::Unreadable | DamageKind::Shortened);
         let seldom = if self.plan.damage.is_some_and(|plan| plan.states) { 2 } else { 3 };
-        let of_the_state = wound == Wound::Gone || readable && self.rng.u32(0..seldom) == 0;
+        let of_the_state = kind == DamageKind::Gone || readable && self.rng.u32(0..seldom) == 0;
         let file = if of_the_state && self.may_hurt_state(member) {
             STATE.to_owned()
-        } else if files.is_empty() || wound == Wound::Gone {
+        } else if files.is_empty() || kind == DamageKind::Gone {
             return None;
         } else {
             files.swap_remove(self.rng.usize(0..files.len()))
@@ -154,7 +160,7 @@ impl World {
         let bytes = disk.contents(&file).unwrap_or_default();
         let used = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
         let (at, other) = (self.rng.u64(0..used), self.rng.u64(0..used));
-        Some(Injury { wound, file, at, other, small: self.rng.bool() })
+        Some(Injury { kind, file, at, other, small: self.rng.bool() })
     }
 
     /// Whether the state of a member may be damaged: another state is intact, or the intact parts of all may be
@@ -170,20 +176,20 @@ impl World {
         (0..self.members.len()).any(|other| other != member && whole(&self.members[other]))
     }
 
-    /// Whether everything that this wounded disk of a member lacks can be read from another.
-    fn is_bearable(&mut self, member: usize, wounded: &Disk, deceitful: bool, state_hurt: bool) -> bool {
+    /// Whether everything that this damaged disk of a member lacks can be read from another.
+    fn is_bearable(&mut self, member: usize, damaged: &Disk, deceitful: bool, state_hurt: bool) -> bool {
         let hurt = |member: usize| self.members[member].state_hurt;
         let Some(before) = self.copies(member, &self.members[member].disk, hurt(member)) else {
             return false;
         };
-        let Some(after) = self.copies(member, wounded, hurt(member) || state_hurt) else { return false };
+        let Some(after) = self.copies(member, damaged, hurt(member) || state_hurt) else { return false };
         // A device that drops its very last writes, or reverts them, without a trace: this cannot be detected, and kv
         // does not promise to.
-        if deceitful && !self.tells_its_damage(member, wounded) {
+        if deceitful && !self.reports_its_damage(member, damaged) {
             return false;
         }
-        if self.tells_of_loss(member, wounded)
-            && self.others_that_tell_of_loss(member) >= self.may_tell_of_loss()
+        if self.reports_loss(member, damaged)
+            && self.others_that_report_loss(member) >= self.may_report_loss()
         {
             return false;
         }
@@ -193,7 +199,7 @@ impl World {
         // The intact parts of damaged states may be combined. Computed only if no other state is intact.
         let some_are_whole = others.iter().any(|held| held.through > Op::ZERO);
         let of_pieces = self.plan.damage.is_some_and(|plan| plan.states) && !some_are_whole;
-        let together = of_pieces.then(|| self.whole_state(Some((member, wounded)))).flatten();
+        let together = of_pieces.then(|| self.whole_state(Some((member, damaged)))).flatten();
         let together = Copies { entries: BTreeMap::new(), through: together.unwrap_or_default() };
         let is_held =
             |op: Op, hash: Hash| others.iter().chain([&together]).any(|held| self.is_among(held, op, hash));
@@ -246,25 +252,25 @@ impl World {
         (recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost).then_some(state)
     }
 
-    /// At most this many members may not know what they had. With more, nobody could prove of an op that it was not
-    /// committed, although nothing was lost.
-    fn may_tell_of_loss(&self) -> usize {
+    /// At most this many members may have lost the record of their log's end. With more, nobody could prove that an op
+    /// was not committed, although nothing was lost.
+    fn may_report_loss(&self) -> usize {
         self.cluster.len() - self.cluster.nack_quorum()
     }
 
-    fn others_that_tell_of_loss(&self, member: usize) -> usize {
+    fn others_that_report_loss(&self, member: usize) -> usize {
         let others = (0..self.members.len()).filter(|other| *other != member && !self.members[*other].wiped);
-        others.filter(|other| self.tells_of_loss(*other, &self.members[*other].disk)).count()
+        others.filter(|other| self.reports_loss(*other, &self.members[*other].disk)).count()
     }
 
-    fn tells_of_loss(&self, member: usize, disk: &Disk) -> bool {
+    fn reports_loss(&self, member: usize, disk: &Disk) -> bool {
         self.opened(member, &disk.fork()).is_some_and(|(_, recovered)| recovered.is_damaged())
     }
 
     /// Whether opening this disk either finds everything or reports that something is missing.
-    fn tells_its_damage(&self, member: usize, disk: &Disk) -> bool {
+    fn reports_its_damage(&self, member: usize, disk: &Disk) -> bool {
         self.opened(member, &disk.fork()).is_some_and(|(_, recovered)| {
-            // A report of other wounds does not report an end that was lost without a trace.
+            // A report of other damage does not report an end that was lost without a trace.
             let reach = match recovered.damage.as_ref().map(|damage| damage.extent) {
                 Some(Extent::Open) => return true,
                 Some(Extent::Through(op)) => op.max(recovered.head()),

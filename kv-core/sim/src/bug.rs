@@ -85,11 +85,11 @@ bugs! {
     OwnAppendCountsEarly,
     /// A read joins the read round that is in progress.
     ReadRoundReused,
-    /// A new primary reads at its commit number, though it has inherited more.
+    /// A new primary reads at its commit number, although it has inherited more entries.
     ReadBelowInherited,
-    /// A backup takes its state to be as fresh as the message that tells it so.
+    /// A backup takes its state to be as fresh as the message that confirms it.
     FreshSinceHeard,
-    /// The primary tells that a round is confirmed before it is.
+    /// The primary reports a round as confirmed before it is.
     FreshUnconfirmed,
     /// The primary's lease counts from when a quorum had answered, not from when it asked.
     LeaseFromAnswer,
@@ -97,7 +97,7 @@ bugs! {
     LeaseSeenOnce,
     /// A member takes part in a view change although it has promised not to.
     PromiseNotKept,
-    /// A member that restarts does not wait for what it has promised.
+    /// A restarted member does not wait for its earlier promises to end.
     PromiseForgotten,
     /// Monotonic clocks are more wrong than is assumed: the first member's is too slow, and the others' are too fast.
     ClocksTooWrong,

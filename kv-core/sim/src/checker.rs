@@ -151,7 +151,7 @@ impl Checker {
 
     /// A member was started, and its log was rebased on the point of its state.
     pub(super) fn on_adopted(&mut self, member: usize, point: Anchor) -> Checked {
-        self.mirrors[member].adopted(point)
+        self.mirrors[member].rebased(point)
     }
 
     /// A member was started and recovered this from its journal.

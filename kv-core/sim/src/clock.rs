@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timer_never_rings_before_its_time_nor_much_later() {
+    fn a_timer_never_fires_early_or_much_later() {
         let mut rng = Rng::with_seed(3);
         for _ in 0..1000 {
             let mut clock = Clock::new(&mut rng, 100_000, 1000, 5000);

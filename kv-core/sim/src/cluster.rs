@@ -358,7 +358,7 @@ impl Cluster {
         clients.for_each(|client| self.world.holder_turn(client));
     }
 
-    /// From now on no client calls unless the script tells it to.
+    /// From now on, clients call only when the script requests it.
     pub(super) fn stop_contending(&mut self) {
         self.world.healed = Some(self.world.now);
     }

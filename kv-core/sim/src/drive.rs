@@ -177,9 +177,9 @@ impl World {
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
-            Output::Status(standing) => {
-                self.trace.note(32, member as u64, standing.view.get(), || {
-                    format!("{:?} m{member} {standing:?}", self.now)
+            Output::Status(status) => {
+                self.trace.note(32, member as u64, status.view.get(), || {
+                    format!("{:?} m{member} {status:?}", self.now)
                 });
             }
             Output::ProposalsAbandoned => {

@@ -158,7 +158,7 @@ pub(super) struct Ended {
 pub(super) struct History {
     calls: Vec<RecordedCall>,
     /// The greatest reported revision, and since when; ascending.
-    told: Vec<(u64, Revision)>,
+    returned: Vec<(u64, Revision)>,
 }
 
 impl Ending {
@@ -207,28 +207,28 @@ impl Action {
 impl History {
     /// A client begins a call. Returns the number of the call.
     pub(super) fn begin(&mut self, client: usize, action: Action, now: u64) -> usize {
-        let floor = self.told_by(now.saturating_sub(action.bound()));
+        let floor = self.returned_by(now.saturating_sub(action.bound()));
         self.calls.push(RecordedCall { client, action, start: now, floor, ended: None });
         self.calls.len() - 1
     }
 
     /// A client receives an answer. Returns false if it already had one, which is a bug of the client.
     pub(super) fn end(&mut self, call: usize, ending: Ending, now: u64, committed: Revision) -> bool {
-        let told = self.told_by(now);
+        let returned = self.returned_by(now);
         let Some(call) = self.calls.get_mut(call).filter(|call| call.ended.is_none()) else { return false };
         // A local read may be answered by a backup. What it reports must be committed, but later calls need not see it.
         if let Some(revision) = ending.revision().filter(|_| !call.action.is_local())
-            && revision > told
+            && revision > returned
         {
-            self.told.push((now, revision));
+            self.returned.push((now, revision));
         }
         call.ended = Some(Ended { at: now, ceiling: committed, ending });
         true
     }
 
-    fn told_by(&self, time: u64) -> Revision {
-        let count = self.told.partition_point(|(since, _)| *since <= time);
-        count.checked_sub(1).map_or(Revision::ZERO, |last| self.told[last].1)
+    fn returned_by(&self, time: u64) -> Revision {
+        let count = self.returned.partition_point(|(since, _)| *since <= time);
+        count.checked_sub(1).map_or(Revision::ZERO, |last| self.returned[last].1)
     }
 
     /// All calls in the order in which they began.

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_a_read_of_what_nobody_wrote() {
+    fn rejects_a_read_of_a_value_that_was_never_written() {
         assert!(!good(&[put(0, 1, 7), read(2, 3, Some(9))]));
     }
 
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_and_what_they_found_are_checked() {
+    fn conditions_and_their_reported_revisions_are_checked() {
         let absent = |start, end, to, known| write(start, end, Some(to), KeyCondition::Absent, known);
         assert!(good(&[
             absent(0, 1, 1, Known::Done { existed: None }),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_calls_that_do_not_fit() {
+    fn reports_the_calls_that_do_not_fit() {
         let steps = [put(0, 1, 7), read(2, 3, None)];
         assert_eq!(search(&steps, 1000), SearchResult::Impossible { placed: 1, stuck: vec![1] });
     }

@@ -223,7 +223,7 @@ impl World {
         self.end_process(member, end);
     }
 
-    /// The end comes in the middle of what the disk is doing: it is done up to some operation.
+    /// The process ends in the middle of a sequence of disk operations: they are done up to a random one.
     fn interrupt_disk(&mut self, member: usize) {
         let (interrupted, after) = (self.rng.bool(), self.rng.u64(1..20));
         let wall = self.clock_of(member).wall;

@@ -29,7 +29,7 @@ pub(super) struct Image {
 enum DiskStep {
     Formation(FormationStep),
     Append(Op, Hash),
-    Adopt(Anchor),
+    Rebase(Anchor),
     View { view: View, log_view: View, cut: Option<Anchor>, damaged: bool },
 }
 
@@ -86,7 +86,7 @@ impl Image {
                 self.log.push(hash);
                 self.link_past_gap();
             }
-            DiskStep::Adopt(point) => {
+            DiskStep::Rebase(point) => {
                 if !self.holds(point) {
                     // The state contains what is below.
                     let below = usize::try_from(point.op.previous().get()).unwrap_or(usize::MAX);
@@ -147,7 +147,7 @@ impl Mirror {
         for step in steps(write) {
             let above = match step {
                 DiskStep::View { cut: Some(after), .. } => Some(after),
-                DiskStep::Adopt(point) if !self.planned.holds(point) => Some(point),
+                DiskStep::Rebase(point) if !self.planned.holds(point) => Some(point),
                 _ => None,
             };
             if let Some(after) = above {
@@ -194,9 +194,9 @@ impl Mirror {
     ///
     /// # Errors
     /// Never.
-    pub(super) fn adopted(&mut self, point: Anchor) -> Result<(), Finding> {
-        self.durable.apply(DiskStep::Adopt(point))?;
-        self.planned.apply(DiskStep::Adopt(point))
+    pub(super) fn rebased(&mut self, point: Anchor) -> Result<(), Finding> {
+        self.durable.apply(DiskStep::Rebase(point))?;
+        self.planned.apply(DiskStep::Rebase(point))
     }
 
     /// Whether the log through `log` is durable, and is the log of `view`.
@@ -301,7 +301,7 @@ fn steps(write: &Write) -> Vec<DiskStep> {
             cut: record.cut.map(|cut| cut.after),
             damaged: record.damaged,
         }],
-        Write::Rebase(adoption) => vec![DiskStep::Adopt(adoption.point.anchor)],
+        Write::Rebase(rebase) => vec![DiskStep::Rebase(rebase.point.anchor)],
         Write::Repair(_) | Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
     }
 }

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_order_of_a_lane_if_told_so() {
+    fn keeps_the_order_of_a_lane_on_request() {
         let (mut network, mut rng) = (Network::<u8>::new(PLAN, 2), Rng::with_seed(1));
         let mut before = 0;
         for _ in 0..100 {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_cuts_must_all_be_mended() {
+    fn overlapping_cuts_must_all_be_healed() {
         let (mut network, mut rng) = (Network::<u8>::new(PLAN, 2), Rng::with_seed(1));
         network.cut(0, 1);
         network.cut(0, 1);

@@ -336,7 +336,7 @@ mod tests {
 
     /// Seed 302 of a plan that is no longer drawn.
     #[test]
-    fn a_look_at_keys_alone_says_nothing_of_their_values() {
+    fn a_keys_only_read_does_not_check_values() {
         let query = message::Query::Scan {
             from: "".into(),
             to: None,
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_write_may_have_happened_and_a_refused_one_may_not() {
+    fn an_open_write_may_have_happened_but_not_a_refused_one() {
         let get = Action::Get { key: "k".into(), local: false };
         let seen = Ending::Value { record: Some(record("a", 1)), revision: None };
         let open = history(vec![(put("k", "a", None), 0, None), (get.clone(), 2, Some((3, seen.clone())))]);

@@ -42,7 +42,7 @@ pub(super) struct Plan {
     pub(super) chaos: Time,
     /// Disks are damaged while their members are down.
     pub(super) damage: Option<DamagePlan>,
-    /// At the end only a random quorum comes back: it must be enough.
+    /// At the end only a random quorum returns: it must be enough.
     pub(super) heal_quorum_only: bool,
     /// Bounds that depend on how long all this takes.
     pub(super) scale: Scale,
@@ -362,8 +362,8 @@ impl Plan {
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
             chaos,
             damage,
-            // A member that is back and lacks what those who are away have must wait, and no other may: damage makes
-            // the difference.
+            // A returned member must wait if absent members have entries that it lacks, and no other member may wait.
+            // Only damage can cause this.
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..if damage.is_some() { 2 } else { 3 }) == 0,
             scale: Scale::SHORT,
             roles,

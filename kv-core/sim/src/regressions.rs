@@ -15,11 +15,11 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
     ),
     (
         743,
-        "one that filled in a single entry, by its hash, from below where all had trimmed was not answered",
+        "a request for a single entry by its hash, below the trimmed logs of all members, was not answered",
     ),
     (
         6438,
-        "a new primary whose transferred state became durable while it installed the view's log told a log_view that was not durable",
+        "a new primary whose transferred state became durable while it installed the view's log reported a log_view that was not durable",
     ),
     (
         2099,
@@ -31,7 +31,7 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
     ),
     (
         14_766,
-        "the simulator let an end of a log vanish without a trace, which nobody promises, because another wound of that log was told of",
+        "the simulator let the end of a log vanish without a trace, because it reported other damage of that log",
     ),
     (
         4561,
@@ -43,12 +43,15 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
     ),
     (
         7938,
-        "the excuse of members that wait for one that stays away took a state for granted that nobody could give",
+        "the simulator excused members that waited for an absent one by a state that no member could supply",
     ),
-    (8715, "the simulator's check of lost time ran backwards where an entry was lost and fetched again"),
+    (8715, "the simulator's check of lost time ran backwards after an entry was lost and fetched again"),
     (1394, "two members that were behind ended each other's transfers for ever"),
-    (576, "a halt over an entry that no state has come to was not excused"),
-    (1320, "a question waited though a part of a revision that it had not seen had woken the others already"),
+    (576, "a halt because of an entry that no state contains was not excused"),
+    (
+        1320,
+        "a watch was parked although a part of a revision that it had not seen had already woken the others",
+    ),
     (
         964_666_022,
         "a member whose first source had no useful snapshot asked only the one that was down, for ever",

@@ -77,7 +77,7 @@ impl Model {
     fn first_run(&mut self, revision: Revision, request: &Request, outcome: &Outcome) -> Result<(), Finding> {
         if outcome.timestamp != self.stamp {
             let found = format!("{revision:?} {request:?}: {outcome:?} in an entry of {:?}", self.stamp);
-            return Err(("an outcome tells the stamp of its entry", found));
+            return Err(("an outcome contains the stamp of its entry", found));
         }
         let command = match &request.operation {
             Operation::Expire(due) => {
@@ -271,13 +271,15 @@ impl Model {
         let takes = matches!(&call.action, Action::Write(command) if command_takes_revision(command));
         let fresh = if takes { revision > call.floor } else { revision >= call.floor };
         if !fresh && !call.action.is_local() {
-            let found =
-                format!("{call:?}: {revision:?}, but {:?} was told to someone before it began", call.floor);
-            return Err(("answers are as new as all that was told before", found));
+            let found = format!(
+                "{call:?}: {revision:?}, but {:?} was returned to a client before it began",
+                call.floor
+            );
+            return Err(("an answer is at least as new as all earlier answers", found));
         }
         if revision > ended.ceiling {
             let found = format!("{call:?}: {revision:?}, but only {:?} was committed", ended.ceiling);
-            return Err(("answers tell only what is committed", found));
+            return Err(("answers contain only committed changes", found));
         }
         Ok(())
     }
@@ -351,7 +353,7 @@ fn check_effect(
     if actual == expected {
         return Ok(());
     }
-    let found = format!("{revision:?} {request:?}: {actual:?}, but the model says {expected:?}");
+    let found = format!("{revision:?} {request:?}: {actual:?}, but the model expects {expected:?}");
     Err(("results are those of the model", found))
 }
 
@@ -413,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_a_revision_for_what_changes_no_key_and_a_lease_that_is_not_named_by_its_request() {
+    fn rejects_a_revision_without_a_change_and_a_lease_with_a_wrong_id() {
         let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
         let grant = || Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
         commit(&mut model(), 1, 1, grant(), 1, granted(2)).unwrap();
@@ -423,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_no_revision_runs_once_too() {
+    fn requests_without_a_revision_run_once_too() {
         let mut model = model();
         let grant = || Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
         let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
@@ -448,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_a_wrong_result_of_a_guard() {
+    fn rejects_a_wrong_result_of_a_condition() {
         let mut model = model();
         commit(&mut model, 2, 1, put("a", Some(Condition::Absent)), 2, Effect::Put).unwrap();
         let failed = Effect::ConditionFailed { found: Some(r(2)) };
@@ -457,14 +459,14 @@ mod tests {
     }
 
     #[test]
-    fn rejects_a_result_that_is_forgotten_but_was_not_acknowledged() {
+    fn rejects_the_loss_of_an_unacknowledged_result() {
         let mut model = model();
         let forgotten = request(1, Operation::Command(put("a", None)));
         assert!(model.commit(r(2), &forgotten, &Err(Rejection::Forgotten)).is_err());
     }
 
     #[test]
-    fn rejects_a_read_that_misses_what_was_told_before_it_began() {
+    fn rejects_a_read_that_misses_a_write_acknowledged_before_it() {
         let mut model = model();
         commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
         let mut history = History::default();
@@ -477,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_the_same_read_if_stale_answers_will_do_but_not_a_wrong_one() {
+    fn accepts_a_stale_read_only_if_staleness_is_allowed() {
         let mut model = model();
         commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
         let mut history = History::default();
@@ -492,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_an_answer_that_tells_of_what_is_not_committed() {
+    fn rejects_an_answer_that_contains_uncommitted_changes() {
         let mut model = model();
         commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
         let mut history = History::default();
@@ -502,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_a_write_that_was_called_not_applied_and_ran() {
+    fn rejects_a_write_reported_as_not_applied_that_ran() {
         let mut model = model();
         commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
         let mut history = History::default();

@@ -22,7 +22,7 @@ pub struct Options {
     pub trace: usize,
 }
 
-/// In [`Report::counts`]: the members that came back at the end could not continue without those that stayed away.
+/// In [`Report::counts`]: the members that returned at the end could not continue without the absent ones.
 pub const EXCUSED: &str = "runs excused";
 
 /// In [`Report::counts`]: the states of all data members were damaged, and their intact parts could not be combined.

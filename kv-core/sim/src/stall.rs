@@ -1,6 +1,6 @@
-//! When a cluster that is only partly healed is excused: if disks were damaged, the returned members may lack what only
-//! the others have. That is not assumed but computed from what is durable, by recovery and the decision of a view
-//! change themselves.
+//! When a cluster that is only partly healed is excused: if disks were damaged, the returned members may lack entries
+//! that only the absent ones have. This is not assumed, but computed from the durable data, with the real recovery and
+//! the real decision of a view change.
 
 use super::switch;
 use super::world::World;

@@ -30,7 +30,7 @@ pub(super) struct Stamps {
     /// The least amount by which a committed stamp was ahead of that, in the same unit.
     least_ahead: Option<i128>,
     /// The last time that a primary reported, its view, and when.
-    told: Option<(usize, View, Timestamp, Time)>,
+    stamped: Option<(usize, View, Timestamp, Time)>,
     /// When the wall clock of each member was set, and by how many milliseconds.
     steps: Vec<Vec<(Time, i64)>>,
     /// Leaps of monotonic clocks while their processes ran: the member, when, and how much of it counts, in
@@ -66,7 +66,7 @@ impl Stamps {
             allowed: 0,
             wrong: 0,
             least_ahead: None,
-            told: None,
+            stamped: None,
             steps: vec![Vec::new(); members],
             leaps: Vec::new(),
             rate: 0,
@@ -161,12 +161,12 @@ impl Stamps {
         if *life != made.life || stood {
             return Ok(());
         }
-        let told = next.header.timestamp.distance_from(last.header.timestamp);
+        let stamped = next.header.timestamp.distance_from(last.header.timestamp);
         // It may have lost that one, and received it again after it made the next.
         let counted = made.at.saturating_sub(*had) / 10 * 9 / MS;
-        if told + 1 < counted {
+        if stamped + 1 < counted {
             let found = format!(
-                "{:?} after {:?}: {told} ms, and it was had for {counted} ms",
+                "{:?} after {:?}: {stamped} ms, and it was had for {counted} ms",
                 next.header, last.header
             );
             return Err(("time is not lost where it is known", found));
@@ -175,7 +175,7 @@ impl Stamps {
     }
 
     /// By how much lifetimes that began at the first entry may have been early so far, in nanoseconds. The difference
-    /// between two times is what was wrong in between.
+    /// between two values is the error in between.
     pub(super) const fn wrong(&self) -> i128 {
         self.wrong
     }
@@ -211,13 +211,13 @@ impl Stamps {
 
     /// The primary of a view would use this stamp now, in a healthy cluster: its time advances.
     pub(super) fn goes_on(&mut self, primary: usize, view: View, stamp: Timestamp, now: Time) -> Checked {
-        let before = self.told.replace((primary, view, stamp, now));
-        let Some((.., told, at)) = before.filter(|before| (before.0, before.1) == (primary, view)) else {
+        let before = self.stamped.replace((primary, view, stamp, now));
+        let Some((.., stamped, at)) = before.filter(|before| (before.0, before.1) == (primary, view)) else {
             return Ok(());
         };
-        let (passed, told) = ((now - at) / MS, stamp.distance_from(told));
-        if told + 2 < passed / 10 * 8 {
-            let found = format!("m{primary} in {view:?}: {told} ms of {passed} ms, and it is {stamp:?}");
+        let (passed, stamped) = ((now - at) / MS, stamp.distance_from(stamped));
+        if stamped + 2 < passed / 10 * 8 {
+            let found = format!("m{primary} in {view:?}: {stamped} ms of {passed} ms, and it is {stamp:?}");
             return Err(("time goes on where all is well", found));
         }
         Ok(())

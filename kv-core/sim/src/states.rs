@@ -1,6 +1,6 @@
 //! Damaged states of several members: whether their intact parts can still be combined, so that a cluster without an
-//! intact state must recover. That is not assumed but computed from what is on the disks, by opening and reading it as
-//! members do (rule T9b).
+//! intact state must recover. This is not assumed, but computed from the contents of the disks, by opening and reading
+//! them as members do (rule T9b).
 
 use super::switch;
 use super::world::World;
@@ -13,7 +13,7 @@ use kv_core::message::{CheckpointAlignment, Entry};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeSet;
 
-/// A state of a member, and what it offers.
+/// A state of a member, and the parts that it offers.
 struct Offered {
     snapshot: Snapshot,
     /// Its file must stay open while it is read.
@@ -105,8 +105,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Rule T9b: all machines lose power, again and again, and several states are damaged then. If the intact parts can
-    /// be combined, all members have a state in the end, whatever their sources do meanwhile. If not, they stop and
-    /// keep what they have.
+    /// be combined, all members have a state in the end, regardless of what their sources do meanwhile. If not, they
+    /// stop and keep their files.
     #[test]
     fn t9b_states_of_several_members_are_damaged_at_once() {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();

@@ -60,10 +60,10 @@ impl Stream {
     pub(super) fn on_event(&mut self, model: &Model, event: &Event) -> Result<(), Finding> {
         if event.revision > model.revision() {
             let found = format!("{event:?}, but {:?} is the last that is committed", model.revision());
-            return Err(("watches tell only what is committed", found));
+            return Err(("watches deliver only committed changes", found));
         }
         let Some(at) = &self.at else {
-            return Err(("a watch is told where it begins", format!("{event:?}")));
+            return Err(("a watch receives its start position", format!("{event:?}")));
         };
         let expected =
             model.next_change(at, &self.from, self.to.as_ref()).map(|(revision, key, kind)| Event {
@@ -75,7 +75,7 @@ impl Stream {
             });
         if expected.as_ref() != Some(event) {
             let found = format!(
-                "{:?}..{:?} after {at:?} is told {event:?}, but next is {expected:?}",
+                "{:?}..{:?} after {at:?} delivers {event:?}, but next is {expected:?}",
                 self.from, self.to
             );
             return Err(("a stream is the history of its range", found));
@@ -109,9 +109,8 @@ impl Stream {
         if let Some((revision, key, kind)) = model.next_change(at, &self.from, self.to.as_ref())
             && is_behind(revision, &key, place)
         {
-            let found = format!(
-                "after {at:?} it goes on at {place:?}, and was not told of {key:?} {kind:?} at {revision:?}"
-            );
+            let found =
+                format!("after {at:?} it goes on at {place:?}, and missed {key:?} {kind:?} at {revision:?}");
             return Err(("no event is passed over", found));
         }
         if rank(at) < rank(place) {
@@ -139,7 +138,7 @@ impl Stream {
     pub(super) fn lacks(&self, model: &Model) -> Option<String> {
         let Some(at) = &self.at else { return Some("it has not begun".into()) };
         let next = model.next_change(at, &self.from, self.to.as_ref());
-        next.map(|next| format!("after {at:?} it was not told of {next:?}"))
+        next.map(|next| format!("after {at:?} it missed {next:?}"))
     }
 
     /// A client that maintains a copy has the content at a revision.
@@ -156,7 +155,7 @@ impl Stream {
 /// Whether an event is before a position.
 fn is_behind(revision: Revision, key: &Bytes, place: &Position) -> bool {
     revision < place.revision
-        || revision == place.revision && place.key.as_ref().is_none_or(|told| key <= told)
+        || revision == place.revision && place.key.as_ref().is_none_or(|last| key <= last)
 }
 
 /// The order of positions.

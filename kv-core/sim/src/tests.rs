@@ -18,7 +18,7 @@ fn expect_clean(seed: u64) -> Report {
 }
 
 #[test]
-fn some_seeds_are_clean_and_come_across_what_is_rare() {
+fn some_seeds_pass_and_cover_rare_events() {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in 0..60 {
         for (what, count) in expect_clean(seed).counts {
@@ -46,7 +46,7 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "reads known to be fresh",
         "requests rejected",
         "requests repeated",
-        "revisions told to watchers in pieces",
+        "revisions delivered to watchers in pieces",
         "sessions closed",
         "states given up",
         "states transferred",
@@ -56,10 +56,10 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "views served",
         "wall clocks of a majority set",
         "watchers that went away",
-        "watchers told that it is compacted",
+        "watchers that found history compacted",
         "watches looked at again",
         "watches sent elsewhere",
-        "watches told of progress",
+        "watches answered with progress",
         "writes lost in a crash",
     ] {
         assert!(counts.get(what).is_some_and(|count| *count > 0), "no {what} in 60 seeds: {counts:?}");
@@ -77,7 +77,7 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 #[test]
-fn seeds_that_failed_once_are_clean() {
+fn seeds_that_failed_once_pass() {
     for (seed, _) in regressions::SEEDS {
         expect_clean(*seed);
     }
@@ -118,13 +118,13 @@ caught! {
 
 /// Rule S1 of PROTOCOL.md: the member itself detects it, and stops.
 #[test]
-fn s1_a_member_that_applies_a_put_wrongly_halts_by_itself() {
+fn s1_a_member_that_applies_a_put_wrongly_halts() {
     let options = Options { bug: Some(Bug::AppliesAPutWrongly), ..Options::default() };
     let mut halted = 0;
     for seed in 0..20 {
         let Some(violation) = run(seed, &options).violation else { continue };
-        let told = violation.detail.starts_with("m1: the state after op");
-        halted += u64::from(violation.invariant == "no member halts" && told);
+        let found = violation.detail.starts_with("m1: the state after op");
+        halted += u64::from(violation.invariant == "no member halts" && found);
     }
     // In the other runs the simulator, which reads whole states, was first.
     assert!(halted >= 5, "in {halted} of 20 seeds");
@@ -132,7 +132,7 @@ fn s1_a_member_that_applies_a_put_wrongly_halts_by_itself() {
 
 /// `kv-sim --bugs` runs them all.
 #[test]
-fn every_mutant_is_a_seeded_bug_and_says_which_rule_it_breaks() {
+fn every_mutant_is_a_seeded_bug_and_names_the_rule_it_breaks() {
     let known: BTreeSet<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
     let mutants: Vec<&str> = mutants::names().collect();
     assert_eq!(mutants.iter().filter(|name| !known.contains(*name)).count(), 0, "{mutants:?}");
@@ -148,7 +148,7 @@ fn every_mutant_is_a_seeded_bug_and_says_which_rule_it_breaks() {
 
 /// The bugs of the simulator itself are in this build, and the scenarios about them are run with them.
 #[test]
-fn a_build_that_is_not_mutated_has_the_bugs_of_the_simulator_only() {
+fn a_build_without_mutants_has_only_the_bugs_of_the_simulator() {
     assert!(has(Bug::NoSync) && has(Bug::AckBeforeSync));
     assert!(!has(Bug::LeavesAlone) && !has(Bug::RetryRenumbered));
 }

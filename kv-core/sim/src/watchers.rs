@@ -89,7 +89,7 @@ impl World {
             });
             let slowness = one.slowness;
             self.check(checked);
-            self.checker.count("events told to watchers");
+            self.checker.count("events delivered to watchers");
             if slowness > 0 && self.healed.is_none() {
                 let at = self.now + around(&mut self.rng, slowness);
                 self.schedule_watcher(watcher, at);
@@ -181,7 +181,7 @@ impl World {
         }
         one.call = None;
         self.trace.note(57, watcher as u64, call, || {
-            format!("{:?} watcher {watcher} is told as {call}: {result:?}", self.now)
+            format!("{:?} watcher {watcher} gets the answer to {call}: {result:?}", self.now)
         });
         let checked = match &one.doing {
             Doing::Resting | Doing::Lost => Ok(()),

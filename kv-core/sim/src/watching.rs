@@ -117,10 +117,10 @@ impl World {
         match answer {
             Answer::Watched { events, .. } if events.is_empty() => {}
             Answer::Watched { next: Position { key: Some(_), .. }, .. } => {
-                self.checker.count("revisions told to watchers in pieces");
+                self.checker.count("revisions delivered to watchers in pieces");
             }
             Answer::Watched { .. } => self.checker.count("answers to watchers"),
-            _ => self.checker.count("watchers told that it is compacted"),
+            _ => self.checker.count("watchers that found history compacted"),
         }
     }
 
@@ -222,7 +222,11 @@ impl World {
             self.schedule_due(self.now + self.plan.watching.sweep, member, Due::Sweep);
         }
         for (waiting, answer) in over {
-            self.checker.count(if lost { "watches sent elsewhere" } else { "watches told of progress" });
+            self.checker.count(if lost {
+                "watches sent elsewhere"
+            } else {
+                "watches answered with progress"
+            });
             self.answer(member, waiting.with, answer);
         }
     }
@@ -250,11 +254,11 @@ impl World {
                 });
                 let mut events = requests.filter_map(|(revision, bytes)| put_of(revision, &bytes, query));
                 let event = events.find(|event| event.revision > place.revision);
-                let told = |event: Event| {
+                let delivered = |event: Event| {
                     let next = Position { revision: event.revision, key: Some(event.key.clone()) };
                     WatchPoll::Answer(Answer::Watched { events: vec![event], next, more: true })
                 };
-                event.map_or(looked, |event| Ok(told(event)))
+                event.map_or(looked, |event| Ok(delivered(event)))
             }
             _ => looked,
         }

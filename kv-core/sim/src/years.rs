@@ -59,7 +59,7 @@ mod tests {
 
     /// Some hours of each seed, so that it fits into an ordinary test.
     #[test]
-    fn hours_pass_without_leaving_out_a_sign_of_life() {
+    fn hours_pass_without_a_missing_heartbeat() {
         for seed in 0..2 {
             let mut rng = Rng::with_seed(seed);
             let plan = Plan { chaos: 4 * HOUR, fault_gap: HOUR, ..Plan::draw_long(&mut rng) };

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_that_was_suspended_counts_the_time() {
+    fn time_during_a_suspension_counts() {
         let seconds = Duration::from_secs;
         assert_eq!(more(seconds(5), Some(seconds(100)), Some(seconds(3_705))), seconds(3_605));
         assert_eq!(more(seconds(5), Some(seconds(100)), Some(seconds(104))), seconds(5), "a clock of a test");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_is_waited_for_in_pieces_and_reached_exactly() {
+    async fn long_waits_are_split_and_end_exactly_on_time() {
         let since = Since::now();
         since.reaches(Duration::from_millis(2_500)).await;
         assert_eq!(since.elapsed(), Duration::from_millis(2_500));

@@ -43,7 +43,7 @@ pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// Calls may be made from many tasks at once; up to the session's window (256 by default) of writes are in flight
 /// together, and what waits is bounded to 64 MiB. When the last clone is dropped the connections are closed; the
-/// session then expires by itself, or is closed at once by [`close`](Self::close).
+/// session then expires, or is closed at once by [`close`](Self::close).
 ///
 /// ```no_run
 /// use kv_core::{Client, transport::Transport};

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn w1_it_goes_on_exactly_where_the_answer_ends_and_with_who_has_answered() {
+    fn w1_a_watch_continues_where_the_answer_ends_at_the_same_member() {
         let mut cursor = cursor();
         let local = Some(MemberId::new(1));
         assert_eq!(asks(&cursor), (Some(Position::after(Revision::new(5))), local));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn it_asks_again_from_where_it_is_until_an_answer_shows_that_this_is_of_no_use() {
+    fn it_retries_from_its_position_until_it_is_compacted() {
         let mut cursor = cursor();
         let before = asks(&cursor);
         for error in [Cause::Deadline(FailureReason::Silent), Cause::SessionExpired] {

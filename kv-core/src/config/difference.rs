@@ -1,11 +1,12 @@
-//! What the configuration is of which only the fingerprint is known.
+//! Finds out how a member list differs of which only the fingerprint is known.
 
 use super::{Role, fingerprint_of};
 use crate::ids::{Hash, MemberId};
 use std::collections::BTreeMap;
 
-/// Describes how the member list with the fingerprint `other` differs from `members`, if one member does: that is found
-/// by trying, since a hash reveals nothing. Empty otherwise; a part of a sentence that begins with a colon.
+/// Describes how the member list with the fingerprint `other` differs from `members`, if it differs in one member. A
+/// hash reveals nothing, so this tries all such lists. The description begins with a colon, and continues a sentence.
+/// Otherwise it is empty.
 pub(crate) fn difference(name: &str, members: &BTreeMap<MemberId, Role>, other: Hash) -> String {
     found(name, members, other).map_or_else(String::new, |difference| format!(": {difference}"))
 }
@@ -30,18 +31,18 @@ fn found(name: &str, members: &BTreeMap<MemberId, Role>, other: Hash) -> Option<
         let turned = if *role == Role::Data { Role::Witness } else { Role::Data };
         tried.insert(*id, turned);
         if is_it(&tried) {
-            return Some(format!("there member {id} is {turned}, here it is {role}"));
+            return Some(format!("member {id} is {turned} there, but {role} here"));
         }
         tried.remove(id);
         if is_it(&tried) {
-            return Some(format!("member {id} is in this list only"));
+            return Some(format!("member {id} is only in this list"));
         }
         if let Some((other, role)) = with_one_more(&tried) {
-            return Some(format!("in place of member {id} there is member {other} ({role}) there"));
+            return Some(format!("that list has member {other} ({role}) instead of member {id}"));
         }
     }
     let (id, role) = with_one_more(members)?;
-    Some(format!("member {id} ({role}) is missing in this list"))
+    Some(format!("member {id} ({role}) is missing from this list"))
 }
 
 #[cfg(test)]
@@ -56,13 +57,10 @@ mod tests {
         };
         let here = of(&[(0, Data), (1, Data), (7, Witness)]);
         for (there, expected) in [
-            (&[(0, Data), (1, Data), (7, Data)][..], ": there member 7 is data, here it is witness"),
-            (&[(0, Data), (1, Data)], ": member 7 is in this list only"),
-            (&[(0, Data), (1, Data), (2, Data), (7, Witness)], ": member 2 (data) is missing in this list"),
-            (
-                &[(0, Data), (1, Data), (8, Witness)],
-                ": in place of member 7 there is member 8 (witness) there",
-            ),
+            (&[(0, Data), (1, Data), (7, Data)][..], ": member 7 is data there, but witness here"),
+            (&[(0, Data), (1, Data)], ": member 7 is only in this list"),
+            (&[(0, Data), (1, Data), (2, Data), (7, Witness)], ": member 2 (data) is missing from this list"),
+            (&[(0, Data), (1, Data), (8, Witness)], ": that list has member 8 (witness) instead of member 7"),
             (&[(5, Data), (6, Data), (8, Witness)], ""),
         ] {
             let other = fingerprint_of("demo", of(there).into_iter());

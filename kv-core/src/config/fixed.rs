@@ -1,35 +1,35 @@
-//! The options that are fixed when a cluster forms, and where every option stands.
+//! The options that are fixed when a cluster forms, and the table of all options.
 //!
-//! What a request does follows from the log and from these options: a member that restarts applies a part of its log
-//! once more, and must come to what it came to before. So they are stored in the superblock when a directory is
-//! formatted (rule F6), on witnesses too; in every checkpoint of the state; and are compared whenever a directory is
-//! opened, a member sends its hello, or a state is transferred.
+//! The outcome of a request follows from the log and from these options. A restarted member applies a part of its log
+//! again, and must produce the same outcomes. So these options are stored in the superblock when a directory is
+//! formatted (rule F6), on witnesses too, and in every checkpoint of the state. They are compared whenever a directory
+//! is opened, a member sends its hello, or a state is transferred.
 
 use super::Options;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How an option may differ.
+/// Where and when an option may differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Scope {
-    /// Decides what requests do, or what the protocol's proofs rest on. Stored when the cluster forms, equal on all
-    /// members, and in all lives of their data; another value is refused by name.
+    /// Affects the outcome of requests, or a proof of the protocol depends on it. It is stored when the cluster forms,
+    /// and is the same on all members and after every restart. Another value is refused, with the name of the option.
     Fixed,
-    /// May differ between members, and change at every restart. Decides when and how fast things happen, and how much
-    /// memory or disk they take, and never what a request that is in the log does.
+    /// May differ between members, and change with every restart. It affects when and how fast things happen, or how
+    /// much memory and disk space they take, but never the outcome of a request that is in the log.
     Local,
 }
 
-/// Where an option stands.
+/// A row of the table of options.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct OptionRow {
     /// The name of its field in [`Options`].
     pub name: &'static str,
-    /// How it may differ.
+    /// Whether it is fixed or local.
     pub scope: Scope,
-    /// What it decides: for a fixed one where it changes an outcome, for a local one why it changes none.
+    /// What it decides: for a fixed option, which outcomes it affects; for a local one, why it affects none.
     pub decides: &'static str,
 }
 
@@ -109,16 +109,16 @@ pub struct FixedOptions {
     pub max_leases: usize,
 }
 
-/// A fixed option that is not what the cluster was formed with.
+/// A fixed option has another value than the one that the cluster was formed with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{option} is {found}, and the cluster was formed with {formed}: set it back to {formed}")]
 #[non_exhaustive]
 pub struct OptionMismatch {
     /// The name of its field in [`Options`].
     pub option: &'static str,
-    /// The value that counts.
+    /// The value that the cluster was formed with.
     pub formed: String,
-    /// The value that was found in its place.
+    /// The value that was found instead.
     pub found: String,
 }
 
@@ -140,10 +140,10 @@ impl From<&Options> for FixedOptions {
 }
 
 impl FixedOptions {
-    /// Refuses other options than these.
+    /// Refuses options that differ from these.
     ///
     /// # Errors
-    /// [`OptionMismatch`] names the first one that differs, with both values.
+    /// [`OptionMismatch`] names the first option that differs, with both values.
     pub fn check(&self, found: &Self) -> Result<(), OptionMismatch> {
         let pairs = self.named().into_iter().zip(found.named());
         match pairs.into_iter().find(|((_, formed), (_, found))| formed != found) {
@@ -154,7 +154,7 @@ impl FixedOptions {
 
     /// Every option by its name, as it is written in a configuration.
     fn named(&self) -> [(&'static str, String); 10] {
-        // Without `..`: who adds an option must name it here.
+        // Without `..`, so that a new option does not compile until it is named here.
         let Self {
             read_lease,
             pipeline_depth: pipeline,
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn f6_the_fixed_options_are_those_that_the_table_calls_fixed() {
+    fn f6_the_fixed_options_match_the_table() {
         let fixed = OPTION_TABLE.iter().filter(|row| row.scope == Scope::Fixed).map(|row| row.name);
         let named = FixedOptions::from(&Options::default()).named();
         let (mut fixed, mut named): (Vec<_>, Vec<_>) =
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn f6_a_fixed_option_that_differs_is_named_with_both_values_and_a_local_one_is_not() {
+    fn f6_only_a_different_fixed_option_is_refused_with_both_values() {
         type Change = fn(&mut Options);
         let changes: [(&str, Change); 10] = [
             ("read_lease", |options| options.read_lease = Duration::from_secs(1)),

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_while_a_scan_ran_is_in_no_gap() {
+    fn a_key_put_during_a_scan_is_in_no_gap() {
         let gaps = Gaps::new(Revision::ZERO);
         gaps.written(&key(5), Revision::new(7), true);
         gaps.found(key(1), Some(key(9)), Revision::new(6));

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn another_format_is_named() {
+    fn another_format_is_refused_with_its_version() {
         for format in [1, 2, 4] {
             let mut sectors = copies([8, 8, 7, 7]);
             sectors[0][8] = format;

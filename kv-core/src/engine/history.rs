@@ -41,7 +41,7 @@ impl HistoryRange {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, EngineError> {
         let span: Option<Self> = postcard::from_bytes(bytes).ok();
         span.filter(|span| span.floor <= span.revision)
-            .ok_or_else(|| EngineError::damaged("how far its past goes cannot be read"))
+            .ok_or_else(|| EngineError::damaged("the range of its history cannot be read"))
     }
 
     pub(super) fn encode(self) -> Vec<u8> {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_checkpoint_has_written_is_damage() {
+    fn rows_that_no_checkpoint_writes_are_damage() {
         assert!(index_at(b"k\0\x01short").is_err());
         assert!(index_at(b"k\0\x0000000000").is_err());
         assert!(index_at(b"k\0k\0\x0112345678").is_err());

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_its_bytes_whatever_its_length() {
+    fn a_key_of_any_length_keeps_its_bytes() {
         let bytes: Vec<u8> = (0..=255).collect();
         for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, 255, 256] {
             let key = Key::from(&bytes[..len]);

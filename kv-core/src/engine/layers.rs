@@ -412,7 +412,7 @@ mod tests {
 
     /// A reader that holds an old view keeps what it reads. Memtables created later are freed nevertheless.
     #[test]
-    fn a_long_read_keeps_only_the_overlays_that_it_reads() {
+    fn a_long_read_keeps_only_the_memtables_that_it_reads() {
         let mut writer = Writer::new(Retention::NONE);
         writer.put(500);
         let held = writer.engine.reader().latest();
@@ -437,7 +437,7 @@ mod tests {
     /// What readers keep is bounded, however many readers hold however many old views: first checkpoints wait, and then
     /// the writer. When the readers release the views, the writer continues.
     #[test]
-    fn what_readers_hold_is_bounded_and_the_writer_waits_at_the_bound() {
+    fn memory_held_by_readers_is_bounded_and_the_writer_waits() {
         const KEYS: u64 = 100;
         let mut probe = Writer::new(Retention::NONE);
         probe.put(KEYS);
@@ -472,7 +472,7 @@ mod tests {
 
     /// Watches and scans read all the time beside writes and merges. The live values are those of the last memtables.
     #[test]
-    fn what_is_alive_does_not_grow_with_what_was_written() {
+    fn memory_does_not_grow_with_the_number_of_writes() {
         let mut writer = Writer::new(Retention { revisions: 1000, bytes: 1 << 20 });
         for _ in 0..30 {
             writer.put(200);

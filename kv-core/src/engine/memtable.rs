@@ -284,7 +284,7 @@ mod tests {
 
     /// All ways to read, beside removals: versions that were removed and that nobody reads are freed.
     #[test]
-    fn what_was_read_and_removed_is_released() {
+    fn removed_versions_are_released_after_the_read() {
         const ENTRIES: u64 = 900;
         let (memtable, live) = (Memtable::default(), Counted::default());
         let long = Key::from(&[b'k'; 64][..]);

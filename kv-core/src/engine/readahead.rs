@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_block_of_a_window_brings_the_rest_of_it_and_a_block_alone_brings_nothing() {
+    fn readahead_starts_at_the_second_block_of_a_window() {
         let (file, readahead) = (Recorder::default(), Readahead::new());
         let read = |block: u64, blocks: u64| {
             let range = block * BLOCK as u64..(block + blocks) * BLOCK as u64;

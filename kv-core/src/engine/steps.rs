@@ -60,7 +60,7 @@ mod tests {
     thread_local!(static TURNS: Cell<usize> = const { Cell::new(0) });
 
     #[test]
-    fn whoever_asked_is_called_every_256_steps_and_others_never() {
+    fn the_callback_runs_every_256_steps() {
         count(10_000);
         between_turns(|turns| TURNS.set(TURNS.get() + turns));
         let taken = [100, 155, 1, 255, 1, 10_000, 0, 256].map(|steps| {

@@ -137,7 +137,7 @@ impl Tree {
             transaction.commit()?;
             Ok(true)
         })?;
-        if whole { Ok(()) } else { Err(EngineError::damaged("its past cannot be read")) }
+        if whole { Ok(()) } else { Err(EngineError::damaged("its history cannot be read")) }
     }
 }
 

@@ -119,7 +119,7 @@ impl TreeSnapshot {
         Ok(match kind {
             EventKind::Put => {
                 let value = self.get_at(key, revision)?;
-                KeyChange::Set(value.ok_or_else(|| EngineError::damaged("what was put is missing"))?)
+                KeyChange::Set(value.ok_or_else(|| EngineError::damaged("the value of a change is missing"))?)
             }
             EventKind::Deleted => KeyChange::Delete,
             EventKind::Expired => KeyChange::Expire,

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_comes_back_as_it_was_written() {
+    fn a_block_round_trips() {
         let block = block();
         assert_eq!(block.len(), BLOCK_BYTES);
         assert_eq!(state(&block, 5), BlockState::Whole(stamp()));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_reached_the_disk_is_distinguished_from_damage() {
+    fn an_unwritten_sector_is_distinguished_from_damage() {
         let new = block();
         let mut old = Vec::new();
         let earlier = Stamp { generation: Generation::new(4), ..stamp() };
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn f_disk_5_every_flipped_bit_is_seen() {
+    fn f_disk_5_every_flipped_bit_is_detected() {
         let intact = block();
         for byte in 0..BLOCK_BYTES {
             for bit in 0..8 {

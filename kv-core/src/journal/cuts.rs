@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_that_void_nothing_are_pruned_and_the_place_stays() {
+    fn cuts_that_void_nothing_are_pruned() {
         let mut cuts = Cuts::default();
         cuts.push(cut(10, 2), at(5));
         cuts.push(cut(12, 3), at(9));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_takes_away_only_what_lies_above_it_from_earlier_statements() {
+    fn a_cut_affects_only_earlier_entries_above_it() {
         let mut cuts = Cuts::default();
         cuts.push(cut(10, 2), at(5));
         assert_eq!(cuts.cap(Op::new(15), Incarnation::new(1), at(4)), Op::new(10));

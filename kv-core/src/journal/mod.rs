@@ -207,7 +207,7 @@ impl Journal {
                 Write::Checkpoint(checkpoint) => changed |= store.checkpoint(*checkpoint)?,
                 Write::Trim(op) => store.trim = store.trim.max(*op),
                 Write::Repair(entry) => store.repair(number, entry)?,
-                Write::Rebase(adoption) => store.rebase(adoption)?,
+                Write::Rebase(rebase) => store.rebase(rebase)?,
                 Write::Formation(_) => unreachable!("handled above"),
             }
             let last = !matches!(writes.get(at + 1), Some(Write::Checkpoint(_) | Write::Trim(_)));

@@ -286,7 +286,7 @@ impl Shared {
                 self.past_gap.clear();
             }
             Write::Repair(entry) => self.replace(entry),
-            Write::Rebase(adoption) => self.restart(adoption.point.anchor),
+            Write::Rebase(rebase) => self.restart(rebase.point.anchor),
             Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => {}
         }
     }

@@ -22,8 +22,8 @@ impl From<LogPoint> for Mark {
 
 impl Store {
     /// Rebases the log on a point, durably. Entries above that chain to it are kept, and all other entries are void.
-    pub(super) fn rebase(&mut self, adoption: &LogRebase) -> Result<(), JournalWriteError> {
-        let (point, incarnation) = (Mark::from(adoption.point), adoption.incarnation);
+    pub(super) fn rebase(&mut self, rebase: &LogRebase) -> Result<(), JournalWriteError> {
+        let (point, incarnation) = (Mark::from(rebase.point), rebase.incarnation);
         if incarnation <= self.superblock.incarnation {
             return Err(JournalWriteError::Regress { incarnation });
         }

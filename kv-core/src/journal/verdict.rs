@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_surely_was_never_acknowledged_is_cut() {
+    fn only_entries_that_were_never_acknowledged_are_cut() {
         for conditions in all() {
             let harmless = conditions.newest == Newest::Present
                 && conditions.checkpoint == Checkpoint::Held

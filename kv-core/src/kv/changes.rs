@@ -35,7 +35,7 @@ pub struct ChangePage {
     pub events: Vec<Event>,
     /// The position to continue at, on any member. It advances even if nothing in the range has changed.
     pub next: Position,
-    /// Whether there may be more now. Otherwise there is when the state has advanced.
+    /// Whether there may be more changes now. Otherwise there are more once the state has advanced.
     pub more: bool,
 }
 
@@ -48,15 +48,16 @@ pub struct Compacted {
 }
 
 impl StateReader {
-    /// Returns the changes after a position: events in order, none missing and none twice, however often and on
-    /// whichever member it is called with the `next` of the last call. A position that this member has not reached
-    /// yields nothing yet.
+    /// Returns the changes after a position, in order. If each call continues at the `next` of the last one, on any
+    /// member, no event is missing and none is returned twice. A position that this member has not reached yields
+    /// nothing yet.
     ///
     /// An answer is bounded, so a revision that has changed many keys may be split. It costs a few look-ups for each
     /// event, and a step for each change of other keys.
     ///
     /// # Errors
-    /// If the disk fails or is damaged. Inside: [`Compacted`], if the position is older than the history that is kept.
+    /// If the disk fails or is damaged. The inner result is [`Compacted`] if the position is older than the history
+    /// that is kept.
     pub fn changes(&self, query: &ChangeQuery<'_>) -> Result<Result<ChangePage, Compacted>, EngineError> {
         let view = self.latest();
         let Position { revision, key } = &query.after;

@@ -84,7 +84,7 @@ mod tests {
 
     /// Rule X6 of PROTOCOL.md.
     #[test]
-    fn x6_what_is_due_is_asked_for_once_until_it_has_ended() {
+    fn x6_a_due_expiry_is_proposed_once() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
         assert_eq!(reaper.query(at(0), true, KEY, || time(99)), None);
         let ask = ExpiryQuery { keys: Timestamp::new(100), leases: None, tick: false };
@@ -97,7 +97,7 @@ mod tests {
 
     /// Rule X6 of PROTOCOL.md.
     #[test]
-    fn x6_only_a_serving_primary_asks_and_leases_have_time_to_be_kept_alive() {
+    fn x6_only_a_serving_primary_proposes_and_leases_can_be_renewed_first() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
         assert_eq!(reaper.query(at(0), false, KEY, || time(500)), None);
         assert_eq!(reaper.query(at(100), true, LEASE, || time(500)), None);
@@ -112,7 +112,7 @@ mod tests {
 
     /// Rule X6 of PROTOCOL.md: time is recorded while nothing else happens, as long as something will expire.
     #[test]
-    fn x6_the_time_is_recorded_each_minute_while_something_will_end() {
+    fn x6_the_time_is_recorded_each_minute_while_there_are_deadlines() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
         let idle = |seconds| Some((Timestamp::new(1), Duration::from_secs(seconds)));
         assert_eq!(reaper.query(at(0), true, KEY, || idle(59)), None);

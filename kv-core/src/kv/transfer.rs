@@ -136,11 +136,11 @@ impl Receiver {
             return Ok(false);
         }
         let rows = staging.rows()?;
-        let Some(standing) = checkpoint::load(&rows)? else { return Ok(false) };
-        standing.options.check(&self.limits.fixed)?;
+        let Some(meta) = checkpoint::load(&rows)? else { return Ok(false) };
+        meta.options.check(&self.limits.fixed)?;
         checkpoint::load_sessions(&rows, &self.limits.sessions())?;
         Lifetimes::load(&rows, self.limits.fixed.max_leases)?;
-        Ok(standing.applied == at)
+        Ok(meta.applied == at)
     }
 
     /// Returns whether it may replace this state: the state is behind it, and what is stored is

@@ -1,4 +1,4 @@
-//! Watches, as a member answers them: what can be answered at once, and which parked watches a change affects. The node
+//! How a member answers watches: which can be answered at once, and which parked watches a change affects. The node
 //! decides when this runs.
 
 use super::{ChangePage, ChangeQuery, Compacted, StateReader};
@@ -63,12 +63,12 @@ impl StateReader {
 /// numbers on a connection grow.
 pub type WatchId = (usize, u64);
 
-/// A watch that waits.
+/// A parked watch.
 #[derive(Debug)]
 pub struct ParkedWatch<T> {
     /// What it watches. Up to the position of the query, there is nothing to deliver.
     pub query: WatchQuery,
-    /// Who asks.
+    /// Identifies the watch.
     pub id: WatchId,
     /// The deadline: it is answered then even if nothing has changed.
     pub until: Instant,
@@ -87,7 +87,7 @@ impl<T> ParkedWatch<T> {
     }
 }
 
-/// What a watch follows, in a form that can be looked up by a key.
+/// The keys that a watch follows, in a form that can be looked up by a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum WatchTarget {
     Key(Bytes),
@@ -129,7 +129,7 @@ pub struct Watchers<T> {
     by_id: BTreeMap<WatchId, u64>,
     /// The watches by deadline.
     by_deadline: BTreeSet<(Instant, u64)>,
-    /// Changes up to this revision have woken the watches that waited for them.
+    /// Changes up to this revision have woken their watches.
     dispatched: Revision,
     /// The newest revision of which any change has woken watches. A watch may be parked only if it was polled at this
     /// revision or later.
@@ -171,13 +171,13 @@ impl<T> Watchers<T> {
     }
 
     /// Returns whether watches may be parked in a state that has reached this revision. Not after `close`, and not in a
-    /// state that is behind what has woken others already: it was lost, and is catching up.
+    /// state that is older than wake-ups already issued: the state was replaced, and is catching up.
     #[must_use]
     pub fn keeps(&self, reached: Revision) -> bool {
         !self.closed && reached >= self.dispatched.max(self.begun)
     }
 
-    /// Changes up to this revision have woken the watches that waited for them. [`changed`](Self::changed) continues
+    /// Changes up to this revision have woken their watches. [`changed`](Self::changed) continues
     /// here.
     #[must_use]
     pub const fn dispatched(&self) -> Revision {
@@ -187,8 +187,8 @@ impl<T> Watchers<T> {
     /// Parks a watch that has nothing to deliver up to its position, in a state that has `reached` this revision. If
     /// the state has advanced beyond the position, [`changed`](Self::changed) must be called.
     ///
-    /// Returns the watch if it must be polled again, because later changes have woken the others already; or if no
-    /// watch may be [parked](Self::keeps).
+    /// Returns the watch if it must be polled again, because later changes have already woken others, or if no watch
+    /// may be [parked](Self::keeps).
     #[must_use = "what is given back does not wait"]
     pub fn wait(
         &mut self,
@@ -292,8 +292,8 @@ impl<T> Watchers<T> {
     /// Removes and returns the watches that are affected by what [`StateReader::all_changes`] has found after
     /// [`dispatched`](Self::dispatched), or after the `next` that this returned.
     ///
-    /// They continue from the point up to which all watches have been woken. There is nothing for them before that, and
-    /// searching it again would take longer the longer they have waited.
+    /// They continue from the position up to which all watches have been woken. There is nothing for them before it,
+    /// and searching that part again would take longer the longer they have been parked.
     pub fn changed(&mut self, found: &Result<ChangePage, Compacted>) -> WokenWatches<T> {
         let before = self.dispatched;
         let mut woken = self.take_affected(found);

@@ -118,11 +118,9 @@ mod tests {
     fn f_input_10_a_request_of_empty_parts_takes_no_more_than_its_limits() {
         const CONDITIONS: usize = 10 * TransactionRequest::MAX_CONDITIONS;
         const MANY: usize = 10 * TransactionRequest::MAX_STEPS;
-        for (conditions, then, otherwise, what) in [
-            (CONDITIONS, 0, 0, "conditions"),
-            (0, MANY, 0, "steps"),
-            (0, 0, MANY, "steps for the other case"),
-        ] {
+        for (conditions, then, otherwise, what) in
+            [(CONDITIONS, 0, 0, "conditions"), (0, MANY, 0, "steps"), (0, 0, MANY, "alternative steps")]
+        {
             let operation =
                 Operation::Command(Command::Transaction(transaction(conditions, then, otherwise)));
             let Operation::Command(Command::Transaction(it)) = decoded(operation) else { unreachable!() };

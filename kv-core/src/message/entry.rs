@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn n8_what_can_change_a_key_takes_a_revision_and_nothing_else_does() {
+    fn n8_only_requests_that_can_change_keys_take_a_revision() {
         for (operation, takes) in all() {
             let request = encoded(operation.clone());
             assert_eq!(Request::takes_revision(&request), takes, "{operation:?}");

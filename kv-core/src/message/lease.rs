@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_survives_its_encoding() {
+    fn lifetimes_round_trip() {
         let (lease, key) = (LeaseId::new(1 << 40), Bytes::from_static(b"key"));
         let life = Lifetime { ttl_ms: Some(1 << 41), lease: Some(lease) };
         let put = Command::Put { key: key.clone(), value: Bytes::new(), condition: None, life };
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_have_a_least_and_a_most() {
+    fn lifetimes_have_a_minimum_and_a_maximum() {
         let of = |ttl_ms| Lifetime { ttl_ms: Some(ttl_ms), lease: None }.check();
         let refused = |ms| Err(RequestError::Ttl { ms, min: 1, max: Lifetime::MAX_TTL_MS });
         assert_eq!([of(0), of(u64::MAX)], [refused(0), refused(u64::MAX)]);

@@ -119,6 +119,6 @@ mod tests {
         assert_eq!(since.quantile(0.5), Some(Duration::from_micros(1024)));
         assert!(since.quantile(0.99) > Some(Duration::from_millis(50)));
         assert_eq!(of(&[]).quantile(0.5), None);
-        assert_eq!(before.since(&after), before, "one that has started anew");
+        assert_eq!(before.since(&after), before, "a restarted one");
     }
 }

@@ -538,7 +538,7 @@ impl TransactionRequest {
         let lists = [
             ("conditions", self.conditions.len(), Self::MAX_CONDITIONS),
             ("steps", self.then.len(), Self::MAX_STEPS),
-            ("steps for the other case", self.otherwise.len(), Self::MAX_STEPS),
+            ("alternative steps", self.otherwise.len(), Self::MAX_STEPS),
         ];
         if let Some((what, len, max)) = lists.into_iter().find(|(_, len, max)| len > max) {
             return Err(RequestError::TooManyOps { what, len, max });

@@ -370,7 +370,7 @@ mod tests {
 
     /// A client that stays within its limits is not closed for the size of a frame.
     #[test]
-    fn what_a_client_may_ask_for_fits_a_frame() {
+    fn the_largest_request_fits_a_frame() {
         let options = Options::default();
         let Options { max_key_bytes, max_value_bytes, .. } = options;
         let sizes = SizeLimits { max_key_bytes, max_value_bytes };
@@ -380,7 +380,7 @@ mod tests {
 
     /// F-input-1, F-input-3: many silent callers do not keep out a new one.
     #[tokio::test]
-    async fn of_too_many_silent_callers_the_oldest_goes() {
+    async fn the_oldest_of_too_many_silent_callers_is_closed() {
         let half_open = Arc::<HalfOpen>::default();
         let mut crowd: Vec<_> = (0..HALF_OPEN).map(|_| half_open.enter()).collect();
         let mut late = half_open.enter();
@@ -397,7 +397,7 @@ mod tests {
     /// F-load-4: a caller with a client's certificate takes no place that is reserved for members, whichever lane it
     /// asks for.
     #[test]
-    fn f_load_4_a_known_client_takes_a_clients_place_on_every_lane() {
+    fn f_load_4_a_known_client_uses_a_client_slot_on_every_lane() {
         let client = Peer::Client { cluster: "test".into(), name: "app".into() };
         let member = Peer::Member { cluster: "test".into(), id: 1 };
         for lane in Lane::ALL {
@@ -409,7 +409,7 @@ mod tests {
 
     /// F-load-4: one client leaves connections for others, however many it opens.
     #[test]
-    fn f_load_4_one_client_leaves_connections_to_others() {
+    fn f_load_4_one_client_leaves_connections_for_others() {
         let (places, greedy, other) = (Places::new(1024), Arc::default(), Arc::default());
         let held: Vec<_> = std::iter::from_fn(|| places.one(Arc::clone(&greedy))).collect();
         assert!((900..1000).contains(&held.len()), "{}", held.len());
@@ -420,7 +420,7 @@ mod tests {
 
     /// F-proc-9.
     #[test]
-    fn clients_leave_files_for_the_journal() {
+    fn clients_leave_file_descriptors_for_the_journal() {
         assert_eq!(max_clients(1024, None), 1024);
         assert_eq!(max_clients(1024, Some(65_536)), 1024);
         assert_eq!(max_clients(1024, Some(1024)), 512);

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_finds_no_room_waits_for_it() {
+    async fn a_reservation_waits_for_room() {
         let (budget, me, other) = (Budget::new(100), Arc::default(), Arc::default());
         let first = Share::of(&budget, &me, 60, Use::Frame).expect("all of it is free");
         let mut second = Share::none(&budget, &other);
@@ -200,7 +200,7 @@ mod tests {
 
     /// F-load-9: one client leaves memory for others, however many connections it opens.
     #[test]
-    fn one_client_leaves_memory_to_the_others() {
+    fn one_client_leaves_memory_for_others() {
         let budget = Budget::new(1200);
         for what in [Use::LargeFrame, Use::Answer, Use::Frame] {
             let (greedy, other) = (Arc::default(), Arc::default());
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_gives_up_waiting_has_taken_nothing() {
+    async fn a_cancelled_reservation_takes_nothing() {
         let (budget, me) = (Budget::new(10), Arc::default());
         let all = Share::force_reserve(&budget, &me, 12);
         let mut other = Share::none(&budget, &me);

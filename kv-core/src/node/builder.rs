@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_builder_without_its_parts_reports_what_is_missing() {
+    async fn a_builder_reports_missing_parts() {
         let error =
             |builder: NodeBuilder| async { builder.start().await.expect_err("it cannot start").to_string() };
         assert!(error(Node::builder(cluster(), 7)).await.contains("member 7 is not in the configuration"));

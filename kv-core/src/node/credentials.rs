@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_lets_in_whom_it_names_and_is_read_again() {
+    async fn a_client_list_admits_its_names_and_is_reloaded() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let file = folder.path().join("clients");
         std::fs::write(&file, "# who may come in\n\n  app \nbackup job\n#ops\n").expect("it can be written");
@@ -209,7 +209,7 @@ mod tests {
 
     /// Rewriting the file in place, however slowly, disconnects no client that is on the list before and after.
     #[test]
-    fn half_a_list_does_not_count() {
+    fn a_half_written_client_list_is_not_applied() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let file = folder.path().join("clients");
         let write = |text: &str| std::fs::write(&file, text).expect("it can be written");

@@ -260,7 +260,7 @@ mod tests {
 
     /// The error names the system's reason and one action, wherever the disk has failed.
     #[test]
-    fn f_disk_11_what_to_do_about_a_disk_is_named_once() {
+    fn f_disk_11_the_remedy_for_a_disk_is_reported_once() {
         let source = || io::Error::from(io::ErrorKind::StorageFull);
         let engine = || EngineError::Io { doing: "write", source: Arc::new(source()) };
         let texts = [

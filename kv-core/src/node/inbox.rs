@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_larger_than_the_bound_goes_alone() {
+    async fn a_message_larger_than_the_bound_is_accepted_alone() {
         let inbox = Inbox::default();
         inbox.message(PEER, prepare(2 * MAX_BYTES), false).await;
         assert_eq!(inbox.take(true, true).data.len(), 1);
@@ -376,7 +376,7 @@ mod tests {
     /// Rules R4 and T9: an op that the old state had applied may not be applied in the new state from which reads are
     /// answered.
     #[tokio::test]
-    async fn what_a_state_had_applied_proves_nothing_about_the_next() {
+    async fn the_applied_op_of_an_old_state_does_not_count_for_its_replacement() {
         let inbox = Inbox::default();
         let point = LogPoint {
             anchor: Anchor::new(Op::new(3), Hash::ZERO),
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_wait_in_order_while_they_are_not_wanted() {
+    async fn calls_wait_in_order_while_the_driver_is_busy() {
         let inbox = Inbox::default();
         let outbox = crate::node::reply::Outbox::new(
             crate::node::reply::Admission::new(1 << 20),

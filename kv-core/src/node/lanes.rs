@@ -250,7 +250,7 @@ mod tests {
 
     /// Rule T6: a piece is read once, however often it is requested.
     #[test]
-    fn t6_a_piece_that_is_asked_for_again_is_read_once() {
+    fn t6_a_piece_requested_again_is_read_once() {
         let queue = Queue::new(Lane::Bulk);
         queue.set_connected(true);
         let piece = |after: &'static str| Piece { nonce: 1, at: None, after: after.into() };

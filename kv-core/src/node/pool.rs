@@ -194,7 +194,7 @@ mod tests {
 
     /// If jobs of two kinds wait, one kind does not wait for all jobs of the other.
     #[test]
-    fn reads_and_watches_have_turns() {
+    fn reads_and_watches_take_turns() {
         let mut jobs = Jobs::default();
         let (done, seen) = mpsc::channel();
         let job = |name: &'static str| -> Job {
@@ -213,7 +213,7 @@ mod tests {
 
     /// F-load-9: while a client has thousands of reads waiting, another client waits for at most one of them.
     #[test]
-    fn f_load_9_clients_have_turns_however_much_one_of_them_asks_for() {
+    fn f_load_9_clients_take_turns() {
         const MANY: usize = 10_000;
         let accounts: [Arc<Account>; 3] = Default::default();
         let clients = accounts.each_ref().map(JobOwner::client);

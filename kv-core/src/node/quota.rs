@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_gets_most_and_leaves_room_for_the_next_and_that_for_a_third() {
+    fn each_client_leaves_room_for_the_next() {
         let quota = Quota::new(900, COUNTED);
         let accounts: [Account; 3] = Default::default();
         let got = accounts.each_ref().map(|it| greedy(&quota, &it.calls));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_greedy_clients_leave_places_for_one_more() {
+    fn a_thousand_greedy_clients_leave_room_for_another() {
         let quota = Quota::new(64 << 10, COUNTED);
         let accounts: Vec<Account> = std::iter::repeat_with(Account::default).take(1000).collect();
         // The clients take turns.
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_are_by_certificate_or_by_address_and_go_with_the_last_connection() {
+    fn accounts_are_by_certificate_or_address_and_end_with_the_last_connection() {
         let client = |name: &str| Peer::Client { cluster: "test".into(), name: name.into() };
         assert_eq!(identity(&client("app"), "10.0.0.1:4000"), identity(&client("app"), "10.0.0.2:5000"));
         assert_ne!(identity(&client("app"), "10.0.0.1:4000"), identity(&client("job"), "10.0.0.1:4000"));

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_of_rest_allows_a_seconds_worth_at_once_and_no_more() {
+    fn a_rate_limit_allows_a_burst_of_one_second() {
         let start = Instant::ZERO;
         let mut bucket = Bucket::new(100, start);
         assert_eq!(taken(&mut bucket, start), 100);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_that_take_turns_are_logged_once_each_and_a_flood_is_not() {
+    fn alternating_refusals_are_logged_once_each_and_a_flood_is_not() {
         let (logged, start) = (LogThrottle::default(), Instant::ZERO);
         let texts = ["expired", "unknown"];
         let loud = |now| texts.iter().cycle().take(1000).filter(|text| logged.is_due(now, text)).count();

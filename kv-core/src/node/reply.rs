@@ -444,7 +444,7 @@ mod tests {
 
     /// F-load-5: the largest event, with the largest previous value, is still sent.
     #[tokio::test]
-    async fn f_load_5_an_answer_beyond_the_connection_budget_goes_alone() {
+    async fn f_load_5_an_answer_beyond_the_connection_budget_is_sent_alone() {
         let admission = Admission::new(256 << 20);
         let outbox = Outbox::new(admission.clone(), Arc::default());
         // An event with the largest value, and the largest one before it.
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_gives_its_share_back() {
+    fn a_permit_returns_its_share() {
         let (admission, me) = (admission(), Arc::default());
         let admit = |bytes| admission.admit(&me, CallClass::Call, share(&admission, bytes));
         let most = admit(16 << 20).expect("all of it is free");
@@ -528,7 +528,7 @@ mod tests {
     /// F-load-9: the watches of one client, on any number of connections, take no room from calls, not even from its
     /// own. Its calls and watches leave room for other clients.
     #[test]
-    fn f_load_9_waiting_watches_take_no_calls_and_one_client_leaves_places_to_others() {
+    fn f_load_9_parked_watches_take_no_calls_and_one_client_leaves_room_for_others() {
         let admission = Admission::new(256 << 20);
         let (greedy, other) = (Arc::default(), Arc::default());
         let take = |who, place| admission.admit(who, place, share(&admission, 256));
@@ -544,7 +544,7 @@ mod tests {
 
     /// F-load-9: the same if each watch comes from another client.
     #[test]
-    fn f_load_9_many_clients_watches_leave_places_to_one_more() {
+    fn f_load_9_watches_of_many_clients_leave_room_for_another_client() {
         let admission = Admission::new(256 << 20);
         let crowd: Vec<Arc<Account>> = std::iter::repeat_with(Arc::default).take(134).collect();
         let mut held = Vec::new();

@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout};
 const ME: MemberId = MemberId::new(0);
 const PEER: MemberId = MemberId::new(1);
 
-/// What is shared by the parts of member 0 of three, none of which runs.
+/// The shared state of member 0 of three. None of its parts runs.
 struct Bench {
     network: Memory,
     shared: Arc<Shared>,
@@ -124,9 +124,9 @@ async fn accept(listener: &mut Box<dyn Listener>, bench: &Bench) -> Ends {
     ends
 }
 
-/// F-net-11: a connection on which nothing comes back is opened anew, though writing to it never fails.
+/// F-net-11: a connection on which nothing arrives is reopened, even if writing to it never fails.
 #[tokio::test(start_paused = true)]
-async fn a_half_open_link_is_opened_anew() {
+async fn a_half_open_link_is_reopened() {
     let bench = Bench::new();
     let mut listener = bench.network.bind("b:1").await.unwrap();
     bench.start_link();
@@ -137,7 +137,7 @@ async fn a_half_open_link_is_opened_anew() {
     assert!(bench.shared.inbox.take(true, true).lost.contains(&PEER), "a hint for the replica");
     drop(half_open);
 
-    // Until it has read the reply, it would drop what it is given.
+    // Until it has read the reply, it drops messages that are queued.
     tokio::time::sleep(Duration::from_millis(1)).await;
     let vote = Message::StartViewChange { view: crate::ids::View::new(1) };
     bench.shared.lanes.send(PEER, vote.clone());
@@ -145,7 +145,7 @@ async fn a_half_open_link_is_opened_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_on_which_the_peer_shows_life_stays() {
+async fn a_link_with_heartbeats_stays_open() {
     let bench = Bench::new();
     let mut listener = bench.network.bind("b:1").await.unwrap();
     bench.start_link();
@@ -183,8 +183,8 @@ async fn a_link_that_breaks_is_a_hint_and_refusals_are_not_repeated() {
     assert!(returned.elapsed() <= Duration::from_millis(500), "the back-off is bounded");
 }
 
-/// F-net-11, the accepting end: it shows life, and a newer connection of the same peer and lane ends the older one
-/// without a word to the replica.
+/// F-net-11, at the accepting end: it sends heartbeats, and a newer connection of the same peer and lane ends the older
+/// one without notifying the replica.
 #[tokio::test(start_paused = true)]
 async fn a_newer_connection_of_a_peer_ends_the_older_one() {
     let bench = Bench::new();
@@ -239,7 +239,7 @@ async fn a_caller_without_a_hello_is_closed_in_time() {
 
 /// F-load-4, F-input-3: a silent crowd keeps nobody out for longer than the deadline, and members not at all.
 #[tokio::test(start_paused = true)]
-async fn silent_clients_keep_no_member_out() {
+async fn silent_clients_do_not_block_members() {
     let bench = Bench::new();
     bench.open_door().await;
     let mut crowd = Vec::new();
@@ -297,7 +297,7 @@ async fn a_client_cannot_speak_as_a_member() {
 
 /// Whatever a dropped node still does ends at the disk.
 #[test]
-fn a_closed_fence_lets_nothing_through() {
+fn a_closed_fence_blocks_everything() {
     let dir = tempfile::tempdir().unwrap();
     let closed = Arc::<AtomicBool>::default();
     let fence = Fence::new(Directory::open(dir.path()).unwrap(), closed.clone());

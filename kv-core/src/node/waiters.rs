@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_retry_is_not_proposed_again_and_all_who_wait_are_answered() {
+    async fn a_retry_is_not_proposed_again_and_all_callers_are_answered() {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, None)));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn abandoned_waiters_are_answered_that_the_fate_is_unknown() {
+    async fn abandoned_callers_get_an_unknown_outcome() {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, None)));

@@ -1,7 +1,8 @@
-//! Watches: questions for what changes after a place in the history. One that can be answered is answered at once, from
-//! the history, by a bounded piece; one that cannot waits in an index by what it follows, until a change of it is
-//! applied. So a slow client costs no memory, because it asks for the next piece when it has taken the last, and one
-//! that waits costs no time. The decisions are those of [`Watchers`]; here is what runs them, on threads.
+//! Watches: queries for the changes after a position in the history. If there are such changes, a watch is answered at
+//! once with a bounded piece of the history. Otherwise it is parked in an index by the keys that it follows, until one
+//! of them changes. So a slow client uses no memory, because it asks for the next piece only after it has taken the
+//! last one; and a parked watch uses no processor time. [`Watchers`] makes the decisions; this module runs them on
+//! threads.
 
 use super::pool::{self, JobOwner, Kind};
 use super::reply::{Outbox, Responder, WatchSlot};
@@ -14,19 +15,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The most events in one answer, and in one step of looking for those who wait for them.
+/// The most events in one answer, and in one step of matching changes against parked watches.
 const MAX_EVENTS: usize = 1000;
 /// About the most bytes in one answer.
 const MAX_BYTES: usize = 1 << 20;
-/// A watch is answered after this time at the latest, though nothing of it has changed: then it goes on from a later
-/// place, and both ends know that the other is there.
+/// A watch is answered after this time at the latest, even if nothing in its range has changed: its position advances,
+/// and both ends see that the other is alive.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How often those whose time is over are answered.
+/// How often watches whose deadline has passed are answered.
 const SWEEP: Duration = Duration::from_secs(1);
-/// So many that were woken are answered by one job.
+/// How many woken watches one job answers.
 const SHARE: usize = 32;
 
-/// The way back to who has asked.
+/// Where to send the answer.
 #[derive(Debug)]
 struct WatchResponder {
     call: u64,
@@ -34,20 +35,20 @@ struct WatchResponder {
     watching: WatchSlot,
 }
 
-/// One client's question.
+/// A watch of a client.
 #[derive(Debug)]
 struct PendingWatch {
     query: WatchQuery,
     asked: WatchResponder,
 }
 
-/// The watches of a node that wait.
+/// The parked watches of a node.
 #[derive(Debug, Default)]
 pub(super) struct PendingWatches {
     waiting: Mutex<Watchers<WatchResponder>>,
-    /// How many wait, for the applier to see without waiting.
+    /// Their number, which the applier can read without locking.
     count: AtomicUsize,
-    /// A job that wakes them is under way, and will see what is published before it begins.
+    /// A job that wakes them is scheduled, and will see everything that is published before it begins.
     scheduled: AtomicBool,
 }
 
@@ -59,28 +60,28 @@ impl PendingWatches {
         result
     }
 
-    /// How many wait.
+    /// The number of parked watches.
     pub(super) fn waiting(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The connection is closed, and whoever asked over it is gone.
+    /// The connection is closed: cancels its watches.
     pub(super) fn cancel_all(&self, outbox: &Arc<Outbox>) {
         let gone = self.with(|waiting| waiting.cancel_all(outbox.name()));
         drop(gone);
     }
 
-    /// The client has lost interest.
+    /// The client has cancelled the watch.
     pub(super) fn cancel(&self, outbox: &Arc<Outbox>, call: u64) {
-        // Before the look at who waits: one that does not wait yet never will.
+        // Before the parked watches are searched, so that a watch that is not parked yet never is.
         outbox.unwatch(call);
-        // What it holds may take locks when it goes.
+        // Dropping its contents may take locks.
         let gone = self.with(|waiting| waiting.cancel((outbox.name(), call)));
         drop(gone);
     }
 }
 
-/// Takes in a client's question.
+/// Accepts a watch of a client.
 pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: Responder) {
     if shared.role == Role::Witness {
         let text = format!("member {} is a witness and holds no data: ask a data member", shared.me);
@@ -93,7 +94,7 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
     poll_all(shared, vec![PendingWatch { query, asked: WatchResponder { call, reply, watching } }]);
 }
 
-/// Answers watches, or lets them wait, on the threads that may wait for the disk.
+/// Answers or parks watches, on the threads that may wait for the disk.
 fn poll_all(shared: &Arc<Shared>, watches: Vec<PendingWatch>) {
     for (whose, share) in pool::shares(watches, SHARE, |watch| watch.asked.reply.owner()) {
         let pool = shared.clone();
@@ -104,11 +105,11 @@ fn poll_all(shared: &Arc<Shared>, watches: Vec<PendingWatch>) {
 /// Answers a watch if there is something to deliver, and parks it otherwise.
 fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
     while !watch.asked.watching.is_taken_back() {
-        // One who asks for much and takes none of it keeps nobody busy.
+        // A client that asks for much and takes none of the answers causes no work.
         if watch.asked.reply.is_backlogged() {
             return watch.asked.reply.send(Answer::Overloaded);
         }
-        // A node without a state has no answer; another member has.
+        // A node without a state cannot answer. Another member can.
         let elsewhere = Answer::NotPrimary { hint: None };
         let life = shared.state_life();
         let Some(state) = shared.state() else { return watch.asked.reply.send(elsewhere) };
@@ -144,7 +145,7 @@ fn wait(
         false => watches.wait(waiting, reached),
     });
     let Some(ParkedWatch { query, with: asked, .. }) = refused else {
-        // What was applied between the look and the wait has woken nobody.
+        // Changes that were applied between the search and the parking have not woken this watch.
         if shared.state().is_none_or(|state| state.revision() > looked) {
             wake(shared);
         }
@@ -160,14 +161,14 @@ fn wait(
     Some(PendingWatch { query, asked })
 }
 
-/// Something was applied, and published.
+/// Entries were applied and published.
 pub(super) fn published(shared: &Arc<Shared>) {
     if shared.watches.count.load(Ordering::SeqCst) > 0 {
         wake(shared);
     }
 }
 
-/// Has those woken who wait for what was published.
+/// Schedules a job that wakes the watches of the published changes.
 fn wake(shared: &Arc<Shared>) {
     if !shared.watches.scheduled.swap(true, Ordering::SeqCst) {
         let pool = shared.clone();
@@ -178,7 +179,7 @@ fn wake(shared: &Arc<Shared>) {
     }
 }
 
-/// Goes through what has changed since this was last done, and wakes who follows it.
+/// Goes through all changes since the last call, and wakes the watches that follow them.
 fn dispatch(shared: &Arc<Shared>) {
     let mut after = Position::after(lock(&shared.watches.waiting).dispatched());
     loop {
@@ -198,7 +199,7 @@ fn dispatch(shared: &Arc<Shared>) {
     }
 }
 
-/// Answers those whose time is over, until the node stops.
+/// Answers the watches whose deadline has passed, until the node stops.
 pub(super) async fn sweep(shared: Arc<Shared>) {
     let mut closing = shared.closing.subscribe();
     let mut cut_off = IsolationDetector::default();

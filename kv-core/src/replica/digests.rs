@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_only_a_quorum_that_agrees_shows_who_is_wrong() {
+    fn s1_only_a_quorum_that_agrees_proves_divergence() {
         let judge = |own, received: &[u128], quorum| digests(own, received).compare(Op::new(8), quorum);
         let wrong =
             |ours, theirs| Some(DigestComparison::Wrong { ours: Hash::new(ours), theirs: Hash::new(theirs) });
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_digests_the_last_are_kept() {
+    fn only_the_latest_digests_are_kept() {
         let mut list = BTreeMap::new();
         for op in 1..=1000 {
             keep(&mut list, Op::new(op), Hash::ZERO);

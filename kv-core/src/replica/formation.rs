@@ -122,7 +122,7 @@ mod tests {
 
     /// Rule F1 to F4 of PROTOCOL.md, as a table.
     #[test]
-    fn f1_to_f4_a_member_forms_only_when_all_were_seen() {
+    fn f1_to_f4_a_member_forms_only_after_all_have_answered() {
         use FormationStep::{Empty, Formatted, Formed};
         let table: [(FormationStep, &[FormationStep], Progress); 9] = [
             (Empty, &[Empty], Progress::Wait),

@@ -174,7 +174,7 @@ mod tests {
     /// Ops 1 to 4 are lost on every member that knows that they are committed. Another member has four entries that
     /// were not committed.
     #[test]
-    fn v5h_an_entry_with_another_hash_is_no_copy_of_what_was_committed() {
+    fn v5h_an_entry_with_another_hash_is_no_copy_of_the_committed_one() {
         let hash = |byte: u8| Hash::of(&[byte]);
         let vote = |commit: u64, lacks: &[(u64, u64)], suffix: Vec<Slot>| LogSummary {
             log_view: View::ZERO,

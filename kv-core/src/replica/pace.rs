@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn v8_a_disk_is_slow_only_where_the_others_are_not() {
+    fn v8_a_disk_is_slow_only_in_comparison_with_others() {
         for sample in [(90, 150), (150, 90), (2, 90), (200, 150)] {
             let mut pace = Pace::default();
             run(&mut pace, &[sample; 5]);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn v8_without_a_quorum_of_others_there_is_nobody_to_compare_with() {
+    fn v8_without_a_quorum_of_others_no_disk_is_slow() {
         let mut pace = Pace::default();
         for n in 1..6 {
             pace.prepared(Op::new(n), at(1000 * n));

@@ -1,4 +1,4 @@
-//! The log is rebased: from then on it stands on a state that was fetched (rules T3 and T5).
+//! Rebases the log on a state that was fetched (rules T3 and T5).
 
 use super::state::ReplicaState;
 use super::{Output, Replica};

@@ -23,8 +23,7 @@ type ClusterTime = Duration;
 /// Since when entries exist, each by its hash: an entry at the same op of another log is a different entry.
 ///
 /// Times are on the steady clock of [`Replica::steady`]. No age is greater than the true one, except that clocks may
-/// run up to a tenth too fast. So of all reports about one entry the greatest age counts, whoever reports it and
-/// however late.
+/// run up to a tenth too fast. So the greatest reported age of an entry counts, regardless of the sender and the delay.
 #[derive(Debug, Default)]
 pub(super) struct Ages {
     /// Every later log contains this op, so no entry below it can be the last one of a log.
@@ -314,7 +313,7 @@ mod tests {
 
     /// Rule N7 of PROTOCOL.md.
     #[test]
-    fn n7_of_one_entry_the_greatest_age_counts_and_grows_by_the_own_clock() {
+    fn n7_the_greatest_age_of_an_entry_counts_and_grows_by_the_own_clock() {
         let mut ages = Ages::default();
         assert_eq!(age(&ages, 9, 0), 0, "nobody knows");
         ages.arrived(entry(5), at(10), true);
@@ -327,7 +326,7 @@ mod tests {
 
     /// Rule N7 of PROTOCOL.md: the age of one of two entries says nothing about the other.
     #[test]
-    fn n7_the_age_of_another_entry_at_the_same_op_is_another_one() {
+    fn n7_entries_at_the_same_op_have_separate_ages() {
         let mut ages = Ages::default();
         ages.arrived(Anchor::new(Op::new(5), Hash::of(b"cut")), at(0), true);
         ages.arrived(entry(5), at(100), true);
@@ -338,13 +337,13 @@ mod tests {
 
     /// Rule N7 of PROTOCOL.md.
     #[test]
-    fn n7_wall_clocks_count_where_all_were_down_and_the_least_of_a_quorum_does() {
+    fn n7_wall_clocks_count_after_all_were_down_by_the_least_of_a_quorum() {
         let mut ages = Ages::default();
         ages.recovered(entry(5), at(0), wall(0));
         assert_eq!(age(&ages, 1, 500), 1, "one report of three is no quorum");
         ages.note_report(MemberId::new(1), entry(5), moved(90), at(1));
         assert_eq!(age(&ages, 1, 500), 90);
-        assert_eq!(age(&ages, 3, 502), 92, "it goes on by the clock of whoever heard it");
+        assert_eq!(age(&ages, 3, 502), 92, "it grows by the receiver's clock");
         ages.note_report(MemberId::new(2), entry(5), moved(80), at(3));
         assert_eq!(age(&ages, 3, 500), 92, "a quorum that reports more is a quorum");
         assert_eq!(
@@ -358,7 +357,7 @@ mod tests {
             Age { least: seconds(7), followed: true, moved: None },
             at(3),
         );
-        assert_eq!(age(&ages, 3, 500), 7, "who followed it knows better");
+        assert_eq!(age(&ages, 3, 500), 7, "a measured age overrides wall clocks");
     }
 
     /// Rule N7 of PROTOCOL.md: both readings of the wall clock are rounded down, so their difference may be a
@@ -378,7 +377,7 @@ mod tests {
 
     /// Rule N7 of PROTOCOL.md: steps of wall clocks up to the allowance make nothing expire early.
     #[test]
-    fn n7_an_allowance_is_taken_off_what_wall_clocks_show() {
+    fn n7_the_allowance_is_subtracted_from_wall_clocks() {
         let mut ages = Ages::default();
         ages.recovered(entry(5), at(0), wall(0));
         ages.note_report(MemberId::new(1), entry(5), moved(90), at(0));
@@ -390,7 +389,7 @@ mod tests {
 
     /// The number of reported ages is bounded, and so is each age.
     #[test]
-    fn n7_what_peers_report_about_ages_is_bounded() {
+    fn n7_ages_reported_by_peers_are_bounded() {
         let mut ages = Ages::default();
         for op in 0..2 * MOST_AGES as u64 {
             ages.note_report(MemberId::new(1), entry(op), moved(1), at(0));

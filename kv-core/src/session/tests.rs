@@ -148,7 +148,7 @@ fn a_session_expires_when_it_was_silent_for_the_ttl_and_not_before() {
 }
 
 #[test]
-fn every_request_is_a_sign_of_life_whatever_becomes_of_it() {
+fn every_request_keeps_its_session_alive() {
     for (n, acked) in [(1, 0), (1, 1), (99, 0)] {
         let mut sessions = opened(&[1, 2]);
         sessions.decide(session(1), number(n), number(acked), at(90));
@@ -168,7 +168,7 @@ fn a_full_table_evicts_the_session_that_was_silent_longest() {
 
 /// Rule E4.
 #[test]
-fn of_equally_silent_sessions_the_oldest_is_evicted() {
+fn the_oldest_of_equally_silent_sessions_is_evicted() {
     let mut sessions = opened(&[]);
     for id in [5, 6, 7, 8] {
         sessions.open(session(id), at(1));
@@ -177,7 +177,7 @@ fn of_equally_silent_sessions_the_oldest_is_evicted() {
 }
 
 #[test]
-fn changes_are_taken_once_and_name_what_is_gone() {
+fn changes_are_taken_once_and_include_removed_sessions() {
     let mut sessions = opened(&[1, 2, 3]);
     assert_eq!(sessions.take_changes().len(), 3);
     assert_eq!(sessions.take_changes(), []);
@@ -208,9 +208,9 @@ fn a_session_survives_encoding() {
     assert_eq!(&postcard::from_bytes::<Session>(&bytes).unwrap(), session);
 }
 
-/// Rule E7: what is dropped is not run again, and everything else is kept.
+/// Rule E7: a request with a dropped result does not run again, and all other results are kept.
 #[test]
-fn of_large_results_of_one_session_the_oldest_are_dropped() {
+fn the_oldest_large_results_of_one_session_are_dropped() {
     let mut sessions = opened(&[1]);
     for (n, answer) in [(2, large(10, 1)), (1, large(11, 1)), (3, outcome(12)), (4, large(13, 2))] {
         assert_eq!(ask(&mut sessions, n, 0), DuplicateCheck::Run);
@@ -225,7 +225,7 @@ fn of_large_results_of_one_session_the_oldest_are_dropped() {
 
 /// Rule E7.
 #[test]
-fn of_large_results_of_all_sessions_the_oldest_are_dropped() {
+fn the_oldest_large_results_of_all_sessions_are_dropped() {
     let mut sessions = opened(&[1, 2, 3]);
     for (id, revision) in [(3, 10), (1, 11), (2, 12)] {
         sessions.decide(session(id), number(1), number(0), at(9));
@@ -245,9 +245,10 @@ fn of_large_results_of_all_sessions_the_oldest_are_dropped() {
     assert_eq!(sessions.stored(session(3), number(2)), Some(&large(13, 2)));
 }
 
-/// Rule E7: well-formed clients that acknowledge nothing fill no memory, and the one that takes most gives first.
+/// Rule E7: clients that acknowledge nothing cannot fill the memory, and results of the client with the most are
+/// dropped first.
 #[test]
-fn e7_small_results_count_and_the_largest_share_gives_first() {
+fn e7_small_results_count_and_the_largest_share_is_dropped_first() {
     let limits = SessionLimits { max: 100, window: 256, all_bytes: 40 * RESULT_BYTES, ..LIMITS };
     let mut sessions = Sessions::new(limits, true);
     for id in 1..=10 {
@@ -287,20 +288,20 @@ fn e7_small_results_count_and_the_largest_share_gives_first() {
     let bytes =
         sessions.iter().map(|(_, session)| postcard::to_stdvec(session).unwrap().len()).sum::<usize>();
     assert!(bytes < 40 * RESULT_BYTES, "{bytes} bytes are written for 2,560 requests");
-    // Who acknowledges goes on.
+    // A client that acknowledges continues.
     assert_eq!(sessions.decide(session(10), number(257), number(256), at(1)), DuplicateCheck::Run);
     sessions.check_invariants();
 }
 
 #[test]
-fn a_result_takes_no_more_than_it_counts() {
+fn a_result_uses_no_more_memory_than_it_is_counted_for() {
     // B-trees are half full at worst, and a result is in two of them.
     let bytes = size_of::<RequestNumber>() + size_of::<RequestResult>();
     let listed = size_of::<(Revision, SessionId, RequestNumber)>() + size_of::<usize>();
     assert!(3 * (bytes + listed) / 2 <= RESULT_BYTES, "{bytes} and {listed}");
 }
 
-/// Rule E7: a restart goes on dropping where the life before did.
+/// Rule E7: after a restart, the same results are dropped as before.
 #[test]
 fn restored_sessions_drop_the_same_results() {
     let mut sessions = opened(&[1, 2, 3]);

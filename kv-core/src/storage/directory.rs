@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_created_is_for_this_account_alone() {
+    fn created_files_are_private_to_the_account() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("above/data");
         let storage = Directory::open(&path).unwrap();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_gone_or_leads_elsewhere_is_noticed() {
+    fn a_removed_or_replaced_file_is_detected() {
         type Meddle = fn(&Path);
         let cases: [(&str, Meddle); 5] = [
             ("removed", |data| fs::remove_file(data.join("b")).unwrap()),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_place_of_the_directory_is_named() {
+    fn a_file_in_place_of_the_directory_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, b"x").unwrap();

@@ -276,7 +276,10 @@ impl TestCluster {
             if let Some(found) = check(&seen) {
                 return found;
             }
-            assert!(Instant::now() < until, "not within {WITHIN:?}: {what}; the members stand so: {seen:#?}");
+            assert!(
+                Instant::now() < until,
+                "not within {WITHIN:?}: {what}; the status of the members: {seen:#?}"
+            );
             sleep(LOOK).await;
         }
     }

@@ -50,7 +50,7 @@ pub(crate) async fn guards_decide(net: Net) {
     assert!(changed.revision > made.revision);
 }
 
-pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
+pub(crate) async fn transactions_are_atomic(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
     let start = client.put("account/a", "100").await.expect("a put");
@@ -79,7 +79,7 @@ pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
     assert_eq!(twice, Err(WriteError::Malformed(RequestError::DuplicateKey { key: "x".into() })));
 }
 
-pub(crate) async fn transactions_and_writes_return_what_was_there_before(net: Net) {
+pub(crate) async fn transactions_and_writes_return_previous_values(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let client = harness.client().await;
     let first = client.put("key", "1").previous().await.expect("a put");

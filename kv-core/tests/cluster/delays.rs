@@ -1,4 +1,4 @@
-//! Delays that jump, one way, while keys and leases end: none does early by the clock of whoever asked for it.
+//! One-way delays jump while keys and leases expire: none expires early on the clock of the client that requested it.
 
 use super::harness::{Harness, Net};
 use kv_core::message::Lifetime;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 const TASKS: u64 = 12;
 /// The longest delay, one way.
 const MOST_DELAY_MS: u64 = 400;
-/// After its time a key is gone within this, failovers and the delays of the removal included.
+/// A key is removed within this time after its deadline, including failovers and the delays of the removal.
 const LATE: Duration = Duration::from_secs(30);
 
 /// How long delays jump: `KV_DELAYS=600` for the drill of ten minutes.
@@ -30,8 +30,8 @@ async fn lifetime(client: &Client, ttl: Duration, on_a_lease: bool) -> Option<Li
     Some(Lifetime::lease(LeaseId::new(lease.id().get())))
 }
 
-/// Rule X1: each member is asked what it has itself, so that nothing hides behind the time that an answer takes.
-pub(crate) async fn x1_nothing_ends_early_while_delays_jump_one_way(net: Net) {
+/// Rule X1: each member is asked for its own state, so that the delay of an answer hides nothing.
+pub(crate) async fn x1_nothing_expires_early_while_delays_jump_one_way(net: Net) {
     let harness = Arc::new(Harness::three(net).await);
     let ends = Instant::now() + Duration::from_secs(seconds());
     let (stop, gone, late) =

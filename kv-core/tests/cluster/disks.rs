@@ -31,7 +31,7 @@ pub(crate) async fn a_wiped_member_stops_and_reports_why(net: Net) {
 }
 
 /// F-disk-10, F-proc-2: a failed write is final for the member, and nothing to the others.
-pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
+pub(crate) async fn a_failed_disk_stops_only_its_member(net: Net) {
     use kv_core::node::Node;
     use kv_core::storage::simulated::Disk;
     use std::sync::Arc;
@@ -66,7 +66,7 @@ pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// F-disk-10, D4: the first failure is the last thing that the journal does, though the disk would work again.
+/// F-disk-10, D4: the journal stops at the first failure, although the disk would work again.
 pub(crate) async fn f_disk_10_a_sync_that_fails_once_ends_the_member(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -84,7 +84,7 @@ pub(crate) async fn f_disk_10_a_sync_that_fails_once_ends_the_member(net: Net) {
 
 /// F-disk-11: no room while an entry is written, while it is synced, and while a checkpoint is made. The primary gives
 /// its role away; with room again it returns.
-pub(crate) async fn f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) {
+pub(crate) async fn f_disk_11_a_full_disk_is_reported_and_free_space_is_enough(net: Net) {
     let mut harness = Harness::ailing(net, busy_options()).await;
     let load = Load::start(&harness.client().await, 4);
     for (work, files) in [(Work::Write, "journal-"), (Work::Sync, "journal-"), (Work::Write, "state")] {
@@ -100,8 +100,8 @@ pub(crate) async fn f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs(net:
     harness.ends_well(load).await;
 }
 
-/// F-disk-11, D4: no room for a new journal file, of which nothing was promised. The primary gives its role away and
-/// waits; with room it goes on, without a restart.
+/// F-disk-11, D4: there is no room for a new journal file, which contains nothing acknowledged. The primary hands over
+/// its role and waits; with free space it continues without a restart.
 pub(crate) async fn f_disk_11_a_member_waits_for_room_for_a_new_journal_file(net: Net) {
     let mut options = busy_options();
     options.checkpoint_bytes = 1 << 30;
@@ -155,10 +155,9 @@ pub(crate) async fn f_disk_12_a_state_that_cannot_be_read_stops_the_member(net: 
     harness.ends_well(load).await;
 }
 
-/// F-disk-12, rule D8: a primary whose journal cannot be read has nothing to apply, and nothing to send to one that
-/// comes back. It fetches what it needs from the others and writes it once more; nobody gets any other answer, and
-/// nobody stops.
-pub(crate) async fn f_disk_12_a_journal_that_cannot_be_read_is_mended_by_the_others(net: Net) {
+/// F-disk-12, rule D8: a primary whose journal cannot be read cannot apply entries or send them to a returning member.
+/// It fetches them from the others and rewrites them. No answer changes, and no member stops.
+pub(crate) async fn f_disk_12_an_unreadable_journal_is_repaired_from_the_others(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let client = harness.client().await;
     let away = harness.backup().await;
@@ -206,7 +205,7 @@ pub(crate) async fn f_disk_13_a_primary_on_a_read_only_disk_steps_down(net: Net)
 }
 
 /// F-disk-14: nobody waits for a backup that does not get its writes done, and no view changes for its sake.
-pub(crate) async fn f_disk_14_a_backup_with_a_stalled_disk_holds_nobody_up(net: Net) {
+pub(crate) async fn f_disk_14_a_backup_with_a_stalled_disk_delays_nobody(net: Net) {
     let harness = Harness::ailing(net, patient_options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -224,8 +223,8 @@ pub(crate) async fn f_disk_14_a_backup_with_a_stalled_disk_holds_nobody_up(net: 
     assert_eq!(harness.status(primary).view, view);
 }
 
-/// F-disk-14, D7: a backup whose journal is always a little behind what the others have committed goes on making
-/// checkpoints, so what it holds in memory is bounded.
+/// F-disk-14, D7: a backup whose journal always lags a little behind the commit point still makes checkpoints, so its
+/// memory is bounded.
 pub(crate) async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(net: Net) {
     const OVERLAY: usize = 512 << 10;
     const VALUE: usize = 8 << 10;
@@ -278,7 +277,7 @@ pub(crate) async fn f_disk_14_a_primary_with_a_slow_disk_hands_over(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// F-disk-15, V8: it is fenced by itself, and comes back when the disk does.
+/// F-disk-15, V8: it fences itself, and returns when the disk does.
 pub(crate) async fn f_disk_15_a_primary_with_a_stalled_disk_is_replaced(net: Net) {
     let harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -292,8 +291,8 @@ pub(crate) async fn f_disk_15_a_primary_with_a_stalled_disk_is_replaced(net: Net
     harness.ends_well(load).await;
 }
 
-/// F-disk-15: a member whose disk never returns stops all the same, in a bounded time, and reports that its directory
-/// is not free yet.
+/// F-disk-15: a member whose disk never returns still stops in a bounded time, and reports that its directory is not
+/// free yet.
 pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_returns(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -308,7 +307,7 @@ pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_ret
     load.progress(50).await;
     harness.kill(slow);
     harness.ailment(slow).heal();
-    // The thread that was left ends now, and lets go of the directory.
+    // The abandoned thread ends now, and releases the directory.
     eventually("it starts again", async || harness.try_start(slow).await.is_ok()).await;
     load.progress(50).await;
     harness.ends_well(load).await;
@@ -316,7 +315,7 @@ pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_ret
 
 /// F-proc-7, V8: signs of life alone do not make a primary. Its state cannot be changed any more, because no checkpoint
 /// ends.
-pub(crate) async fn f_proc_7_a_primary_whose_state_hangs_gives_the_role_away(net: Net) {
+pub(crate) async fn f_proc_7_a_primary_whose_state_hangs_abdicates(net: Net) {
     let harness = Harness::ailing(net, busy_options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -396,7 +395,7 @@ impl Harness {
         .await;
     }
 
-    /// The others go on without a member that has stopped; on a good disk it returns.
+    /// The others continue without the stopped member; on a good disk it returns.
     async fn recovers(&mut self, stopped: usize, load: &Load) {
         load.progress(50).await;
         self.kill(stopped);

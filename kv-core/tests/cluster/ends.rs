@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-/// No case takes longer, however slow the machine.
+/// The longest time of a case, even on a slow machine.
 const CASE_WITHIN: Duration = Duration::from_secs(60);
 /// So soon after a drop the directory is free.
 const FREE_WITHIN: Duration = Duration::from_secs(10);
@@ -130,7 +130,7 @@ async fn things(directory: &Path) -> Vec<Box<dyn Any + Send>> {
     vec![Box::new(lease), Box::new(waits), Box::new(lock), Box::new(watch), Box::new(client), Box::new(node)]
 }
 
-/// The directory must be free, and hold what was acknowledged.
+/// The directory must be free, and contain the acknowledged writes.
 fn check(directory: &Path) {
     let until = Instant::now() + FREE_WITHIN;
     while let Err(error) = Directory::open(directory) {
@@ -202,7 +202,7 @@ fn drop_at(point: DropPoint, place: Place, directory: &Path, reversed: bool) {
 }
 
 #[test]
-fn anything_may_be_dropped_anywhere() {
+fn any_future_of_a_node_may_be_dropped_at_any_point() {
     for flavour in FLAVOURS {
         for point in POINTS {
             for reversed in [false, true] {
@@ -220,7 +220,7 @@ fn anything_may_be_dropped_anywhere() {
 
 /// A start that is given up at any moment leaves the directory to the next.
 #[test]
-fn a_start_may_be_given_up_at_any_moment() {
+fn a_start_may_be_cancelled_at_any_point() {
     for flavour in FLAVOURS {
         bounded(format!("{flavour:?}"), move || {
             let directory = tempfile::tempdir().expect("it works");
@@ -229,7 +229,7 @@ fn a_start_may_be_given_up_at_any_moment() {
                 drop(things(directory.path()).await);
                 for round in 0..20 {
                     let patience = Duration::from_micros(200 * round);
-                    // Whether it has come to an end or not, it is gone.
+                    // It is dropped, whether it has ended or not.
                     let _ = timeout(patience, start(directory.path())).await;
                     let node = start(directory.path()).await;
                     drop(node);

@@ -10,7 +10,7 @@ use std::time::Duration;
 const WRITERS: usize = 8;
 
 /// F-proc-1, in the small: the promise itself.
-pub(crate) async fn a_killed_primary_loses_nothing_and_doubles_nothing(net: Net) {
+pub(crate) async fn a_killed_primary_loses_and_duplicates_nothing(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
     for _ in 0..3 {
@@ -38,7 +38,7 @@ pub(crate) async fn a_killed_member_catches_up_when_it_returns(net: Net) {
 }
 
 /// F-proc-3: all are killed during writes.
-pub(crate) async fn everything_is_there_after_all_were_killed(net: Net) {
+pub(crate) async fn everything_survives_the_kill_of_all_members(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
     for _ in 0..2 {
@@ -80,7 +80,7 @@ pub(crate) async fn a_handover_moves_the_role_and_loses_no_write(net: Net) {
 }
 
 /// Writes and reads are as they are without leases, through a failover and a handover, and through a restart of all.
-pub(crate) async fn leases_for_reads_change_nothing_that_is_read(net: Net) {
+pub(crate) async fn reads_with_leases_return_the_same(net: Net) {
     let mut options = options();
     options.read_lease = Duration::from_millis(500);
     let mut harness = Harness::with(net, &[Role::Data, Role::Data, Role::Data], options).await;
@@ -155,7 +155,7 @@ pub(crate) async fn a_dropped_node_releases_port_and_directory(net: Net) {
     }
 }
 
-/// With checkpoints all the time: what a restart finds is checkpoint and journal together.
+/// With frequent checkpoints: a restart combines checkpoint and journal.
 pub(crate) async fn the_state_outlives_checkpoints_and_restarts(net: Net) {
     let mut small = options();
     small.checkpoint_bytes = 64 << 10;

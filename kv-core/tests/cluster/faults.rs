@@ -12,7 +12,7 @@ use std::time::Duration;
 const WRITERS: usize = 4;
 
 /// F-net-7, F-net-8: omission faults between client and members. The client retries, and nothing runs twice.
-pub(crate) async fn a_lossy_network_to_clients_neither_loses_nor_doubles(net: Net) {
+pub(crate) async fn a_lossy_network_to_clients_neither_loses_nor_duplicates(net: Net) {
     let harness = Harness::three(net).await;
     let faults = Faults::new(7);
     faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(0.2).duplication(0.1));
@@ -45,7 +45,8 @@ pub(crate) async fn a_lossy_network_between_members_is_survived(net: Net) {
     harness.level().await;
 }
 
-/// F-net-2, F-net-5: the isolated primary stops serving, another serves, and it comes back as a backup.
+/// F-net-2, F-net-5: the isolated primary stops serving, another member serves, and the old primary returns as a
+/// backup.
 pub(crate) async fn an_isolated_primary_is_replaced_and_acknowledges_nothing(net: Net) {
     let harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
@@ -81,8 +82,8 @@ pub(crate) async fn an_isolated_backup_disturbs_nobody(net: Net) {
     load.check(&harness).await;
 }
 
-/// A peer that stops reading its Log lane; the others go on, and it recovers.
-pub(crate) async fn f_net_15_a_peer_that_does_not_read_makes_only_itself_suffer(net: Net) {
+/// A peer stops reading its Log lane. The others continue, and the peer recovers.
+pub(crate) async fn f_net_15_a_peer_that_does_not_read_affects_only_itself(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, WRITERS);
     load.progress(50).await;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
-/// No test takes longer, however slow the machine.
+/// The longest time of a test, even on a slow machine.
 const TEST_WITHIN: Duration = Duration::from_secs(120);
 /// No condition takes longer to come true.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ impl Net {
         Self::Quic(Arc::new(Pki::new("test")))
     }
 
-    /// The certificates that it goes by.
+    /// The certificates that it uses.
     #[cfg(feature = "certs")]
     pub(crate) fn pki(&self) -> &Pki {
         match self {
@@ -87,7 +87,7 @@ impl Net {
         }
     }
 
-    /// The same network, as seen by one who has these certificates.
+    /// The same network, as used by the owner of these certificates.
     #[cfg(feature = "certs")]
     pub(crate) fn transport_with(&self, identity: Identity) -> Arc<dyn Transport> {
         match self {
@@ -99,7 +99,7 @@ impl Net {
         }
     }
 
-    /// Remembers whose address it is: the transport there gets this member's certificate.
+    /// Remembers the member of the address: the transport there gets this member's certificate.
     pub(crate) fn name_member(&self, address: &str, id: u8) {
         match self {
             #[cfg(all(feature = "tcp", feature = "certs"))]
@@ -121,7 +121,8 @@ impl Net {
         }
     }
 
-    /// The network as seen from `address`. With certificates, who is no member is the client of this name.
+    /// The network as seen from `address`. With certificates, an address that is no member's belongs to the client of
+    /// this name.
     pub(crate) fn transport(&self, address: &str) -> Arc<dyn Transport> {
         match self {
             Self::Memory(memory) => Arc::new(memory.named(address)),
@@ -166,7 +167,7 @@ pub(crate) struct Harness {
     /// What ails the members' disks.
     pub(crate) ailments: Vec<Option<Ailment>>,
     pub(crate) nodes: Vec<Option<Node>>,
-    /// The file with the names of the clients that are let in, if not all are.
+    /// The client list, if there is one.
     pub(crate) clients: Option<PathBuf>,
 }
 
@@ -210,7 +211,7 @@ impl Harness {
         }
     }
 
-    /// A running cluster of three data members whose disks can be made to ail.
+    /// A running cluster of three data members whose disks can be made to fail.
     pub(crate) async fn ailing(net: Net, options: Options) -> Self {
         let mut harness = Self::new(net, &[Role::Data; 3], options);
         harness.ailments = (0..3).map(|_| Some(Ailment::default())).collect();
@@ -266,7 +267,7 @@ impl Harness {
         self.try_start(member).await.unwrap_or_else(|error| panic!("member {member}: {error}"));
     }
 
-    /// Starts those that do not run, and waits until they serve.
+    /// Starts the members that do not run, and waits until they serve.
     pub(crate) async fn start_all(&mut self) {
         for member in 0..self.nodes.len() {
             if self.nodes[member].is_none() {
@@ -332,7 +333,7 @@ impl Harness {
         builder.connect().await.expect("a member answers")
     }
 
-    /// Waits until the status of those that run is as wanted.
+    /// Waits until the status of the running members is as expected.
     async fn all_say(&self, what: &str, wanted: impl Fn(&[MemberStatus]) -> bool) {
         let until = Instant::now() + WITHIN;
         loop {
@@ -355,7 +356,7 @@ impl Harness {
         .await;
     }
 
-    /// Waits until every running member has applied what the primary has, and nothing more is to come.
+    /// Waits until every running member has applied everything that the primary has, and the cluster is idle.
     pub(crate) async fn level(&self) {
         self.all_say("the members are level", |status| {
             let primary = status.iter().find(|it| it.state == MemberState::Primary);

@@ -7,7 +7,7 @@ use kv_core::ids::Revision;
 use std::future::IntoFuture as _;
 use std::time::Duration;
 
-pub(crate) async fn the_past_reads_as_it_was_on_any_member(net: Net) {
+pub(crate) async fn past_revisions_read_the_same_on_any_member(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
     let mut written = Vec::new();
@@ -22,7 +22,7 @@ pub(crate) async fn the_past_reads_as_it_was_on_any_member(net: Net) {
         for (number, revision) in written.iter().enumerate() {
             let found = client.get("key").at(*revision).await.expect("a read").expect("it was there");
             assert_eq!((found.value, found.modified), (number.to_string().into(), *revision));
-            // Without the primary's word: the member waits until it has come so far.
+            // Without asking the primary: the member waits until it has applied the revision.
             let scan = client.scan("other/").at(*revision).at_least(*revision);
             assert_eq!(scan.await.expect("a scan").len(), number);
         }
@@ -66,8 +66,8 @@ pub(crate) async fn a_read_at_least_at_a_revision_sees_it_on_every_member(net: N
     assert_eq!(read.expect("a read").expect("it exists").value, "woken");
 }
 
-/// By whichever member knows, and by the primary where a bound leaves nobody else: also of what was written just now.
-pub(crate) async fn a_read_of_bounded_age_is_no_older_on_every_member(net: Net) {
+/// Answered by any member that can prove the bound, and otherwise by the primary, including the latest writes.
+pub(crate) async fn a_read_of_bounded_staleness_is_fresh_enough_on_every_member(net: Net) {
     let harness = Harness::three(net).await;
     let clients = [0, 1, 2].map(|member| harness.node(member).client());
     for round in 0..5 {
@@ -140,7 +140,7 @@ pub(crate) async fn a_scan_of_several_pages_is_of_one_revision_while_others_writ
 }
 
 /// What is kept is bounded, outlives restarts, and its end is reported.
-pub(crate) async fn what_is_too_long_ago_is_compacted_and_the_rest_outlives_restarts(net: Net) {
+pub(crate) async fn old_history_is_compacted_and_the_rest_survives_restarts(net: Net) {
     let mut small = options();
     small.checkpoint_bytes = 64 << 10;
     small.segment_bytes = 256 << 10;

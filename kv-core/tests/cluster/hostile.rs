@@ -1,4 +1,4 @@
-//! Whoever is at the other end means harm, or does not know better. A normal client goes on working meanwhile.
+//! Malicious or faulty peers and clients. A normal client continues to work meanwhile.
 
 use super::harness::{Harness, Net, eventually, id, options};
 use super::load::Load;
@@ -43,8 +43,8 @@ fn frame(kind: u8, body: &[u8], announced: Option<u32>) -> Bytes {
     out.freeze()
 }
 
-/// Writes as one who does not mind being closed meanwhile.
-async fn say(writer: &mut FrameWriter<kv_core::transport::Writer>, bytes: Bytes) {
+/// Writes, and ignores that the connection may be closed meanwhile.
+async fn send(writer: &mut FrameWriter<kv_core::transport::Writer>, bytes: Bytes) {
     writer.push(bytes);
     let _ = writer.flush().await;
 }
@@ -59,10 +59,10 @@ fn clients_hello() -> Hello {
     Hello::client(ClusterId::of_name("test"), "hostile")
 }
 
-/// Two members that serve, and a third whose place an impostor takes.
+/// Two members that serve, and an impostor in the place of the third.
 struct Impostor {
     harness: Harness,
-    /// What the member list's hash is: a member sends it to whoever has the third's address.
+    /// The hash of the member list: a member sends it to the process at the third member's address.
     fingerprint: Hash,
 }
 
@@ -108,7 +108,7 @@ impl Impostor {
 }
 
 /// F-input-1: nonsense of all sorts before the hello is answered by nothing.
-pub(crate) async fn f_input_1_garbage_before_the_hello_is_closed_without_a_word(net: Net) {
+pub(crate) async fn f_input_1_garbage_before_the_hello_is_closed_without_an_answer(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let load = Load::start(&harness.client().await, 2);
     let transport = harness.net.transport("stranger");
@@ -159,17 +159,17 @@ pub(crate) async fn f_input_2_lengths_that_no_frame_has_are_closed_at_the_header
     }
     for len in [0, u32::MAX] {
         let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
-        say(&mut ends.1, frame(4, b"", Some(len))).await;
+        send(&mut ends.1, frame(4, b"", Some(len))).await;
         assert_ends("a client's length", ends, Kind::Server).await;
         let mut ends = impostor.connect(0, Lane::Log).await;
-        say(&mut ends.1, frame(3, b"", Some(len))).await;
+        send(&mut ends.1, frame(3, b"", Some(len))).await;
         assert_ends("a member's length", ends, Kind::Alive).await;
     }
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// F-input-3: a hello that comes byte by byte does not come in time, and one that is never ended neither.
-pub(crate) async fn f_input_3_a_hello_that_takes_too_long_is_not_waited_for(net: Net) {
+/// F-input-3: a hello that arrives byte by byte is too late, and so is one that never ends.
+pub(crate) async fn f_input_3_a_hello_that_takes_too_long_is_closed(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let transport = harness.net.transport("stranger");
     let hello = wire::encode_hello(&clients_hello());
@@ -216,7 +216,7 @@ fn entry(change: impl FnOnce(&mut EntryHeader)) -> Entry {
     Entry { header, body }
 }
 
-/// F-input-5: numbers near the end of their range, from someone who is believed to be a member.
+/// F-input-5: numbers near the end of their range, from a peer that is accepted as a member.
 pub(crate) async fn f_input_5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing(net: Net) {
     let mut impostor = Impostor::start(net, Role::Data).await;
     impostor.harness.client().await.put("key", "value").await.expect("a put");
@@ -282,12 +282,12 @@ pub(crate) async fn f_input_5_views_and_ops_near_the_maximum_close_the_link_and_
         ];
         for message in messages {
             let mut ends = impostor.connect(0, message.lane()).await;
-            say(&mut ends.1, wire::encode_message(&message)).await;
+            send(&mut ends.1, wire::encode_message(&message)).await;
             assert_ends(&format!("{message:?}"), ends, Kind::Alive).await;
         }
     }
-    let standing = |harness: &Harness| [0, 1].map(|member| harness.status(member));
-    let after = standing(&impostor.harness);
+    let statuses = |harness: &Harness| [0, 1].map(|member| harness.status(member));
+    let after = statuses(&impostor.harness);
     for (before, after) in before.iter().zip(&after) {
         assert_eq!((before.view, before.head, before.commit), (after.view, after.head, after.commit));
     }
@@ -296,12 +296,12 @@ pub(crate) async fn f_input_5_views_and_ops_near_the_maximum_close_the_link_and_
     impostor.harness.start(0).await;
     let client = impostor.harness.client().await;
     client.put("key", "value").await.expect("a put");
-    for status in standing(&impostor.harness) {
+    for status in statuses(&impostor.harness) {
         assert!(status.view.get() < 1_000 && status.head.get() < 1_000, "{status:?}");
     }
 }
 
-/// F-input-6: gaps, repetitions and floods of what is well formed.
+/// F-input-6: gaps, repetitions and floods of well-formed messages.
 pub(crate) async fn f_input_6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
     const FLOOD: usize = 20_000;
     let impostor = Impostor::start(net, Role::Data).await;
@@ -389,7 +389,7 @@ async fn open_session((reader, writer): &mut Ends, call: u64) -> u64 {
     }
 }
 
-/// The place of the request with this number among those that were sent.
+/// The position of the request with this number among the sent ones.
 fn order_of(number: u64) -> usize {
     usize::try_from(number).expect("few") - 1
 }
@@ -399,7 +399,7 @@ fn nth(number: u64) -> &'static str {
     ["a", "b", "c"][order_of(number)]
 }
 
-/// F-input-7: what was sent once is sent again, on the same connection and on others, in the same order and in another.
+/// F-input-7: recorded frames are sent again, on the same connection and on others, in the same order and in another.
 pub(crate) async fn f_input_7_replayed_frames_are_applied_once(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let (_, mut ends) = say_hello(&harness, 0, &clients_hello()).await;
@@ -417,9 +417,9 @@ pub(crate) async fn f_input_7_replayed_frames_are_applied_once(net: Net) {
             assert_eq!(answer, outcomes[order_of(number)], "the stored outcome, bit for bit");
         }
     }
-    // The very same frame on the same connection is not even answered: what comes next is.
+    // The same frame on the same connection is not answered; the next one is.
     let same = wire::encode_client_message(&ClientMessage { call: 4, what: put(session, 3, "c") });
-    say(&mut ends.1, same).await;
+    send(&mut ends.1, same).await;
     let status = ask(&mut ends.0, &mut ends.1, ClientMessage { call: 5, what: ClientCall::Status }).await;
     assert!(matches!(status, Answer::Status(_)), "{status:?}");
     let record = harness.client().await.get("key").await.expect("a get").expect("a record");
@@ -545,7 +545,7 @@ pub(crate) async fn f_input_9_every_kind_from_the_wrong_role_or_on_the_wrong_lan
     for (name, right, bytes) in all_frames() {
         if right != Some(Lane::Client) {
             let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
-            say(&mut ends.1, bytes.clone()).await;
+            send(&mut ends.1, bytes.clone()).await;
             assert_ends(&format!("{name} from a client"), ends, Kind::Server).await;
         }
         for lane in [Lane::Control, Lane::Log, Lane::Bulk] {
@@ -554,7 +554,7 @@ pub(crate) async fn f_input_9_every_kind_from_the_wrong_role_or_on_the_wrong_lan
                 continue;
             }
             let mut ends = impostor.connect(0, lane).await;
-            say(&mut ends.1, bytes.clone()).await;
+            send(&mut ends.1, bytes.clone()).await;
             assert_ends(&format!("{name} from a witness on {lane}"), ends, Kind::Alive).await;
         }
     }
@@ -570,7 +570,7 @@ pub(crate) async fn f_input_9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
     for lane in Lane::ALL {
         let clients = Hello { lane, ..clients_hello() };
         let hellos =
-            Lane::ALL.map(|said| impostor.hello(0, said)).into_iter().chain([clients, clients_hello()]);
+            Lane::ALL.map(|lane| impostor.hello(0, lane)).into_iter().chain([clients, clients_hello()]);
         for hello in hellos {
             let right =
                 hello.lane == lane && (lane == Lane::Client) == matches!(hello.caller, Caller::Client { .. });
@@ -579,7 +579,7 @@ pub(crate) async fn f_input_9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
             }
             let connection = transport.connect(&harness.address(0), lane).await.expect("it connects");
             let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
-            say(&mut ends.1, wire::encode_hello(&hello)).await;
+            send(&mut ends.1, wire::encode_hello(&hello)).await;
             let reply = ends.0.read_hello_reply().await.expect("a reply");
             let HelloReply::Refused { reason, temporary: false } = reply else { panic!("let in: {hello:?}") };
             assert!(reason.contains("this kind of caller may not use lane"), "{reason}");
@@ -603,7 +603,7 @@ pub(crate) async fn f_input_10_endless_lists_are_refused(net: Net) {
             let body = wire::encode_message(&message).slice(wire::HEADER_BYTES..);
             let body = [&body[..body.len() - 1], len, &[1; 1000]].concat();
             let mut ends = impostor.connect(0, message.lane()).await;
-            say(&mut ends.1, frame(3, &body, None)).await;
+            send(&mut ends.1, frame(3, &body, None)).await;
             assert_ends(message.name(), ends, Kind::Alive).await;
         }
     }
@@ -612,13 +612,13 @@ pub(crate) async fn f_input_10_endless_lists_are_refused(net: Net) {
     let body = write.slice(wire::HEADER_BYTES..);
     let longer = [&body[..2], &endless, &body[3..]].concat();
     let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
-    say(&mut ends.1, frame(4, &longer, None)).await;
+    send(&mut ends.1, frame(4, &longer, None)).await;
     assert_ends("a request of endless length", ends, Kind::Server).await;
     let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
     // Session, number, acknowledged, a command, a put, and a key without an end.
     let what = ClientCall::Write([&[1, 1, 0, 2, 0][..], &endless, b"key"].concat().into());
     let answer = ask(&mut ends.0, &mut ends.1, ClientMessage { call: 1, what }).await;
-    assert!(matches!(&answer, Answer::Refused(said) if said.contains("not a request")), "{answer:?}");
+    assert!(matches!(&answer, Answer::Refused(why) if why.contains("not a request")), "{answer:?}");
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
@@ -644,7 +644,7 @@ pub(crate) async fn f_load_4_a_storm_of_connections_is_capped_and_passes(net: Ne
             let Ok(connection) = transport.connect(&harness.address(0), Lane::Client).await else { continue };
             let mut reader = FrameReader::new(connection.reader, 0);
             let mut writer = FrameWriter::new(connection.writer);
-            say(&mut writer, wire::encode_hello(&hello)).await;
+            send(&mut writer, wire::encode_hello(&hello)).await;
             match reader.read_hello_reply().await {
                 Ok(HelloReply::Ok(_)) => let_in.push((reader, writer)),
                 Ok(HelloReply::Refused { temporary, .. }) => assert!(temporary, "it may come again"),
@@ -683,7 +683,7 @@ pub(crate) async fn f_load_5_a_client_that_never_reads_is_dropped(net: Net) {
     let deaf = async {
         for call in 1..1_000 {
             let what = ClientCall::Read { mode: ReadMode::Local, query: query.clone() };
-            say(&mut writer, wire::encode_client_message(&ClientMessage { call, what })).await;
+            send(&mut writer, wire::encode_client_message(&ClientMessage { call, what })).await;
         }
         std::future::pending().await
     };
@@ -701,9 +701,9 @@ pub(crate) async fn f_load_5_a_client_that_never_reads_is_dropped(net: Net) {
     assert_eq!(load.check(&harness).await, 0);
 }
 
-/// F-load-9: more watches wait than all may have, from one client: those beyond are turned away, and its own reads go
-/// on, and another's puts and gets.
-pub(crate) async fn f_load_9_waiting_watches_hold_up_no_calls(net: Net) {
+/// F-load-9: one client sends more watches than all clients may park. The excess is refused, and its own reads and
+/// another client's calls continue.
+pub(crate) async fn f_load_9_parked_watches_do_not_delay_calls(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let client = harness.client().await;
     let seen = client.put("key", "value").await.expect("a put").revision;
@@ -752,8 +752,8 @@ pub(crate) async fn f_load_9_waiting_watches_hold_up_no_calls(net: Net) {
     }
 }
 
-/// A client that has begun a frame and does not end it, and one that is idle and does not even ping.
-pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_sends_nothing_is_closed(net: Net) {
+/// A client that never completes its frame, and one that is idle and sends no heartbeats.
+pub(crate) async fn f_input_3_a_client_that_sends_nothing_or_half_a_frame_is_closed(net: Net) {
     let mut impatient = options();
     impatient.client_idle_timeout = Duration::from_secs(1);
     let harness = Harness::with(net, &[Role::Data], impatient).await;
@@ -763,7 +763,7 @@ pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_sends_nothing_is_clo
     let (_, silent) = say_hello(&harness, 0, &clients_hello()).await;
     let (_, mut half) = say_hello(&harness, 0, &clients_hello()).await;
     let write = wire::encode_client_message(&ClientMessage { call: 1, what: put(1, 1, "v") });
-    say(&mut half.1, write.slice(..write.len() - 1)).await;
+    send(&mut half.1, write.slice(..write.len() - 1)).await;
     tokio::join!(
         assert_ends("a silent client", silent, Kind::Server),
         assert_ends("half a frame", half, Kind::Server)
@@ -803,12 +803,12 @@ pub(crate) async fn f_conf_4_versions_meet_or_are_refused_with_the_reason(net: N
         .await
         .expect("it connects");
     let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
-    say(&mut ends.1, frame(1, b"\x08\x09whatever version 8 says", None)).await;
+    send(&mut ends.1, frame(1, b"\x08\x09whatever version 8 says", None)).await;
     let reply = ends.0.read_hello_reply().await.expect("a reply");
     assert!(matches!(&reply, HelloReply::Refused { reason, .. } if reason.contains("8 to 9")), "{reply:?}");
 }
 
-/// F-conf-4: a member that goes on in a version that was not offered is not gone on with.
+/// F-conf-4: a member that answers with a version that was not offered is refused.
 pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_caller(net: Net) {
     let harness = Harness::new(net, &[Role::Data], options());
     let address = harness.address(0);
@@ -828,7 +828,7 @@ pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_cal
         let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
         if ends.0.read_hello().await.is_ok() {
             // `Ok`, version 9, and the contents of that version.
-            say(&mut ends.1, frame(2, b"\x00\x09whatever version 9 says", None)).await;
+            send(&mut ends.1, frame(2, b"\x00\x09whatever version 9 says", None)).await;
         }
     }
     let error = connecting.await.expect("it does not panic").expect_err("it cannot be gone on with");
@@ -839,7 +839,7 @@ pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_cal
 
 /// F-load-1: far more than a member takes in: it answers everything, most of it `Overloaded`, and is there for others
 /// at once.
-pub(crate) async fn f_load_1_far_too_much_is_shed_and_soon_over(net: Net) {
+pub(crate) async fn f_load_1_excess_load_is_shed_and_has_no_lasting_effect(net: Net) {
     const CROWD: usize = 20;
     const CALLS: u64 = 40;
     let mut small = options();
@@ -885,8 +885,8 @@ pub(crate) async fn f_load_1_far_too_much_is_shed_and_soon_over(net: Net) {
     assert_eq!(record.version, all - shed, "what was shed was not done, and everything else was");
 }
 
-/// F-load-6: more sessions than there is room for: those that were silent longest go, the same on every member; what
-/// they did is not done again.
+/// F-load-6: there are more sessions than allowed: those that were silent longest are evicted, the same on every
+/// member. Their requests do not run again.
 pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing(net: Net) {
     const ROOM: u64 = 8;
     const OPENED: u64 = 20;
@@ -920,7 +920,7 @@ pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_rep
         for (call, (session, key, first)) in (1..).zip(&sessions) {
             let what = write(*session, *key);
             let again = ask(&mut ends.0, &mut ends.1, ClientMessage { call: 2 * call, what }).await;
-            // One whose session is gone may still get the outcome from memory.
+            // A client whose session was evicted may still get the outcome from memory.
             let gone = *key < OPENED - ROOM;
             let expired = Answer::Written(Err(Rejection::SessionExpired));
             assert!(again == *first || gone && again == expired, "session {key}: {again:?}");
@@ -941,8 +941,8 @@ pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_rep
     }
 }
 
-/// F-load-6, rule E5: many clients share few sessions. A client whose session was evicted sends again under a new one
-/// what surely was not done, so that each add is done, once.
+/// F-load-6, rule E5: many clients share few sessions. A client whose session was evicted repeats, in a new session,
+/// only requests that certainly did not run. So each add is applied once.
 pub(crate) async fn f_load_6_many_clients_share_few_sessions_and_none_is_refused(net: Net) {
     const CLIENTS: i64 = 12;
     const ADDS: i64 = 8;

@@ -1,4 +1,5 @@
-//! Who comes in, and what those hear who do not: certificates at both ends, over every transport that has them.
+//! Accepted and refused peers, and the reasons of refusals: certificates at both ends, over every transport that has
+//! them.
 
 use super::harness::{Harness, Net, eventually, id, options};
 use super::logs;
@@ -60,21 +61,21 @@ async fn client_error(harness: &Harness, identity: Identity) -> String {
 }
 
 async fn log_tells(fragments: &[&str]) {
-    eventually(&format!("the log tells {fragments:?}"), async || logs::tell(fragments)).await;
+    eventually(&format!("the log contains {fragments:?}"), async || logs::contain(fragments)).await;
 }
 
-pub(crate) async fn f_input_4_a_clients_certificate_makes_no_member(net: Net) {
+pub(crate) async fn f_input_4_a_client_certificate_is_not_accepted_for_a_member(net: Net) {
     logs::keep();
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let name = harness.net.pki().client("would be member");
-    let said = refusal(&harness, &name, &hello_of_member(&harness, 1)).await;
+    let message = refusal(&harness, &name, &hello_of_member(&harness, 1)).await;
     let reason = "certificate is for client \"would be member\" of \"test\", your hello claims member 1";
-    assert!(said.contains(reason), "{said}");
+    assert!(message.contains(reason), "{message}");
     log_tells(&["WARN", "refused a caller", reason]).await;
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-pub(crate) async fn f_net_16_a_member_of_another_cluster_is_no_member_here(net: Net) {
+pub(crate) async fn f_net_16_a_member_of_another_cluster_is_refused(net: Net) {
     logs::keep();
     let mut harness = Harness::with(net, &[Role::Data; 3], options()).await;
     // Its certificate is signed by the same authority.
@@ -82,13 +83,13 @@ pub(crate) async fn f_net_16_a_member_of_another_cluster_is_no_member_here(net: 
     let folder = tempfile::tempdir().expect("a temporary directory");
     let stranger = Identity::from_files(harness.net.pki().issue_in(folder.path(), &name, Validity::days(1)));
     let stranger = harness.net.transport_with(stranger.expect("an identity"));
-    let said = refusal_over(stranger.clone(), &harness, &hello_of_member(&harness, 1)).await;
+    let message = refusal_over(stranger.clone(), &harness, &hello_of_member(&harness, 1)).await;
     let reason = "certificate is for member 1 of \"other 1\"";
-    assert!(said.contains(reason), "{said}");
+    assert!(message.contains(reason), "{message}");
     log_tells(&["WARN", "refused a caller", reason]).await;
-    let said =
+    let message =
         refusal_over(stranger.clone(), &harness, &Hello::client(ClusterId::of_name("test"), "app")).await;
-    assert!(said.contains(reason), "{said}");
+    assert!(message.contains(reason), "{message}");
 
     // Nor does it start with that certificate, or with another member's.
     let cluster = harness.cluster.clone();
@@ -103,15 +104,15 @@ pub(crate) async fn f_net_16_a_member_of_another_cluster_is_no_member_here(net: 
     harness.start_all().await;
 }
 
-pub(crate) async fn f_conf_6_a_removed_member_is_let_in_in_no_role(net: Net) {
+pub(crate) async fn f_conf_6_a_removed_member_is_refused_in_every_role(net: Net) {
     logs::keep();
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let removed = harness.net.pki().member(9);
     for hello in [hello_of_member(&harness, 9), Hello::client(ClusterId::of_name("test"), "tool")] {
-        let said = refusal(&harness, &removed, &hello).await;
+        let message = refusal(&harness, &removed, &hello).await;
         assert!(
-            said.contains("certificate is for member 9, which is not in the configuration of member 0"),
-            "{said}"
+            message.contains("certificate is for member 9, which is not in the configuration of member 0"),
+            "{message}"
         );
     }
     log_tells(&["WARN", "refused a caller", "certificate is for member 9"]).await;
@@ -128,8 +129,8 @@ pub(crate) async fn an_expired_certificate_is_refused_and_both_ends_report_it(ne
     while SystemTime::now() < until + Duration::from_secs(1) {
         sleep(Duration::from_millis(50)).await;
     }
-    let said = client_error(&harness, late).await;
-    assert!(said.contains("the certificate of this end has expired"), "{said}");
+    let message = client_error(&harness, late).await;
+    assert!(message.contains("the certificate of this end has expired"), "{message}");
     log_tells(&["WARN", "refused a connection", &harness.address(0), "its certificate has expired"]).await;
 }
 
@@ -137,19 +138,19 @@ pub(crate) async fn a_certificate_of_another_authority_is_refused_and_both_ends_
     logs::keep();
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let other = Pki::new("test");
-    let said = client_error(&harness, other.identity(&other.client("app"))).await;
-    assert!(said.contains("its certificate is not signed by one of the roots here"), "{said}");
+    let message = client_error(&harness, other.identity(&other.client("app"))).await;
+    assert!(message.contains("its certificate is not signed by one of the roots here"), "{message}");
     log_tells(&["WARN", &harness.address(0), "the certificate of this end is not signed"]).await;
 
-    // One who trusts the member, and is not trusted by it.
+    // A client that trusts the member, but is not trusted by it.
     let name = other.member(1);
     std::fs::copy(harness.net.pki().folder().join("ca.pem"), other.folder().join("roots.pem"))
         .expect("it can be copied");
     let mut files = other.issue(&other.client("sly"), Validity::days(1));
     files.roots = other.folder().join("roots.pem");
-    let said =
+    let message =
         client_error(&harness, Identity::from_files(files).expect("a client need not trust itself")).await;
-    assert!(said.contains("it reports that the certificate of this end is "), "{said}");
+    assert!(message.contains("it reports that the certificate of this end is "), "{message}");
     log_tells(&[
         "WARN",
         "refused a connection",
@@ -163,7 +164,7 @@ pub(crate) async fn a_certificate_of_another_authority_is_refused_and_both_ends_
 }
 
 /// Somebody else at a member's address: neither the other members nor clients take it for that member.
-pub(crate) async fn who_listens_must_prove_to_be_the_member(net: Net) {
+pub(crate) async fn a_listener_must_prove_its_identity(net: Net) {
     logs::keep();
     let mut harness = Harness::new(net, &[Role::Data; 3], options());
     harness.start(0).await;
@@ -196,7 +197,7 @@ pub(crate) async fn who_listens_must_prove_to_be_the_member(net: Net) {
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-pub(crate) async fn f_conf_6_clients_are_let_in_and_shut_out_by_a_list_live(net: Net) {
+pub(crate) async fn f_conf_6_clients_are_admitted_and_disconnected_by_a_live_list(net: Net) {
     logs::keep();
     let mut harness = Harness::new(net, &[Role::Data], options());
     let file = harness.net.pki().folder().join("clients");
@@ -209,8 +210,8 @@ pub(crate) async fn f_conf_6_clients_are_let_in_and_shut_out_by_a_list_live(net:
     harness.node(0).client().put("key", "two").await.expect("a put");
 
     let identity = |name: &str| harness.net.pki().identity(&harness.net.pki().client(name));
-    let said = client_error(&harness, identity("guest 7")).await;
-    assert!(said.contains("client \"guest 7\" is not on the list of clients of member 0"), "{said}");
+    let message = client_error(&harness, identity("guest 7")).await;
+    assert!(message.contains("client \"guest 7\" is not on the list of clients of member 0"), "{message}");
     log_tells(&["WARN", "refused a caller", "guest 7"]).await;
 
     std::fs::write(&file, "guest 7\n").expect("it can be written");
@@ -220,7 +221,7 @@ pub(crate) async fn f_conf_6_clients_are_let_in_and_shut_out_by_a_list_live(net:
         matches!(say_hello(transport, &harness, &hello).await, HelloReply::Ok(_))
     })
     .await;
-    // The other is shut out, however long it has been connected, and hears why.
+    // The other client is disconnected, no matter how long it was connected, and receives the reason.
     let started = tokio::time::Instant::now();
     let error = loop {
         match client.put("key", "three").deadline(Duration::from_secs(2)).await {
@@ -229,8 +230,8 @@ pub(crate) async fn f_conf_6_clients_are_let_in_and_shut_out_by_a_list_live(net:
         }
     };
     assert!(started.elapsed() < Duration::from_secs(20), "{error}");
-    let said = client_error(&harness, identity("client")).await;
-    assert!(said.contains("client \"client\" is not on the list"), "{said}");
+    let message = client_error(&harness, identity("client")).await;
+    assert!(message.contains("client \"client\" is not on the list"), "{message}");
     log_tells(&[
         "INFO",
         "closed a connection: the client is no longer on the client list",
@@ -293,7 +294,7 @@ pub(crate) async fn f_conf_6_all_certificates_are_rotated_under_load(net: Net) {
     })
     .await;
 
-    // All connections anew, by the new certificates alone.
+    // All connections are reopened with only the new certificates.
     for member in 0..3 {
         harness.level_enough().await;
         harness.node(member).shutdown().await;

@@ -12,8 +12,8 @@ async fn has(client: &Client, key: &str) -> bool {
     client.get(key).await.expect("it can be read").is_some()
 }
 
-/// Rule X1: a key with a time to live goes by itself, not early, and whoever is primary then.
-pub(crate) async fn x1_a_key_goes_by_itself_and_not_early_through_a_failover(net: Net) {
+/// Rule X1: a key with a time to live expires, not early, under any primary.
+pub(crate) async fn x1_a_key_expires_and_not_early_across_a_failover(net: Net) {
     let mut harness = Harness::three(net).await;
     let client = harness.client().await;
     let (ttl, begun) = (Duration::from_secs(3), Instant::now());
@@ -69,7 +69,7 @@ pub(crate) async fn x4_a_lease_is_kept_alive_through_a_failover(net: Net) {
     assert_eq!(client.put("d", "value").lease(id).await, Err(ended));
 }
 
-/// A lease that is let go ends by itself, with its keys.
+/// A dropped lease expires, with its keys.
 pub(crate) async fn a_lease_that_nobody_keeps_alive_ends(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
@@ -88,7 +88,7 @@ pub(crate) async fn a_lease_that_nobody_keeps_alive_ends(net: Net) {
     assert_eq!(client.lease_by_id(id).info().await.expect("it can be asked"), None);
 }
 
-/// Rule X5. The holder is frozen as a process would be: nothing of it runs, its signs of life neither.
+/// Rule X5. The holder is frozen like a process: nothing of it runs, not even its heartbeats.
 pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_with_its_old_token(net: Net) {
     let harness = Harness::three(net).await;
     let other = harness.client().await;
@@ -108,8 +108,8 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
                 client.lock("lock").ttl(Duration::from_millis(600)).value("first").await.expect("free");
             lock.transaction().put("data", "first").await.expect("it holds the lock");
             holds.send(lock.token()).expect("somebody waits");
-            // The whole thread stands still, in the middle of the work that the lock is for.
-            frozen.recv().expect("it is told to go on");
+            // The whole thread stops, in the middle of the work under the lock.
+            frozen.recv().expect("it is asked to continue");
             // Neither list of steps is run: it is not a condition that failed, but the right to change anything.
             let late =
                 lock.transaction().put("data", "too late").otherwise().put("data", "later still").await;
@@ -140,7 +140,7 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
 }
 
 /// One leads after the other, each with a greater token.
-pub(crate) async fn one_leads_after_the_other(net: Net) {
+pub(crate) async fn candidates_lead_one_after_another(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
     let election = client.election("leader");

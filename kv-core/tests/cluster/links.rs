@@ -32,7 +32,7 @@ pub(crate) async fn f_net_9_a_second_of_delay_one_way_is_adapted_to(net: Net) {
     harness.level().await;
 }
 
-/// F-net-10: a backup's links break and come back, again and again.
+/// F-net-10: a backup's links break and recover, again and again.
 pub(crate) async fn f_net_10_a_flapping_link_changes_few_views(net: Net) {
     const FLAPS: u64 = 10;
     let harness = Harness::with(net, &[Role::Data; 3], options()).await;
@@ -80,7 +80,7 @@ pub(crate) async fn f_net_13_links_that_clog_and_are_released_one_by_one_converg
     harness.level().await;
 }
 
-/// F-net-14: a flipped bit is noticed, and the link opened anew. Nothing that was damaged is believed.
+/// F-net-14: a flipped bit is detected, and the link is reopened. No damaged message is accepted.
 pub(crate) async fn f_net_14_a_link_that_corrupts_is_reset(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -102,7 +102,7 @@ pub(crate) async fn f_net_14_a_link_that_corrupts_is_reset(net: Net) {
 }
 
 /// F-proc-4: one member starts and dies, over and over.
-pub(crate) async fn f_proc_4_a_member_that_crashes_all_the_time_disturbs_nobody(net: Net) {
+pub(crate) async fn f_proc_4_a_member_that_crashes_repeatedly_disturbs_nobody(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;

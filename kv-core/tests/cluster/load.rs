@@ -1,4 +1,4 @@
-//! Writers whose every acknowledgement is accounted for.
+//! Writers that record every acknowledgement.
 
 use super::harness::Harness;
 use kv_core::Client;
@@ -68,7 +68,7 @@ impl Load {
             let (least, most) = (account.acknowledged, account.acknowledged + account.unknown);
             assert!(
                 (least..=most).contains(&record.version),
-                "{account:?}: applied {} times, that is lost or doubled",
+                "{account:?}: applied {} times, that is lost or duplicated",
                 record.version
             );
             unknown += account.unknown;

@@ -15,7 +15,7 @@ pub(crate) fn keep() {
 }
 
 /// Whether a line has all of these in it.
-pub(crate) fn tell(fragments: &[&str]) -> bool {
+pub(crate) fn contain(fragments: &[&str]) -> bool {
     let lines = LINES.lock().expect("nobody panicked");
     lines.iter().any(|line| fragments.iter().all(|fragment| line.contains(fragment)))
 }

@@ -77,11 +77,11 @@ macro_rules! on_every_transport {
 
 on_every_transport! {
     transfer::{
-        t8_a_member_that_was_away_for_long_gets_the_state_while_writes_go_on,
-        t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_in_the_end,
-        t9_a_damaged_state_is_replaced_by_a_peers,
+        t8_a_member_that_was_away_for_long_receives_the_state_while_writes_go_on,
+        t6_a_member_killed_during_a_transfer_still_receives_the_state,
+        t9_a_damaged_state_is_replaced_from_a_peer,
         t9_a_damaged_state_is_replaced_in_a_quiet_cluster,
-        t9_a_state_that_goes_bad_while_it_is_used_is_replaced,
+        t9_a_state_damaged_during_use_is_replaced,
         t9_the_only_data_member_stops_at_a_bad_block_and_keeps_everything,
         t9b_states_with_a_bad_block_each_complete_each_other,
     },
@@ -89,8 +89,8 @@ on_every_transport! {
         three_members_form_and_serve,
         one_member_alone_is_a_durable_store,
         guards_decide,
-        transactions_are_done_as_a_whole,
-        transactions_and_writes_return_what_was_there_before,
+        transactions_are_atomic,
+        transactions_and_writes_return_previous_values,
         ranges_are_deleted_and_many_keys_read_at_once,
         scans_go_through_everything_in_order,
         a_client_of_a_backup_works_like_any_other,
@@ -98,69 +98,69 @@ on_every_transport! {
         the_status_shows_the_state_of_members,
     },
     lifetimes::{
-        x1_a_key_goes_by_itself_and_not_early_through_a_failover,
+        x1_a_key_expires_and_not_early_across_a_failover,
         x4_a_lease_is_kept_alive_through_a_failover,
         a_lease_that_nobody_keeps_alive_ends,
         x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_with_its_old_token,
-        one_leads_after_the_other,
+        candidates_lead_one_after_another,
     },
     history::{
-        the_past_reads_as_it_was_on_any_member,
+        past_revisions_read_the_same_on_any_member,
         a_read_at_least_at_a_revision_sees_it_on_every_member,
-        a_read_of_bounded_age_is_no_older_on_every_member,
+        a_read_of_bounded_staleness_is_fresh_enough_on_every_member,
         a_scan_of_several_pages_is_of_one_revision_while_others_write,
-        what_is_too_long_ago_is_compacted_and_the_rest_outlives_restarts,
+        old_history_is_compacted_and_the_rest_survives_restarts,
     },
     failover::{
-        a_killed_primary_loses_nothing_and_doubles_nothing,
+        a_killed_primary_loses_and_duplicates_nothing,
         a_killed_member_catches_up_when_it_returns,
-        everything_is_there_after_all_were_killed,
+        everything_survives_the_kill_of_all_members,
         two_data_members_and_a_witness_survive_one,
         a_handover_moves_the_role_and_loses_no_write,
-        leases_for_reads_change_nothing_that_is_read,
+        reads_with_leases_return_the_same,
         f_proc_11_a_shutdown_hands_over_and_clients_see_no_error,
         a_shutdown_releases_port_and_directory,
         a_dropped_node_releases_port_and_directory,
         the_state_outlives_checkpoints_and_restarts,
     },
     watches::{
-        a_watch_delivers_each_change_of_what_it_follows_once_and_in_order,
-        watches_go_on_through_failovers,
-        who_follows_a_range_has_a_copy_that_keeps_up,
-        what_is_not_kept_any_more_is_compacted_and_following_begins_anew,
+        a_watch_delivers_each_change_in_its_range_once_and_in_order,
+        watches_continue_across_failovers,
+        following_a_range_keeps_a_copy_up_to_date,
+        a_compacted_watch_can_follow_again,
         a_watch_leaves_a_member_that_is_cut_off,
         watches_of_one_connection_are_bounded_and_forgotten_with_their_streams,
     },
     disks::{
         a_wiped_member_stops_and_reports_why,
         f_disk_10_a_sync_that_fails_once_ends_the_member,
-        f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs,
+        f_disk_11_a_full_disk_is_reported_and_free_space_is_enough,
         f_disk_11_a_member_waits_for_room_for_a_new_journal_file,
         f_disk_12_a_state_that_cannot_be_read_stops_the_member,
-        f_disk_12_a_journal_that_cannot_be_read_is_mended_by_the_others,
+        f_disk_12_an_unreadable_journal_is_repaired_from_the_others,
         f_disk_13_a_primary_on_a_read_only_disk_steps_down,
-        f_disk_14_a_backup_with_a_stalled_disk_holds_nobody_up,
+        f_disk_14_a_backup_with_a_stalled_disk_delays_nobody,
         f_disk_14_a_primary_with_a_slow_disk_hands_over,
         f_disk_15_a_primary_with_a_stalled_disk_is_replaced,
         f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_returns,
-        f_proc_7_a_primary_whose_state_hangs_gives_the_role_away,
+        f_proc_7_a_primary_whose_state_hangs_abdicates,
     },
     faults::{
-        a_lossy_network_to_clients_neither_loses_nor_doubles,
+        a_lossy_network_to_clients_neither_loses_nor_duplicates,
         a_lossy_network_between_members_is_survived,
         an_isolated_primary_is_replaced_and_acknowledges_nothing,
         an_isolated_backup_disturbs_nobody,
-        f_net_15_a_peer_that_does_not_read_makes_only_itself_suffer,
+        f_net_15_a_peer_that_does_not_read_affects_only_itself,
     },
     links::{
         f_net_9_a_second_of_delay_one_way_is_adapted_to,
         f_net_10_a_flapping_link_changes_few_views,
         f_net_13_links_that_clog_and_are_released_one_by_one_converge,
         f_net_14_a_link_that_corrupts_is_reset,
-        f_proc_4_a_member_that_crashes_all_the_time_disturbs_nobody,
+        f_proc_4_a_member_that_crashes_repeatedly_disturbs_nobody,
     },
     options::{
-        f6_what_decides_outcomes_does_not_change_between_lives,
+        f6_fixed_options_do_not_change_between_restarts,
         d9_an_entry_larger_than_a_journal_file_is_stored,
         f_conf_10_a_member_whose_address_has_changed_starts,
     },
@@ -168,16 +168,16 @@ on_every_transport! {
         f_net_16_another_clusters_client_is_refused,
         f_conf_3_a_member_with_another_configuration_is_refused,
         a_second_node_on_one_directory_is_refused,
-        an_address_in_use_is_refused_and_nothing_is_touched,
+        an_address_in_use_is_refused_and_nothing_changes,
         another_members_directory_is_refused,
         f_load_4_connections_beyond_the_limit_are_refused,
-        f_load_3_what_is_too_large_is_refused_with_the_limit,
+        f_load_3_oversized_requests_are_refused_with_the_limit,
     },
     hostile::{
-        f_input_1_garbage_before_the_hello_is_closed_without_a_word,
+        f_input_1_garbage_before_the_hello_is_closed_without_an_answer,
         f_input_2_lengths_that_no_frame_has_are_closed_at_the_header,
-        f_input_3_a_hello_that_takes_too_long_is_not_waited_for,
-        f_input_3_a_client_that_ends_nothing_or_sends_nothing_is_closed,
+        f_input_3_a_hello_that_takes_too_long_is_closed,
+        f_input_3_a_client_that_sends_nothing_or_half_a_frame_is_closed,
         f_input_5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing,
         f_input_6_gaps_and_floods_of_good_frames_are_survived,
         f_input_7_replayed_frames_are_applied_once,
@@ -185,18 +185,18 @@ on_every_transport! {
         f_input_9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied,
         f_input_9_a_hello_on_the_wrong_lane_is_refused,
         f_input_10_endless_lists_are_refused,
-        f_load_1_far_too_much_is_shed_and_soon_over,
+        f_load_1_excess_load_is_shed_and_has_no_lasting_effect,
         f_load_6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing,
         f_load_6_many_clients_share_few_sessions_and_none_is_refused,
         f_load_4_a_storm_of_connections_is_capped_and_passes,
         f_load_5_a_client_that_never_reads_is_dropped,
-        f_load_9_waiting_watches_hold_up_no_calls,
+        f_load_9_parked_watches_do_not_delay_calls,
         f_conf_4_versions_meet_or_are_refused_with_the_reason,
         f_conf_4_an_answer_in_another_version_is_an_error_at_the_caller,
     },
 }
 
-/// Runs each test over every transport that proves who is at the other end.
+/// Runs each test over every transport that authenticates peers.
 #[cfg(feature = "certs")]
 macro_rules! on_every_secure_transport {
     ($($name:ident),* $(,)?) => {
@@ -226,13 +226,13 @@ macro_rules! on_every_secure_transport {
 
 #[cfg(feature = "certs")]
 on_every_secure_transport! {
-    f_input_4_a_clients_certificate_makes_no_member,
-    f_net_16_a_member_of_another_cluster_is_no_member_here,
-    f_conf_6_a_removed_member_is_let_in_in_no_role,
+    f_input_4_a_client_certificate_is_not_accepted_for_a_member,
+    f_net_16_a_member_of_another_cluster_is_refused,
+    f_conf_6_a_removed_member_is_refused_in_every_role,
     an_expired_certificate_is_refused_and_both_ends_report_it,
     a_certificate_of_another_authority_is_refused_and_both_ends_report_it,
-    who_listens_must_prove_to_be_the_member,
-    f_conf_6_clients_are_let_in_and_shut_out_by_a_list_live,
+    a_listener_must_prove_its_identity,
+    f_conf_6_clients_are_admitted_and_disconnected_by_a_live_list,
     f_conf_6_all_certificates_are_rotated_under_load,
 }
 
@@ -243,8 +243,8 @@ async fn a_list_of_clients_needs_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_disk_stops_the_member_and_nobody_else() {
-    harness::bounded(disks::a_failed_disk_stops_the_member_and_nobody_else(Net::memory())).await;
+async fn a_failed_disk_stops_only_its_member() {
+    harness::bounded(disks::a_failed_disk_stops_only_its_member(Net::memory())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,8 +287,8 @@ mod once {
     use super::{Net, delays, disks, harness};
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn x1_nothing_ends_early_while_delays_jump_one_way() {
-        harness::bounded(delays::x1_nothing_ends_early_while_delays_jump_one_way(Net::memory())).await;
+    async fn x1_nothing_expires_early_while_delays_jump_one_way() {
+        harness::bounded(delays::x1_nothing_expires_early_while_delays_jump_one_way(Net::memory())).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -44,9 +44,9 @@ async fn refused_by_name(harness: &mut Harness) {
     harness.options = formed_with;
 }
 
-/// Lowered, a limit would make what was acknowledged invalid when the log is applied once more; raised, it would do
-/// what was refused.
-pub(crate) async fn f6_what_decides_outcomes_does_not_change_between_lives(net: Net) {
+/// A lowered limit would make acknowledged requests invalid when the log is applied again; a raised one would run
+/// refused requests.
+pub(crate) async fn f6_fixed_options_do_not_change_between_restarts(net: Net) {
     let value = "v".repeat(32 << 10);
     let mut options = options();
     options.checkpoint_bytes = 128 << 10;
@@ -127,8 +127,8 @@ fn moved(net: &Net, cluster: &Cluster) -> Cluster {
     builder.build().expect("the configuration is valid")
 }
 
-/// Addresses are not identity: after one changes in the configurations of all members, or of some, all start, and those
-/// that see a difference say so.
+/// Addresses are not identity: after one changes in the configurations of all members, or of some, all start, and
+/// members that see a difference log it.
 pub(crate) async fn f_conf_10_a_member_whose_address_has_changed_starts(net: Net) {
     #[cfg(feature = "certs")]
     super::logs::keep();
@@ -154,8 +154,8 @@ pub(crate) async fn f_conf_10_a_member_whose_address_has_changed_starts(net: Net
         assert_eq!(&found.value[..], b"data");
     }
     #[cfg(feature = "certs")]
-    eventually("the log tells both addresses", async || {
-        super::logs::tell(&["WARN", "a peer has another address for a member", &harness.address(2)])
+    eventually("the log contains both addresses", async || {
+        super::logs::contain(&["WARN", "a peer has another address for a member", &harness.address(2)])
     })
     .await;
 }

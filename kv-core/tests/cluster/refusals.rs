@@ -27,7 +27,7 @@ pub(crate) async fn f_net_16_another_clusters_client_is_refused(net: Net) {
     assert!(matches!(&wrong, ConnectError::Refused { reason, .. } if reason.contains("\"test\"")), "{wrong}");
 }
 
-/// F-net-16: neither is ever heard, and the cluster goes on.
+/// F-net-16: both are refused, and the cluster continues.
 pub(crate) async fn f_conf_3_a_member_with_another_configuration_is_refused(net: Net) {
     let harness = Harness::three(net).await;
     let mut wider = harness.options.clone();
@@ -54,8 +54,8 @@ pub(crate) async fn f_conf_3_a_member_with_another_configuration_is_refused(net:
         ),
     ] {
         let (reply, _) = say_hello_from(&harness, &harness.address(1), 0, &hello).await;
-        let HelloReply::Refused { reason: said, temporary } = reply else { panic!("let in") };
-        assert!(said.contains(reason) && !temporary, "{said}");
+        let HelloReply::Refused { reason: text, temporary } = reply else { panic!("let in") };
+        assert!(text.contains(reason) && !temporary, "{text}");
     }
     harness.client().await.put("key", "value").await.expect("a put");
 }
@@ -77,7 +77,7 @@ pub(crate) async fn a_second_node_on_one_directory_is_refused(net: Net) {
     harness.start(0).await;
 }
 
-pub(crate) async fn an_address_in_use_is_refused_and_nothing_is_touched(net: Net) {
+pub(crate) async fn an_address_in_use_is_refused_and_nothing_changes(net: Net) {
     let mut harness = Harness::three(net).await;
     let dir = harness.dirs[0].path().join("fresh");
     let second = Node::builder(harness.cluster.clone(), 0)
@@ -144,7 +144,7 @@ pub(crate) async fn f_load_4_connections_beyond_the_limit_are_refused(net: Net) 
 }
 
 /// By the client, which knows the limits, and by the member, which trusts no client.
-pub(crate) async fn f_load_3_what_is_too_large_is_refused_with_the_limit(net: Net) {
+pub(crate) async fn f_load_3_oversized_requests_are_refused_with_the_limit(net: Net) {
     let mut small = options();
     small.max_key_bytes = 16;
     small.max_value_bytes = 64;
@@ -185,7 +185,7 @@ pub(crate) async fn f_load_3_what_is_too_large_is_refused_with_the_limit(net: Ne
     let (_, (mut reader, mut writer)) = say_hello(&harness, 0, &hello).await;
     for (call, (what, reason)) in (1..).zip(calls) {
         let answer = ask(&mut reader, &mut writer, ClientMessage { call, what }).await;
-        assert!(matches!(&answer, Answer::Refused(said) if said.contains(reason)), "{answer:?}");
+        assert!(matches!(&answer, Answer::Refused(text) if text.contains(reason)), "{answer:?}");
     }
     let query = Query::Get { key: Bytes::from_static(b"key"), at: None };
     let read = ClientCall::Read { mode: ReadMode::Linearizable, query };
@@ -197,7 +197,7 @@ pub(crate) async fn assert_closed(reader: &mut Reader) {
     let mut rest = Vec::new();
     // A reset is as good as an end.
     let _ = reader.read_to_end(&mut rest).await;
-    assert_eq!(rest, b"", "nothing is said to a stranger");
+    assert_eq!(rest, b"", "a stranger receives no answer");
 }
 
 pub(crate) type Ends = (FrameReader<Reader>, FrameWriter<Writer>);

@@ -10,7 +10,7 @@ use kv_core::{Client, Options};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Small files and no budget: who is away for a moment is away for long.
+/// Small files and no budget: a short absence counts as a long one.
 fn tight() -> Options {
     let mut options = options();
     options.max_batch_bytes = 64 << 10;
@@ -41,7 +41,7 @@ fn bytes_of(dir: &Path, prefix: &str) -> u64 {
     named.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// Waits until a member has applied about what the primary has committed.
+/// Waits until a member has applied about as much as the primary has committed.
 async fn caught_up(harness: &Harness, member: usize) {
     // On a busy machine a state may take many seconds.
     within(Duration::from_secs(60), "caught up", async || {
@@ -52,9 +52,9 @@ async fn caught_up(harness: &Harness, member: usize) {
     .await;
 }
 
-/// T1, T5, T8: the journals do not reach back to where the member was; it gets the state while writes go on, and is of
-/// use then. The past comes with it (rule R3).
-pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writes_go_on(net: Net) {
+/// T1, T5, T8: the journals no longer contain the entries that the member needs. It receives the state while writes
+/// continue, and counts for the quorum afterwards. The history is part of the state (rule R3).
+pub(crate) async fn t8_a_member_that_was_away_for_long_receives_the_state_while_writes_go_on(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
     let load = Load::start(&client, 2);
@@ -77,7 +77,7 @@ pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writ
     eventually("nothing is left of pieces", async || pieces().await == 0).await;
     let past = harness.node(away).client().get("past").at(old).at_least(old).await;
     assert_eq!(past.expect("it is kept").expect("it was there").value, "old");
-    // It is a member like any other: with it, the cluster goes on without the one that stayed.
+    // It is a full member: with it, the cluster continues without the one that stayed.
     let other = (0..3).find(|member| *member != away && *member != primary).expect("there are three");
     harness.kill(other);
     load.progress(50).await;
@@ -86,7 +86,7 @@ pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writ
 }
 
 /// T6: the receiver is killed again and again in the middle.
-pub(crate) async fn t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_in_the_end(net: Net) {
+pub(crate) async fn t6_a_member_killed_during_a_transfer_still_receives_the_state(net: Net) {
     let mut slow = tight();
     slow.transfer_bytes_per_second = 4 << 20;
     let mut harness = Harness::with(net, &[Role::Data; 3], slow).await;
@@ -145,7 +145,7 @@ pub(crate) async fn t6_a_state_that_is_read_and_verified_slowly_arrives_at_the_f
 
 /// The same, where it takes minutes. `cargo test -p kv-core --test cluster -- --ignored --nocapture takes_minutes_to`
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes, as it says"]
+#[ignore = "takes minutes"]
 async fn t6_a_state_that_takes_minutes_to_read_and_verify_arrives_at_the_first_try() {
     let took = slow_transfer(Net::memory(), Duration::from_millis(60)).await;
     println!("it took {took:?}");
@@ -163,7 +163,7 @@ fn damage_state(harness: &Harness, member: usize) -> PathBuf {
 }
 
 /// T9: a state whose blocks do not verify is set aside and another one fetched; nothing is answered from it.
-pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
+pub(crate) async fn t9_a_damaged_state_is_replaced_from_a_peer(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
     fill(&client, 300, 8 << 10).await;
@@ -191,7 +191,7 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_in_a_quiet_cluster(net: Net) 
     // While it can get no other, it does not claim to have applied anything.
     harness.faults[damaged].cut(Scope::all());
     harness.start(damaged).await;
-    eventually("it says how far its log goes", async || harness.status(damaged).head > Op::ZERO).await;
+    eventually("it reports how far its log goes", async || harness.status(damaged).head > Op::ZERO).await;
     let status = harness.status(damaged);
     assert_eq!((status.applied, status.checkpoint), (Op::ZERO, Op::ZERO), "{status:?}");
     harness.faults[damaged].heal();
@@ -201,9 +201,10 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_in_a_quiet_cluster(net: Net) 
     harness.level().await;
 }
 
-/// T9: the file goes bad under a member that runs; it notices at the next look, and goes on with another state.
+/// T9: the file is damaged while the member runs. The member detects it at the next access, and continues with another
+/// state.
 #[cfg(unix)]
-pub(crate) async fn t9_a_state_that_goes_bad_while_it_is_used_is_replaced(net: Net) {
+pub(crate) async fn t9_a_state_damaged_during_use_is_replaced(net: Net) {
     use std::os::unix::fs::{FileExt, MetadataExt};
 
     let mut small = tight();
@@ -233,7 +234,7 @@ fn is_set_aside(harness: &Harness, member: usize) -> bool {
     harness.dirs[member].path().join("state.damaged").exists()
 }
 
-/// T9: nobody else has a state. The member reports that and stops; nothing of what it has is gone.
+/// T9: no other member has a state. The member reports that and stops; its files are unchanged.
 pub(crate) async fn t9_the_only_data_member_stops_at_a_bad_block_and_keeps_everything(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data, Role::Witness], tight()).await;
     let client = harness.client().await;
@@ -272,7 +273,7 @@ fn damage_value(harness: &Harness, member: usize, n: usize) {
     std::fs::write(&file, bytes).expect("it is writable");
 }
 
-/// Every value is read on every member, and is what was written.
+/// Every member returns every value as it was written.
 async fn all_is_there(harness: &Harness) {
     within(Duration::from_secs(60), "every value on every member", async || {
         for member in 0..3 {
@@ -299,7 +300,7 @@ pub(crate) async fn t9b_states_with_a_bad_block_each_complete_each_other(net: Ne
     let client = harness.client().await;
     fill(&client, 300, 8 << 10).await;
     for is_known in [false, true] {
-        // The journals have dropped what is damaged.
+        // The journals no longer contain the damaged entries.
         fill(&client, 80, 8 << 10).await;
         harness.level().await;
         (0..3).for_each(|member| harness.kill(member));

@@ -22,7 +22,7 @@ async fn next(events: &mut WatchStream) -> Event {
     event.expect("it comes").expect("the stream goes on").expect("an event")
 }
 
-pub(crate) async fn a_watch_delivers_each_change_of_what_it_follows_once_and_in_order(net: Net) {
+pub(crate) async fn a_watch_delivers_each_change_in_its_range_once_and_in_order(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
     let first = client.put("a/1", "one").await.expect("written").revision;
@@ -37,24 +37,24 @@ pub(crate) async fn a_watch_delivers_each_change_of_what_it_follows_once_and_in_
     let last = client.delete_prefix("a/").await.expect("removed").revision;
 
     let event = next(&mut all).await;
-    assert_eq!((event.revision, &event.key[..]), (first, &b"a/1"[..]), "the history is told too");
-    let told =
+    assert_eq!((event.revision, &event.key[..]), (first, &b"a/1"[..]), "the history is delivered too");
+    let delivered =
         [next(&mut prefix).await, next(&mut prefix).await, next(&mut prefix).await, next(&mut prefix).await];
-    let keys: Vec<_> = told.iter().map(|event| (&event.key[..], event.kind)).collect();
+    let keys: Vec<_> = delivered.iter().map(|event| (&event.key[..], event.kind)).collect();
     let (put, deleted) = (EventKind::Put, EventKind::Deleted);
     assert_eq!(keys, [(&b"a/1"[..], put), (b"a/2", put), (b"a/1", deleted), (b"a/2", deleted)]);
     let held =
         |record: &Option<kv_core::message::Record>| record.as_ref().map(|record| record.value.to_vec());
-    assert_eq!(held(&told[0].previous), Some(b"one".to_vec()));
-    assert_eq!((held(&told[1].previous), held(&told[2].record)), (None, None));
-    assert_eq!((told[2].revision, told[3].revision), (last, last), "both at once");
+    assert_eq!(held(&delivered[0].previous), Some(b"one".to_vec()));
+    assert_eq!((held(&delivered[1].previous), held(&delivered[2].record)), (None, None));
+    assert_eq!((delivered[2].revision, delivered[3].revision), (last, last), "both at once");
     assert_eq!(prefix.complete(), last, "that was all of it");
     let event = next(&mut key).await;
     assert_eq!((held(&event.record), event.previous), (Some(b"three".to_vec()), None));
     assert_eq!(next(&mut range).await.key, "a/2");
     assert_eq!(next(&mut range).await.kind, EventKind::Deleted);
     for quiet in [&mut prefix, &mut key, &mut range] {
-        assert!(quiet.next().now_or_never().is_none(), "nothing is told twice");
+        assert!(quiet.next().now_or_never().is_none(), "nothing is delivered twice");
     }
 }
 
@@ -81,7 +81,7 @@ async fn check_versions(client: Client, stop: Arc<AtomicBool>) -> BTreeMap<Vec<u
     }
 }
 
-pub(crate) async fn watches_go_on_through_failovers(net: Net) {
+pub(crate) async fn watches_continue_across_failovers(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, 4);
     let stop = Arc::<AtomicBool>::default();
@@ -112,7 +112,7 @@ pub(crate) async fn watches_go_on_through_failovers(net: Net) {
     }
 }
 
-/// Applies the events of a watch, until the copy is what it should be.
+/// Applies the events of a watch until the copy is as expected.
 async fn copy_until(
     updates: &mut kv_core::client::Follow,
     copy: &mut BTreeMap<Vec<u8>, Vec<u8>>,
@@ -122,7 +122,7 @@ async fn copy_until(
         let update = tokio::time::timeout(Duration::from_secs(30), updates.next()).await.expect("it comes");
         match update.expect("it goes on").expect("nothing is compacted") {
             Update::Present { key, record } => {
-                assert!(copy.insert(key.to_vec(), record.value.to_vec()).is_none(), "told once");
+                assert!(copy.insert(key.to_vec(), record.value.to_vec()).is_none(), "delivered once");
             }
             Update::Event(event) => match event.record {
                 Some(record) => drop(copy.insert(event.key.to_vec(), record.value.to_vec())),
@@ -133,7 +133,7 @@ async fn copy_until(
     }
 }
 
-pub(crate) async fn who_follows_a_range_has_a_copy_that_keeps_up(net: Net) {
+pub(crate) async fn following_a_range_keeps_a_copy_up_to_date(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
     client.put("x", "aside").await.expect("written");
@@ -153,7 +153,7 @@ pub(crate) async fn who_follows_a_range_has_a_copy_that_keeps_up(net: Net) {
     assert!(!copy.contains_key(&b"k2499"[..]));
 }
 
-pub(crate) async fn what_is_not_kept_any_more_is_compacted_and_following_begins_anew(net: Net) {
+pub(crate) async fn a_compacted_watch_can_follow_again(net: Net) {
     let mut options = options();
     options.history_revisions = 50;
     options.checkpoint_bytes = 256 << 10;
@@ -202,7 +202,7 @@ pub(crate) async fn a_watch_leaves_a_member_that_is_cut_off(net: Net) {
     }
     let other = harness.client().await;
     other.put("k", "after").await.expect("written without it");
-    seen.await.expect("it is told by another member");
+    seen.await.expect("another member delivers it");
 }
 
 pub(crate) async fn watches_of_one_connection_are_bounded_and_forgotten_with_their_streams(net: Net) {

@@ -1,5 +1,5 @@
-//! Every queue, map, list and channel of the node, the client and the transports stands in the table of bounds in
-//! ARCHITECTURE.md, so that whoever adds one has to name what bounds it.
+//! Every queue, map, list and channel of the node, the client and the transports has a row in the table of bounds in
+//! ARCHITECTURE.md. So a new one needs a bound.
 
 use crate::source::Source;
 
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_clients_share_needs_a_test_that_exists() {
+    fn a_bound_shared_by_clients_needs_an_existing_test() {
         let look = |row: &str| untested(row, &[Source::new("a/src/a.rs", "fn l4_shared() {}")]).len();
         assert_eq!(look("| `a.rs` `A.b` | c | d | e | a half | `l4_shared` |"), 0);
         assert_eq!(look("| `a.rs` `A.b` | c | d | e | a half | |"), 1);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_grow_needs_a_row() {
+    fn every_growing_collection_needs_a_row() {
         let code =
             "pub(super) struct A<'a> {\n    /// B.\n    pub(super) b: Mutex<VecDeque<u8>>,\n    c: u64,\n}\n";
         let look = |path: &str, table: &str| unlisted(&Source::new(path, code), table).len();

@@ -1,9 +1,9 @@
-//! The rules for documents: links lead somewhere, tables match the code, the top level stays as designed.
+//! The rules for documents: links are not broken, tables match the code, the top level stays as designed.
 
 use crate::source::{Source, is_word, root, words};
 use std::fs;
 
-/// What may stand at the top level, besides hidden names.
+/// The allowed names at the top level, besides hidden ones.
 const TOP_LEVEL: &[&str] = &[
     "Cargo.lock",
     "Cargo.toml",
@@ -18,7 +18,7 @@ const TOP_LEVEL: &[&str] = &[
     "target",
 ];
 
-/// Names at the top level that the design does not have. (A member that was started here has its data here.)
+/// Names at the top level that the design does not have. (The data of a member that was started here is allowed.)
 pub(crate) fn stray_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let strays = names
         .into_iter()
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_that_is_named_after_an_id_of_nothing_is_found() {
+    fn a_test_named_after_an_unknown_id_is_found() {
         let names = "fn n4_a() {}\nfn v5c_b() {}\nfn f_net_5_c() {}\nfn u64_d() {}\nfn a_e() {}\n";
         let wrong = "fn n5_a() {}\nfn v5_b() {}\nfn f_net_6_c() {}\n// F-net-6, F-net-5.\n";
         let (rules, faults) = (["N4", "V5c"].map(str::to_owned), ["F-net-5".to_owned()]);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_nowhere_is_found() {
+    fn a_broken_link_is_found() {
         let text = "[a](src/lib.rs) [b](../README.md#top) [c](https://x.invalid/y) [d](#here) [e](gone.md)";
         let exists = |path: &str| ["kv-core/src/lib.rs", "README.md"].contains(&path);
         let found = broken_links(&Source::new("kv-core/ARCHITECTURE.md", text), exists);

@@ -45,7 +45,7 @@ fn comments_are_wrapped() {
 }
 
 #[test]
-fn silenced_warnings_have_a_reason() {
+fn allowed_lints_have_a_reason() {
     expect_none(rules::silenced_without_reason);
 }
 
@@ -55,7 +55,7 @@ fn clocks_and_randomness_are_arguments_inside() {
 }
 
 #[test]
-fn nothing_is_unfinished() {
+fn no_code_is_unfinished() {
     expect_none(rules::unfinished);
 }
 
@@ -65,7 +65,7 @@ fn no_text_names_a_path_of_one_machine() {
 }
 
 #[test]
-fn links_between_documents_and_code_lead_somewhere() {
+fn links_in_documents_are_not_broken() {
     let root = root();
     expect_none(|source| documents::broken_links(source, |path| root.join(path).exists()));
 }
@@ -79,7 +79,7 @@ fn no_example_uses_a_module_that_applications_do_not_see() {
     expect_none(|source| documents::uses_of_closed_modules(source, &closed));
 }
 
-/// `kv-sim --bugs` says what each does; here only whether it still fits.
+/// `kv-sim --bugs` describes and runs each; this only checks that it still fits.
 #[test]
 fn every_mutant_fits_the_file_that_it_edits() {
     let groups = mutants::groups().unwrap_or_else(|error| panic!("{error}"));
@@ -106,7 +106,7 @@ fn the_top_level_is_as_designed() {
 }
 
 #[test]
-fn the_table_of_messages_is_the_one_that_the_code_follows() {
+fn the_table_of_messages_matches_the_code() {
     let text =
         |path: &str| WORKSPACE.iter().find(|source| source.path == path).map_or("", |source| &source.text);
     let message = text("kv-core/src/message/mod.rs");
@@ -160,7 +160,7 @@ fn table_of_bounds() -> &'static str {
 }
 
 #[test]
-fn whatever_can_grow_has_a_bound() {
+fn every_growing_collection_has_a_bound() {
     expect_none(|source| bounds::unlisted(source, table_of_bounds()));
 }
 

@@ -1,4 +1,5 @@
-//! Who may use whom. One row for each module of `kv-core`: a name that is not in the row is a forbidden `use`.
+//! The allowed dependencies between modules. One row for each module of `kv-core`: a name that is not in the row is a
+//! forbidden `use`.
 
 use crate::source::{Source, group_end, is_word, words};
 

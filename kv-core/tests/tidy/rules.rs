@@ -7,8 +7,8 @@ const FUNCTION_LINES: usize = 70;
 /// Of a comment, with its indentation. (rustfmt wraps the code.)
 const COMMENT_COLUMNS: usize = 120;
 
-/// Where code may look at a clock or at randomness of its own: what stands at the edge of the system. (The fault
-/// injector delays by tokio's clock, which tests pause, and draws from a seed.)
+/// Where code may read a clock or random numbers: at the edge of the system. (The fault injector delays by tokio's
+/// clock, which tests pause, and draws from a seed.)
 const EDGES: &[&str] = &[
     "kv-core/src/node",
     "kv-core/src/client",

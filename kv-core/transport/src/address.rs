@@ -40,7 +40,7 @@ fn host_problem(host: &str) -> Option<String> {
         return Some("it is no URL".to_owned());
     }
     if host.contains(':') {
-        return Some("an IPv6 address stands in brackets, and a port follows it".to_owned());
+        return Some("an IPv6 address must be in brackets, followed by a port".to_owned());
     }
     let is_of_a_name = |char: char| char.is_alphanumeric() || matches!(char, '-' | '_' | '.');
     if let Some(char) = host.chars().find(|char| !is_of_a_name(*char)) {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_address_is_refused_with_what_is_wrong() {
+    fn an_invalid_address_is_refused_with_the_reason() {
         for address in [
             "127.0.0.1:7000",
             "[::1]:7000",
@@ -143,7 +143,7 @@ mod tests {
 
     #[cfg(feature = "net")]
     #[test]
-    fn of_the_addresses_of_this_machine_the_one_that_all_know_comes_first() {
+    fn the_address_that_all_know_is_preferred() {
         let all = |texts: [&str; 2]| texts.map(|text| text.parse::<SocketAddr>().expect(text));
         let mut local = all(["[::1]:7000", "127.0.0.1:7000"]);
         order(&mut local);

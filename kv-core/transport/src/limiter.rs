@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_of_handshakes_is_bounded_by_source_and_in_all_and_members_come_in() {
+    fn a_storm_of_handshakes_is_bounded_and_members_are_admitted() {
         for (sources, least, most) in [(1, 999, 1001), (10, 1999, 2001), (5000, 1999, 2001)] {
             let (mut limiter, start) = (limiter(1000, 10), Instant::now());
             // The budget saved before, and that of the second itself.
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_most_half_open_makes_way_and_members_last() {
+    fn the_source_with_most_half_open_connections_is_closed_first() {
         let mut limiter = limiter(1, 4);
         let mut enter = |from, one| {
             let victim = limiter.make_room();

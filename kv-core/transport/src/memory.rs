@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_named_node_is_reported_to_those_who_accept_its_connections() {
+    async fn a_named_node_is_reported_to_the_acceptor() {
         let network = Memory::new();
         let mut listener = network.bind("server:1").await.unwrap();
         network.named("member:2").connect("server:1", Lane::Log).await.unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connecting_waits_for_room_in_the_backlog_and_is_refused_if_the_listener_goes() {
+    async fn connecting_waits_for_the_backlog_and_fails_without_a_listener() {
         let network = Memory::new();
         let mut listener = network.bind("server").await.unwrap();
         for _ in 0..BACKLOG {

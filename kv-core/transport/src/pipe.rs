@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ended_pipe_is_read_out_first_and_a_broken_one_is_not() {
+    async fn only_a_cleanly_ended_pipe_is_read_to_its_end() {
         let (mut writer, mut reader) = pipe(16);
         writer.write_all(b"all").await.unwrap();
         drop(writer);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gone_reader_fails_the_writer_and_wakes_it() {
+    async fn a_dropped_reader_wakes_and_fails_the_writer() {
         let (mut writer, reader) = pipe(1);
         writer.write_all(b"a").await.unwrap();
         let waiting = tokio::spawn(async move {

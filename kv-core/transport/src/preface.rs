@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_lane_survives_the_preface_and_the_bytes_stay_as_they_are() {
+    fn every_lane_round_trips_with_stable_bytes() {
         for (lane, code) in Lane::ALL.into_iter().zip(1..) {
             assert_eq!(encode(lane), [b'k', b'v', b't', b'\n', 1, code, 0, 0]);
             assert_eq!(decode(encode(lane)), Ok(lane));

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_is_logged_once_a_minute_and_a_flood_is_not() {
+    fn repeated_refusals_are_logged_once_a_minute() {
         let (logged, ip, now) = (RefusalThrottle::default(), IpAddr::from([127, 0, 0, 1]), Instant::now());
         assert!(logged.is_due(now, ip, "expired"));
         assert!(

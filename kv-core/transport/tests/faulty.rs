@@ -1,4 +1,4 @@
-//! Each fault happens as it was asked for, where it was asked for, and is healed.
+//! Each fault happens as requested, where requested, and is healed.
 //!
 //! Time is paused: a test that waits for what never comes ends at once, by its time-out.
 
@@ -47,7 +47,7 @@ async fn send(connection: &mut Connection, number: u8) {
     connection.writer.flush().await.unwrap();
 }
 
-/// The number of the next frame, or what came instead of one.
+/// The number of the next frame, or the event that arrived instead.
 async fn receive(connection: &mut Connection) -> Result<u8, String> {
     let mut frame = [0; 3];
     match timeout(LONG, connection.reader.read_exact(&mut frame)).await {
@@ -67,7 +67,7 @@ async fn receive_all(connection: &mut Connection) -> Vec<u8> {
     all
 }
 
-/// Sends 0 to 199, and gives those that came, as they came.
+/// Sends 0 to 199, and returns those that arrived, in the order of arrival.
 async fn two_hundred(from: &mut Connection, to: &mut Connection) -> Vec<u8> {
     for number in 0..200 {
         send(from, number).await;
@@ -80,7 +80,7 @@ fn in_order(numbers: &[u8]) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_frames_vanish_as_a_whole_until_it_is_healed() {
+async fn lost_frames_vanish_as_a_whole_until_the_fault_is_healed() {
     let mut world = World::new(1).await;
     let (mut near, mut far) = world.pair(Lane::Client).await;
     world.faults.set(Scope::all(), Fault::new().loss(0.3));
@@ -160,7 +160,7 @@ async fn corrupted_frames_differ_in_one_bit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_one_way_silences_that_way_and_leaves_the_other() {
+async fn a_one_way_cut_affects_only_that_direction() {
     let mut world = World::new(6).await;
     let (mut near, mut far) = world.pair(Lane::Control).await;
     for (cut, silent) in [(Scope::all().outgoing(), true), (Scope::all().incoming(), false)] {
@@ -179,7 +179,7 @@ async fn a_cut_one_way_silences_that_way_and_leaves_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_takes_what_is_on_its_way_with_it() {
+async fn a_cut_drops_frames_in_flight() {
     let mut world = World::new(7).await;
     let (mut near, mut far) = world.pair(Lane::Log).await;
     world.faults.set(Scope::all(), Fault::new().delay(100 * MS..=100 * MS));
@@ -220,7 +220,7 @@ async fn the_end_of_a_connection_is_not_noticed_through_a_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connecting_hangs_through_a_cut_and_goes_on_when_it_is_mended() {
+async fn connecting_hangs_during_a_cut_and_continues_after_it_is_healed() {
     let world = World::new(10).await;
     for cut in [Scope::all(), Scope::peer("server").incoming(), Scope::all().lane(Lane::Log).outgoing()] {
         world.faults.cut(cut.clone());
@@ -253,7 +253,7 @@ async fn refused_connections_fail_at_once_at_either_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clogged_link_holds_everything_and_lets_it_go_later() {
+async fn a_clogged_link_holds_everything_and_releases_it_later() {
     let mut world = World::new(12).await;
     let (mut near, mut far) = world.pair(Lane::Log).await;
     world.faults.set(Scope::all(), Fault::new().clog());
@@ -268,7 +268,7 @@ async fn a_clogged_link_holds_everything_and_lets_it_go_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_on_its_way_is_bounded_and_then_the_writer_waits() {
+async fn frames_in_flight_are_bounded_and_then_the_writer_waits() {
     let mut world = World::new(13).await;
     let (mut near, mut far) = world.pair(Lane::Bulk).await;
     world.faults.set(Scope::all(), Fault::new().clog());
@@ -327,7 +327,7 @@ async fn a_fault_keeps_to_its_peer_lane_and_direction() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_on_overlapping_scopes_add_up_and_come_off_one_by_one() {
+async fn faults_on_overlapping_scopes_combine_and_are_removed_separately() {
     let mut world = World::new(16).await;
     let (mut near, mut far) = world.pair(Lane::Log).await;
     let lane = Scope::all().lane(Lane::Log);
@@ -382,7 +382,7 @@ async fn accepted_connections_are_faulty_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_seed_gives_the_same_fates_whatever_else_goes_on() {
+async fn the_same_seed_gives_the_same_fates_under_any_load() {
     async fn run(seed: u64, others: bool) -> Vec<u8> {
         let mut world = World::new(seed).await;
         let fault = Fault::new().loss(0.2).duplication(0.3).reordering(0.3, 20 * MS).delay(MS..=9 * MS);
@@ -402,7 +402,7 @@ async fn the_same_seed_gives_the_same_fates_whatever_else_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_connection_has_fates_of_its_own() {
+async fn each_connection_has_its_own_fates() {
     let mut world = World::new(21).await;
     world.faults.set(Scope::all(), Fault::new().loss(0.5));
     let (mut one, mut one_far) = world.pair(Lane::Log).await;
@@ -411,7 +411,7 @@ async fn each_connection_has_fates_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_frames_each_write_is_a_unit() {
+async fn without_framing_each_write_is_a_unit() {
     let network = Memory::new();
     let mut listener = network.bind("server").await.unwrap();
     let faults = Faults::new(22);
@@ -430,7 +430,7 @@ async fn without_frames_each_write_is_a_unit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_the_transport_beneath_come_through() {
+async fn errors_of_the_inner_transport_are_returned() {
     let world = World::new(23).await;
     let bind = world.client.bind("server").await.unwrap_err();
     assert!(matches!(bind, TransportError::Bind { .. }), "{bind}");

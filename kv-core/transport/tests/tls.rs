@@ -1,4 +1,4 @@
-//! Identities: what their files may hold, and who is let in by whom.
+//! Identities: the contents of their files, and which peers they accept.
 
 #![cfg(feature = "certs")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -49,22 +49,22 @@ fn load(folder: &Path) -> Result<Identity, TlsError> {
     Identity::from_files(files(folder))
 }
 
-/// The identity of `name` by `issuer`, who is also the root.
+/// The identity of `name`, signed by `issuer`, which is also the root.
 fn identity(folder: &TempDir, issuer: &Authority, name: &Name) -> Identity {
     write(folder.path(), issuer, name, Validity::days(1), &[issuer]);
     load(folder.path()).unwrap()
 }
 
 #[test]
-fn an_identity_knows_when_its_certificate_ends_whoever_has_signed_it() {
+fn an_identity_reports_when_its_certificate_expires() {
     let (folder, own, other) = (tempfile::tempdir().unwrap(), authority(), authority());
     let until = SystemTime::now() + 5 * DAY;
     for (name, root) in [(member(0), &own), (client("app"), &own), (client("app"), &other)] {
         let validity = Validity::between(SystemTime::now() - DAY, until);
         write(folder.path(), &own, &name, validity, &[root]);
-        let told = SystemTime::UNIX_EPOCH + load(folder.path()).unwrap().expires().expect("it ends");
-        let apart = told.max(until).duration_since(told.min(until)).unwrap();
-        assert!(apart <= Duration::from_secs(1), "{name}: {told:?}, not {until:?}");
+        let reported = SystemTime::UNIX_EPOCH + load(folder.path()).unwrap().expires().expect("it ends");
+        let apart = reported.max(until).duration_since(reported.min(until)).unwrap();
+        assert!(apart <= Duration::from_secs(1), "{name}: {reported:?}, not {until:?}");
     }
     // It is reported again for new files.
     let identity = load(folder.path()).unwrap();
@@ -112,7 +112,7 @@ fn refusal(server: &Identity, caller: &Identity, end: &str) -> String {
 }
 
 #[test]
-fn members_and_clients_learn_who_is_at_the_other_end() {
+fn members_and_clients_learn_the_identity_of_the_other_end() {
     let authority = authority();
     let (a, b, c) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
     let first = identity(&a, &authority, &member(0));
@@ -157,7 +157,7 @@ fn an_authority_of_clients_makes_no_members() {
     fs::write(&roots, of_clients.certificate().to_owned() + of_members.certificate()).unwrap();
     assert!(first.refresh().unwrap());
     assert_eq!(handshake(&first, &load(forged).unwrap()).unwrap(), (client("app").into(), member(0).into()));
-    // A file that names nobody shuts nobody out: what was read last counts.
+    // An empty file shuts nobody out: the last valid contents stay in use.
     fs::write(&roots, "").unwrap();
     let error = first.refresh().unwrap_err().to_string();
     assert!(error.contains("client-roots.pem"), "{error}");
@@ -218,7 +218,7 @@ fn an_expired_certificate_or_one_that_is_not_valid_yet_is_reported_at_the_start(
 }
 
 #[test]
-fn a_member_that_no_other_would_accept_is_reported_at_the_start_and_a_client_need_not_accept_itself() {
+fn an_unacceptable_member_certificate_is_reported_at_the_start() {
     let (ours, theirs, folder) = (authority(), authority(), TempDir::new().unwrap());
     write(folder.path(), &theirs, &member(0), Validity::days(1), &[&ours]);
     assert!(matches!(load(folder.path()), Err(TlsError::Untrusted { .. })));
@@ -237,12 +237,12 @@ fn a_key_of_another_certificate_is_reported() {
 }
 
 #[test]
-fn a_file_that_is_missing_or_holds_something_else_is_named() {
+fn a_missing_or_wrong_file_is_reported() {
     let (authority, folder) = (authority(), TempDir::new().unwrap());
     let files = files(folder.path());
     for path in [&files.certificate, &files.key, &files.roots] {
         let name = path.file_name().unwrap().to_str().unwrap();
-        let told = |start: &str| {
+        let refused = |start: &str| {
             let error = load(folder.path()).unwrap_err().to_string();
             assert!(
                 error.contains(start) && error.contains(name) && !error.contains('\n'),
@@ -251,25 +251,25 @@ fn a_file_that_is_missing_or_holds_something_else_is_named() {
         };
         write(folder.path(), &authority, &member(0), Validity::days(1), &[&authority]);
         fs::write(path, "").unwrap();
-        told(" in PEM: there is no BEGIN");
+        refused(" in PEM: there is no BEGIN");
         fs::write(path, "hello\n").unwrap();
-        told(" in PEM: there is no BEGIN");
+        refused(" in PEM: there is no BEGIN");
         fs::write(path, "-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n").unwrap();
-        told(name);
+        refused(name);
         fs::write(path, [0xff; 100]).unwrap();
-        told(name);
+        refused(name);
         fs::write(path, vec![b'x'; 2 << 20]).unwrap();
-        told("far too large");
+        refused("far too large");
         fs::remove_file(path).unwrap();
-        told("cannot read ");
+        refused("cannot read ");
         fs::create_dir(path).unwrap();
-        told("cannot read ");
+        refused("cannot read ");
         fs::remove_dir(path).unwrap();
     }
 }
 
 #[test]
-fn an_authoritys_own_certificate_is_nobodys() {
+fn an_authoritys_own_certificate_is_no_identity() {
     let (authority, folder) = (authority(), TempDir::new().unwrap());
     let files = files(folder.path());
     fs::write(&files.certificate, authority.certificate()).unwrap();
@@ -299,7 +299,7 @@ fn new_files_are_used_from_the_next_handshake_on() {
     handshake(&here, &there).unwrap();
     handshake(&there, &here).unwrap();
 
-    // One who still shows what the old authority signed is refused, also by what was made before.
+    // A peer with a certificate of the old authority is refused, also by configurations that were made before.
     let c = TempDir::new().unwrap();
     write(c.path(), &old, &member(1), Validity::days(1), &[&old, &new]);
     let late = load(c.path()).unwrap();
@@ -334,7 +334,7 @@ fn new_files_that_cannot_be_used_leave_the_old_ones_in_use() {
 }
 
 #[test]
-fn who_shows_no_certificate_is_refused() {
+fn a_peer_without_a_certificate_is_refused() {
     let (authority, a) = (authority(), TempDir::new().unwrap());
     let here = identity(&a, &authority, &member(0));
     let mut roots = rustls::RootCertStore::empty();

@@ -80,7 +80,7 @@ fn config(protocol: &[u8]) -> ClientConfig {
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
-/// The first datagram of one who wants to connect.
+/// The first datagram of a caller.
 pub(crate) async fn first_datagram() -> Vec<u8> {
     first_datagrams(1).await.remove(0)
 }
@@ -163,7 +163,7 @@ impl Drop for Between {
 async fn there(inward: Arc<UdpSocket>, way: Arc<Mutex<Way>>) {
     let mut datagram = vec![0; 70_000];
     loop {
-        // An error is word of a datagram that was sent back to one who is gone.
+        // An error reports that an earlier datagram was sent to a closed port.
         let Ok((length, from)) = inward.recv_from(&mut datagram).await else { continue };
         let (outward, listener, is_cut) = {
             let mut way = way.lock().unwrap();

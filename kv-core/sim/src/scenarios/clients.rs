@@ -1,4 +1,4 @@
-//! What clients are told: reads that are fresh, requests that run once, sessions, clocks.
+//! What clients observe: reads that are fresh, requests that run once, sessions, clocks.
 
 use super::super::Bug;
 use super::super::history::Ending;
@@ -8,20 +8,20 @@ use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use kv_core::replica::Status;
 
 scenarios! {
-    r1_a_primary_that_was_paused_answers_no_read_by_itself,
-    r1_a_round_of_before_a_pause_confirms_no_later_read,
+    r1_a_paused_primary_answers_no_read_alone,
+    r1_a_round_from_before_a_pause_confirms_no_later_read,
     r1_an_acknowledgement_of_an_entry_confirms_no_read,
-    r1_a_new_primary_reads_no_less_than_it_has_inherited,
-    e2_a_retry_beside_its_inherited_twin_runs_once,
-    e3_a_copy_of_what_was_forgotten_does_not_run,
+    r1_a_new_primary_reads_at_least_its_inherited_log,
+    e2_a_retry_after_its_inherited_duplicate_runs_once,
+    e3_a_duplicate_of_a_forgotten_request_does_not_run,
     e1_two_sessions_opened_in_one_batch_are_two,
     e5_a_request_whose_session_was_evicted_is_not_replayed_in_another,
     n7_one_clock_in_the_year_2099_expires_nothing,
-    x1_a_holder_whose_answers_come_late_counts_from_before_it_asked,
+    x1_a_lease_counts_from_before_the_request_was_sent,
 }
 
 /// Rule R1 of PROTOCOL.md: a deposed primary would answer from a state that the new one has overtaken.
-fn r1_a_primary_that_was_paused_answers_no_read_by_itself(t: &ScenarioRunner) {
+fn r1_a_paused_primary_answers_no_read_alone(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::ReadUnconfirmed).run(t, |c| {
         c.put("k", "old");
         let old = c.primary();
@@ -39,7 +39,7 @@ fn r1_a_primary_that_was_paused_answers_no_read_by_itself(t: &ScenarioRunner) {
 }
 
 /// Rule R1 of PROTOCOL.md: a round that was answered before a pause confirms no read that came after it.
-fn r1_a_round_of_before_a_pause_confirms_no_later_read(t: &ScenarioRunner) {
+fn r1_a_round_from_before_a_pause_confirms_no_later_read(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::ReadRoundReused).run(t, |c| {
         c.put("k", "old");
         c.settle();
@@ -62,7 +62,7 @@ fn r1_a_round_of_before_a_pause_confirms_no_later_read(t: &ScenarioRunner) {
     });
 }
 
-/// Rule R1 of PROTOCOL.md: acknowledgements of entries, sent anew or not, confirm no read.
+/// Rule R1 of PROTOCOL.md: acknowledgements of entries, repeated or not, confirm no read.
 fn r1_an_acknowledgement_of_an_entry_confirms_no_read(t: &ScenarioRunner) {
     Scenario::of(3).run(t, |c| {
         c.put("k", "v");
@@ -77,8 +77,8 @@ fn r1_an_acknowledgement_of_an_entry_confirms_no_read(t: &ScenarioRunner) {
     });
 }
 
-/// Rule R1 of PROTOCOL.md: what a new primary has inherited may have been told to somebody.
-fn r1_a_new_primary_reads_no_less_than_it_has_inherited(t: &ScenarioRunner) {
+/// Rule R1 of PROTOCOL.md: what a new primary has inherited may have been returned to a client.
+fn r1_a_new_primary_reads_at_least_its_inherited_log(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::ReadBelowInherited).run(t, |c| {
         c.put("k", "old");
         c.settle();
@@ -99,7 +99,7 @@ fn r1_a_new_primary_reads_no_less_than_it_has_inherited(t: &ScenarioRunner) {
 }
 
 /// Rule E2 of PROTOCOL.md: a retry is proposed beside its twin, which the new primary has inherited.
-fn e2_a_retry_beside_its_inherited_twin_runs_once(t: &ScenarioRunner) {
+fn e2_a_retry_after_its_inherited_duplicate_runs_once(t: &ScenarioRunner) {
     Scenario::of(3).run(t, |c| {
         c.put("k", "v");
         c.settle();
@@ -122,7 +122,7 @@ fn e2_a_retry_beside_its_inherited_twin_runs_once(t: &ScenarioRunner) {
 }
 
 /// Rule E3 of PROTOCOL.md: the first copy of a request is on its way for so long that its client has forgotten it.
-fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &ScenarioRunner) {
+fn e3_a_duplicate_of_a_forgotten_request_does_not_run(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::ForgottenRuns).run(t, |c| {
         c.put("k", "before");
         c.settle();
@@ -134,7 +134,7 @@ fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &ScenarioRunner) {
         c.done(asked);
         c.put("k", "then");
         c.put("k", "last");
-        // The role comes back to the one that the copy is on its way to.
+        // The role returns to the member to which the copy is in flight.
         while c.primary() != old {
             let primary = c.primary();
             c.hand_over(primary);
@@ -210,7 +210,7 @@ fn n7_one_clock_in_the_year_2099_expires_nothing(t: &ScenarioRunner) {
 }
 
 /// Rule X1 of PROTOCOL.md: the time of a lease begins before its holder hears of it.
-fn x1_a_holder_whose_answers_come_late_counts_from_before_it_asked(t: &ScenarioRunner) {
+fn x1_a_lease_counts_from_before_the_request_was_sent(t: &ScenarioRunner) {
     let two = |plan: &mut Plan| {
         plan.holders = 2;
         plan.load.clients = 1;

@@ -1,4 +1,4 @@
-//! Disks that stop, lie, tear and rot.
+//! Disks that fail, lose writes, tear writes and corrupt data.
 
 use super::super::Bug;
 use super::super::clock::SECOND;
@@ -7,17 +7,17 @@ use super::super::plan::Plan;
 use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 
 scenarios! {
-    n4_what_was_acknowledged_survives_the_loss_of_power_everywhere,
-    f_disk_2_new_files_are_there_after_the_loss_of_power,
-    d4_a_sync_that_failed_is_not_tried_again,
-    d4_a_state_that_only_the_cache_holds_is_not_believed,
+    n4_acknowledged_writes_survive_a_power_cut_of_all,
+    f_disk_2_new_files_survive_a_power_cut,
+    d4_a_failed_sync_is_not_retried,
+    d4_a_state_that_only_the_cache_holds_does_not_count,
     d3_a_flipped_bit_does_not_vote_a_committed_entry_away,
-    d7_a_checkpoint_is_known_when_it_is_there,
+    d7_a_checkpoint_is_reported_once_it_is_durable,
     e2_sessions_outlive_a_checkpoint_and_a_restart,
 }
 
 /// Rule N4 of PROTOCOL.md: an acknowledgement before the fsync (NATS 2.12.1) is one that a power cut takes back.
-fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere(t: &ScenarioRunner) {
+fn n4_acknowledged_writes_survive_a_power_cut_of_all(t: &ScenarioRunner) {
     for bug in [Bug::NoSync, Bug::AckBeforeSync] {
         Scenario::of(3).finds(bug).run(t, |c| {
             for n in 0..5 {
@@ -43,7 +43,7 @@ fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere(t: &ScenarioRu
 
 /// F-disk-2: a file whose name is not durable is gone with the power (etcd 3.6: no sync of the directory after a
 /// rename).
-fn f_disk_2_new_files_are_there_after_the_loss_of_power(t: &ScenarioRunner) {
+fn f_disk_2_new_files_survive_a_power_cut(t: &ScenarioRunner) {
     Scenario::of(1).finds(Bug::NoDirectorySync).run(t, |c| {
         let value = "x".repeat(2000);
         for n in 0..40 {
@@ -57,7 +57,7 @@ fn f_disk_2_new_files_are_there_after_the_loss_of_power(t: &ScenarioRunner) {
 }
 
 /// Rule D4 of PROTOCOL.md: after a failed sync the next one succeeds, and the data is gone.
-fn d4_a_sync_that_failed_is_not_tried_again(t: &ScenarioRunner) {
+fn d4_a_failed_sync_is_not_retried(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::FailedSyncRetried).run(t, |c| {
         c.put("k", "v");
         c.settle();
@@ -71,9 +71,9 @@ fn d4_a_sync_that_failed_is_not_tried_again(t: &ScenarioRunner) {
     });
 }
 
-/// Rule D4 of PROTOCOL.md: what a failed sync has dropped is still shown by the system's cache to the next process, and
-/// gone with the power. Here a checkpoint is interrupted that builds on one of which the disk knows nothing.
-fn d4_a_state_that_only_the_cache_holds_is_not_believed(t: &ScenarioRunner) {
+/// Rule D4 of PROTOCOL.md: the system's cache still shows data that a failed sync has dropped to the next process, but
+/// a power cut loses it. Here, a checkpoint is interrupted that builds on one that never reached the disk.
+fn d4_a_state_that_only_the_cache_holds_does_not_count(t: &ScenarioRunner) {
     let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
     Scenario::of(1).with(often).finds(Bug::CacheBelieved).run(t, |c| {
         for operation in 2..8 {
@@ -118,7 +118,7 @@ fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away(t: &ScenarioRunner) {
 }
 
 /// Rule D7 of PROTOCOL.md: the superblock hears of a checkpoint when the engine has made it durable.
-fn d7_a_checkpoint_is_known_when_it_is_there(t: &ScenarioRunner) {
+fn d7_a_checkpoint_is_reported_once_it_is_durable(t: &ScenarioRunner) {
     let long = |plan: &mut Plan| {
         plan.options.checkpoint_bytes = 1 << 10;
         plan.disk.checkpoint = SECOND;
@@ -153,7 +153,7 @@ fn e2_sessions_outlive_a_checkpoint_and_a_restart(t: &ScenarioRunner) {
 
 /// F-proc-2: a backup's, then the primary's process ends at every operation of its disk in turn.
 #[test]
-fn f_proc_2_an_end_at_every_operation_of_a_disk_loses_nothing() {
+fn f_proc_2_a_crash_at_any_disk_operation_loses_nothing() {
     for (victim, with_checkpoints) in [(0, false), (1, false), (1, true)] {
         let small = move |plan: &mut Plan| {
             plan.options.checkpoint_bytes = if with_checkpoints { 1 << 10 } else { 1 << 20 };

@@ -1,4 +1,4 @@
-//! What a cluster is excused with whose members do not all come back.
+//! When a cluster is excused although it does not converge, because not all members return.
 
 use super::super::cluster::Cluster;
 use super::super::events::Event;
@@ -11,9 +11,9 @@ use kv_core::replica::StallReason;
 
 scenarios! {
     the_others_wait_for_the_one_that_has_the_only_intact_copy,
-    who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged,
+    a_member_with_an_intact_copy_does_not_wait_for_a_damaged_one,
     the_others_wait_for_what_is_committed_and_damaged_on_each_of_them,
-    nobody_is_excused_who_could_decide_and_does_not,
+    a_member_that_could_decide_is_not_excused,
 }
 
 /// The third member never gets an entry that the other two have acknowledged, and it rots on the second one. Gives its
@@ -31,8 +31,8 @@ fn rots_on_one_of_two(c: &mut Cluster) -> Op {
     op
 }
 
-/// As at the end of a run with damaged disks: waits until those who are back have converged, are excused, or are not.
-/// Says what was found.
+/// As at the end of a run with damaged disks: waits until the returned members have converged, are excused, or have
+/// failed. Returns what was found.
 fn probe(c: &mut Cluster) -> Option<&'static str> {
     c.world.plan.damage = Some(DamagePlan { victim: None, chance: 0, states: false });
     c.world.healed = Some(c.world.now);
@@ -62,7 +62,7 @@ fn the_others_wait_for_the_one_that_has_the_only_intact_copy(t: &ScenarioRunner)
     });
 }
 
-fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged(t: &ScenarioRunner) {
+fn a_member_with_an_intact_copy_does_not_wait_for_a_damaged_one(t: &ScenarioRunner) {
     Scenario::of(3).once_only().run(t, |c| {
         rots_on_one_of_two(c);
         c.start(0);
@@ -91,7 +91,7 @@ fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them(t: &Scenari
     });
 }
 
-fn nobody_is_excused_who_could_decide_and_does_not(t: &ScenarioRunner) {
+fn a_member_that_could_decide_is_not_excused(t: &ScenarioRunner) {
     Scenario::of(3).once_only().run(t, |c| {
         rots_on_one_of_two(c);
         c.start(0);

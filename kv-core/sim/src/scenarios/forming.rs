@@ -7,9 +7,9 @@ use kv_core::replica::Status;
 
 scenarios! {
     f2_two_of_three_empty_members_form_nothing,
-    f2_a_member_that_asks_late_is_let_in,
-    f3_a_step_is_told_when_it_is_durable,
-    f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere,
+    f2_a_late_member_is_admitted,
+    f3_a_step_is_reported_once_it_is_durable,
+    f4_a_member_wiped_during_formation_is_refused,
 }
 
 /// Rule F2 of PROTOCOL.md: a first start needs all members once.
@@ -25,7 +25,7 @@ fn f2_two_of_three_empty_members_form_nothing(t: &ScenarioRunner) {
 }
 
 /// Rule F2 of PROTOCOL.md: a late member that asks after the others have formed.
-fn f2_a_member_that_asks_late_is_let_in(t: &ScenarioRunner) {
+fn f2_a_late_member_is_admitted(t: &ScenarioRunner) {
     Scenario::of(3).unformed().run(t, |c| {
         for member in 0..3 {
             c.start(member);
@@ -40,9 +40,9 @@ fn f2_a_member_that_asks_late_is_let_in(t: &ScenarioRunner) {
     });
 }
 
-/// Rule F3 of PROTOCOL.md: a member that told of a step before it was durable, and came back empty, would be locked
+/// Rule F3 of PROTOCOL.md: a member that reported a step before it was durable, and came back empty, would be locked
 /// out.
-fn f3_a_step_is_told_when_it_is_durable(t: &ScenarioRunner) {
+fn f3_a_step_is_reported_once_it_is_durable(t: &ScenarioRunner) {
     Scenario::of(3).unformed().finds(Bug::FormOnWord).run(t, |c| {
         c.stall(2);
         for member in 0..3 {
@@ -57,7 +57,7 @@ fn f3_a_step_is_told_when_it_is_durable(t: &ScenarioRunner) {
 }
 
 /// Rule F4 of PROTOCOL.md: a member wiped between formatted and formed is disk loss, like one wiped later.
-fn f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere(t: &ScenarioRunner) {
+fn f4_a_member_wiped_during_formation_is_refused(t: &ScenarioRunner) {
     Scenario::of(3).unformed().finds(Bug::WipedMemberJoins).run(t, |c| {
         let held = c.hold(Kind::Formation, Some(0), Some(2));
         for member in 0..3 {

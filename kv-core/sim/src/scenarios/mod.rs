@@ -15,9 +15,9 @@ use super::scenario::{NamedScenario, Scenario, ScenarioRunner, scenarios};
 use kv_core::ids::View;
 
 scenarios! {
-    f_proc_1_a_primary_dies_and_its_client_goes_on,
+    f_proc_1_a_client_continues_after_the_primary_dies,
     f_net_6_a_cut_between_two_of_three_stops_nobody,
-    f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view,
+    f_net_5_a_member_returns_from_long_isolation_without_a_view_change,
     two_data_members_and_a_witness_survive_any_one_after_another,
 }
 
@@ -42,8 +42,8 @@ pub(super) fn detect(bug: Bug) -> Option<(&'static str, String)> {
     all().find_map(|(name, scenario)| Some((*name, ScenarioRunner::finds(bug, *scenario)?)))
 }
 
-/// The primary is cut off with a write that nobody else has; the others go on with another one. Returns the cut-off
-/// member.
+/// The primary is cut off with a write that no other member has; the others continue with another one. Returns the
+/// cut-off member.
 fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
     c.put("k", "everywhere");
     let old = c.primary();
@@ -57,7 +57,7 @@ fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
 }
 
 /// F-proc-1: nothing is lost, nothing happens twice.
-fn f_proc_1_a_primary_dies_and_its_client_goes_on(t: &ScenarioRunner) {
+fn f_proc_1_a_client_continues_after_the_primary_dies(t: &ScenarioRunner) {
     Scenario::of(3).run(t, |c| {
         c.put("k", "first");
         let asked = c.begin_put(0, "k", "second");
@@ -89,8 +89,8 @@ fn f_net_6_a_cut_between_two_of_three_stops_nobody(t: &ScenarioRunner) {
     }
 }
 
-/// F-net-5, and the minority that churns views: one that comes back after a long time disturbs nobody.
-fn f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &ScenarioRunner) {
+/// F-net-5, and a minority that changes views on its own: a member that returns after a long time disturbs nobody.
+fn f_net_5_a_member_returns_from_long_isolation_without_a_view_change(t: &ScenarioRunner) {
     Scenario::of(3).run(t, |c| {
         c.put("k", "before");
         let view = c.view(c.primary());

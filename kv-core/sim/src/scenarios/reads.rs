@@ -1,4 +1,4 @@
-//! Reads that need no word from a quorum: by what a member knows of the age of its state.
+//! Reads that do not ask a quorum: by the known age of the state, or by a lease.
 
 use super::super::Bug;
 use super::super::cluster::Cluster;
@@ -7,17 +7,17 @@ use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use std::time::Duration;
 
 scenarios! {
-    r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new,
-    r4_a_deposed_primary_keeps_no_state_fresh,
+    r4_a_backup_behind_a_slow_link_does_not_count_as_fresh,
+    r4_a_deposed_primary_cannot_keep_a_state_fresh,
     r6_a_promise_is_kept,
     r6_a_promise_outlives_a_restart,
-    r5_clocks_that_go_wronger_than_is_assumed_break_leases,
-    r5_a_lease_counts_from_the_question,
-    r5_a_primary_that_was_paused_reads_by_no_lease_of_before,
+    r5_clocks_beyond_the_assumed_error_break_leases,
+    r5_a_lease_starts_with_the_request,
+    r5_a_paused_primary_does_not_use_an_old_lease,
 }
 
-/// Rule R4 of PROTOCOL.md: what is heard late is old.
-fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &ScenarioRunner) {
+/// Rule R4 of PROTOCOL.md: a late message proves nothing about the present.
+fn r4_a_backup_behind_a_slow_link_does_not_count_as_fresh(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::FreshSinceHeard).run(t, |c| {
         c.put("k", "old");
         let (primary, one) = (c.primary(), c.backups()[0]);
@@ -35,8 +35,8 @@ fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &Scenar
     });
 }
 
-/// Rule R4 of PROTOCOL.md: a primary that others have replaced still tells that it lives.
-fn r4_a_deposed_primary_keeps_no_state_fresh(t: &ScenarioRunner) {
+/// Rule R4 of PROTOCOL.md: a primary that others have replaced still sends heartbeats.
+fn r4_a_deposed_primary_cannot_keep_a_state_fresh(t: &ScenarioRunner) {
     let patient = |plan: &mut Plan| plan.options.failure_timeout_min = Duration::from_secs(1);
     Scenario::of(5).with(patient).finds(Bug::FreshUnconfirmed).run(t, |c| {
         c.put("k", "old");
@@ -92,23 +92,23 @@ fn read_at_a_deposed_primary(c: &mut Cluster, restart: bool) {
     assert_eq!(c.value(read).as_deref(), Some("new"));
 }
 
-/// Rule R6 of PROTOCOL.md: who has promised the primary to stay joins no change.
+/// Rule R6 of PROTOCOL.md: a member that has made a promise to the primary joins no view change.
 fn r6_a_promise_is_kept(t: &ScenarioRunner) {
     Scenario::of(3).with(leases).finds(Bug::PromiseNotKept).run(t, |c| read_at_a_deposed_primary(c, false));
 }
 
-/// Rule R6 of PROTOCOL.md: also by who has restarted, and does not remember.
+/// Rule R6 of PROTOCOL.md: this also holds after a restart, when the member does not remember the promise.
 fn r6_a_promise_outlives_a_restart(t: &ScenarioRunner) {
     Scenario::of(3).with(leases).finds(Bug::PromiseForgotten).run(t, |c| read_at_a_deposed_primary(c, true));
 }
 
-/// Rules R5 and R6 of PROTOCOL.md rest on clocks: where they go wronger than is assumed, a read may be of what was.
-fn r5_clocks_that_go_wronger_than_is_assumed_break_leases(t: &ScenarioRunner) {
+/// Rules R5 and R6 of PROTOCOL.md depend on clocks: if clocks are worse than assumed, a read may be stale.
+fn r5_clocks_beyond_the_assumed_error_break_leases(t: &ScenarioRunner) {
     Scenario::of(3).with(leases).finds(Bug::ClocksTooWrong).run(t, |c| read_at_a_deposed_primary(c, false));
 }
 
-/// Rule R5 of PROTOCOL.md: the answers to a question come late, and say nothing of when they come.
-fn r5_a_lease_counts_from_the_question(t: &ScenarioRunner) {
+/// Rule R5 of PROTOCOL.md: the answers to a round arrive late, and do not show when they were sent.
+fn r5_a_lease_starts_with_the_request(t: &ScenarioRunner) {
     let patient = |plan: &mut Plan| {
         leases(plan);
         plan.options.failure_timeout_min = Duration::from_millis(800);
@@ -138,10 +138,10 @@ fn r5_a_lease_counts_from_the_question(t: &ScenarioRunner) {
     });
 }
 
-/// Rule R5 of PROTOCOL.md: a primary is stopped for longer than its lease, and its clock goes on: another one has
-/// written when it wakes and finds a read. It knows by its clock alone; one that has stood still as long as the process
-/// says that the lease goes on.
-fn r5_a_primary_that_was_paused_reads_by_no_lease_of_before(t: &ScenarioRunner) {
+/// Rule R5 of PROTOCOL.md: a primary is paused for longer than its lease, while its clock runs. When it resumes and
+/// finds a read, another primary has already written. Only its clock shows this; a clock that had stopped with the
+/// process would show that the lease is still valid.
+fn r5_a_paused_primary_does_not_use_an_old_lease(t: &ScenarioRunner) {
     for bug in [Bug::LeaseSeenOnce, Bug::ClocksPause] {
         Scenario::of(3).with(leases).finds(bug).run(t, |c| {
             c.put("k", "old");

@@ -7,9 +7,9 @@ use super::super::plan::Plan;
 use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 
 scenarios! {
-    t6_a_state_arrives_from_sources_slower_than_every_time_out,
-    t9a_a_damaged_state_stays_until_another_has_taken_its_place,
-    v8_merges_slower_than_every_time_out_move_nobody,
+    t6_a_state_arrives_from_sources_slower_than_every_timeout,
+    t9a_a_damaged_state_stays_until_it_is_replaced,
+    v8_merges_slower_than_every_timeout_keep_the_role,
 }
 
 /// Checkpoints after a few writes, and no journal below them.
@@ -25,8 +25,8 @@ fn write(c: &mut Cluster, count: usize) {
     c.settle();
 }
 
-/// Rule T6 of PROTOCOL.md: an answer to an earlier question is an answer, however late it comes.
-fn t6_a_state_arrives_from_sources_slower_than_every_time_out(t: &ScenarioRunner) {
+/// Rule T6 of PROTOCOL.md: an answer to an earlier question counts, however late it arrives.
+fn t6_a_state_arrives_from_sources_slower_than_every_timeout(t: &ScenarioRunner) {
     let slow = |plan: &mut Plan| {
         tight(plan);
         plan.disk.source = 20 * SECOND;
@@ -42,8 +42,8 @@ fn t6_a_state_arrives_from_sources_slower_than_every_time_out(t: &ScenarioRunner
     });
 }
 
-/// Rules T2 and T9a of PROTOCOL.md: what is intact of it may be needed to complete another one.
-fn t9a_a_damaged_state_stays_until_another_has_taken_its_place(t: &ScenarioRunner) {
+/// Rules T2 and T9a of PROTOCOL.md: its intact parts may be needed to complete another state.
+fn t9a_a_damaged_state_stays_until_it_is_replaced(t: &ScenarioRunner) {
     Scenario::of(3).with(tight).finds(Bug::DamagedStateDeleted).run(t, |c| {
         write(c, 8);
         let one = c.backups()[0];
@@ -59,7 +59,7 @@ fn t9a_a_damaged_state_stays_until_another_has_taken_its_place(t: &ScenarioRunne
 
 /// Rule V8 of PROTOCOL.md: the memory beside a merge is used up on all members, and nothing is applied; but the merge
 /// gets on.
-fn v8_merges_slower_than_every_time_out_move_nobody(t: &ScenarioRunner) {
+fn v8_merges_slower_than_every_timeout_keep_the_role(t: &ScenarioRunner) {
     let slow = |plan: &mut Plan| {
         tight(plan);
         plan.disk.checkpoint = 10 * SECOND;

@@ -10,33 +10,34 @@ use kv_core::ids::View;
 use kv_core::replica::Status;
 
 scenarios! {
-    v1_one_that_lost_its_connection_to_the_primary_leaves_nothing,
-    v2_two_votes_far_apart_move_nobody,
-    v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote,
-    v3_nothing_is_said_in_a_view_that_is_not_durable,
+    v1_a_member_that_lost_its_connection_to_the_primary_stays_in_the_view,
+    v2_two_votes_far_apart_change_no_view,
+    v3_a_member_restarted_between_views_remembers_its_vote,
+    v3_nothing_is_sent_in_a_view_that_is_not_durable,
     v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum,
-    v5b_a_longer_log_of_an_older_view_names_nothing,
+    v5b_a_longer_log_of_an_older_view_does_not_count,
     v6_start_view_waits_for_the_disk,
-    v7_what_stands_above_the_head_of_the_view_goes,
+    v7_entries_above_the_head_of_the_view_are_cut,
     d2_a_cut_outlives_a_restart,
-    v7_nothing_is_cut_by_asking,
+    v7_nothing_is_cut_before_asking,
     v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log,
-    n5_a_commit_number_heard_while_catching_up_moves_nothing,
+    n5_a_commit_number_received_while_catching_up_has_no_effect,
     n6_a_gap_is_not_filled_from_the_log_of_a_newer_view,
-    v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes,
+    v8_an_abdicating_primary_in_a_cluster_of_two_votes,
     v9_a_restarted_primary_issues_no_op_number_twice,
-    n4_a_quorum_is_no_smaller_than_it_is,
-    v1_members_that_are_a_second_apart_change_no_view_without_need,
-    v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary,
+    n4_a_commit_needs_a_full_quorum,
+    v1_a_delay_of_a_second_causes_no_view_change,
+    v2_with_a_delay_of_a_second_one_view_change_is_enough,
 }
 
-/// Members whose messages all take this long, with the time-outs that are the default.
+/// Members whose messages all take this long, with default timeouts.
 fn far_apart(ms: u64) -> Scenario {
     Scenario::of(3).with(move |plan| plan.network.delay = ms * MS)
 }
 
-/// Rule V1 of PROTOCOL.md: who follows a primary for the first time does not know yet how long its messages take.
-fn v1_members_that_are_a_second_apart_change_no_view_without_need(t: &ScenarioRunner) {
+/// Rule V1 of PROTOCOL.md: a member that follows a primary for the first time does not know the delay of its messages
+/// yet.
+fn v1_a_delay_of_a_second_causes_no_view_change(t: &ScenarioRunner) {
     for ms in [750, 1000] {
         far_apart(ms).run(t, |c| {
             c.put("k", "v");
@@ -47,7 +48,7 @@ fn v1_members_that_are_a_second_apart_change_no_view_without_need(t: &ScenarioRu
 }
 
 /// Rule V2 of PROTOCOL.md: the patience with a view change is longer where messages take longer.
-fn v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary(t: &ScenarioRunner) {
+fn v2_with_a_delay_of_a_second_one_view_change_is_enough(t: &ScenarioRunner) {
     for ms in [750, 1000] {
         far_apart(ms).run(t, |c| {
             c.put("k", "v");
@@ -68,7 +69,7 @@ fn v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary(t: &Scenar
 }
 
 /// Rule V1 of PROTOCOL.md: a vote is not a departure.
-fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing(t: &ScenarioRunner) {
+fn v1_a_member_that_lost_its_connection_to_the_primary_stays_in_the_view(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::LeavesAlone).run(t, |c| {
         c.put("k", "v");
         let (primary, one) = (c.primary(), c.backups()[0]);
@@ -79,7 +80,7 @@ fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing(t: &ScenarioRun
 }
 
 /// Rule V2 of PROTOCOL.md: a vote that was withdrawn completes no quorum later.
-fn v2_two_votes_far_apart_move_nobody(t: &ScenarioRunner) {
+fn v2_two_votes_far_apart_change_no_view(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::VotesNeverExpire).run(t, |c| {
         c.put("k", "v");
         let (primary, backups) = (c.primary(), c.backups());
@@ -93,7 +94,7 @@ fn v2_two_votes_far_apart_move_nobody(t: &ScenarioRunner) {
 
 /// Rules D1 and V3 of PROTOCOL.md: a member that restarts between views knows the newer one. (In the paper's recovery
 /// without a disk it forgets its vote.)
-fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &ScenarioRunner) {
+fn v3_a_member_restarted_between_views_remembers_its_vote(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::ForgetsItsVote).run(t, |c| {
         c.put("k", "v");
         let one = c.backups()[1];
@@ -110,7 +111,7 @@ fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &Scenar
 }
 
 /// Rule V3 of PROTOCOL.md.
-fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &ScenarioRunner) {
+fn v3_nothing_is_sent_in_a_view_that_is_not_durable(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::DoViewChangeBeforeView).run(t, |c| {
         c.put("k", "v");
         let one = c.backups()[1];
@@ -144,7 +145,7 @@ fn v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &
 }
 
 /// Rule V5b of PROTOCOL.md: a long log of an older view must not win over the newer one.
-fn v5b_a_longer_log_of_an_older_view_names_nothing(t: &ScenarioRunner) {
+fn v5b_a_longer_log_of_an_older_view_does_not_count(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::LongestLogWins).run(t, |c| {
         let opened = c.begin_put(1, "k", "everywhere");
         c.done(opened);
@@ -159,7 +160,7 @@ fn v5b_a_longer_log_of_an_older_view_names_nothing(t: &ScenarioRunner) {
         c.put("k", "elsewhere");
         c.crash(old);
         let third = 3 - old - newer;
-        // The third member and the old primary decide without the one that knows what is committed.
+        // The third member and the old primary decide without the one that knows the commit point.
         c.heal();
         c.lose(Kind::Commit, None, Some(third));
         c.put("k", "committed");
@@ -191,7 +192,7 @@ fn v6_start_view_waits_for_the_disk(t: &ScenarioRunner) {
 }
 
 /// Rule V7 of PROTOCOL.md: a suffix above the view's head, kept because nothing differs, would win a later view.
-fn v7_what_stands_above_the_head_of_the_view_goes(t: &ScenarioRunner) {
+fn v7_entries_above_the_head_of_the_view_are_cut(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::KeepSuffix).run(t, |c| {
         c.put("k", "everywhere");
         let old = c.primary();
@@ -208,7 +209,7 @@ fn v7_what_stands_above_the_head_of_the_view_goes(t: &ScenarioRunner) {
     });
 }
 
-/// Rule D2 of PROTOCOL.md: what was cut does not come back with a restart.
+/// Rule D2 of PROTOCOL.md: entries that were cut do not return after a restart.
 fn d2_a_cut_outlives_a_restart(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::CutInMemory).run(t, |c| {
         let old = with_a_write_that_nobody_else_has(c);
@@ -223,7 +224,7 @@ fn d2_a_cut_outlives_a_restart(t: &ScenarioRunner) {
 }
 
 /// Rule V7 (b) of PROTOCOL.md: the paper's state transfer cuts the log before it has the new one.
-fn v7_nothing_is_cut_by_asking(t: &ScenarioRunner) {
+fn v7_nothing_is_cut_before_asking(t: &ScenarioRunner) {
     Scenario::of(3).run(t, |c| {
         c.put("k", "everywhere");
         c.settle();
@@ -264,8 +265,8 @@ fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log(t: &
     }
 }
 
-/// Rule N5 of PROTOCOL.md: a commit number learned while still catching up says nothing about the own entries.
-fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &ScenarioRunner) {
+/// Rule N5 of PROTOCOL.md: a commit number received while catching up does not refer to the member's own entries.
+fn n5_a_commit_number_received_while_catching_up_has_no_effect(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::CommitWhileCatchingUp).run(t, |c| {
         let old = with_a_write_that_nobody_else_has(c);
         let before = c.commit(old);
@@ -279,9 +280,9 @@ fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &ScenarioRunner) 
     });
 }
 
-/// Rule N6 of PROTOCOL.md: one that missed an entry asks its primary, which has installed the log of a newer view by
-/// the time that the question comes. With an entry of that log in the gap, the missed one, which was on its way all the
-/// time, would look like a divergence.
+/// Rule N6 of PROTOCOL.md: a member that missed an entry asks its primary, which has installed the log of a newer view
+/// when the question arrives. If the member filled the gap with an entry of that log, the missed entry, which is still
+/// in flight, would look like a divergence.
 fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &ScenarioRunner) {
     let late = 10_000;
     let without_order = |plan: &mut Plan| plan.network.ordered = false;
@@ -316,7 +317,7 @@ fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &ScenarioRunner) {
 }
 
 /// Rule V8 of PROTOCOL.md: silence alone would starve a group of two.
-fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes(t: &ScenarioRunner) {
+fn v8_an_abdicating_primary_in_a_cluster_of_two_votes(t: &ScenarioRunner) {
     Scenario::of(2).finds(Bug::SilentAbdication).run(t, |c| {
         c.put("k", "v");
         c.hand_over(c.primary());
@@ -345,7 +346,7 @@ fn v9_a_restarted_primary_issues_no_op_number_twice(t: &ScenarioRunner) {
 }
 
 /// Rule N4 of PROTOCOL.md: an op is committed when a quorum has it on disk.
-fn n4_a_quorum_is_no_smaller_than_it_is(t: &ScenarioRunner) {
+fn n4_a_commit_needs_a_full_quorum(t: &ScenarioRunner) {
     for bug in [Bug::QuorumOfOneLess, Bug::OwnAppendCountsEarly] {
         Scenario::of(3).finds(bug).run(t, |c| {
             c.put("k", "v");

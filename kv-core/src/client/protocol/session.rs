@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn acked_through_covers_only_what_has_ended_without_a_gap() {
+    fn acked_through_stops_at_the_first_unfinished_request() {
         let mut session = OpenSession::new(SessionId::new(5), Instant::ZERO);
         let taken: Vec<_> = (0..4).map(|_| session.take_number(Instant::ZERO)).collect();
         assert_eq!(taken, [1, 2, 3, 4].map(number));

@@ -1,4 +1,4 @@
-//! What single calls send, and what they return.
+//! The messages and results of single calls.
 
 use super::*;
 use futures::StreamExt;
@@ -40,7 +40,7 @@ async fn a_hint_is_followed_with_the_same_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_and_a_broken_connection_are_answered_elsewhere_with_the_same_number() {
+async fn after_silence_or_a_broken_connection_the_next_member_gets_the_same_number() {
     let (mut cluster, client) = ready().await;
     let write = spawn_put(&client, "x", "1");
     let first = cluster.next().await;
@@ -56,7 +56,7 @@ async fn silence_and_a_broken_connection_are_answered_elsewhere_with_the_same_nu
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_primary_is_left_for_the_next() {
+async fn calls_move_from_a_killed_primary_to_the_next() {
     let (mut cluster, client) = ready().await;
     let write = spawn_put(&client, "x", "1");
     cluster.next().await.assert_write(A, 9, 2, 1, put("x", "1"));
@@ -93,7 +93,7 @@ async fn a_deadline_ends_as_unknown_if_the_write_may_have_been_proposed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_ends_as_not_applied_if_nobody_took_the_write() {
+async fn a_deadline_ends_as_not_applied_if_no_member_accepted_the_write() {
     let (mut cluster, client) = ready().await;
     for id in [A, B, C] {
         cluster.kill(id).await;
@@ -106,7 +106,7 @@ async fn a_deadline_ends_as_not_applied_if_nobody_took_the_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_future_gives_its_number_up() {
+async fn a_dropped_future_releases_its_number() {
     let (mut cluster, client) = ready().await;
     let write = spawn_put(&client, "x", "1");
     cluster.next().await.assert_write(A, 9, 2, 1, put("x", "1"));
@@ -120,7 +120,7 @@ async fn a_dropped_future_gives_its_number_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guards_are_sent_and_their_failure_is_an_error_of_its_own() {
+async fn conditions_are_sent_and_their_failure_has_its_own_error() {
     let (mut cluster, client) = ready().await;
     let put = |client: &Client| client.put("x", "1");
     let cases = [
@@ -151,7 +151,7 @@ async fn guards_are_sent_and_their_failure_is_an_error_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delete_returns_whether_there_was_something() {
+async fn a_delete_returns_whether_the_key_existed() {
     let (mut cluster, client) = ready().await;
     for existed in [true, false] {
         let delete = tokio::spawn(client.delete("x").if_present().into_future());
@@ -183,7 +183,7 @@ async fn limits_are_reported_without_asking_anyone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_carries_the_members_words() {
+async fn a_refusal_contains_the_members_reason() {
     let (mut cluster, client) = ready().await;
     let write = spawn_put(&client, "x", "1");
     cluster.next().await.answer(Answer::Refused("not today".into()));
@@ -220,7 +220,7 @@ async fn reads_return_the_revision_at_which_they_were_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reads_return_what_is_there() {
+async fn reads_return_the_stored_records() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     for expected in [Some(record("value", 4)), None] {
@@ -263,7 +263,7 @@ fn later(from: &'static str, to: Option<&'static str>, limit: u32) -> ClientCall
 
 /// Rule R2, of the pages.
 #[tokio::test(start_paused = true)]
-async fn a_scan_goes_on_page_after_page_at_one_revision() {
+async fn a_scan_reads_all_pages_at_one_revision() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let reading = tokio::spawn(client.scan("a/").into_future());
@@ -389,7 +389,7 @@ async fn the_status_of_every_member_is_shown_even_if_one_is_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handover_is_asked_of_the_newest_primary() {
+async fn a_handover_is_requested_from_the_newest_primary() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     use MemberState::{Backup, Primary, ViewChange};
@@ -515,7 +515,7 @@ async fn a_read_at_least_at_a_revision_asks_the_next_member_when_one_lags() {
 
 /// The longest times there are mean a year, for every kind of call.
 #[tokio::test(start_paused = true)]
-async fn deadlines_without_end_do_no_harm() {
+async fn endless_deadlines_are_accepted() {
     let mut cluster = Cluster::start().await;
     let builder = cluster.builder().deadline(Duration::MAX).connect_timeout(Duration::MAX);
     let client = builder.connect().await.unwrap();

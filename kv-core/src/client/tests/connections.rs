@@ -32,7 +32,7 @@ async fn one_address_that_answers_is_enough() {
 
 /// Behind address translation: the members know each other by addresses that lead nowhere from here.
 #[tokio::test(start_paused = true)]
-async fn a_client_reaches_members_at_addresses_of_its_own() {
+async fn a_client_reaches_members_at_its_configured_addresses() {
     let mut cluster = Cluster::start().await;
     let mut outside = Vec::new();
     for id in [A, B, C] {
@@ -130,7 +130,7 @@ async fn a_member_that_never_sends_a_hello_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named() {
+async fn missing_settings_are_reported() {
     let error = Client::builder("test").transport(Arc::new(Memory::new())).connect().await.unwrap_err();
     assert!(matches!(error, ConnectError::NoAddress), "{error}");
     let error = Client::builder("test").address("a:1").connect().await.unwrap_err();
@@ -157,7 +157,7 @@ async fn a_member_at_anothers_address_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_waits_for_any_more_does_not_leave_late() {
+async fn calls_that_were_dropped_are_not_sent_late() {
     let mut cluster = Cluster::start().await;
     let builder = cluster.builder();
     let (limits, members) = (expectation(A).limits, expectation(A).members);
@@ -234,10 +234,10 @@ async fn the_last_handle_ends_the_connections() {
     tokio::time::timeout(Duration::from_secs(1), incoming.answers.closed()).await.unwrap();
 }
 
-/// F-net-11: whatever lies between a client and a member may forget their connection, and go on swallowing what is sent
-/// on it.
+/// F-net-11: a device between a client and a member may forget their connection, and silently drop everything that is
+/// sent on it.
 #[tokio::test(start_paused = true)]
-async fn f_net_11_a_connection_on_which_nothing_is_answered_is_given_up() {
+async fn f_net_11_a_connection_without_answers_is_closed() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let read = tokio::spawn(client.get("x").deadline(Duration::from_secs(600)).into_future());

@@ -1,4 +1,4 @@
-//! The client against members whose every answer is scripted.
+//! The client against members with scripted answers.
 
 mod calls;
 mod connections;
@@ -23,7 +23,7 @@ const A: MemberId = MemberId::new(0);
 const B: MemberId = MemberId::new(1);
 const C: MemberId = MemberId::new(2);
 
-/// Three data members whose answers the test gives.
+/// Three data members whose answers the test supplies.
 struct Cluster {
     network: Memory,
     members: Vec<JoinHandle<()>>,

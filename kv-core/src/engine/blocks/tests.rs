@@ -23,7 +23,7 @@ fn read(blocks: &Blocks, offset: u64, len: usize) -> io::Result<Vec<u8>> {
 }
 
 #[test]
-fn what_is_written_and_synced_is_read_after_a_power_cut() {
+fn synced_writes_survive_a_power_cut() {
     let disk = Disk::new();
     let blocks = create(&disk);
     blocks.set_len(10 * SIZE).unwrap();
@@ -61,9 +61,9 @@ fn nothing_is_read_or_written_beyond_the_end() {
     assert!(blocks.failure().is_some(), "the first failure is final");
 }
 
-/// Blocks of sums stand between the groups, also in the middle of a long read or write.
+/// Blocks of checksums are between the groups, also in the middle of a long read or write.
 #[test]
-fn a_write_across_groups_is_split_and_read_back() {
+fn a_write_across_groups_is_split() {
     let disk = Disk::new();
     let blocks = create(&disk);
     blocks.set_len((3 * GROUP + 5) * SIZE).unwrap();
@@ -155,7 +155,7 @@ fn a_power_cut_while_the_length_changes_leaves_the_old_or_the_new_length() {
 }
 
 #[test]
-fn after_it_was_abandoned_nothing_is_written() {
+fn an_abandoned_file_is_not_written() {
     let disk = Disk::new();
     let blocks = create(&disk);
     blocks.set_len(4 * SIZE).unwrap();
@@ -170,7 +170,7 @@ fn after_it_was_abandoned_nothing_is_written() {
     assert_eq!(read(&blocks, SIZE, BLOCK).unwrap(), [0; BLOCK]);
 }
 
-/// A file whose reads go wrong so often.
+/// A file of which this many reads return wrong data.
 #[derive(Debug)]
 struct Flaky(Arc<dyn File>, AtomicU64);
 
@@ -205,9 +205,9 @@ impl File for Flaky {
     }
 }
 
-/// Rule T9: a block, or its sum, that is read wrongly once is not damage; one that is wrong each time is.
+/// Rule T9: a block or checksum that is read wrongly once is not damaged. One that is read wrongly each time is.
 #[test]
-fn t9_a_block_is_read_once_more_before_it_is_believed_to_be_bad() {
+fn t9_a_bad_block_is_read_again_before_it_counts_as_damaged() {
     let disk = Disk::new();
     let blocks = create(&disk);
     blocks.set_len(4 * SIZE).unwrap();

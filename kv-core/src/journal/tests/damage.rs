@@ -1,5 +1,5 @@
-//! Damage: repaired, reported, or refused; never a wrong entry, never a panic, and what may have been acknowledged is
-//! never taken for absent.
+//! Damage is repaired, reported, or refused. It never causes a wrong entry or a panic, and an entry that may have been
+//! acknowledged never counts as absent.
 
 use super::block::SECTOR_BYTES;
 use super::location::{EntryLocation, Generation, SegmentNumber};
@@ -40,10 +40,9 @@ pub(super) fn view_of(log_view: u64, cut: Option<(Anchor, u64)>, damaged: bool) 
     Write::View(ViewRecord { damaged, ..record })
 }
 
-/// DESIGN 4.3: a torn entry at op 3, then another entry at op 3, then a power cut: nothing of the first comes back.
-/// Rule D3.
+/// Rule D3: a torn entry at op 3, then another entry at op 3, then a power cut: the first entry does not return.
 #[test]
-fn f_disk_3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
+fn f_disk_3_a_torn_tail_is_cut_and_never_returns() {
     let mut torn = 0;
     for seed in 0..seeds(400) {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -141,7 +140,7 @@ fn f_disk_9_a_hole_before_entries_of_the_same_unacknowledged_write_is_a_tear() {
 
 /// Rule D5.
 #[test]
-fn f_disk_9_a_stale_block_of_an_earlier_generation_is_found_out() {
+fn f_disk_9_a_stale_block_of_an_earlier_generation_is_detected() {
     let (disk, mut journal) = formed();
     let entries = entries_after(None, 1, 100, 40);
     let mut old = Vec::new();
@@ -156,7 +155,7 @@ fn f_disk_9_a_stale_block_of_an_earlier_generation_is_found_out() {
             old = segments(&disk).iter().map(|name| (name.clone(), disk.contents(name).unwrap())).collect();
         }
     }
-    // Entries above the checkpoint, replaced one at a time by what stood there before the segment was recycled.
+    // Entries above the checkpoint, replaced one at a time by the blocks from before the segment was recycled.
     let mut reported = 0;
     for (name, before) in &old {
         let now = disk.contents(name).unwrap();
@@ -176,7 +175,7 @@ fn f_disk_9_a_stale_block_of_an_earlier_generation_is_found_out() {
 }
 
 #[test]
-fn f_disk_9_lost_and_misdirected_writes_are_found_out_by_what_follows() {
+fn f_disk_9_lost_and_misdirected_writes_are_detected_by_later_entries() {
     for misdeed in [WriteFault::Lost, WriteFault::Misdirected(4096), WriteFault::Misdirected(3 * 512)] {
         let (disk, mut journal, entries) = with_entries(2);
         let more = entries_after(entries.last(), 4, 100, 3);
@@ -246,7 +245,7 @@ fn f_disk_8_missing_and_shortened_segments_are_damage_and_nothing_is_deleted() {
 
 /// Rule D4.
 #[test]
-fn f_disk_10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
+fn f_disk_10_data_dropped_by_a_failed_sync_is_rewritten_before_it_is_reported() {
     for kind in [Kind::Sync, Kind::SyncDirectory] {
         for skip in 0..30 {
             let (disk, mut journal, entries) = with_entries(5);
@@ -275,7 +274,7 @@ fn f_disk_10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
 }
 
 #[test]
-fn f_disk_11_a_full_disk_is_a_clear_error_and_goes_away_with_room() {
+fn f_disk_11_a_full_disk_is_a_typed_error_and_recoverable() {
     let (disk, mut journal, entries) = with_entries(5);
     disk.set_capacity(Some(disk.used() + 4096));
     let more = entries_after(entries.last(), 4, 20_000, 4);
@@ -596,7 +595,8 @@ fn any_number_of_cuts_is_remembered() {
     }
 }
 
-/// Rounds of two entries of which the second is cut: returns what stays, and what the last round has cut.
+/// Rounds of two entries, of which the second is cut: returns the entries that stay, and those that the last round has
+/// cut.
 fn rounds(journal: &mut Journal, count: u64) -> Vec<Entry> {
     let mut log: Vec<Entry> = Vec::new();
     for round in 1..=count {
@@ -640,9 +640,9 @@ fn a_power_cut_while_void_blocks_are_erased_brings_none_back() {
     }
 }
 
-/// Rule D4: what was erased in the system's cache only is still there after a power cut.
+/// Rule D4: an entry that was erased only in the system's cache returns after a power cut.
 #[test]
-fn an_erasure_of_which_the_sync_failed_is_not_believed() {
+fn an_erasure_with_a_failed_sync_does_not_count() {
     let (disk, mut journal) = formed();
     let log = rounds(&mut journal, 64);
     disk.fail_next(Kind::Sync);
@@ -661,7 +661,7 @@ fn an_erasure_of_which_the_sync_failed_is_not_believed() {
 }
 
 #[test]
-fn erased_entries_do_not_stand_in_for_damaged_ones() {
+fn erased_entries_do_not_replace_damaged_ones() {
     let (disk, mut journal) = formed();
     let log = rounds(&mut journal, 80);
     disk.crash_losing_all();
@@ -729,7 +729,7 @@ fn damage_in_a_segment_that_was_never_begun_does_not_matter() {
 
 /// The cut that voids an entry is forgotten with the segment in which it lies; the file still holds it.
 #[test]
-fn void_entries_in_a_segment_given_back_do_not_stand_in_for_damaged_ones() {
+fn void_entries_in_a_recycled_segment_do_not_replace_damaged_ones() {
     let (disk, mut journal) = formed();
     let old = entries_after(None, 1, 10, 7);
     let new = entries_after(Some(&old[5]), 2, 10, 9);

@@ -1,5 +1,5 @@
-//! Mending: what is behind the damage is reported and kept, what is missing is filled in, a bad copy is written once
-//! more, and a crash at any point of that neither loses anything nor makes a log look whole that is not.
+//! Repair: entries behind damage are reported and kept, missing ones are filled in, a bad copy is rewritten. A crash at
+//! any point loses nothing, and does not make a damaged log look intact.
 
 use super::damage::{FIRST, overwrite, reopened, view_of, with_entries};
 use super::*;
@@ -84,9 +84,9 @@ fn d3_the_extent_of_a_damaged_log() {
     assert_eq!(reported(&missing), (0, Extent::Open));
 }
 
-/// A fill that differs from what was there would leave two logs on the disk.
+/// A fill that differs from the original would leave two logs on the disk.
 #[test]
-fn v7_only_what_is_missing_is_filled_in() {
+fn v7_only_missing_entries_are_filled_in() {
     let (disk, _, entries) = with_entries(6);
     spoil(&disk, 3);
     spoil(&disk, 4);
@@ -104,7 +104,7 @@ fn v7_only_what_is_missing_is_filled_in() {
     assert!(damage(&recovered).past_gap.is_empty(), "what was cut never comes back");
 }
 
-/// One life after another, each ended by a crash at a random operation, until the log is mended.
+/// Restarts, each ended by a crash at a random operation, until the log is repaired.
 fn mend(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (disk, mut journal) = formed();
@@ -165,7 +165,7 @@ fn mend(seed: u64) {
     }
 }
 
-/// Fills what is missing, as far as the disk lets it, and ends the damage.
+/// Fills in the missing entries, as far as the disk allows, and ends the damage.
 fn mend_some(journal: &mut Journal, entries: &[Entry], known: &mut BTreeSet<Op>, rng: &mut fastrand::Rng) {
     let missing: Vec<&Entry> = entries.iter().filter(|entry| !known.contains(&entry.header.op)).collect();
     let mut runs: Vec<Vec<Entry>> = Vec::new();
@@ -190,10 +190,10 @@ fn mend_some(journal: &mut Journal, entries: &[Entry], known: &mut BTreeSet<Op>,
     let _ = journal.execute(&[view(4, 4, Some((last, incarnation)))]);
 }
 
-/// Rules D3, D5 and D6. In particular: a fill that only the system's cache has looks whole after the process has died,
-/// and is gone after the next power cut; damage that lies before a fill in the order of writing is damage still.
+/// Rules D3, D5 and D6. In particular: a fill that is only in the system's cache looks intact after the process has
+/// died, but is lost in the next power cut; and damage that was written before a fill remains damage.
 #[test]
-fn f_disk_20_a_crash_at_any_point_of_mending_loses_nothing_and_leaves_nothing_that_looks_whole() {
+fn f_disk_20_a_crash_at_any_point_of_a_repair_loses_nothing_and_hides_no_damage() {
     for seed in 0..seeds(400) {
         let run = std::panic::catch_unwind(|| mend(seed));
         assert!(run.is_ok(), "seed {seed}");
@@ -201,7 +201,7 @@ fn f_disk_20_a_crash_at_any_point_of_mending_loses_nothing_and_leaves_nothing_th
 }
 
 #[test]
-fn f_disk_5_an_entry_whose_copy_went_bad_is_written_once_more() {
+fn f_disk_5_an_entry_with_a_damaged_copy_is_rewritten() {
     let (disk, mut journal, entries) = with_entries(6);
     spoil(&disk, 4);
     let reader = journal.reader();
@@ -216,7 +216,7 @@ fn f_disk_5_an_entry_whose_copy_went_bad_is_written_once_more() {
 
 /// An applier that took it for absent stopped its member.
 #[test]
-fn d8_an_entry_that_is_written_once_more_while_it_is_read_is_not_absent() {
+fn d8_an_entry_that_is_rewritten_while_it_is_read_is_not_absent() {
     let (disk, mut journal, entries) = with_entries(6);
     let reader = journal.reader();
     let done = AtomicBool::new(false);
@@ -240,9 +240,9 @@ fn d8_an_entry_that_is_written_once_more_while_it_is_read_is_not_absent() {
     });
 }
 
-/// Even if what was written cannot be read either, and no memory is left for old entries.
+/// Even if the rewritten copy cannot be read either, and no memory is left for old entries.
 #[test]
-fn d8_an_entry_that_was_written_once_more_is_there_for_who_missed_it() {
+fn d8_a_rewritten_entry_can_be_read_by_a_late_reader() {
     let (disk, journal, entries) = with_entries(6);
     drop(journal);
     let cache_bytes = 3 * entries[3].body.len();
@@ -267,7 +267,7 @@ fn d8_an_entry_that_was_written_once_more_is_there_for_who_missed_it() {
 
 /// Damage that lies before a second copy in the order of writing is not hidden by it.
 #[test]
-fn d3_a_second_copy_does_not_hide_damage_that_lies_before_it() {
+fn d3_a_second_copy_does_not_hide_earlier_damage() {
     for bad in 1..=6 {
         let (disk, mut journal, entries) = with_entries(6);
         spoil(&disk, 4);
@@ -283,7 +283,7 @@ fn d3_a_second_copy_does_not_hide_damage_that_lies_before_it() {
 }
 
 #[test]
-fn f_disk_1_a_crash_at_any_point_of_a_second_copy_loses_nothing_that_was_there() {
+fn f_disk_1_a_crash_at_any_point_of_a_second_copy_loses_nothing() {
     for seed in 0..seeds(200) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (disk, mut journal, entries) = with_entries(6);
@@ -325,7 +325,7 @@ const QUIET: [&dyn Fn(&Disk); 3] =
         disk.storage().remove(FIRST).unwrap();
     }];
 
-/// Rule D6b: what was repaired is reported once, and not at every start until something is appended.
+/// Rule D6b: repaired damage is reported once, and not at every start until something is appended.
 #[test]
 fn d6b_repaired_damage_is_not_reported_again() {
     for (kind, spoil) in QUIET.into_iter().enumerate() {
@@ -343,7 +343,7 @@ fn d6b_repaired_damage_is_not_reported_again() {
             assert_eq!((head(&recovered), recovered.is_damaged()), (6, false), "{kind}");
             assert_eq!(recovered.checkpoint, anchor);
         }
-        // The log goes on, and what is acknowledged from now on is missed if it goes.
+        // The log continues, and the loss of entries that are acknowledged from now on is detected.
         let (mut journal, _) = open(&disk).unwrap();
         let more = entries_after(entries.last(), 9, 100, 3);
         for entry in &more {
@@ -379,7 +379,7 @@ fn d6b_a_crash_while_damage_ends_leaves_it_reported_or_repaired() {
         assert_eq!(head(&recovered), 6, "seed {seed}");
         assert!(!ended || !recovered.is_damaged(), "seed {seed}: what was reported is durable");
         done[usize::from(recovered.is_damaged())] += 1;
-        // Either way the member goes on.
+        // In both cases the member continues.
         let (mut journal, recovered) = open(&disk).unwrap();
         let incarnation = recovered.incarnation.get() + 1;
         journal.execute(&[view_of(3, Some((anchor, incarnation)), false)]).unwrap();

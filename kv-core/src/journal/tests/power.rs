@@ -1,4 +1,4 @@
-//! Power cuts and dying processes: everything acknowledged is there, nothing void comes back.
+//! Power cuts and killed processes: all acknowledged entries survive, and no void entry returns.
 
 use super::model::{Model, Writer};
 use super::*;

@@ -1,4 +1,4 @@
-//! The log stands on another point (rule T3).
+//! The log is rebased on another point (rule T3).
 
 use super::*;
 use crate::message::{LogPoint, LogRebase};
@@ -9,7 +9,7 @@ fn point(entry: &Entry) -> LogPoint {
     LogPoint { anchor: header.anchor(), next_revision: header.next_revision(), timestamp: header.timestamp }
 }
 
-fn adopt(entry: &Entry, incarnation: u64) -> Write {
+fn rebase(entry: &Entry, incarnation: u64) -> Write {
     Write::Rebase(LogRebase { point: point(entry), incarnation: Incarnation::new(incarnation) })
 }
 
@@ -25,12 +25,12 @@ fn hash(entry: &Entry) -> Option<Hash> {
 
 /// A member that was away: its log ends long before the point, and in entries that nobody committed.
 #[test]
-fn t3_a_log_that_ends_below_the_point_begins_there_anew() {
+fn t3_a_log_that_ends_below_the_point_starts_there() {
     let (disk, mut journal) = formed();
     let cluster = entries_after(None, 1, 2000, 40);
     let own = entries_after(cluster.get(4), 9, 2000, 3);
     journal.execute(&[Write::Append(cluster[..5].to_vec()), Write::Append(own)]).unwrap();
-    journal.execute(&[adopt(&cluster[29], 1), Write::Append(cluster[30..33].to_vec())]).unwrap();
+    journal.execute(&[rebase(&cluster[29], 1), Write::Append(cluster[30..33].to_vec())]).unwrap();
     for _ in 0..2 {
         assert_eq!(
             read(&journal, 29..=34),
@@ -49,12 +49,12 @@ fn t3_a_log_that_ends_below_the_point_begins_there_anew() {
     }
 }
 
-/// The execution that the rule prevents: the entries above the snapshot are the last copies of what was acknowledged.
+/// The execution that the rule prevents: the entries above the snapshot are the last copies of acknowledged writes.
 #[test]
 fn t3_entries_above_the_point_that_chain_to_it_are_kept() {
     let (disk, mut journal) = formed();
     let log = entries_after(None, 1, 2000, 20);
-    journal.execute(&[Write::Append(log.clone()), adopt(&log[11], 1)]).unwrap();
+    journal.execute(&[Write::Append(log.clone()), rebase(&log[11], 1)]).unwrap();
     assert_eq!(read(&journal, 13..=20), log[12..].iter().map(hash).collect::<Vec<_>>());
     disk.crash_losing_all();
     let (journal, recovered) = open(&disk).unwrap();
@@ -63,14 +63,14 @@ fn t3_entries_above_the_point_that_chain_to_it_are_kept() {
     assert_eq!(read(&journal, 13..=20), log[12..].iter().map(hash).collect::<Vec<_>>());
 }
 
-/// Above the point stand entries of another log: they chain to another entry at the point's op.
+/// The entries above the point belong to another log: they chain to another entry at the point's op.
 #[test]
 fn t3_entries_above_the_point_of_another_log_are_void_for_ever() {
     let (disk, mut journal) = formed();
     let cluster = entries_after(None, 1, 100, 12);
     let own = entries_after(cluster.get(3), 9, 100, 8);
     journal.execute(&[Write::Append(cluster[..4].to_vec()), Write::Append(own)]).unwrap();
-    journal.execute(&[adopt(&cluster[7], 1)]).unwrap();
+    journal.execute(&[rebase(&cluster[7], 1)]).unwrap();
     assert_eq!(read(&journal, 1..=12), vec![None; 12]);
     let (mut journal, recovered) = {
         disk.crash_losing_all();
@@ -84,7 +84,7 @@ fn t3_entries_above_the_point_of_another_log_are_void_for_ever() {
 
 /// Rule T3 at every I/O: before the one superblock write it is the old log, after it the new one.
 #[test]
-fn t3_f_disk_20_a_power_cut_during_the_adoption_leaves_the_old_log_or_the_new() {
+fn t3_f_disk_20_a_power_cut_during_the_rebase_leaves_the_old_log_or_the_new() {
     let mut seen = [0; 2];
     for operation in 1..30 {
         for seed in 0..seeds(20) {
@@ -94,7 +94,7 @@ fn t3_f_disk_20_a_power_cut_during_the_adoption_leaves_the_old_log_or_the_new() 
             let own = entries_after(cluster.get(5), 9, 2500, 4);
             journal.execute(&[Write::Append(cluster[..6].to_vec()), Write::Append(own)]).unwrap();
             disk.fail_after(operation);
-            let done = journal.execute(&[adopt(&cluster[24], 1), Write::Append(cluster[25..28].to_vec())]);
+            let done = journal.execute(&[rebase(&cluster[24], 1), Write::Append(cluster[25..28].to_vec())]);
             disk.crash(&mut rng);
             let (mut journal, recovered) = open(&disk).unwrap();
             assert!(!recovered.is_damaged(), "operation {operation} seed {seed}");
@@ -134,7 +134,7 @@ fn t3_entries_above_the_point_are_kept_where_the_log_begins_at_it() {
     let begins = usize::try_from(reopened(&disk).floor.op.get()).unwrap();
     assert!((1..=12).contains(&begins));
     let (mut journal, _) = open(&disk).unwrap();
-    journal.execute(&[Write::Checkpoint(log[begins - 1].header.anchor()), adopt(&log[11], 1)]).unwrap();
+    journal.execute(&[Write::Checkpoint(log[begins - 1].header.anchor()), rebase(&log[11], 1)]).unwrap();
     assert_eq!(read(&journal, 13..=20), log[12..].iter().map(hash).collect::<Vec<_>>());
     assert_eq!(head(&reopened(&disk)), 20);
 }
@@ -144,5 +144,5 @@ fn t3_a_point_below_the_checkpoint_is_refused() {
     let (_disk, mut journal) = formed();
     let log = entries_after(None, 1, 100, 9);
     journal.execute(&[Write::Append(log.clone()), Write::Checkpoint(log[7].header.anchor())]).unwrap();
-    assert!(matches!(journal.execute(&[adopt(&log[3], 1)]), Err(JournalWriteError::UnknownPoint { .. })));
+    assert!(matches!(journal.execute(&[rebase(&log[3], 1)]), Err(JournalWriteError::UnknownPoint { .. })));
 }

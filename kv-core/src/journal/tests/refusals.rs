@@ -22,7 +22,7 @@ fn with_entries(count: usize) -> (Disk, Vec<Entry>) {
 }
 
 #[test]
-fn f_disk_16_an_empty_directory_holds_nothing_and_is_not_written_before_it_is_formatted() {
+fn f_disk_16_an_empty_directory_is_not_written_before_it_is_formatted() {
     let disk = Disk::new();
     let (mut journal, recovered) = open(&disk).unwrap();
     assert_eq!(recovered, Recovered::empty());

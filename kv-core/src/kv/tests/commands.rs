@@ -40,7 +40,7 @@ fn an_outcome_has_the_revision_and_the_stamp_of_its_entry() {
 }
 
 #[test]
-fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
+fn conditions_see_earlier_requests_of_the_same_entry() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let applied = machine.run(&[
@@ -60,7 +60,7 @@ fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
 
 /// Each condition on an absent key, on one that fits, and on one that does not.
 #[test]
-fn each_guard_holds_exactly_when_its_condition_does() {
+fn each_condition_holds_exactly_when_it_should() {
     let cases = [
         (Condition::Absent, "k", false),
         (Condition::Absent, "none", true),
@@ -143,7 +143,7 @@ fn a_request_with_the_wrong_shape_is_invalid_and_changes_nothing() {
 
 #[test]
 #[should_panic(expected = "entries of one log")]
-fn an_entry_of_another_log_is_our_own_bug() {
+fn an_entry_of_another_log_panics() {
     let mut machine = Machine::in_memory();
     machine.open();
     machine.log.head.hash = Hash::of(b"another");
@@ -169,7 +169,7 @@ fn delete_range(session: SessionId, number: u64, from: &str, to: Option<&str>, l
 }
 
 #[test]
-fn a_range_is_deleted_from_its_beginning_what_the_same_entry_wrote_included() {
+fn a_range_delete_includes_keys_of_the_same_entry() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.run(&[put(session, 1, "a", "1", None), put(session, 2, "b", "2", None)]);
@@ -193,7 +193,7 @@ fn a_range_is_deleted_from_its_beginning_what_the_same_entry_wrote_included() {
 }
 
 #[test]
-fn several_keys_are_read_at_one_revision_unless_they_are_too_much() {
+fn several_keys_are_read_at_one_revision_within_limits() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.run(&[put(session, 1, "a", "1", None), put(session, 2, "b", "22", None)]);

@@ -19,7 +19,7 @@ fn prepared(seed: u64, steps: usize) -> (Disk, Workload, Vec<Entry>) {
     (disk, workload, log)
 }
 
-/// Opens, applies what is missing of the log, makes a checkpoint on the way and one at the end; returns the last.
+/// Opens, applies the missing part of the log, makes a checkpoint on the way and one at the end, and returns the last.
 fn live(disk: &Disk, log: &[Entry], split: usize) -> Result<Anchor, EngineError> {
     let mut state = StateMachine::open(disk.storage(), limits())?;
     for part in [&log[..split], log] {
@@ -36,7 +36,7 @@ fn live(disk: &Disk, log: &[Entry], split: usize) -> Result<Anchor, EngineError>
     Ok(state.checkpoint())
 }
 
-/// After the crash: the state is at one of the checkpoints, not before the last durable one, and what is replayed from
+/// After the crash, the state is at one of the checkpoints, not before the last durable one. Replaying the log from
 /// there leads to the same digest.
 fn check(disk: &Disk, durable: Op, log: &[Entry], digests: &[Hash], what: &str) {
     let mut state =
@@ -111,9 +111,9 @@ fn a_checkpoint_that_crashes_at_any_operation_leaves_the_last_one_or_itself() {
     }
 }
 
-/// Crash upon crash, at random operations; what was reported durable stays so.
+/// Repeated crashes at random operations. Everything that was reported durable stays durable.
 #[test]
-fn what_a_checkpoint_made_durable_survives_any_number_of_crashes() {
+fn a_durable_checkpoint_survives_any_number_of_crashes() {
     for seed in 0..12 {
         let (disk, mut workload, mut log) = prepared(seed, 20);
         let mut plain = StateMachine::in_memory(limits());
@@ -147,7 +147,7 @@ fn what_a_checkpoint_made_durable_survives_any_number_of_crashes() {
 
 /// What a killed process wrote and never synced is readable, until the power goes: it must not be taken for durable.
 #[test]
-fn what_is_found_on_opening_is_durable_when_open_returns() {
+fn the_opened_state_is_durable_when_open_returns() {
     let (disk, mut workload, mut log) = prepared(12, 20);
     let mut plain = StateMachine::in_memory(limits());
     for entry in &log {

@@ -118,7 +118,7 @@ fn a_truncated_or_foreign_file_is_refused() {
     assert!(matches!(StateMachine::open(disk.storage(), limits()), Err(EngineError::Damaged { .. })));
 }
 
-/// A write that the disk drops, or puts elsewhere, without a word.
+/// A write that the disk silently drops or writes elsewhere.
 #[test]
 fn a_lost_or_misdirected_write_is_refused_or_harmless() {
     let (disk, workload) = prepared();
@@ -174,7 +174,7 @@ fn an_unreadable_sector_is_an_error_of_the_disk() {
 }
 
 #[test]
-fn damage_ends_the_state_for_good() {
+fn a_damaged_state_stays_closed() {
     let (disk, mut workload) = prepared();
     let uncached = Limits { cache_bytes: 4096, ..limits() };
     let mut state = StateMachine::open(disk.storage(), uncached).unwrap();
@@ -199,7 +199,7 @@ fn damage_ends_the_state_for_good() {
     assert!(failures > 1);
 }
 
-/// A storage whose `n`-th write does something else: counts down to it.
+/// A storage that replaces its `n`-th write by another action.
 #[derive(Clone, Debug)]
 struct Meddling<S> {
     disk: S,

@@ -19,7 +19,7 @@ fn checkpoint(state: &mut StateMachine) {
     assert_eq!(state.checkpoint(), anchor);
 }
 
-/// Applies what the state lacks of the log.
+/// Applies the part of the log that the state lacks.
 fn replay(state: &mut StateMachine, log: &[Entry]) {
     for entry in log {
         if entry.header.op > state.applied().op {
@@ -74,7 +74,7 @@ fn a_restart_is_exactly_at_the_last_checkpoint() {
 
 /// Members make checkpoints at different ops, restart at different times, or have no disk: their states are equal.
 #[test]
-fn digests_are_equal_at_equal_ops_whatever_was_checkpointed_and_restarted() {
+fn digests_at_equal_ops_do_not_depend_on_checkpoints_or_restarts() {
     for seed in 0..10 {
         let disk = Disk::new();
         let mut workload = Workload::new(seed);
@@ -250,7 +250,7 @@ fn scans_and_gets_are_consistent_while_a_checkpoint_runs_on_another_thread() {
 }
 
 #[test]
-fn other_limits_than_the_state_was_built_with_are_refused_by_name() {
+fn other_limits_than_those_of_the_state_are_refused_by_name() {
     let disk = Disk::new();
     let mut workload = Workload::new(5);
     let mut state = open_on(&disk);
@@ -297,7 +297,7 @@ fn dropping_a_state_writes_nothing_and_ends_a_running_checkpoint() {
 }
 
 #[test]
-fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
+fn data_larger_than_the_cache_and_the_memtables_is_kept_on_real_files() {
     let directory = tempfile::tempdir().unwrap();
     let storage = Directory::open(directory.path()).unwrap();
     let limits = Limits { checkpoint_bytes: 1 << 20, ..limits() };
@@ -330,7 +330,7 @@ fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
 /// Rule S1 of PROTOCOL.md: the running digest goes through checkpoints, and an entry that does something else changes
 /// it for ever.
 #[test]
-fn s1_the_trail_is_the_same_whatever_was_checkpointed_and_tells_what_was_done() {
+fn s1_the_digest_depends_on_the_requests_and_not_on_checkpoints() {
     let disk = Disk::new();
     let mut log = Log::new();
     let mut plain = StateMachine::in_memory(limits());

@@ -1,11 +1,11 @@
-//! What is kept of the past: whatever was checkpointed, trimmed and restarted, it is what the model remembers.
+//! The history: after any checkpoints, trimming and restarts, it matches the model.
 
 use super::model::{Records, Workload};
 use super::*;
 use crate::message::{Event, EventKind, Record};
 use crate::storage::simulated::Disk;
 
-/// A workload whose model remembers everything.
+/// A workload with a model that keeps the whole history.
 fn remembering(seed: u64) -> Workload {
     let mut workload = Workload::new(seed);
     workload.model.past.push(Records::new());
@@ -83,7 +83,7 @@ fn check_changes(workload: &mut Workload, reader: &StateReader) {
 }
 
 #[test]
-fn the_changes_in_memory_are_those_of_the_model_and_the_oldest_go() {
+fn the_changes_in_memory_match_the_model_and_the_oldest_are_removed() {
     for seed in 0..10 {
         let mut state = StateMachine::in_memory(limits());
         let mut workload = remembering(seed);
@@ -97,7 +97,7 @@ fn the_changes_in_memory_are_those_of_the_model_and_the_oldest_go() {
 }
 
 #[test]
-fn without_history_there_are_no_changes_but_those_to_come() {
+fn without_history_only_new_changes_are_delivered() {
     let mut workload = remembering(3);
     let mut state = StateMachine::in_memory(limits_without_history());
     for _ in 0..50 {
@@ -141,7 +141,7 @@ fn check_past(workload: &mut Workload, reader: &StateReader) {
 }
 
 #[test]
-fn the_past_in_memory_reads_as_the_model_remembers_it() {
+fn history_in_memory_matches_the_model() {
     for seed in 0..5 {
         let mut state = StateMachine::in_memory(limits());
         let mut workload = remembering(seed);
@@ -153,9 +153,9 @@ fn the_past_in_memory_reads_as_the_model_remembers_it() {
 }
 
 /// Rules R2 and R3: members that made checkpoints at different ops, were restarted, or crashed while they wrote one:
-/// what they remember is right, and where both have made a checkpoint it is the same, byte for byte.
+/// their history is correct, and after checkpoints at the same op it is the same, byte for byte.
 #[test]
-fn the_past_on_disk_is_that_of_the_model_and_equal_on_all_members() {
+fn history_on_disk_matches_the_model_on_all_members() {
     for seed in 0..8 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let disks = [Disk::new(), Disk::new()];

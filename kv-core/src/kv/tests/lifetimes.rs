@@ -43,7 +43,7 @@ impl Machine {
         }
     }
 
-    /// Whether a step of whoever holds `lock` since this revision is done. If not, nothing is.
+    /// Whether a transaction of the holder of `lock` since this revision is applied. If not, it changes nothing.
     fn fenced(&mut self, session: SessionId, number: u64, token: Revision) -> bool {
         let put = |key: &str| TransactionStep::Put {
             key: key.to_owned().into(),
@@ -160,7 +160,7 @@ fn a_put_without_a_lifetime_clears_an_earlier_one_and_a_counter_keeps_it() {
 
 /// Rule X3.
 #[test]
-fn x3_a_lease_takes_all_its_keys_with_it_at_one_revision() {
+fn x3_a_lease_ends_with_all_its_keys_at_one_revision() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let id = machine.grant(session, 1, 1_000);
@@ -196,7 +196,7 @@ fn x3_a_lease_takes_all_its_keys_with_it_at_one_revision() {
 
 /// Rule X4: late is allowed, and until the end is committed the lease lives.
 #[test]
-fn x4_a_lease_that_is_kept_alive_before_its_end_is_applied_lives() {
+fn x4_a_lease_renewed_before_its_end_is_applied_continues() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let id = machine.grant(session, 1, 1_000);
@@ -209,9 +209,9 @@ fn x4_a_lease_that_is_kept_alive_before_its_end_is_applied_lives() {
     assert!(machine.has("k"));
 }
 
-/// Rule X5: what a fencing token is worth.
+/// Rule X5: fencing tokens.
 #[test]
-fn x5_a_key_that_was_gone_since_is_another_one() {
+fn x5_a_key_that_was_removed_and_created_again_is_a_different_key() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let first = machine.grant(session, 1, 1_000);
@@ -289,7 +289,7 @@ fn an_expiry_in_a_session_is_refused() {
 
 /// What ends is as much part of the state as the data: after a restart it ends at the same time.
 #[test]
-fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
+fn deadlines_and_leases_survive_a_restart_and_are_in_the_digest() {
     let disk = Disk::new();
     let mut machine =
         Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };
@@ -314,7 +314,8 @@ fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
     assert_eq!(machine.expire(due), (2, 1));
 }
 
-/// Rule T2: whatever a lease holds, each row fits into a piece; and to keep it alive writes none of its keys.
+/// Rule T2: each row of a lease fits into a piece, no matter how many keys it has; and renewing it writes none of its
+/// keys.
 #[test]
 fn t2_a_lease_with_many_large_keys_has_a_row_for_each() {
     use crate::kv::lifetimes::{KeyDeadline, Lifetimes};

@@ -1,4 +1,4 @@
-//! Tests of the state machine: what it does with requests here, on memory; how it lives on disk in the modules.
+//! Tests of the state machine: requests in memory here, and the disk in the modules.
 
 mod commands;
 mod crashes;
@@ -125,7 +125,7 @@ impl Machine {
         }
     }
 
-    /// Time goes by.
+    /// Advances the time.
     fn wait(&mut self, ms: u64) {
         self.log.timestamp += ms;
     }

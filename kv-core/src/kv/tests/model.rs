@@ -312,7 +312,7 @@ impl Workload {
         }
     }
 
-    /// What is due, or not yet, or was put anew since.
+    /// Keys that are due, not due yet, or were put again since.
     fn expiry(&mut self) -> Request {
         let now = Timestamp::new(self.log.timestamp + if self.rng.bool() { 0 } else { 500 });
         let mut due = self.model.due(now);
@@ -353,7 +353,7 @@ impl Workload {
                 let put =
                     TransactionStep::Put { key: key.clone(), value: vec![rng.u8(..3); 20].into(), life };
                 let counter = Bytes::from(format!("number{}", rng.u8(..3)));
-                // Now and then beyond what a counter holds.
+                // Sometimes beyond the range of a counter.
                 let by = if rng.u8(..4) == 0 { i64::MAX } else { rng.i64(-9..9) };
                 let other = Bytes::from(format!("key{:04}", rng.u64(..self.keys)));
                 let scan = TransactionStep::Scan { from: other.clone(), to: None, limit: rng.u32(0..6) };
@@ -438,7 +438,7 @@ impl Workload {
 }
 
 #[test]
-fn random_workloads_leave_what_a_simple_map_would_hold() {
+fn random_workloads_match_a_simple_map() {
     for seed in 0..20 {
         let mut state = StateMachine::in_memory(limits());
         let mut workload = Workload::new(seed);
@@ -462,7 +462,7 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
 }
 
 #[test]
-fn memory_holds_one_version_of_each_key_and_nothing_of_deleted_ones() {
+fn memory_holds_one_version_of_each_key_and_no_deleted_keys() {
     let limits = limits_without_history();
     let mut machine = Machine { state: StateMachine::in_memory(limits), log: Log::new() };
     let session = machine.open();

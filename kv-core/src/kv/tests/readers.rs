@@ -48,9 +48,9 @@ fn a_reader_that_was_made_early_sees_what_is_applied_later() {
     assert!(reader.get(b"k").unwrap().0.is_some());
 }
 
-/// What needs no disk is answered without waiting for those who do.
+/// A read that needs no disk does not wait for one that does.
 #[test]
-fn a_key_that_changed_lately_is_answered_from_memory_as_from_anywhere() {
+fn a_recently_changed_key_reads_the_same_from_memory() {
     let disk = crate::storage::simulated::Disk::new();
     let mut machine =
         Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };

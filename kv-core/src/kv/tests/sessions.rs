@@ -22,7 +22,7 @@ fn a_retry_changes_nothing_and_gets_the_first_result_bit_for_bit() {
     assert_eq!(contents(&machine.state.reader()), before);
 }
 
-/// A delayed duplicate of a request whose outcome was given up: rule E3.
+/// Rule E3: a delayed duplicate of a request whose outcome was discarded.
 #[test]
 fn e3_a_request_whose_outcome_is_forgotten_does_not_run_again() {
     let mut machine = Machine::in_memory();
@@ -39,10 +39,10 @@ fn e3_a_request_whose_outcome_is_forgotten_does_not_run_again() {
     assert_eq!(contents(&machine.state.reader()), before);
 }
 
-/// After a failover the client retries what already stands in the inherited tail: the twin may be in the same entry.
-/// Rule E2.
+/// Rule E2: after a failover the client retries a request that is already in the inherited tail, so the duplicate may
+/// be in the same entry.
 #[test]
-fn twins_in_one_entry_run_once() {
+fn duplicates_in_one_entry_run_once() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let twin = put(session, 1, "k", "a", Some(Condition::Absent));
@@ -54,7 +54,7 @@ fn twins_in_one_entry_run_once() {
 }
 
 #[test]
-fn a_failed_guard_is_a_result_too() {
+fn a_failed_condition_is_a_result_too() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let guarded = put(session, 1, "k", "a", Some(Condition::Present));
@@ -88,7 +88,7 @@ fn a_session_can_be_opened_and_used_in_one_entry() {
 /// The outcome of a request that takes no revision carries the last one; it is named by its number in the log, which
 /// never comes twice, and restarts keep it.
 #[test]
-fn n8_sessions_and_leases_come_and_go_at_one_revision_and_each_has_a_name_of_its_own() {
+fn n8_sessions_and_leases_take_no_revision_and_have_unique_ids() {
     let disk = crate::storage::simulated::Disk::new();
     let mut machine =
         Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };
@@ -156,8 +156,7 @@ fn sessions_expire_by_the_stamps_in_the_log_alone() {
     assert_eq!(contents(&machine.state.reader()).len(), 1, "data outlives its session");
 }
 
-/// Whether a session is alive must not depend on where in the entry its request stands.
-/// Rule E4.
+/// Rule E4: whether a session is alive must not depend on the position of its request in the entry.
 #[test]
 fn expiry_comes_before_the_requests_of_the_entry() {
     let mut machine = Machine::in_memory();
@@ -180,7 +179,7 @@ fn a_stamp_never_goes_back() {
 }
 
 #[test]
-fn a_closed_session_answers_to_nothing() {
+fn a_closed_session_runs_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.effect(put(session, 1, "k", "a", None));
@@ -191,7 +190,7 @@ fn a_closed_session_answers_to_nothing() {
 }
 
 #[test]
-fn what_was_refused_is_refused_in_every_later_copy() {
+fn a_refused_request_is_refused_in_every_later_copy() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let mut beyond = put(session, 9, "k", "a", None);
@@ -213,7 +212,7 @@ fn a_request_that_broke_a_limit_keeps_that_answer() {
 }
 
 #[test]
-fn results_are_at_hand_for_readers() {
+fn readers_find_stored_results() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let number = RequestNumber::new;

@@ -61,7 +61,7 @@ fn all(machine: &Machine) -> Vec<(String, String, u64)> {
 }
 
 #[test]
-fn all_steps_are_done_at_one_revision_if_all_guards_hold() {
+fn all_steps_run_at_one_revision_if_all_conditions_hold() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.effect(put(session, 1, "a", "1", None));
@@ -83,7 +83,7 @@ fn all_steps_are_done_at_one_revision_if_all_guards_hold() {
 }
 
 #[test]
-fn guards_and_steps_see_the_state_before_the_transaction() {
+fn conditions_and_steps_see_the_state_before_the_transaction() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let transaction = TransactionRequest {
@@ -97,7 +97,7 @@ fn guards_and_steps_see_the_state_before_the_transaction() {
 }
 
 #[test]
-fn a_step_that_cannot_be_done_leaves_everything_as_it_was() {
+fn a_failed_step_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.effect(put(session, 1, "text", "x1", None));
@@ -130,7 +130,7 @@ fn a_retried_transaction_gets_its_first_results_and_changes_nothing() {
 }
 
 #[test]
-fn an_empty_transaction_is_done_and_changes_nothing() {
+fn an_empty_transaction_succeeds_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     assert_eq!(machine.effect(transact(session, 1, TransactionRequest::default())), done(true, &[]));
@@ -189,7 +189,7 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
 }
 
 #[test]
-fn a_transaction_reads_what_was_there_before_it() {
+fn a_transaction_reads_the_state_before_it() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.effect(put(session, 1, "a", "1", None));
@@ -226,7 +226,7 @@ fn a_transaction_reads_what_was_there_before_it() {
     assert_eq!(machine.effect(transact(session, 4, other)), done(false, &results));
 }
 
-/// E2: bit for bit, though the key holds something else by then.
+/// E2: bit for bit, although the key has another value by then.
 #[test]
 fn a_retried_transaction_returns_what_it_read_the_first_time() {
     let mut machine = Machine::in_memory();
@@ -265,9 +265,9 @@ fn a_transaction_that_would_return_too_much_does_nothing() {
     assert!(fits.weight() <= max && fits.weight() > max / 2);
 }
 
-/// E7: what the requests of one entry return is bounded too; each that is not done is so for good.
+/// E7: the results of one entry are bounded too. A request that did not run for this reason never runs.
 #[test]
-fn one_entry_returns_only_so_much() {
+fn the_results_of_one_entry_are_bounded() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.effect(put(session, 1, "k", &"x".repeat(60_000), None));

@@ -48,12 +48,12 @@ fn pieces(snapshot: &Snapshot) -> Vec<Chunk> {
 
 /// Rules T1 and T2.
 #[test]
-fn t1_t2_what_arrives_is_the_checkpoint_while_writes_go_on() {
+fn t1_t2_the_checkpoint_arrives_while_writes_go_on() {
     for seed in 0..10 {
         let (_disk, mut state, at, digest) = source(seed);
         let snapshot = state.snapshot().unwrap();
         assert_eq!(snapshot.anchor(), at);
-        // A later checkpoint replaces what the snapshot reads; the snapshot does not change.
+        // A later checkpoint replaces the rows of the snapshot, but the snapshot does not change.
         let later = state.begin_checkpoint().unwrap();
         state.finish_checkpoint(later.run().unwrap());
         let pieces = pieces(&snapshot);
@@ -71,7 +71,7 @@ fn t1_t2_what_arrives_is_the_checkpoint_while_writes_go_on() {
         received.check_invariants();
         assert!(!disk.names().contains(&"state.transfer".to_owned()));
 
-        // And it goes on like any other.
+        // And it continues like any other state.
         let mut workload = Workload::new(seed);
         let mut twin = StateMachine::in_memory(limits());
         while twin.applied() != received.applied() {
@@ -92,7 +92,7 @@ fn t1_t2_what_arrives_is_the_checkpoint_while_writes_go_on() {
 
 /// Rule T2: pieces that were damaged, that are missing, or of two snapshots are never taken for a state.
 #[test]
-fn t2_what_is_not_the_whole_snapshot_is_thrown_away() {
+fn t2_an_incomplete_snapshot_is_discarded() {
     let (_disk, state, at, _) = source(1);
     let pieces = pieces(&state.snapshot().unwrap());
     let damage = |change: &dyn Fn(usize, &mut Chunk)| {
@@ -133,7 +133,7 @@ fn t2_what_is_not_the_whole_snapshot_is_thrown_away() {
 
 /// T6: those of another snapshot, which were begun meanwhile, stay.
 #[test]
-fn t6_pieces_that_are_not_needed_any_more_go() {
+fn t6_unneeded_pieces_are_deleted() {
     let (_disk, state, at, _) = source(2);
     let pieces = pieces(&state.snapshot().unwrap());
     let disk = Disk::new();
@@ -157,8 +157,8 @@ fn t2_a_part_of_a_snapshot_is_no_state() {
     assert!(!receiver.verify(at).unwrap());
 }
 
-/// Rule T2, at every operation on the disk: after a power cut there is the old state or the new one, and what was
-/// stored of a snapshot is resumed or begun again (rule T6).
+/// Rule T2, at every operation on the disk: after a power cut there is the old state or the new one, and a partly
+/// stored snapshot is resumed or fetched again (rule T6).
 #[test]
 fn t2_f_disk_20_a_power_cut_during_the_transfer_leaves_the_old_state_or_the_new() {
     let (_disk, state, at, digest) = source(3);
@@ -212,9 +212,10 @@ fn t2_f_disk_20_a_power_cut_during_the_transfer_leaves_the_old_state_or_the_new(
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
 
-/// Rule T6: the source is restarted in the middle; its checkpoint is the same, and it goes on from the same place.
+/// Rule T6: the source is restarted in the middle. Its checkpoint is the same, and the transfer continues at the same
+/// place.
 #[test]
-fn t6_a_source_that_restarts_goes_on_where_it_was() {
+fn t6_a_restarted_source_resumes() {
     let (disk, state, at, digest) = source(5);
     let before = pieces(&state.snapshot().unwrap());
     drop(state);
@@ -237,7 +238,7 @@ fn t6_a_source_that_restarts_goes_on_where_it_was() {
     assert_eq!(receiver.switch().unwrap().digest().unwrap(), digest);
 }
 
-/// A snapshot that somebody fetches is kept, one that nobody asks for is let go of.
+/// A snapshot that a peer fetches is kept; one that is not requested any more is released.
 #[test]
 fn t6_a_source_keeps_what_is_being_fetched_for_a_while() {
     let (_disk, mut state, at, _) = source(6);
@@ -258,7 +259,7 @@ fn t6_a_source_keeps_what_is_being_fetched_for_a_while() {
 
 /// Rule T9a.
 #[test]
-fn t9a_a_damaged_state_is_kept_until_another_one_takes_its_place() {
+fn t9a_a_damaged_state_is_kept_until_it_is_replaced() {
     let (disk, state, _, _) = source(7);
     drop(state);
     let blocks = disk.contents("state").unwrap().len() / 4096;
@@ -286,7 +287,7 @@ fn t9a_a_damaged_state_is_kept_until_another_one_takes_its_place() {
     assert_eq!(disk.names(), ["state"]);
 }
 
-/// Rule T9a: a piece ends before a bad block, however much was asked for, so that another source goes on from there.
+/// Rule T9a: a piece ends before a bad block, even if more was requested, so that another source can continue there.
 #[test]
 fn t9a_a_piece_ends_where_the_state_cannot_be_read() {
     let (disk, state, at, _) = source(11);

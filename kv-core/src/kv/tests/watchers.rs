@@ -1,5 +1,5 @@
-//! Questions that wait for changes: rules W2 to W5 of PROTOCOL.md. That what is delivered is the history, whole and in
-//! order (rule W1), is tested in `history`.
+//! Parked watches: rules W2 to W5 of PROTOCOL.md. Tests in `history` check that watches deliver the whole history in
+//! order (rule W1).
 
 use super::*;
 use crate::ids::Instant;
@@ -53,7 +53,7 @@ fn put_all(session: SessionId, number: u64, keys: &[&str]) -> Request {
     request(session, number, Operation::Command(Command::Transaction(transaction)))
 }
 
-/// Goes through all changes with so many events at a time; returns those that were woken.
+/// Matches all changes, this many events at a time; returns the woken watches.
 fn dispatch(watchers: &mut Watchers<u64>, state: &StateReader, most: usize) -> Vec<u64> {
     let (mut woken, mut next) = (Vec::new(), Some(Position::after(watchers.dispatched())));
     while let Some(after) = next {
@@ -71,9 +71,9 @@ fn place(answer: &Answer) -> &Position {
     }
 }
 
-/// Rule W3: no question holds anything but its place, and only those are woken who follow what has changed.
+/// Rule W3: a parked watch uses only its index entry, and a change wakes only the watches that follow it.
 #[test]
-fn a_change_wakes_those_who_follow_its_key_and_nobody_else() {
+fn a_change_wakes_only_the_watches_of_its_key() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     let at = || Position::after(r(2));
@@ -96,9 +96,9 @@ fn a_change_wakes_those_who_follow_its_key_and_nobody_else() {
     assert!(watchers.is_empty());
 }
 
-/// Rule W4: as with progress, so with a change: what has woken others need not be looked through again.
+/// Rule W4: a woken watch need not search the changes that have already woken others.
 #[test]
-fn w4_who_is_woken_goes_on_from_where_all_have_been_woken() {
+fn w4_a_woken_watch_continues_from_the_matched_position() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("a", Position::after(r(2)), 1), || r(2)).is_none());
@@ -117,7 +117,7 @@ fn w4_who_is_woken_goes_on_from_where_all_have_been_woken() {
 }
 
 #[test]
-fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() {
+fn w3_a_watch_looks_again_before_it_parks_if_it_missed_a_wake_up() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("b", Position::after(r(2)), 1), || r(2)).is_none());
@@ -133,7 +133,7 @@ fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() 
 /// The watch comes from a member that has delivered a part of revision 3, to one that had not applied it when it
 /// looked.
 #[test]
-fn w3_a_part_of_a_revision_that_was_delivered_is_not_all_of_it() {
+fn w3_a_revision_delivered_in_part_is_not_covered() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("other", Position::after(r(2)), 1), || r(2)).is_none());
@@ -147,9 +147,10 @@ fn w3_a_part_of_a_revision_that_was_delivered_is_not_all_of_it() {
     assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events[0].key == "b"));
 }
 
-/// The pieces of a revision wake one after the other; who comes in the middle has missed those of before.
+/// The pieces of a revision wake watches one after another. A watch that arrives in the middle has missed the earlier
+/// pieces.
 #[test]
-fn w3_a_revision_that_has_woken_others_in_part_must_have_been_seen_whole() {
+fn w3_a_revision_matched_in_part_must_be_covered_as_a_whole() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("z", Position::after(r(2)), 1), || r(2)).is_none());
@@ -161,12 +162,12 @@ fn w3_a_revision_that_has_woken_others_in_part_must_have_been_seen_whole() {
     let again = watchers.wait(late, || r(3)).expect("it has not seen what has woken others");
     let look = state.poll(&again.query, 9, 999).unwrap();
     assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events[0].key == "a"));
-    // Who has seen it may wait, though the rest of it is yet to wake others.
+    // A watch that has seen it may park, although the rest of it has not woken others yet.
     assert!(watchers.wait(key("a", Position::after(r(3)), 2), || r(3)).is_none());
 }
 
 #[test]
-fn w4_progress_is_reported_no_further_than_all_have_been_woken() {
+fn w4_progress_stops_at_the_last_issued_wake_up() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("z", Position::after(r(2)), 1), || r(2)).is_none());
@@ -175,7 +176,7 @@ fn w4_progress_is_reported_no_further_than_all_have_been_woken() {
     machine.run(&[put(session, 12, "k", "v", None)]);
     machine.run(&[put_all(session, 13, &["a", "b", "z"])]);
     let state = machine.state.reader();
-    // The first two of revision 4 are gone through, and then its time is over.
+    // The first two events of revision 4 are matched, and then the deadline passes.
     let first = watchers.changed(&state.all_changes(Position::after(r(2)), 3, usize::MAX).unwrap());
     assert_eq!((first.watches.len(), first.next), (0, Some(within(4, "b"))));
     let over = watchers.take_expired(Instant::new(1_000), false);
@@ -185,9 +186,9 @@ fn w4_progress_is_reported_no_further_than_all_have_been_woken() {
     assert_eq!(place(&over[0].1), &Position::after(r(4)));
 }
 
-/// Rule W5: what comes between wakes nobody when it is applied once more.
+/// Rule W5: entries in between wake nobody when they are applied again.
 #[test]
-fn w5_a_state_that_was_lost_and_has_not_caught_up_keeps_no_questions() {
+fn w5_a_replaced_state_that_lags_parks_no_watches() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.keeps(r(2)));
@@ -201,7 +202,7 @@ fn w5_a_state_that_was_lost_and_has_not_caught_up_keeps_no_questions() {
 
 /// Rule W4: nor does an answer go back behind the position of the watch.
 #[test]
-fn a_question_ahead_of_this_member_keeps_its_place() {
+fn a_watch_ahead_of_this_member_keeps_its_position() {
     let (machine, _) = machine();
     let mut watchers = Watchers::default();
     let looked = machine.state.reader().poll(&key("k", within(9, "a"), 1).query, 9, 999).unwrap();
@@ -213,7 +214,7 @@ fn a_question_ahead_of_this_member_keeps_its_place() {
 }
 
 #[test]
-fn w2_what_is_not_kept_any_more_is_reported_as_compacted() {
+fn w2_a_position_that_is_no_longer_kept_is_reported_as_compacted() {
     let mut machine = Machine { state: StateMachine::in_memory(limits_without_history()), log: Log::new() };
     let session = machine.open();
     let mut watchers = Watchers::default();
@@ -222,13 +223,13 @@ fn w2_what_is_not_kept_any_more_is_reported_as_compacted() {
     let state = machine.state.reader();
     let look = state.poll(&key("k", Position::after(r(0)), 2).query, 9, 999).unwrap();
     assert_eq!(look, WatchPoll::Answer(Answer::Compacted { oldest: r(1) }));
-    // Those who wait are woken too, though nobody knows by what: they are to get the same answer.
+    // Parked watches are woken too, although the matching changes are unknown: they get the same answer.
     assert_eq!(dispatch(&mut watchers, &state, 9), [1]);
 }
 
-/// Rule W5: a member that hears of no primary sends those who wait elsewhere; and so does one that stops.
+/// Rule W5: a member that hears of no primary refuses its parked watches; and so does one that stops.
 #[test]
-fn a_member_that_is_cut_off_or_stops_keeps_nobody_waiting() {
+fn a_member_that_is_cut_off_or_stops_refuses_watches() {
     let mut cut_off = IsolationDetector::default();
     let patience = Duration::from_nanos(100);
     let looks =
@@ -255,10 +256,10 @@ fn a_watch_without_a_position_gets_one() {
     assert_eq!(place(&answer), &Position::after(r(2)));
 }
 
-/// Rule W5: nobody waits for the answer of a connection that is closed; and to look for those whose time is over costs
-/// nothing for the others.
+/// Rule W5: a closed connection's watches are removed. Looking for watches whose deadline has passed costs nothing for
+/// the others.
 #[test]
-fn w5_a_closed_connection_takes_its_questions_along_and_no_others() {
+fn w5_a_closed_connection_cancels_only_its_own_watches() {
     let mut watchers = Watchers::default();
     let after = || Position::after(r(2));
     let of = |connection: usize, call: u64| ParkedWatch { id: (connection, call), ..key("k", after(), call) };

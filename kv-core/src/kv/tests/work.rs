@@ -1,5 +1,5 @@
-//! How the work of each command grows, in counted steps: with what it returns or removes, not with what is there
-//! besides, or was there once.
+//! How the work of each command grows, in counted steps: with the data that it returns or removes, not with other
+//! present or former data.
 
 use super::changes::MAX_STEPS;
 use super::*;
@@ -7,7 +7,7 @@ use crate::engine::steps;
 use crate::message::{Answer, LeaseCommand, Query, WatchQuery};
 use crate::storage::simulated::Disk;
 
-/// As much as a page takes: a step each for the cursor and the version, and what goes with them.
+/// The steps of a page: one each for the cursor and the version, and some overhead.
 const PAGE: usize = 3 * MAX_STEPS;
 
 /// Where the state lies.
@@ -110,7 +110,7 @@ fn names(prefix: &'static str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |number| format!("{prefix}{number:08}"))
 }
 
-/// Does `work` with a little there and with a lot, everywhere, and compares what it takes.
+/// Does `work` on small and on large data, and compares the steps.
 fn takes_as_much(work: impl Fn(Place, usize) -> usize) {
     for place in EVERYWHERE {
         let (few, many) = (work(place, 400), work(place, 3_200));
@@ -122,7 +122,7 @@ fn takes_as_much(work: impl Fn(Place, usize) -> usize) {
 }
 
 #[test]
-fn a_key_is_read_as_fast_however_many_there_are_and_were() {
+fn the_cost_of_a_get_does_not_depend_on_the_number_of_keys() {
     takes_as_much(|place, count| {
         let mut worker = Worker::new(place);
         worker.all(names("there/", count), Some("value"));
@@ -140,7 +140,7 @@ fn a_key_is_read_as_fast_however_many_there_are_and_were() {
 }
 
 #[test]
-fn a_scan_takes_what_it_returns() {
+fn the_cost_of_a_scan_depends_on_its_result() {
     takes_as_much(|place, count| {
         let mut worker = Worker::new(place);
         worker.all(names("key/", count), Some("value"));
@@ -158,9 +158,10 @@ fn a_scan_takes_what_it_returns() {
     });
 }
 
-/// The second of two scans steps over what the first has found removed, either way; and a page of the first is bounded.
+/// The second of two scans skips the keys that the first found removed, in both directions; and a page of the first is
+/// bounded.
 #[test]
-fn r7_what_was_removed_costs_a_scan_once() {
+fn r7_removed_keys_cost_a_scan_once() {
     for reverse in [false, true] {
         takes_as_much(|place, count| {
             let mut worker = Worker::new(place);
@@ -200,7 +201,7 @@ fn r7_what_was_removed_costs_a_scan_once() {
     }
 }
 
-/// A page of a scan at an old revision is bounded, however much has changed since, and the pages come to the end.
+/// A page of a scan at an old revision is bounded, no matter how much has changed since, and the pages reach the end.
 #[test]
 fn r7_a_page_of_the_past_is_bounded() {
     for place in EVERYWHERE {
@@ -235,7 +236,7 @@ fn r7_a_page_of_the_past_is_bounded() {
 
 /// Values that are not wanted are not read without end.
 #[test]
-fn r7_a_page_of_keys_alone_is_bounded_by_what_is_read_for_it() {
+fn r7_a_keys_only_page_is_bounded_by_the_values_read_for_it() {
     let value = "v".repeat(32 << 10);
     let mut worker = Worker::new(Place::Tree);
     for number in 0..100 {
@@ -259,7 +260,7 @@ fn r7_a_page_of_keys_alone_is_bounded_by_what_is_read_for_it() {
 
 /// The head of a queue costs as much after many jobs as after few.
 #[test]
-fn the_head_of_a_queue_costs_as_much_after_many_jobs() {
+fn the_cost_of_the_head_of_a_queue_stays_constant() {
     takes_as_much(|place, count| {
         let mut worker = Worker::new(place);
         let mut steps = 0;
@@ -301,8 +302,8 @@ fn the_last_step_of_removing_a_range_costs_as_much_as_the_first() {
     }
 }
 
-/// What a request that removes a range reads is bounded by bytes, too, and what it removes is the same wherever the
-/// state lies.
+/// A request that removes a range reads a bounded number of bytes, and removes the same keys whether the state is in
+/// memory or on disk.
 #[test]
 fn large_values_end_the_removal_of_a_range_early() {
     let value = "v".repeat(60 << 10);
@@ -327,7 +328,7 @@ fn large_values_end_the_removal_of_a_range_early() {
 }
 
 #[test]
-fn a_piece_of_a_watch_takes_what_has_changed_since() {
+fn the_cost_of_a_watch_depends_on_the_changes_since() {
     takes_as_much(|place, count| {
         let mut worker = Worker::new(place);
         worker.all(names("before/", count), Some("value"));
@@ -345,7 +346,7 @@ fn a_piece_of_a_watch_takes_what_has_changed_since() {
 
 /// Of many changes of other keys a piece takes so many steps, whatever they held before.
 #[test]
-fn a_piece_of_a_watch_that_nothing_concerns_is_bounded() {
+fn the_cost_of_a_watch_without_matches_is_bounded() {
     let value = "v".repeat(32 << 10);
     for place in EVERYWHERE {
         let mut worker = Worker::new(place);
@@ -375,7 +376,7 @@ fn a_piece_of_a_watch_that_nothing_concerns_is_bounded() {
 }
 
 #[test]
-fn the_end_of_a_lease_takes_its_keys_alone() {
+fn the_cost_of_ending_a_lease_depends_on_its_keys() {
     takes_as_much(|place, count| {
         let mut worker = Worker::new(place);
         let granted = worker.command(Command::Lease(LeaseCommand::Grant { ttl_ms: 60_000 }));
@@ -395,7 +396,7 @@ fn the_end_of_a_lease_takes_its_keys_alone() {
     });
 }
 
-/// An event that is large by itself, with what the key held before, is alone in its piece: it must fit a frame.
+/// A large event, with the previous value of its key, is alone in its piece: it must fit into a frame.
 #[test]
 fn a_large_event_is_delivered_alone() {
     let large = "v".repeat(60 << 10);

@@ -2,7 +2,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Looks twice a second, as the node does, at what is the same for so long; what was reported, and when.
+/// Checks the same condition twice a second for this long, as the node does. Returns the reports with their times.
 struct Bench {
     watch: HealthMonitor,
     now: Instant,
@@ -38,7 +38,7 @@ fn lost(peer: u8) -> PeerView {
 }
 
 #[test]
-fn a_lost_member_is_reported_once_and_again_when_it_is_back() {
+fn a_lost_member_and_its_return_are_each_reported_once() {
     let mut bench = Bench::new(3, 2);
     assert_eq!(bench.for_so_long(10 * SECOND, &[good(1), good(2)], None), []);
     let reported = bench.for_so_long(600 * SECOND, &[good(1), lost(2)], None);
@@ -52,7 +52,7 @@ fn a_lost_member_is_reported_once_and_again_when_it_is_back() {
 }
 
 #[test]
-fn each_way_counts_and_a_connection_that_is_made_anew_is_no_news() {
+fn each_direction_counts_and_a_quick_reconnect_is_not_reported() {
     for (to, from) in [(true, false), (false, true)] {
         let mut bench = Bench::new(3, 2);
         bench.for_so_long(10 * SECOND, &[good(1), good(2)], None);
@@ -65,7 +65,7 @@ fn each_way_counts_and_a_connection_that_is_made_anew_is_no_news() {
 }
 
 #[test]
-fn members_that_are_started_one_after_the_other_are_waited_for() {
+fn members_that_start_one_after_another_are_not_reported() {
     let mut bench = Bench::new(3, 2);
     assert_eq!(bench.for_so_long(4 * SECOND, &[lost(1), lost(2)], None), []);
     assert_eq!(bench.for_so_long(60 * SECOND, &[good(1), good(2)], None), []);
@@ -76,7 +76,7 @@ fn members_that_are_started_one_after_the_other_are_waited_for() {
 }
 
 #[test]
-fn a_link_that_comes_and_goes_makes_no_storm_in_the_log() {
+fn a_flapping_link_does_not_flood_the_log() {
     let mut bench = Bench::new(5, 3);
     let all = [good(1), good(2), good(3), good(4)];
     bench.for_so_long(10 * SECOND, &all, None);
@@ -91,7 +91,7 @@ fn a_link_that_comes_and_goes_makes_no_storm_in_the_log() {
 }
 
 #[test]
-fn redundancy_is_what_a_quorum_has_to_spare() {
+fn redundancy_is_the_number_of_members_beyond_a_quorum() {
     let mut bench = Bench::new(5, 3);
     let all = [good(1), good(2), good(3), good(4)];
     bench.for_so_long(10 * SECOND, &all, None);
@@ -108,7 +108,7 @@ fn redundancy_is_what_a_quorum_has_to_spare() {
 }
 
 #[test]
-fn a_cluster_that_can_never_lose_a_member_does_not_miss_redundancy() {
+fn a_cluster_without_possible_redundancy_does_not_report_its_absence() {
     let mut bench = Bench::new(1, 1);
     assert_eq!(bench.for_so_long(60 * SECOND, &[], None), []);
     let mut bench = Bench::new(2, 2);
@@ -118,7 +118,7 @@ fn a_cluster_that_can_never_lose_a_member_does_not_miss_redundancy() {
 }
 
 #[test]
-fn a_member_that_is_connected_and_lacks_what_was_committed_is_no_redundancy() {
+fn a_lagging_member_does_not_count_as_redundancy() {
     let at = |op| PeerView { acknowledged: Some(Op::new(op)), ..good(2) };
     let level = PeerView { acknowledged: Some(Op::new(1000)), ..good(1) };
     let mut bench = Bench::new(3, 2);
@@ -134,7 +134,7 @@ fn a_member_that_is_connected_and_lacks_what_was_committed_is_no_redundancy() {
 }
 
 #[test]
-fn a_clock_that_is_far_off_is_reported_and_one_late_sign_of_it_is_not() {
+fn a_wrong_clock_is_reported_but_one_late_message_is_not() {
     let off = |ahead| PeerView { clock: Some(ahead), ..good(2) };
     let mut bench = Bench::new(3, 2);
     for ahead in [0, 9_000, -10_000] {

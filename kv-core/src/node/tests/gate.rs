@@ -1,4 +1,4 @@
-//! The gate to a member: how many come in, how long they may be silent, and what they may hold.
+//! Admission to a member: how many callers are accepted, how long they may be silent, and how much they may hold.
 
 use super::*;
 use crate::message::{Answer, Command, Operation, Query, ReadMode, Request, WatchQuery};
@@ -36,10 +36,10 @@ async fn until_closed((mut reader, _writer): Ends) -> Duration {
     begin.elapsed()
 }
 
-/// F-load-4: of those who come at once, no more than the rate; members have one of their own, and a second later there
-/// is room.
+/// F-load-4: of many simultaneous callers, no more than the rate are accepted. Members have a rate of their own, and a
+/// second later there is room again.
 #[tokio::test(start_paused = true)]
-async fn f_load_4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
+async fn f_load_4_a_storm_is_accepted_at_the_limited_rate_and_members_do_not_wait() {
     let options = Options { max_accepts_per_second: 50, ..Options::default() };
     let bench = Bench::with(options);
     bench.open_door().await;
@@ -60,7 +60,7 @@ async fn f_load_4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
 
 /// F-input-10: a question that holds more memory than any request may does not wait.
 #[tokio::test]
-async fn f_input_10_what_is_too_large_to_ask_for_is_refused_at_the_door() {
+async fn f_input_10_a_request_that_is_too_large_is_refused_before_it_is_queued() {
     let bench = Bench::new();
     bench.open_door().await;
     let (mut reader, mut writer) = bench.call(Lane::Client, &client_hello()).await;
@@ -85,7 +85,7 @@ async fn f_input_10_what_is_too_large_to_ask_for_is_refused_at_the_door() {
     }
 }
 
-/// F-input-3: half a frame is no sign of life, however many signs came before it.
+/// F-input-3: half a frame does not count as a heartbeat, no matter how many heartbeats came before it.
 #[tokio::test(start_paused = true)]
 async fn f_input_3_a_frame_that_does_not_end_closes_the_connection() {
     let bench = Bench::new();
@@ -104,7 +104,7 @@ async fn f_input_3_a_frame_that_does_not_end_closes_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_client_is_closed_and_one_that_shows_life_is_not() {
+async fn only_a_silent_client_is_closed() {
     let bench = Bench::new();
     bench.open_door().await;
     let idle = bench.shared.options.client_idle_timeout;
@@ -170,10 +170,10 @@ async fn a_large_frame_waits_for_memory_and_small_ones_do_not() {
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
-/// F-load-4: one who sends as fast as it can gives way to others, though all of it is there to be read: tasks share few
-/// threads.
+/// F-load-4: a client that sends as fast as it can gives way to others, even if all its data is ready to be read: tasks
+/// share few threads.
 #[tokio::test]
-async fn f_load_4_who_sends_much_gives_way_to_others() {
+async fn f_load_4_large_requests_give_way_to_other_clients() {
     const PUTS: u64 = 8;
     let bench = Bench::new();
     let all: Vec<u8> = (1..=PUTS).flat_map(|call| put(call, 1 << 20)).collect();
@@ -198,7 +198,7 @@ async fn f_load_4_who_sends_much_gives_way_to_others() {
 
 /// Whoever asks for it endlessly gets the primary role given away once in a while.
 #[tokio::test(start_paused = true)]
-async fn f_load_1_clients_cannot_make_the_primary_role_go_round() {
+async fn f_load_1_clients_cannot_request_endless_handovers() {
     let bench = Bench::new();
     let followed = || (0..100).filter(|_| bench.shared.may_hand_over()).count();
     assert_eq!(followed(), 1);
@@ -208,7 +208,7 @@ async fn f_load_1_clients_cannot_make_the_primary_role_go_round() {
     assert_eq!(followed(), 1);
 }
 
-/// A member that goes on without one of its parts would look sound and not be.
+/// A member that continues without one of its parts would look healthy without being so.
 #[tokio::test]
 async fn a_part_that_panics_stops_the_node() {
     let bench = Bench::new();

@@ -40,9 +40,9 @@ async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for
     assert_eq!(answers[2..], [(3, found)]);
 }
 
-/// Rule T9: somebody finds a state damaged that has been replaced meanwhile. The one that is there stays.
+/// Rule T9: a reader finds damage in a state that has been replaced meanwhile. The new state stays.
 #[tokio::test]
-async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
+async fn t9_damage_of_a_replaced_state_has_no_effect() {
     let bench = Bench::new();
     let shared = &bench.shared;
     let lost = || shared.applier_queue.with(|plan| plan.lost.as_ref().map(|(life, _)| *life));
@@ -56,18 +56,18 @@ async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
         .for_each(|life| shared.state_failed(life, EngineError::damaged("a block of the tests'")));
     assert_eq!(lost(), None);
     assert!(shared.state().is_some());
-    // Whatever else is wrong with one that is not there any more stops nobody either.
+    // Other errors of a replaced state do not stop the member either.
     late.into_iter().for_each(|life| shared.state_failed(life, EngineError::Failed));
     assert!(!*shared.closing.borrow(), "it stops");
     shared.state_failed(shared.state_life(), EngineError::damaged("a block of the tests'"));
     assert_eq!(lost(), Some(shared.state_life()));
 }
 
-/// Rule D7: a member has ten durable entries of a log that is not to be, and comes to stand on a state at op 5. What it
-/// reports as durable goes back at once, and not when the journal has written that: a checkpoint at op 8 of the new log
-/// must wait for that op.
+/// Rule D7: a member has ten durable entries of a log that is cut, and rebases its log on a state at op 5. The durable
+/// op goes back at once, not when the journal has written the rebase: a checkpoint at op 8 of the new log must wait for
+/// that op.
 #[tokio::test]
-async fn d7_what_is_durable_goes_back_when_the_log_stands_on_another_point() {
+async fn d7_the_durable_op_goes_back_when_the_log_is_rebased() {
     let bench = Bench::new();
     let shared = &bench.shared;
     let cluster = shared.cluster.clone();

@@ -1,4 +1,4 @@
-//! Clients that follow what changes, at a member whose threads come late.
+//! Clients with watches at a member whose threads run late.
 
 use super::*;
 use crate::ids::{Anchor, Hash, RequestNumber, Revision, SessionId, Timestamp, View};
@@ -60,7 +60,7 @@ fn watch(call: u64, after: u64) -> Bytes {
     wire::encode_client_message(&ClientMessage { call, what: ClientCall::Watch(query) })
 }
 
-/// Does what the node's threads have to do by now, on one thread.
+/// Runs the pending work of the node's threads on one thread.
 pub(super) async fn work(bench: &Bench) {
     let shared = bench.shared.clone();
     std::thread::spawn(move || shared.pool.work());
@@ -84,7 +84,7 @@ async fn catch_up((reader, writer): &mut Ends, call: u64) {
 
 /// Rule W5: nothing is left behind of a watch that is taken back before a thread has come to look at it.
 #[tokio::test]
-async fn w5_a_watch_that_is_taken_back_at_once_does_not_wait() {
+async fn w5_a_watch_cancelled_at_once_is_not_parked() {
     let bench = Bench::new();
     bench.shared.set_state(state(1).reader());
     let mut client = client(&bench).await;
@@ -97,10 +97,9 @@ async fn w5_a_watch_that_is_taken_back_at_once_does_not_wait() {
     assert_eq!(bench.shared.watches.waiting(), 1, "the other one waits");
 }
 
-/// Rule W5: a state that was lost, and is being caught up, has not reached what has woken others. What comes in between
-/// wakes nobody.
+/// Rule W5: a replaced state that is catching up is behind wake-ups already issued. Entries in between wake nobody.
 #[tokio::test]
-async fn w5_a_state_that_went_back_keeps_nobody_waiting_and_no_thread_busy() {
+async fn w5_an_older_state_refuses_watches_without_spinning() {
     let bench = Bench::new();
     bench.shared.set_state(state(3).reader());
     let mut client = client(&bench).await;

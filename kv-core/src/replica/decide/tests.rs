@@ -46,7 +46,7 @@ fn v5_one_vote_of_three_decides_nothing() {
 }
 
 #[test]
-fn v5c_what_is_present_anywhere_with_the_newest_log_view_is_kept() {
+fn v5c_an_entry_present_anywhere_with_the_newest_log_view_is_kept() {
     let votes = votes(&[summary(1, 0, &[present(1, 0)]), summary(1, 0, &[present(1, 0), present(2, 0)])]);
     let decided = decide(&votes, THREE).expect("complete");
     assert_eq!((decided.base, decided.head()), (Anchor::ZERO, Op::new(2)));
@@ -54,7 +54,7 @@ fn v5c_what_is_present_anywhere_with_the_newest_log_view_is_kept() {
 
 /// A suffix of an older log view never outlives a newer one's, however long it is.
 #[test]
-fn v5b_a_longer_log_of_an_older_log_view_names_nothing() {
+fn v5b_a_longer_log_of_an_older_log_view_does_not_count() {
     let old = summary(1, 0, &[present(1, 9), present(2, 9), present(3, 9)]);
     let votes = votes(&[summary(2, 0, &[present(1, 0)]), old]);
     let decided = decide(&votes, THREE).expect("complete");
@@ -124,7 +124,7 @@ fn v5d_a_lower_log_view_does_not_nack_while_every_newest_copy_is_faulty() {
 }
 
 #[test]
-fn v5_the_decision_does_not_depend_on_who_sends_what() {
+fn v5_the_decision_does_not_depend_on_the_senders() {
     let all = [
         summary(2, 1, &[present(2, 0)]),
         summary(2, 2, &[present(3, 0)]),
@@ -154,7 +154,7 @@ fn v5e_an_open_end_is_never_a_nack() {
 
 /// Of a lower log view, an open end hides nothing that counts.
 #[test]
-fn v5e_an_open_end_of_an_older_log_view_stops_nobody() {
+fn v5e_an_open_end_of_an_older_log_view_does_not_block() {
     let open = LogSummary { open: true, ..summary(1, 0, &[]) };
     let newest = summary(2, 0, &[present(1, 0)]);
     let decided = decide(&votes(&[open, newest]), THREE).expect("complete");
@@ -163,13 +163,13 @@ fn v5e_an_open_end_of_an_older_log_view_stops_nobody() {
 
 /// The only member of the newest log view is damaged at an op that only it received: the others decide without it.
 #[test]
-fn v5f_a_quorum_without_a_damaged_member_decides_by_itself() {
+fn v5f_a_quorum_without_a_damaged_member_decides_alone() {
     let damaged = summary(5, 0, &[Slot::Faulty(None)]);
     let others = summary(4, 0, &[present(1, 0)]);
     assert_eq!(decide(&votes(&[damaged.clone(), others.clone()]), THREE), None);
     let decided = decide(&votes(&[damaged, others.clone(), others.clone()]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(1, 0)]);
-    // What it knows to be committed stays, whoever has it.
+    // An entry that it knows to be committed stays, regardless of which member has it.
     let committed = LogSummary { open: true, ..summary(5, 2, &[]) };
     let decided = decide(&votes(&[committed, others.clone(), others]), THREE).expect("complete");
     assert_eq!((decided.base.op, decided.head()), (Op::new(2), Op::new(2)));
@@ -178,7 +178,7 @@ fn v5f_a_quorum_without_a_damaged_member_decides_by_itself() {
 /// Rule V5: member 1 alone has the log of view 1, and does not know whether it reached op 3. What member 0 still has of
 /// view 0 was acknowledged by both, or never committed.
 #[test]
-fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_been_committed() {
+fn v5g_the_last_copy_of_an_older_log_view_is_kept_if_nothing_else_can_be_committed() {
     let copy = summary(0, 1, &[Slot::Faulty(Some(hash(2, 0))), present(3, 0)]);
     let open = LogSummary { open: true, ..summary(1, 1, &[present(2, 0)]) };
     let without = summary(0, 1, &[]);
@@ -187,7 +187,7 @@ fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_be
     // Both of the others may have acknowledged another one in view 1.
     let unknown = votes(&[copy.clone(), open.clone(), open.clone()]);
     assert_eq!(super::decide(&unknown, THREE), LogDecision::Stuck(Op::new(3)));
-    // It does not go on from what is kept below: so it was not committed, and nothing else can have been.
+    // It does not continue the entries that are kept below. So it was not committed, and no other entry can have been.
     let other = summary(0, 1, &[Slot::Faulty(Some(hash(2, 7))), present(3, 7)]);
     let broken = votes(&[other, open.clone(), summary(0, 1, &[])]);
     assert_eq!(decide(&broken, THREE).expect("complete").head(), Op::new(2));
@@ -198,7 +198,7 @@ fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_be
 /// Rule V5: a log of view 0 has one entry at op 3. Members 1 and 2 may both have acknowledged it; had they acknowledged
 /// another one later, both would be of a later view.
 #[test]
-fn v5g_the_last_copy_of_an_entry_is_kept_where_the_others_do_not_know_what_they_had() {
+fn v5g_the_last_copy_of_an_entry_is_kept_if_the_others_are_open() {
     let copy = summary(0, 1, &[present(2, 0), present(3, 0)]);
     let later = summary(1, 1, &[present(2, 0), Slot::Faulty(None)]);
     let equal = summary(0, 1, &[present(2, 0), Slot::Faulty(None)]);

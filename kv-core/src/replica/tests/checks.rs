@@ -39,7 +39,7 @@ impl Checks {
             Message::DoViewChange { view, log, .. } => {
                 self.speaks(from, disk, *view);
                 assert_eq!(disk.log_view, log.log_view, "{from:?} reports its log_view");
-                // Repeated by the view's primary, it may report what the decision has cut since.
+                // If the view's primary repeats it, it may report entries that the decision has cut since.
                 let first = self.bound.insert(from, *view) != Some(*view);
                 let is_held = disk.damaged.is_some() || holds(disk, log.head);
                 assert!(!first || is_held, "{from:?} reports a head that is not durable");

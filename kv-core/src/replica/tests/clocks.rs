@@ -1,4 +1,4 @@
-//! Rule N7: clocks that drift, stand still and are wrong, and stamps that make nothing end early all the same.
+//! Rule N7: clocks drift, stop and are wrong, and still nothing expires early.
 
 use super::group::Group;
 use crate::config::Options;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// What one member takes the time for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    /// Monotonic, in thousandths of the true rate, from what it showed at this true time on.
+    /// A monotonic clock: its rate in thousandths of the true rate, and its reading at a true time.
     rate: u64,
     base: Instant,
     since: Instant,
@@ -31,7 +31,7 @@ impl Clock {
         Now { monotonic: self.base.after(Duration::from_nanos(passed)), wall: Timestamp::new(wall) }
     }
 
-    /// It goes at this rate from now on; at zero it stands still.
+    /// It runs at this rate from now on; at zero it stops.
     pub(super) fn set_rate(&mut self, now: Now, rate: u64) {
         (self.base, self.since, self.rate) = (self.read(now).monotonic, now.monotonic, rate);
     }
@@ -49,7 +49,7 @@ impl Clock {
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
     made: BTreeMap<Hash, (Instant, Timestamp)>,
-    /// The least of what stamps are ahead of the true time when that goes by a tenth faster.
+    /// The least difference between stamps and a time that runs a tenth faster than the true time.
     least_ahead: Option<i64>,
     /// By how many microseconds something may end early, besides the rounding.
     pub(super) tolerance: i64,
@@ -64,7 +64,7 @@ impl Stamps {
         self.made.entry(entry.header.hash()).or_insert((now, entry.header.timestamp));
     }
 
-    /// So much of what a member has stamped in one of its lives rests on wall clocks.
+    /// How much of the stamps that a member made since a start is based on wall clocks.
     pub(super) fn credited(&mut self, life: u64, time: Duration) {
         let before = self.credited.insert(life, time).unwrap_or_default();
         if self.majority_wrong {
@@ -118,7 +118,7 @@ fn n7_one_clock_in_the_year_2099_moves_no_stamp() {
 
 /// Rule N7 of PROTOCOL.md: all wall clocks are a day ahead for a while. Nothing ends early, nothing ends late.
 #[test]
-fn n7_a_majority_that_was_wrong_once_leaves_nothing_behind() {
+fn n7_a_majority_that_was_wrong_once_has_no_lasting_effect() {
     let mut group = Group::formed(3, 0);
     let first = put(&mut group);
     for step in [86_400_000, -86_400_000] {
@@ -193,7 +193,7 @@ fn n7_wall_clocks_show_how_long_all_members_were_down() {
 
 /// Rule N7 of PROTOCOL.md: no wall clock is asked where someone was there all the time.
 #[test]
-fn n7_who_followed_an_entry_knows_better_than_wall_clocks() {
+fn n7_a_measured_age_overrides_wall_clocks() {
     let mut group = Group::formed(3, 0);
     let first = put(&mut group);
     group.run_for(100);
@@ -209,7 +209,7 @@ fn n7_who_followed_an_entry_knows_better_than_wall_clocks() {
     is_close(put(&mut group), first + 10_100, 1_000);
 }
 
-/// Rule N7 of PROTOCOL.md: the age of an entry is reported by whoever has it, and by nobody for another one.
+/// Rule N7 of PROTOCOL.md: every member that has an entry reports its age, and no member reports it for another entry.
 #[test]
 fn n7_heartbeats_and_votes_carry_the_ages_of_entries() {
     let mut group = Group::formed(3, 0);
@@ -235,8 +235,8 @@ fn n7_heartbeats_and_votes_carry_the_ages_of_entries() {
     }
 }
 
-/// Rule N7 of PROTOCOL.md: a view that a quorum of restarted members began has lost time, and stamps by what it has
-/// left. Who was not there knows a greater time from before, and goes on from the last entry all the same.
+/// Rule N7 of PROTOCOL.md: a view that a quorum of restarted members began has lost time, and its stamps show that. A
+/// member that was not in it knows a greater time from before, but still continues from the last entry.
 #[test]
 fn n7_a_new_primary_goes_on_from_the_last_entry_and_not_from_its_greatest_estimate() {
     let options = Options { wall_clock_allowance: Duration::from_secs(3_600), ..Options::default() };
@@ -295,8 +295,8 @@ fn copies_at_one_op(written_once: bool) {
     put(&mut group);
 }
 
-/// Rule N7 of PROTOCOL.md: delays that change, clocks that drift by a tenth and stand still, wrong wall clocks, view
-/// changes, restarts of one and of all. Of any two committed entries, the stamps differ by no more than the clocks may.
+/// Rule N7 of PROTOCOL.md: delays that change, clocks that drift by a tenth or stop, wrong wall clocks, view changes,
+/// restarts of one and of all. Of any two committed entries, the stamps differ by no more than the clocks may.
 #[test]
 fn n7_nothing_ends_early_on_300_random_walks() {
     for seed in 0..300 {

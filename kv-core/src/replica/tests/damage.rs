@@ -1,5 +1,5 @@
-//! Damaged logs: executions that lose data, or get stuck, where a careless implementation takes what it cannot read for
-//! what was never there. Each cites the rule that prevents it.
+//! Damaged logs: executions that lose data or get stuck if an implementation treats an unreadable entry like one that
+//! it never had. Each test cites the rule that prevents this.
 
 use super::group::{Disk, Group};
 use crate::config::Options;
@@ -7,7 +7,7 @@ use crate::ids::{MemberId, Op, View};
 use crate::message::{Extent, Message, Slot};
 use crate::replica::{Halt, Input, Status};
 
-/// A group with `count` committed entries, level.
+/// A group of members that all have `count` committed entries.
 fn with_entries(data: u8, witnesses: u8, count: u64) -> Group {
     let mut group = Group::formed(data, witnesses);
     for n in 0..count {
@@ -72,9 +72,9 @@ fn f_disk_6_different_damage_deep_in_long_logs_is_repaired() {
     group.run_until("mended", |group| mended(group, 150));
 }
 
-/// Rule D6c: the entries behind its damage are the only copies of what the other two have lost.
+/// Rule D6c: the entries behind its damage are the only copies of entries that the other two have lost.
 #[test]
-fn d6c_what_is_intact_behind_the_damage_is_kept_and_served() {
+fn d6c_intact_entries_behind_the_damage_are_kept_and_served() {
     let mut group = with_entries(3, 0, 8);
     crash_all(&mut group);
     spoil(&mut group, 0, &[6, 7, 8]);
@@ -87,7 +87,7 @@ fn d6c_what_is_intact_behind_the_damage_is_kept_and_served() {
 
 /// F-disk-7: all have answered, and the entry is nowhere.
 #[test]
-fn f_disk_7_the_same_entry_bad_everywhere_halts_loudly() {
+fn f_disk_7_an_entry_damaged_on_all_members_halts_them_with_a_report() {
     let mut group = with_entries(3, 0, 8);
     crash_all(&mut group);
     for id in 0..3 {
@@ -109,15 +109,15 @@ fn with_deep_logs(data: u8, witnesses: u8) -> Group {
         group.settle();
     }
     group.run_until("level", Group::level);
-    // Nobody has a checkpoint: a witness takes one by itself.
+    // Without checkpoints. A witness would take one on its own.
     crash_all(&mut group);
     group
 }
 
-/// F-disk-7, rule V5h: below what is decided, only all members together can find that it is lost. Without that, the
-/// views changed for ever.
+/// F-disk-7, rule V5h: below the base of the decision, only all members together can detect the loss. Without this
+/// rule, the views would change for ever.
 #[test]
-fn f_disk_7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
+fn f_disk_7_an_entry_below_the_base_damaged_on_all_members_halts_them_with_a_report() {
     for bad in [&[3][..], &[3, 4, 5], &[1, 3], &[3, 9, 12]] {
         let mut group = with_deep_logs(3, 0);
         for id in 0..3 {
@@ -132,7 +132,7 @@ fn f_disk_7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
 
 /// Rule V5h: not before all have answered, and not while one has it.
 #[test]
-fn f_disk_7_nobody_gives_an_entry_up_before_the_last_has_answered() {
+fn f_disk_7_no_member_halts_before_all_have_answered() {
     let mut group = with_deep_logs(3, 0);
     spoil(&mut group, 0, &[3]);
     spoil(&mut group, 1, &[3]);
@@ -145,9 +145,9 @@ fn f_disk_7_nobody_gives_an_entry_up_before_the_last_has_answered() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
-/// Rules V5h and T2: the state of one holds what the entry did.
+/// Rules V5h and T2: the state of one member contains the entry.
 #[test]
-fn f_disk_7_an_entry_that_a_state_stands_for_is_not_lost() {
+fn f_disk_7_an_entry_contained_in_a_state_is_not_lost() {
     for owner in 0..3 {
         let mut group = with_deep_logs(3, 0);
         for id in 0..3 {
@@ -164,7 +164,7 @@ fn f_disk_7_an_entry_that_a_state_stands_for_is_not_lost() {
 
 /// Rule T9: that a witness holds a point to be durable brings nothing back.
 #[test]
-fn f_disk_7_a_witness_that_has_dropped_an_entry_does_not_stand_for_it() {
+fn f_disk_7_a_witness_that_has_dropped_an_entry_does_not_count_for_it() {
     let mut group = with_deep_logs(2, 1);
     spoil(&mut group, 0, &[3]);
     spoil(&mut group, 1, &[3]);
@@ -176,7 +176,7 @@ fn f_disk_7_a_witness_that_has_dropped_an_entry_does_not_stand_for_it() {
     group.run_until("halted", |group| group.members.iter().all(|member| member.halt == lost));
 }
 
-/// Rule V4: a crash while the members answer: whoever comes back reports what its disk holds then.
+/// Rule V4: a member that crashes while the members answer reports the contents of its disk after the restart.
 #[test]
 fn f_disk_7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
     let mut group = with_deep_logs(3, 0);
@@ -197,7 +197,7 @@ fn f_disk_7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
-/// Rule V5i: a vote on its way while its sender repairs what it reports.
+/// Rule V5i: a vote is in flight while its sender repairs the reported damage.
 #[test]
 fn v5i_a_vote_that_is_older_than_a_repair_halts_nobody() {
     let mut group = with_deep_logs(2, 0);
@@ -222,7 +222,7 @@ fn v5i_a_vote_that_is_older_than_a_repair_halts_nobody() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
-/// F-disk-7: nobody else has what a cluster of one has lost.
+/// F-disk-7: no other member has the entries that a cluster of one has lost.
 #[test]
 fn f_disk_7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
     let mut group = with_entries(1, 0, 5);
@@ -232,7 +232,7 @@ fn f_disk_7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
     assert_eq!(group.members[0].halt, Some(Halt::Lost { op: Op::new(4) }));
 }
 
-/// What could not be read was only hard to read: nothing is missing, and the member goes on.
+/// The unreadable entries become readable again: nothing is missing, and the member continues.
 #[test]
 fn f_disk_12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {
     let mut group = with_entries(1, 0, 5);
@@ -243,8 +243,8 @@ fn f_disk_12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {
     assert_eq!(group.replica(0).commit().op, Op::new(5));
 }
 
-/// Five members, of whom only the fourth can serve op 3: whoever is asked for a run of entries does not answer, so each
-/// is asked for single ones. Rule D6c.
+/// Of five members, only the fourth can serve op 3. No member answers a request for a run of entries, so each is asked
+/// for single entries. Rule D6c.
 #[test]
 fn d6c_an_entry_that_only_one_of_five_has_is_found() {
     let mut group = with_entries(5, 0, 4);
@@ -258,8 +258,8 @@ fn d6c_an_entry_that_only_one_of_five_has_is_found() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
-/// Member 0 knows how the log ends, member 2 has what is missing between, and neither is asked by a hash that it knows:
-/// the hashes are found out one from the other. Rule D6c.
+/// Member 0 knows the end of the log, and member 2 has the entries that are missing before it. Neither is asked by a
+/// hash that it knows, so the hashes are found one after another. Rule D6c.
 #[test]
 fn d6c_hashes_are_pieced_together_from_damaged_logs() {
     let options = Options { pipeline_depth: 4, ..Options::default() };
@@ -304,10 +304,10 @@ fn d6c_hashes_are_asked_for_from_the_first_that_is_not_known() {
     group.run_until("mended", |group| mended(group, 16));
 }
 
-/// Rule V5e: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0
-/// is away. Had the open end counted as a nack, 1 and 2 would go on without op 4.
+/// Rule V5e: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of its length, and 0 is
+/// down. If the open end counted as a nack, 1 and 2 would continue without op 4.
 #[test]
-fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
+fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_a_copy() {
     let mut group = with_entries(3, 0, 3);
     group.isolate(2);
     group.propose(0, "only on two");
@@ -325,8 +325,8 @@ fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
-/// Rule V4: a vote that is sent again after a restart reports what the disk holds then. The latest replaces the earlier
-/// one.
+/// Rule V4: a vote that is repeated after a restart reports the contents of the disk at that time. It replaces the
+/// earlier one.
 #[test]
 fn v4_a_vote_after_a_restart_reports_the_damage_found_since() {
     let mut group = with_entries(3, 0, 4);
@@ -368,7 +368,7 @@ fn d6a_a_delayed_start_view_does_not_end_the_damage() {
 
 /// Rule D8.
 #[test]
-fn d8_an_entry_that_goes_bad_is_fetched_by_its_hash_and_written_once_more() {
+fn d8_a_damaged_entry_is_fetched_by_its_hash_and_rewritten() {
     let mut group = with_entries(3, 0, 6);
     for id in [0, 1] {
         spoil(&mut group, id, &[3, 6]);
@@ -425,10 +425,10 @@ fn n4_nothing_above_a_bad_uncommitted_entry_is_acknowledged() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
-/// Rules N4 and D8: the primary's own copy went bad before the others' acknowledgements came. When it is there again it
-/// counts, though nothing else happens.
+/// Rules N4 and D8: the primary's own copy is damaged before the acknowledgements of the others arrive. Once it is
+/// repaired, it counts, even if nothing else happens.
 #[test]
-fn n4_a_repaired_entry_counts_for_what_waited_for_it() {
+fn n4_a_repaired_entry_releases_withheld_acknowledgements() {
     let mut group = Group::formed(2, 0);
     group.propose(0, "a");
     group.settle();
@@ -443,9 +443,9 @@ fn n4_a_repaired_entry_counts_for_what_waited_for_it() {
     group.run_until("committed", |group| group.replica(0).commit().op == Op::new(2));
 }
 
-/// Rule V7: the witness alone knows how much was committed, and nothing below it; the new primary has lost its tail. It
-/// asks for hashes below one that it knows, and who has the log of that one answers, though it does not know itself
-/// what is committed.
+/// Rule V7: only the witness knows the commit point, and it has no entries below; the new primary has lost its tail. It
+/// asks for hashes below one that it knows. A member with the log of that hash answers, even if it does not know the
+/// commit point.
 #[test]
 fn v7_hashes_are_asked_for_below_one_that_is_known() {
     let mut group = with_entries(2, 1, 6);

@@ -10,7 +10,7 @@ fn member(id: u8) -> MemberId {
     MemberId::new(id)
 }
 
-/// A group of three with `count` committed entries, level.
+/// A group of three that all have `count` committed entries.
 fn with_entries(count: u64) -> Group {
     let mut group = Group::formed(3, 0);
     for n in 0..count {
@@ -27,7 +27,7 @@ fn hashes(replica: &Replica, through: u64) -> Vec<(Op, Hash)> {
 /// Member 2 restarted in the middle of an installation, learned from a heartbeat that op 3 is committed, and hears only
 /// now the `StartView` with which the view began at op 2.
 #[test]
-fn n5_a_start_view_that_its_own_view_has_overtaken_halts_nobody() {
+fn n5_an_outdated_start_view_halts_nobody() {
     let mut group = with_entries(3);
     group.crash(2);
     group.members[2].disk.view = View::new(1);
@@ -66,10 +66,10 @@ fn v7_a_member_catches_up_over_a_link_that_takes_a_second() {
     group.run_until("level", Group::level);
 }
 
-/// The answer to "what came before this entry of view 0" from a member that has since installed another log: appended,
-/// it would look like a divergence as soon as the next entry of view 0 came.
+/// A member that has installed another log answers a request for the entry before one of view 0. If that answer were
+/// appended, the next entry of view 0 would look like a divergence.
 #[test]
-fn n6_a_gap_is_filled_from_the_log_that_was_asked_for_and_no_other() {
+fn n6_a_gap_is_filled_only_from_the_requested_log() {
     let mut group = with_entries(3);
     group.sent.clear();
     let another = Some(Hash::new(77));
@@ -100,10 +100,10 @@ fn v2_members_that_were_away_for_many_views_join_the_next_one_at_once() {
     assert!(outage < Duration::from_secs(2), "{outage:?}");
 }
 
-/// Damage below its checkpoint raises the floor of one member's journal; the others must not drop for that what a third
-/// needs.
+/// Damage below its checkpoint raises the floor of one member's journal. The others must nevertheless keep the entries
+/// that a third member needs.
 #[test]
-fn trimming_goes_by_the_checkpoints_of_all_and_not_by_the_floor_of_one() {
+fn trimming_uses_the_checkpoints_of_all_members() {
     let mut group = with_entries(6);
     let anchor = |group: &Group, op| group.replica(0).anchor(Op::new(op));
     for (id, op) in [(1, 6), (2, 6)] {
@@ -121,8 +121,7 @@ fn trimming_goes_by_the_checkpoints_of_all_and_not_by_the_floor_of_one() {
     assert_eq!(kept, Some(Op::new(1)), "member 0 has no checkpoint yet");
 }
 
-/// What a witness only knows to be committed is forgotten by a restart: it then asks for hashes from below what the
-/// others dropped.
+/// A restarted witness forgets the commit point: it then asks for hashes below the entries that the others still keep.
 #[test]
 fn trimming_waits_for_the_durable_checkpoint_of_a_witness() {
     let mut group = Group::formed(2, 1);
@@ -195,7 +194,7 @@ fn votes_to_leave(group: &Group, view: u64) -> bool {
 /// What member 2 has of the decided log must be asked of it without the entry that only member 1 had; then the view
 /// must pass. Member 0 once fetched one entry for each round of time-outs, and held the view for as long as that took.
 #[test]
-fn v7_a_new_primary_asks_nobody_for_more_than_its_vote_holds() {
+fn v7_a_new_primary_asks_a_member_only_for_entries_in_its_vote() {
     let mut group = far_behind_in_view_3();
     group.start(2);
     let before = group.now.monotonic;
@@ -216,7 +215,7 @@ fn v7_a_new_primary_asks_nobody_for_more_than_its_vote_holds() {
 /// Each entry that comes is progress, but another member may be further: the view is not held for as long as entries
 /// come.
 #[test]
-fn v6_an_installation_that_creeps_lets_the_view_pass() {
+fn v6_an_installation_that_is_too_slow_ends_the_view() {
     let mut group = far_behind_in_view_3();
     let nonce = group.sent.iter().find_map(|e| match e.message {
         Message::Fetch { nonce, .. } => Some(nonce),

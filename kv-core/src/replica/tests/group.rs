@@ -38,7 +38,7 @@ pub(super) struct Disk {
     pub(super) checkpoint: Anchor,
     /// The point below the oldest entry, with the revision and the stamp there.
     pub(super) floor: (Anchor, Revision, Timestamp),
-    /// Pieces of a snapshot, and where the engine stands after one was installed.
+    /// Pieces of a snapshot, and the op of the engine after one was installed.
     pub(super) snapshot: Option<(Anchor, ChunkEnd)>,
     pub(super) engine: Option<LogPoint>,
 }
@@ -106,7 +106,7 @@ impl Disk {
                 self.bad.remove(&op);
             }
             Write::Checkpoint(anchor) => self.checkpoint = anchor,
-            Write::Rebase(adoption) => self.adopt(adoption),
+            Write::Rebase(rebase) => self.rebase(rebase),
             Write::Trim(op) => {
                 assert!(op <= self.checkpoint.op, "only what a checkpoint holds is dropped");
                 self.trim(op);
@@ -114,7 +114,7 @@ impl Disk {
         }
     }
 
-    fn adopt(&mut self, LogRebase { point, incarnation }: LogRebase) {
+    fn rebase(&mut self, LogRebase { point, incarnation }: LogRebase) {
         self.incarnation = incarnation;
         self.checkpoint = point.anchor;
         let (op, hash) = (point.anchor.op, point.anchor.hash);
@@ -130,7 +130,7 @@ impl Disk {
         self.floor = (point.anchor, point.next_revision, point.timestamp);
     }
 
-    /// The engine's state is another one. Where it is older than a lost one, what the superblock records about that is
+    /// The engine's state was replaced. If it is older than a lost one, the superblock's record of the lost one is
     /// void.
     fn put_state(&mut self, point: LogPoint, writing: &mut VecDeque<(WriteSeq, Write)>) {
         self.engine = Some(point);
@@ -173,7 +173,7 @@ impl Disk {
         let later = self.engine.filter(|point| point.anchor.op > self.checkpoint.op);
         match later {
             Some(point) if self.chain_holds(point.anchor) => self.checkpoint = point.anchor,
-            Some(point) => self.adopt(LogRebase { point, incarnation: self.incarnation.next() }),
+            Some(point) => self.rebase(LogRebase { point, incarnation: self.incarnation.next() }),
             None => {}
         }
         Recovered {
@@ -234,7 +234,7 @@ pub(super) struct Member {
     pub(super) stalled: bool,
     /// Nothing is applied.
     pub(super) hangs: bool,
-    /// Everything appended, durable or not: what can be read and sent.
+    /// All appended entries, durable or not: they can be read and sent.
     pub(super) staged: BTreeMap<Op, Entry>,
     pub(super) ready: Vec<(u64, Op)>,
     pub(super) refused: Vec<u64>,
@@ -243,7 +243,7 @@ pub(super) struct Member {
     life: u64,
     /// The engine is lost: it starts without.
     pub(super) stateless: bool,
-    /// The snapshot that is kept for whoever fetches it.
+    /// The snapshot that is kept for the members that fetch it.
     pub(super) pinned: Option<Anchor>,
 }
 
@@ -252,7 +252,7 @@ pub(super) struct Group {
     pub(super) cluster: Cluster,
     pub(super) members: Vec<Member>,
     pub(super) network: VecDeque<Envelope>,
-    /// How long every message takes, and those that are on their way.
+    /// The delay of every message, and the messages in flight.
     pub(super) lag: Duration,
     pub(super) on_the_way: VecDeque<(Instant, Envelope)>,
     /// Links that lose everything, by sender and receiver.
@@ -261,11 +261,11 @@ pub(super) struct Group {
     pub(super) now: Now,
     /// The hash of every op that any member ever knew to be committed: op 1 first.
     pub(super) committed: Vec<Hash>,
-    /// Reads that wait: what must at least be visible to them.
+    /// Waiting reads, with the op that they must see.
     pub(super) reads: BTreeMap<(u8, u64), u64>,
     lives: u64,
     points: BTreeMap<Anchor, LogPoint>,
-    /// Complete snapshots that wait for the engine; and those that will not verify.
+    /// Complete snapshots that wait for the engine, and snapshots that will fail verification.
     pub(super) installing: Vec<(u8, Anchor)>,
     pub(super) spoiled: BTreeSet<Anchor>,
     /// Whoever is asked for a snapshot makes a checkpoint, as drivers do.
@@ -276,7 +276,7 @@ pub(super) struct Group {
     /// What each member takes the time for.
     pub(super) clocks: Vec<Clock>,
     pub(super) stamps: Stamps,
-    /// A mistake of journals: the wall clock beside an entry is that of what first stood at its op.
+    /// A journal bug: the wall clock beside an entry is that of the first entry at its op.
     pub(super) written_once: bool,
     checks: Checks,
 }
@@ -368,7 +368,7 @@ impl Group {
         self.drain(id);
     }
 
-    /// Power off: what is not durable is gone, and so are its messages.
+    /// Cuts the power: everything that is not durable is lost, and so are its messages.
     pub(super) fn crash(&mut self, id: u8) {
         self.lose_power(id);
         self.network.retain(|envelope| envelope.to != MemberId::new(id));
@@ -466,7 +466,7 @@ impl Group {
                     if let Write::Rebase(_) = &write
                         && let Some(replica) = &member.replica
                     {
-                        // What stands behind damage, too.
+                        // Including entries behind damage.
                         member
                             .staged
                             .retain(|op, entry| replica.known_hash(*op) == Some(entry.header.hash()));
@@ -484,7 +484,7 @@ impl Group {
                     let entries: Vec<Entry> =
                         member.staged.range(first..=through.op).map(|(_, entry)| entry.clone()).collect();
                     if entries.first().is_none_or(|entry| entry.header.op > first) {
-                        // Dropped from the journal, though the replica still knows its hash.
+                        // Dropped from the journal, although the replica still knows its hash.
                         continue;
                     }
                     assert_eq!(entries.last().map(|entry| entry.header.hash()), Some(through.hash));
@@ -615,7 +615,7 @@ impl Group {
         any
     }
 
-    /// Takes a checkpoint of what is committed and durable.
+    /// Takes a checkpoint of the committed and durable entries.
     pub(super) fn checkpoint(&mut self, id: u8) {
         let replica = self.replica(id);
         let checkpoint = replica.anchor(replica.commit.min(replica.log.durable().op));
@@ -648,7 +648,7 @@ impl Group {
         last
     }
 
-    /// A replication quorum holds what was committed; a damaged member counts, because it speaks for nothing.
+    /// A replication quorum holds every committed entry. A damaged member counts, because it claims nothing.
     fn check_committed_is_kept(&self) {
         for (index, hash) in self.committed.iter().enumerate().rev().take(8) {
             let op = Op::new(index as u64 + 1);
@@ -683,7 +683,7 @@ impl Group {
         true
     }
 
-    /// Delivers everything that is under way, and what comes of it; time stands still.
+    /// Delivers all messages in flight and those that follow from them, without advancing the time.
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             if !self.deliver() && !self.install_snapshots() {

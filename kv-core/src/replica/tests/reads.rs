@@ -1,4 +1,4 @@
-//! Reads of bounded age: what a member may know of how old its state is.
+//! Reads of bounded staleness: how a member knows the age of its state.
 
 use super::group::Envelope;
 use super::group::Group;
@@ -49,10 +49,10 @@ fn r4_a_backup_that_hears_of_confirmed_rounds_knows_how_old_its_state_is() {
     assert_eq!(fresh(&group, 0, MS * 100), Some(Op::new(3)));
 }
 
-/// Messages may take any time: a state is as old as the question that a confirmed round began after, not as the word
-/// that it was confirmed.
+/// Messages may take any time: the age of a state counts from the message that was sent before the confirmed round
+/// began, not from the confirmation.
 #[test]
-fn r4_the_word_of_a_confirmed_round_counts_from_what_was_sent_before_it_began() {
+fn r4_a_confirmed_round_counts_from_the_last_message_sent_before_it() {
     let mut group = patient(3);
     group.lag = MS * 400;
     group.run_for(8_000);
@@ -70,7 +70,7 @@ fn r4_a_slow_clock_is_allowed_for() {
     assert!(fresh(&group, 1, MS * 2_100).is_some());
 }
 
-/// A primary that others have left, or may have, goes on telling that it lives.
+/// A primary that others have left, or may have left, continues to send heartbeats.
 #[test]
 fn r4_a_heartbeat_without_a_quorum_makes_no_state_fresh() {
     let mut group = patient(5);
@@ -95,9 +95,9 @@ fn r4_a_new_primary_confirms_with_what_it_inherited() {
     assert_eq!(fresh(&group, 2, MS * 100), Some(Op::new(2)));
 }
 
-/// Its clock began anew: a moment of before means another one now.
+/// Its clock has restarted: a time from before the restart means another one now.
 #[test]
-fn r4_a_moment_of_an_earlier_life_proves_nothing() {
+fn r4_a_time_from_before_a_restart_proves_nothing() {
     let mut group = patient(3);
     let is_fresh = |e: &&Envelope| {
         e.to == MemberId::new(1) && matches!(&e.message, Message::Commit { fresh: Some(_), .. })
@@ -161,7 +161,7 @@ fn r5_without_leases_every_read_is_confirmed() {
 }
 
 #[test]
-fn r5_a_lease_counts_from_the_question_not_from_the_answers() {
+fn r5_a_lease_starts_with_the_request_and_not_with_the_answers() {
     let options =
         Options { failure_timeout_min: LEASE * 2, failure_timeout_max: LEASE * 2, ..Options::default() };
     let mut group = leasing_with(3, 0, options);
@@ -180,7 +180,7 @@ fn r5_a_lease_counts_from_the_question_not_from_the_answers() {
 }
 
 #[test]
-fn r5_a_primary_that_gives_its_role_away_reads_nothing_more() {
+fn r5_a_primary_that_abdicates_serves_no_more_reads() {
     let mut group = leasing(3, 0);
     group.input(0, Input::Handover);
     group.read(0, 1);
@@ -189,7 +189,7 @@ fn r5_a_primary_that_gives_its_role_away_reads_nothing_more() {
 }
 
 #[test]
-fn r6_who_has_answered_a_round_joins_no_view_change_until_the_lease_is_over() {
+fn r6_a_member_that_answered_a_round_joins_no_view_change_during_the_lease() {
     for witnesses in [0, 1] {
         let mut group = leasing(3 - witnesses, witnesses);
         let before = group.now.monotonic;
@@ -217,7 +217,7 @@ fn r6_a_handover_releases_the_promises() {
 
 /// A vote of an earlier view for a later one, or of somebody else, proves nothing about the primary of this one.
 #[test]
-fn r6_only_the_word_of_the_primary_that_it_has_left_the_view_releases() {
+fn r6_only_the_primarys_own_departure_releases_the_promise() {
     let mut group = leasing(3, 0);
     group.isolate(0);
     group.cut.extend([(1, 2)]);

@@ -10,7 +10,7 @@ fn member(id: u8) -> MemberId {
     MemberId::new(id)
 }
 
-/// A group of three with `count` committed entries, level.
+/// A group of three that all have `count` committed entries.
 fn with_entries(count: u64) -> Group {
     let mut group = Group::formed(3, 0);
     for n in 0..count {
@@ -31,8 +31,8 @@ fn f2_a_first_start_needs_all_members_once() {
     group.run_until("formed", |group| group.serving().is_some());
 }
 
-/// A member that answered before its step was durable, and came back empty, would be locked out by those who formed on
-/// its word.
+/// If a member answered before its step was durable and returned empty, the members that formed because of its answer
+/// would refuse it.
 #[test]
 fn f3_only_the_durable_step_is_reported() {
     let mut group = Group::new(3, 0);
@@ -104,7 +104,7 @@ fn n2_a_quorum_of_backups_commits_without_the_primarys_disk() {
 }
 
 #[test]
-fn n3_at_most_a_pipeline_is_uncommitted() {
+fn n3_at_most_pipeline_depth_entries_are_uncommitted() {
     let mut group = with_entries(1);
     group.isolate(0);
     for n in 0..100 {
@@ -135,7 +135,7 @@ fn n4_nothing_is_acknowledged_before_it_is_durable() {
 
 /// A commit number learned while still catching up must not be applied to a different local entry.
 #[test]
-fn n5_a_commit_point_with_another_hash_moves_nothing_while_catching_up() {
+fn n5_a_commit_point_with_another_hash_has_no_effect_while_catching_up() {
     let mut group = with_entries(1);
     group.cut.extend([(0, 1), (0, 2)]);
     group.propose(0, "only here");
@@ -170,7 +170,7 @@ fn n6_a_backup_that_missed_a_prepare_asks_for_it() {
 }
 
 #[test]
-fn v1_a_backup_that_suspects_stays_normal_and_a_sign_of_life_withdraws_its_vote() {
+fn v1_a_suspecting_backup_stays_normal_and_a_heartbeat_withdraws_its_vote() {
     let mut group = with_entries(1);
     group.cut.insert((0, 1));
     group.run_for(2_000);
@@ -183,8 +183,8 @@ fn v1_a_backup_that_suspects_stays_normal_and_a_sign_of_life_withdraws_its_vote(
     assert_eq!(group.replica(1).status().primary, Some(member(0)));
 }
 
-/// Under load everybody is late for a moment: member 2, which hears nothing of the primary, must not find what member 1
-/// meant then.
+/// Under load, every member is late for a moment. Member 2, which cannot hear the primary, must not use the vote that
+/// member 1 sent then.
 #[test]
 fn v1_a_vote_that_is_withdrawn_is_forgotten_at_once() {
     let mut group = with_entries(1);
@@ -199,9 +199,9 @@ fn v1_a_vote_that_is_withdrawn_is_forgotten_at_once() {
     assert_eq!(group.replica(2).view(), View::ZERO, "one vote moves nobody");
 }
 
-/// One that is taken back late is taken back of no newer view: what it is about is over.
+/// A late withdrawal must not withdraw a vote for a newer view.
 #[test]
-fn v1_a_vote_that_got_where_it_wanted_is_not_taken_back() {
+fn v1_a_vote_for_the_entered_view_is_not_withdrawn() {
     let mut group = with_entries(1);
     group.crash(0);
     group.sent.clear();
@@ -212,10 +212,10 @@ fn v1_a_vote_that_got_where_it_wanted_is_not_taken_back() {
     assert!(!group.sent[first.expect("it started")..].iter().any(votes));
 }
 
-/// Member 0 is in view 1, whose primary is member 1; that is in view 5, whose primary is member 0. Nothing but their
-/// votes gets through.
+/// Member 0 is in view 1, whose primary is member 1; that is in view 5, whose primary is member 0. Only their votes
+/// arrive.
 #[test]
-fn v8_a_vote_of_ones_own_primary_is_answered_once() {
+fn v8_a_vote_of_the_own_primary_is_answered_once() {
     let mut group = Group::formed(5, 0);
     for (id, view) in [(0, 1), (1, 5), (2, 0), (3, 0), (4, 0)] {
         group.crash(id);
@@ -284,7 +284,7 @@ fn v4_a_member_restarted_between_views_sends_its_summary_again() {
     group.run_until("a new primary", |group| group.serving().is_some());
 }
 
-/// The primary crashes; what was acknowledged is in the next view, and the old one comes back level.
+/// The primary crashes. The acknowledged writes are in the next view, and the old primary returns and catches up.
 #[test]
 fn v6_what_was_committed_is_in_the_next_views_log() {
     let mut group = with_entries(3);
@@ -305,7 +305,7 @@ fn v6_what_was_committed_is_in_the_next_views_log() {
 
 /// A suffix above StartView's head that was kept because nothing differed would win a later view.
 #[test]
-fn v7_a_suffix_above_the_views_head_is_cut_though_nothing_differs() {
+fn v7_a_suffix_above_the_views_head_is_cut_even_if_nothing_differs() {
     let mut group = with_entries(2);
     group.isolate(0);
     group.propose(0, "never committed");
@@ -317,9 +317,9 @@ fn v7_a_suffix_above_the_views_head_is_cut_though_nothing_differs() {
     assert_eq!(group.members[0].disk.entries.len(), 2, "the cut is durable");
 }
 
-/// Silence alone would starve a group of two, which needs the vote of the one that leaves.
+/// Silence alone would block a group of two, which needs the vote of the member that leaves.
 #[test]
-fn v8_an_abdicating_primary_in_a_group_of_two_still_votes() {
+fn v8_an_abdicating_primary_of_two_still_votes() {
     let mut group = Group::formed(2, 0);
     group.members[0].stalled = true;
     group.propose(0, "x");
@@ -337,9 +337,10 @@ fn v8_an_abdicating_primary_in_a_group_of_two_still_votes() {
     group.run_until("level", Group::level);
 }
 
-/// A checkpoint that gets on is not a state that hangs, however long nothing is applied for its sake.
+/// A checkpoint that makes progress does not count as a hanging state, even if nothing is applied for long because of
+/// it.
 #[test]
-fn v8_a_slow_checkpoint_moves_nobody_and_a_state_that_hangs_does() {
+fn v8_a_slow_checkpoint_keeps_the_role_and_a_hanging_state_does_not() {
     let mut group = with_entries(1);
     group.members.iter_mut().for_each(|member| member.hangs = true);
     group.propose(0, "x");
@@ -375,10 +376,10 @@ fn v8_a_primary_that_can_only_send_abdicates() {
     group.run_until("replaced", |group| group.serving().is_some_and(|id| id != 0));
 }
 
-/// On a starved machine a quorum answers late, and later: who gave up after a fixed time would pass the role round and
-/// round.
+/// On an overloaded machine, a quorum answers later and later. If primaries gave up after a fixed time, the role would
+/// pass from member to member.
 #[test]
-fn v8_the_patience_with_a_quorum_grows_with_its_silences() {
+fn v8_the_timeout_for_a_quorum_adapts_to_its_silences() {
     let mut group = with_entries(1);
     for silence in [300, 450, 700, 1_000, 1_500] {
         (group.members[1].paused, group.members[2].paused) = (true, true);
@@ -392,7 +393,7 @@ fn v8_the_patience_with_a_quorum_grows_with_its_silences() {
     group.run_until("it gives up all the same", |group| !group.replica(0).is_serving());
 }
 
-/// Who was frozen itself has not listened: what it did not hear meanwhile is no silence.
+/// Time during which the member itself was frozen does not count as silence of others.
 #[test]
 fn v8_a_primary_does_not_blame_its_own_pause_on_the_others() {
     let mut group = with_entries(1);
@@ -420,7 +421,7 @@ fn write_slowly(group: &mut Group, slow: &[u8], writes: u32) {
     }
 }
 
-/// F-disk-14: what piles up at a primary whose disk is slow is everybody's latency in the end.
+/// F-disk-14: a primary with a slow disk delays all clients.
 #[test]
 fn v8_a_primary_whose_disk_is_much_slower_than_the_others_hands_over() {
     let mut group = with_entries(1);
@@ -434,7 +435,7 @@ fn v8_a_primary_whose_disk_is_much_slower_than_the_others_hands_over() {
 }
 
 #[test]
-fn v8_where_all_disks_are_slow_the_role_stays() {
+fn v8_the_role_stays_if_all_disks_are_slow() {
     let mut group = with_entries(1);
     write_slowly(&mut group, &[0, 1, 2], 6);
     assert_eq!((group.serving(), group.replica(0).view()), (Some(0), View::ZERO));
@@ -578,8 +579,8 @@ fn receive_digest(group: &mut Group, id: u8, op: u64, digest: u128) {
     group.settle();
 }
 
-/// Members 0 and 2 have applied the same entries to the same effect; whoever sends first, member 1 finds out that it
-/// has not.
+/// Members 0 and 2 have applied the same entries with the same result. Regardless of who sends first, member 1 detects
+/// that its result differs.
 #[test]
 fn s1_a_member_whose_state_differs_from_a_quorums_halts_and_the_others_go_on() {
     for order in [[0, 1, 2], [1, 0, 2], [2, 0, 1]] {
@@ -595,7 +596,7 @@ fn s1_a_member_whose_state_differs_from_a_quorums_halts_and_the_others_go_on() {
     }
 }
 
-/// With two that hold a state nobody knows who is wrong.
+/// With two states, it is unknown which one is wrong.
 #[test]
 fn s1_two_members_that_differ_halt_nobody() {
     let mut group = Group::formed(2, 1);

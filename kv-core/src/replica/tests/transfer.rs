@@ -72,7 +72,7 @@ fn floor(group: &Group, id: u8) -> Op {
 
 /// T5: withheld acknowledgements are sent afterwards: without member 2's, nothing could commit when another one goes.
 #[test]
-fn t5_a_member_that_was_away_for_long_gets_the_state_and_acknowledges_again() {
+fn t5_a_member_that_was_away_for_long_receives_the_state_and_acknowledges_again() {
     let mut group = away(3, 0);
     group.start(2);
     group.run_until("level", Group::level);
@@ -85,7 +85,7 @@ fn t5_a_member_that_was_away_for_long_gets_the_state_and_acknowledges_again() {
 
 /// T5: nothing above its old head is acknowledged before the state is there.
 #[test]
-fn t5_nothing_is_acknowledged_that_is_not_here_yet() {
+fn t5_nothing_is_acknowledged_before_it_has_arrived() {
     let mut group = away(3, 0);
     group.start(2);
     group.sent.clear();
@@ -102,9 +102,9 @@ fn t5_nothing_is_acknowledged_that_is_not_here_yet() {
     }
 }
 
-/// T2: the log that a member has is what it votes with until the new state is whole. (VR Revisited 5.2 cuts first.)
+/// T2: a member votes with its own log until the new state is complete. (VR Revisited 5.2 cuts first.)
 #[test]
-fn t2_nothing_is_cut_before_the_state_is_here() {
+fn t2_nothing_is_cut_before_the_state_has_arrived() {
     let mut group = away(3, 0);
     let before = group.members[2].disk.entries.clone();
     group.start(2);
@@ -119,7 +119,7 @@ fn t2_nothing_is_cut_before_the_state_is_here() {
 
 /// T2, T3: the state is switched, and the power goes before the journal hears of it: the state is ahead of the log.
 #[test]
-fn t3_a_crash_between_the_switch_and_the_journal_does_no_harm() {
+fn t3_a_crash_between_replacing_the_state_and_rebasing_the_log_is_harmless() {
     let mut group = away(3, 0);
     group.start(2);
     pass(&mut group, 3000);
@@ -134,7 +134,7 @@ fn t3_a_crash_between_the_switch_and_the_journal_does_no_harm() {
     group.run_until("level", Group::level);
 }
 
-/// T3: member 2 lost its state only. Its log holds what was acknowledged above the snapshot, and keeps it.
+/// T3: member 2 lost only its state. Its log contains the acknowledged entries above the snapshot, and keeps them.
 #[test]
 fn t3_entries_above_the_snapshot_stay() {
     let mut group = Group::with_options(3, 0, tight());
@@ -160,7 +160,7 @@ fn t3_entries_above_the_snapshot_stay() {
 /// older view finds that view's log without entries that it knows to be committed, and stops as if the histories had
 /// diverged.
 #[test]
-fn t4_who_takes_a_state_is_in_the_view_that_committed_it() {
+fn t4_a_member_that_installs_a_state_is_in_the_view_that_committed_it() {
     let mut group = away(5, 0);
     // Members 3 and 4 are left behind in an old view with its primary; member 4 can hear one of the others.
     group.start(4);
@@ -232,7 +232,7 @@ fn t6_a_source_that_is_slow_is_not_gone() {
     assert_eq!(runs(&group).len(), 1, "begun once");
 }
 
-/// T6: to verify a state takes two minutes, while writes go on and others checkpoint.
+/// T6: verifying a state takes two minutes, while writes continue and others make checkpoints.
 #[test]
 fn t6_a_state_that_takes_minutes_to_verify_is_installed_at_the_first_try() {
     let mut group = away(3, 0);
@@ -300,10 +300,10 @@ fn t6_a_peer_that_is_behind_too_ends_no_transfer() {
     }
 }
 
-/// T6: nothing is begun, and everyone but the member whose snapshot was of no use is down for good: it is asked again,
+/// T6: nothing was received yet, and all members are down except the one whose snapshot was useless. It is asked again,
 /// because it may have another one by now.
 #[test]
-fn t6_a_peer_whose_snapshot_was_of_no_use_is_asked_again() {
+fn t6_a_peer_with_a_useless_snapshot_is_asked_again() {
     for index in [1, 9] {
         let mut group = offer_a_useless_snapshot(index);
         group.crash(0);
@@ -314,7 +314,7 @@ fn t6_a_peer_whose_snapshot_was_of_no_use_is_asked_again() {
 /// T6: member 0 has reported a checkpoint that nobody else has come to, and is down for good. What member 1 has must
 /// do.
 #[test]
-fn t6_a_state_that_goes_less_far_is_taken_if_whoever_has_more_is_gone() {
+fn t6_an_older_state_is_accepted_if_the_source_of_a_newer_one_is_gone() {
     let mut group = away(3, 0);
     group.start(2);
     let anchor = Anchor { op: group.replica(0).head().op.advance(100), hash: Hash::ZERO };
@@ -326,7 +326,7 @@ fn t6_a_state_that_goes_less_far_is_taken_if_whoever_has_more_is_gone() {
     group.run_until("level", Group::level);
 }
 
-/// T2: what does not verify as a whole is fetched again; the log and the old state stay meanwhile.
+/// T2: a snapshot that fails verification is fetched again; meanwhile the log and the old state stay.
 #[test]
 fn t2_a_snapshot_that_does_not_verify_is_fetched_again() {
     let mut group = away(3, 0);
@@ -338,9 +338,9 @@ fn t2_a_snapshot_that_does_not_verify_is_fetched_again() {
     assert!(group.spoiled.is_empty());
 }
 
-/// T6: what is stored survives a restart of the receiver: it goes on after the last piece.
+/// T6: stored pieces survive a restart of the receiver: it continues after the last one.
 #[test]
-fn t6_a_receiver_that_restarts_goes_on_where_it_was() {
+fn t6_a_restarted_receiver_resumes() {
     let mut group = away(3, 0);
     group.start(2);
     store_some(&mut group);
@@ -362,7 +362,7 @@ fn t6_a_receiver_that_restarts_goes_on_where_it_was() {
 /// T6: so does a member without a state, which asks as soon as it starts, before it knows what an earlier life has
 /// stored.
 #[test]
-fn t6_a_member_without_a_state_that_restarts_goes_on_where_it_was() {
+fn t6_a_restarted_member_without_a_state_resumes() {
     for whole in [false, true] {
         let mut group = away(3, 0);
         group.members[2].stateless = true;
@@ -389,8 +389,8 @@ fn t6_a_member_without_a_state_that_restarts_goes_on_where_it_was() {
     }
 }
 
-/// T6: all pieces are here when the machine stops. Nobody has to report once more that entries are gone, and nobody
-/// else needs to have a state.
+/// T6: all pieces have arrived when the machine stops. After the restart, the member needs neither another `TooOld` nor
+/// another member with a state.
 #[test]
 fn t6_a_snapshot_that_was_whole_before_a_restart_is_installed_at_once() {
     let mut group = away(3, 0);
@@ -410,10 +410,10 @@ fn t6_a_snapshot_that_was_whole_before_a_restart_is_installed_at_once() {
     group.run_until("level", Group::level);
 }
 
-/// T6: the member has come as far by entries, and its own checkpoint with it: what it has stored of a snapshot would
+/// T6: the member has reached the same op by entries, and so has its own checkpoint. Otherwise the stored pieces would
 /// stay for ever.
 #[test]
-fn t6_what_is_not_needed_any_more_is_thrown_away() {
+fn t6_an_unneeded_snapshot_is_discarded() {
     let mut group = Group::with_options(3, 0, tight());
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     write(&mut group, 20);
@@ -448,7 +448,7 @@ fn t6_a_source_that_dies_is_replaced() {
 
 /// T6: both pieces and questions get lost.
 #[test]
-fn t6_lost_messages_are_made_up_for() {
+fn t6_lost_messages_are_repeated() {
     let mut group = away(3, 0);
     group.start(2);
     let mut rng = fastrand::Rng::with_seed(7);
@@ -475,7 +475,7 @@ fn t6_lost_messages_are_made_up_for() {
 
 /// T7: the member that is behind becomes primary of the next view: it lets it pass.
 #[test]
-fn t7_a_new_primary_that_needs_a_state_lets_the_view_pass() {
+fn t7_a_new_primary_that_needs_a_state_gives_up_the_view() {
     let mut group = away(3, 0);
     // Member 1's log is whole, member 2's is not; the view after this one is member 1's, then comes member 2's.
     group.start(2);
@@ -491,7 +491,7 @@ fn t7_a_new_primary_that_needs_a_state_lets_the_view_pass() {
 
 /// T7: only members 1 and 2 are left, and the view is that of member 2, which is far behind.
 #[test]
-fn t7_a_group_whose_next_primary_is_far_behind_does_not_wait_for_it() {
+fn t7_a_cluster_does_not_wait_for_a_next_primary_that_is_far_behind() {
     let mut group = away(3, 0);
     group.crash(0);
     group.members[2].disk.view = View::new(2);
@@ -513,7 +513,7 @@ fn t7_a_group_whose_next_primary_is_far_behind_does_not_wait_for_it() {
     panic!("member 1 does not serve");
 }
 
-/// T8: what a member that is away for a moment needs is kept, up to the budget.
+/// T8: entries that a briefly absent member needs are kept, up to the budget.
 #[test]
 fn t8_a_member_that_was_away_within_the_budget_catches_up_by_entries() {
     let options = Options { journal_retention_bytes: 1 << 20, ..tight() };
@@ -532,9 +532,10 @@ fn t8_a_member_that_was_away_within_the_budget_catches_up_by_entries() {
     assert!(!group.sent.iter().any(|sent| matches!(sent.message, Message::GetSnapshot { .. })));
 }
 
-/// T8: who needs an entry that nobody can read any more gets a state that has it, and does not wait for ever.
+/// T8: a member that needs an entry that no member can read receives a state that contains it, and does not wait for
+/// ever.
 #[test]
-fn t8_a_state_stands_for_an_entry_that_went_bad_everywhere() {
+fn t8_a_state_replaces_an_entry_that_is_damaged_everywhere() {
     let mut group = Group::with_options(3, 0, Options { journal_retention_bytes: 1 << 20, ..tight() });
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     write(&mut group, 3);
@@ -551,7 +552,7 @@ fn t8_a_state_stands_for_an_entry_that_went_bad_everywhere() {
     assert!(floor(&group, 2) >= Op::new(8), "its log stands on a state: {:?}", floor(&group, 2));
 }
 
-/// T8: what nobody needs goes at once, whatever the budget; what goes beyond it goes although someone needs it.
+/// T8: unneeded entries are deleted at once; entries beyond the budget are deleted even if a member needs them.
 #[test]
 fn t8_the_journal_keeps_to_its_budget() {
     let options = Options { journal_retention_bytes: 16 * 4096, ..tight() };
@@ -569,9 +570,9 @@ fn t8_the_journal_keeps_to_its_budget() {
     assert!(floor(&group, 0) < Op::new(70), "the budget is used");
 }
 
-/// T8: what the receiver of a snapshot needs next is kept while it fetches.
+/// T8: the entries that the receiver of a snapshot needs next are kept while it fetches.
 #[test]
-fn t8_entries_above_a_snapshot_that_is_fetched_are_kept() {
+fn t8_entries_above_a_snapshot_are_kept_while_it_is_fetched() {
     let mut group = away(3, 0);
     group.start(2);
     store_some(&mut group);
@@ -584,9 +585,10 @@ fn t8_entries_above_a_snapshot_that_is_fetched_are_kept() {
     assert!((0..2).any(|id| floor(&group, id) <= at), "the source has dropped what comes next");
 }
 
-/// T8: the primary's word on its log of before, which comes when the snapshot is in place, begins no other transfer.
+/// T8: a `TooOld` of the primary about the old log, which arrives after the snapshot is in place, starts no second
+/// transfer.
 #[test]
-fn t8_what_was_sent_about_the_log_before_a_snapshot_begins_no_other() {
+fn t8_an_unsolicited_message_about_the_old_log_starts_no_transfer() {
     let mut group = away(3, 0);
     group.start(2);
     group.run_until("the state is there", |group| floor(group, 2) >= Op::new(40));
@@ -601,7 +603,7 @@ fn t8_what_was_sent_about_the_log_before_a_snapshot_begins_no_other() {
 
 /// T8: neither does a late answer to what this member asked about that log, in a view that began during the transfer.
 #[test]
-fn t8_a_late_answer_about_the_log_before_a_snapshot_begins_no_other() {
+fn t8_a_late_answer_about_the_old_log_starts_no_transfer() {
     let mut group = away(3, 0);
     group.start(2);
     store_some(&mut group);
@@ -645,23 +647,24 @@ fn t8_entries_above_a_snapshot_are_kept_while_it_is_verified() {
     assert!(!begun_anew, "one was enough");
 }
 
-/// T9c: a witness that is behind everybody's journals begins at a data member's checkpoint, on a normal primary's word.
+/// T9c: a witness that is behind all journals rebases its log on a data member's checkpoint that a normal primary
+/// reports.
 #[test]
-fn t9c_a_witness_behind_everybodys_trimming_begins_anew() {
+fn t9c_a_witness_behind_everybodys_trimming_rebases_its_log() {
     let mut group = away(2, 1);
     group.start(2);
     group.run_until("level", Group::level);
     assert!(floor(&group, 2) >= Op::new(40));
-    // And it is of use: with it, one data member goes on.
+    // And it is useful: with it, one data member continues.
     group.crash(1);
     let before = group.replica(0).commit().op;
     write(&mut group, 3);
     group.run_until("committed", |group| group.replica(0).commit().op == before.advance(3));
 }
 
-/// T9c: an old primary's word, or a backup's, is not enough.
+/// T9c: a report by an old primary or a backup is not enough.
 #[test]
-fn t9c_a_witness_begins_anew_on_a_normal_primarys_word_only() {
+fn t9c_a_witness_rebases_its_log_only_for_a_normal_primary() {
     let mut group = away(2, 1);
     group.isolate(2);
     group.start(2);
@@ -676,7 +679,7 @@ fn t9c_a_witness_begins_anew_on_a_normal_primarys_word_only() {
     assert_eq!(group.replica(2).head(), checkpoint.anchor);
 }
 
-/// T9c: the witness keeps what a data member lacks, and with it that member catches up without the other one.
+/// T9c: the witness keeps the entries that a data member lacks, so that this member can catch up without the other one.
 #[test]
 fn t9c_a_witness_keeps_what_a_data_member_lacks() {
     let mut group = Group::with_options(2, 1, tight());
@@ -693,7 +696,7 @@ fn t9c_a_witness_keeps_what_a_data_member_lacks() {
     assert_eq!(group.replica(1).commit().op, Op::new(43));
 }
 
-/// T9c: a witness over its cap drops what a data member lacks.
+/// T9c: beyond its limit, a witness drops entries that a data member lacks.
 #[test]
 fn t9c_a_witness_keeps_to_its_cap() {
     let options = Options { witness_journal_bytes: 16 * 4096, ..tight() };
@@ -724,7 +727,7 @@ fn t9_a_member_without_a_state_is_not_primary() {
     group.run_until("level", Group::level);
 }
 
-/// T1: what a member offers is its durable checkpoint, of committed entries, whatever its log holds above.
+/// T1: a member offers its durable checkpoint of committed entries, regardless of the entries above it in its log.
 #[test]
 fn t1_an_uncommitted_tail_is_never_in_a_snapshot() {
     let mut group = away(3, 0);

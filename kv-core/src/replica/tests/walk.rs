@@ -1,6 +1,7 @@
-//! A random walk: messages lost, doubled and overtaken, disks that stall, crashes that keep a prefix of the writes
-//! under way, cut links, damage. After every step: one hash per committed op for ever, reads that see what was
-//! acknowledged, and the replica's own invariants. At the end everything is healed, and the group must become level.
+//! A random walk: messages are lost, duplicated and reordered, disks stall, crashes keep a prefix of the writes in
+//! progress, links are cut, data is damaged. Checked after every step: one hash per committed op for ever, reads that
+//! see all acknowledged writes, and the replica's own invariants. At the end, everything is healed, and the group must
+//! converge.
 
 use super::group::Envelope;
 use super::group::Group;
@@ -151,8 +152,7 @@ impl Walk {
         }
     }
 
-    /// States get lost, and the slow disks of those who fetch one come to its installation; sometimes it does not
-    /// verify.
+    /// States are lost. Members that fetch one install it slowly, and sometimes its verification fails.
     fn step_of_states(&mut self) {
         let Some(rng) = &mut self.states else { return };
         let (what, id) = (rng.u32(..1000), rng.u8(..self.members));
@@ -193,7 +193,7 @@ impl Walk {
         self.states_lost += 1;
     }
 
-    /// Up to where states stand for entries, whatever the superblock records about one that is lost.
+    /// The op up to which states replace entries, regardless of the superblock's record of a lost state.
     fn checkpoints(&self) -> impl Iterator<Item = Op> {
         let held = |member: &super::group::Member| {
             if member.stateless { Op::ZERO } else { member.disk.checkpoint.op }
@@ -201,7 +201,7 @@ impl Walk {
         self.group.members.iter().map(held)
     }
 
-    /// The engine of a data member has made its state durable, somewhere up to what it may.
+    /// The engine of a data member has made its state durable, up to a random allowed op.
     fn checkpoint(&mut self, id: u8) {
         let without = self.group.is_witness(id) || self.group.members[usize::from(id)].stateless;
         let Some(replica) = self.group.members[usize::from(id)].replica.as_ref().filter(|_| !without) else {
@@ -288,7 +288,7 @@ impl Walk {
         }
     }
 
-    /// Whoever takes itself for the primary is asked: the deposed ones too.
+    /// Asks every member that believes it is the primary, deposed ones included.
     fn read(&mut self) {
         for id in self.serving() {
             self.tickets += 1;
@@ -319,7 +319,7 @@ impl Walk {
         }
     }
 
-    /// The atlas: every entry that goes bad survives somewhere, at a member whose log is as new or newer.
+    /// The damage is limited: a copy of every damaged entry survives at a member whose log is as new or newer.
     fn survives(&self, id: u8, op: Op) -> bool {
         let disk = &self.group.members[usize::from(id)].disk;
         let Some(entry) = disk.entries.get(&op) else { return true };
@@ -340,7 +340,7 @@ impl Walk {
         let what = self.rng.u8(..8);
         match what {
             0 if open < spare => {
-                // The tail is gone, and nobody knows how long it was.
+                // The tail is lost, and its length is unknown.
                 let from = head.back(self.rng.u64(..5)).max(least);
                 let mut gone = (1..=head.distance_from(from)).map(|above| from.advance(above));
                 if gone.all(|op| self.survives(id, op)) {
@@ -375,7 +375,7 @@ impl Walk {
         let anchor = replica.log.anchor(op);
         let member = &self.group.members[usize::from(id)];
         let floors = self.group.members.iter().map(|member| member.disk.floor.0.op).max().unwrap_or_default();
-        // Of what a checkpoint holds, a bad entry raises the floor at the next start.
+        // A damaged entry that a checkpoint contains raises the floor at the next start.
         let held = self.checkpoints().min().unwrap_or_default();
         if self.damage
             && op > floors
@@ -409,7 +409,7 @@ impl Walk {
             if self.group.committed.len() > before {
                 break;
             }
-            // It may be a deposed one that is asked: its proposal is abandoned.
+            // The request may reach a deposed primary, whose proposal is abandoned.
             if let Some(primary) = self.group.serving() {
                 self.group.propose(primary, "one more");
             }

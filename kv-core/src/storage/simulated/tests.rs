@@ -1,4 +1,4 @@
-//! What the simulated disk promises to those who are tested on it.
+//! The guarantees of the simulated disk.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn files_behave_as_the_seam_promises() {
 }
 
 #[test]
-fn what_was_synced_survives_every_power_cut() {
+fn synced_data_survives_every_power_cut() {
     for seed in 0..200 {
         let disk = Disk::new();
         let file = disk.create("a").unwrap();
@@ -101,7 +101,7 @@ fn f_disk_10_after_a_failed_sync_the_next_one_succeeds_and_the_data_is_gone() {
 }
 
 #[test]
-fn f_disk_10_what_a_failed_sync_has_dropped_is_no_longer_read_once_the_cache_is_dropped() {
+fn f_disk_10_data_of_a_failed_sync_is_lost_with_the_cache() {
     let (disk, file) = disk_with("a", &[1; 1024]);
     disk.fail_next(Kind::Sync);
     file.write_at(&[2; 1024], 0).unwrap();
@@ -144,7 +144,7 @@ fn f_disk_11_a_full_disk_is_reported_and_recovers_when_there_is_room() {
 }
 
 #[test]
-fn damage_is_done_where_it_is_asked_for() {
+fn damage_is_done_at_the_requested_place() {
     let (disk, file) = disk_with("a", &[0; 4096]);
     assert!(disk.flip_bit("a", 5, 3));
     assert!(!disk.flip_bit("a", 4096, 3) && !disk.flip_bit("b", 0, 0));

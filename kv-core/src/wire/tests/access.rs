@@ -56,7 +56,7 @@ fn f_input_9_every_message_has_its_lane_and_its_senders() {
     assert_none_beyond(Kind::Message, table.len(), 100);
 }
 
-/// F-input-9: what a client may ask for.
+/// F-input-9: the calls that a client may make.
 #[test]
 fn f_input_9_every_call_is_a_clients() {
     let calls = client_messages();
@@ -75,7 +75,7 @@ fn f_input_9_every_call_is_a_clients() {
     }
 }
 
-/// F-input-9: what a client may have ordered.
+/// F-input-9: the operations that a client may send to the log.
 #[test]
 fn f_input_9_every_operation_has_its_senders() {
     let put = request(1).operation;
@@ -96,7 +96,7 @@ fn f_input_9_every_operation_has_its_senders() {
     }
 }
 
-/// Beyond the table there are no other kinds of body: whoever adds one has to define who may send it.
+/// There are no kinds of body besides those of the table. A new kind must define its allowed senders.
 fn assert_none_beyond(kind: Kind, known: usize, until: u8) {
     for code in u8::try_from(known).unwrap()..until {
         assert_unknown(kind, &[code]);

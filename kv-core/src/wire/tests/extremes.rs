@@ -1,4 +1,4 @@
-//! F-input-5: whatever integer stands at whatever place of whatever message, what is handed out is in range.
+//! F-input-5: an extreme integer anywhere in any message is refused or in range.
 
 use super::*;
 

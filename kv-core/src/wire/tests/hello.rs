@@ -1,4 +1,4 @@
-//! Who is let in, and which answer the others get.
+//! Accepted callers, and the answers to refused ones.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn a_hello_of_another_version_is_reported_before_the_rest_is_understood() {
 
 /// F-conf-4: what an end of any other version must understand.
 #[test]
-fn f_conf_4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_them() {
+fn f_conf_4_refusals_and_version_choices_have_the_same_layout_in_every_version() {
     let refused = HelloReply::Refused { reason: "no".into(), temporary: true };
     assert_eq!(encode_hello_reply(&refused)[HEADER_BYTES..], [1, 2, b'n', b'o', 1]);
     let welcome = &encode_hello_reply(&replies()[0])[HEADER_BYTES..];
@@ -34,7 +34,7 @@ fn f_conf_4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_
 }
 
 #[test]
-fn the_right_callers_are_let_in() {
+fn valid_callers_are_accepted() {
     let me = expectation();
     for hello in hellos() {
         let welcome = me.check(&hello, hello.lane, &Peer::Unauthenticated).unwrap();
@@ -50,7 +50,7 @@ fn the_right_callers_are_let_in() {
 }
 
 #[test]
-fn wrong_callers_get_the_reason() {
+fn invalid_callers_receive_the_reason() {
     let me = expectation();
     let judge = |hello: &Hello| {
         me.check(hello, hello.lane, &Peer::Unauthenticated).expect_err("it is wrong").to_string()
@@ -104,7 +104,7 @@ fn a_certificate_must_match_the_hello() {
 /// F-conf-6, F-input-4: with certificates, nobody comes in without one, and a member that was removed in no role at
 /// all.
 #[test]
-fn where_certificates_are_wanted_the_unknown_and_the_removed_are_refused() {
+fn with_certificates_unknown_and_removed_callers_are_refused() {
     let me = Expectation { authenticated: true, ..expectation() };
     let removed = Peer::Member { cluster: "test".into(), id: 9 };
     for hello in hellos() {
@@ -121,7 +121,7 @@ fn where_certificates_are_wanted_the_unknown_and_the_removed_are_refused() {
 }
 
 #[test]
-fn who_is_called_must_prove_to_be_that_member() {
+fn the_called_member_must_prove_its_identity() {
     let own = Peer::Client { cluster: "test".into(), name: "app".into() };
     let member = |cluster: &str, id| Peer::Member { cluster: cluster.into(), id };
     let prove = |peer: &Peer, id: Option<u8>| prove_member(&own, peer, "test", id.map(MemberId::new));

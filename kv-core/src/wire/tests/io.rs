@@ -64,7 +64,7 @@ async fn an_announced_length_alone_allocates_next_to_nothing() {
     assert!(reader.buffer_capacity() <= 256 << 10, "{} bytes", reader.buffer_capacity());
 }
 
-/// TLS gives 16 KiB at a time: what has come is not copied again with each of them.
+/// TLS delivers 16 KiB at a time: the data received so far is not copied again each time.
 #[tokio::test]
 async fn a_large_frame_in_many_parts_is_copied_a_few_times() {
     let call = ClientMessage { call: 1, what: ClientCall::Write(vec![7; 2 << 20].into()) };
@@ -187,7 +187,7 @@ async fn many_frames_make_one_write_and_one_flush() {
     assert_eq!(sink.bytes, expected);
 }
 
-/// F-load-9: a client whose connection takes everything at once is no reason for others to wait for all of it.
+/// F-load-9: a large write to a fast connection does not delay other tasks until all of it is written.
 #[tokio::test]
 async fn f_load_9_a_large_flush_gives_way_to_other_tasks() {
     let mut sink = Counting::default();
@@ -201,7 +201,7 @@ async fn f_load_9_a_large_flush_gives_way_to_other_tasks() {
 }
 
 #[tokio::test]
-async fn a_dropped_flush_goes_on_later() {
+async fn a_dropped_flush_continues_later() {
     let (near, far) = tokio::io::duplex(50);
     let mut writer = FrameWriter::new(near);
     messages().iter().for_each(|message| writer.push(encode_message(message)));

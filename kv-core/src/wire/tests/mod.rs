@@ -1,4 +1,4 @@
-//! The layout holds what it promises: everything round-trips, and nothing else is accepted.
+//! The wire layout: every message round-trips, and nothing else is accepted.
 
 mod access;
 mod extremes;
@@ -62,7 +62,7 @@ fn chunk(end: ChunkEnd) -> Chunk {
     Chunk::new("a".into(), "rows".into(), end)
 }
 
-/// Rule T2: what was damaged on its way, or leads nowhere, is not handed out.
+/// Rule T2: a piece that was damaged in transit, or does not continue, is refused.
 #[test]
 fn t2_a_damaged_chunk_is_refused() {
     let mut damaged = chunk(ChunkEnd::More("b".into()));
@@ -414,7 +414,7 @@ fn every_truncation_and_every_trailing_byte_is_refused() {
 }
 
 #[test]
-fn a_sign_of_life_contains_nothing_or_a_clock() {
+fn a_heartbeat_contains_nothing_or_a_clock() {
     assert_eq!(encode_alive().len(), HEADER_BYTES);
     decode(Kind::Alive, encode_alive()).unwrap();
     for wall in [0, 1_700_000_000_000, (1 << 62) - 1] {
@@ -604,7 +604,7 @@ fn the_framing_finds_the_borders() {
         assert_eq!(frame::announced_len(&frame[..HEADER_BYTES]), Some(frame.len()));
     }
     assert_eq!(frame::announced_len(&[7; HEADER_BYTES]), None);
-    // F-net-14: whoever believed a damaged length would hold back what comes after it.
+    // F-net-14: a receiver that trusted a damaged length would hold back the following frames.
     let mut damaged = frames()[0].1[..HEADER_BYTES].to_vec();
     damaged[8] ^= 1;
     assert_eq!(frame::announced_len(&damaged), None);

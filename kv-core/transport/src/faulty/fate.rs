@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn fates_are_as_frequent_as_asked_for() {
+    fn fates_have_the_requested_frequency() {
         let (low, high) = (Duration::from_millis(10), Duration::from_millis(30));
         let fault = Fault::new().loss(0.3).duplication(0.5).corruption(0.01).delay(low..=high);
         let fates = fates(1, &fault.reordering(0.1, high));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_stream_has_fates_of_its_own() {
+    fn every_stream_has_its_own_fates() {
         let seeds = [
             stream_seed(1, None, Lane::Log, Direction::Incoming, 1),
             stream_seed(2, None, Lane::Log, Direction::Incoming, 1),

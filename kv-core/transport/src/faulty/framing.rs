@@ -115,14 +115,14 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_never_became_whole_is_given_at_the_end() {
+    fn an_incomplete_frame_is_delivered_at_the_end() {
         let mut splitter = Splitter::new(framing());
         assert_eq!(splitter.push(b"\x01x\x05he"), [&b"\x01x"[..]]);
         assert_eq!(splitter.finish().unwrap(), &b"\x05he"[..]);
     }
 
     #[test]
-    fn what_are_no_frames_is_passed_on_as_it_comes() {
+    fn bytes_that_are_not_frames_pass_unchanged() {
         for (bad, name) in [(255, "not a header"), (100, "too long")] {
             let mut splitter = Splitter::new(framing());
             assert_eq!(splitter.push(&[1, b'x', bad, b'y']), [&[1, b'x'][..], &[bad, b'y']], "{name}");

@@ -189,7 +189,7 @@ pub fn explain(error: &Error) -> String {
             PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::ServerDoesNotSupportTls12Or13,
         ) => "it speaks TLS older than 1.3".to_owned(),
-        Error::NoApplicationProtocol => "it speaks TLS, and does not want to speak kv".to_owned(),
+        Error::NoApplicationProtocol => "it speaks TLS, but not the protocol of kv".to_owned(),
         other => format!("the TLS handshake failed: {other}"),
     }
 }
@@ -246,7 +246,7 @@ fn alert_received(alert: AlertDescription) -> String {
         | AlertDescription::AccessDenied
         | AlertDescription::DecryptError => "is refused: see the log there for the reason",
         AlertDescription::NoApplicationProtocol => {
-            return "it speaks TLS, and does not want to speak kv".to_owned();
+            return "it speaks TLS, but not the protocol of kv".to_owned();
         }
         AlertDescription::ProtocolVersion => return "it does not speak TLS 1.3".to_owned(),
         other => return format!("it ended the TLS handshake: {other:?}"),

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_survives_its_form() {
+    fn every_name_round_trips() {
         for cluster in ["demo", "my shop", "a/b", "%2F", "Bäckerei", "..", "a\nb", "x".repeat(100).as_str()]
         {
             for name in
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_not_exactly_a_names_form_is_refused() {
+    fn a_malformed_name_is_refused() {
         for uri in [
             "",
             "kv://",
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_is_taken_and_none_or_several_are_refused() {
+    fn exactly_one_name_is_accepted() {
         let among = |uris: &[&str]| Name::among(uris.iter().copied());
         assert_eq!(among(&["spiffe://x/y", "kv://demo/member/1"]), Ok(member("demo", 1)));
         assert_eq!(among(&[]), Err(NameError::Missing));

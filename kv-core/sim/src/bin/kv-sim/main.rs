@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn seeded_bugs_go_by_their_names() {
+    fn seeded_bugs_are_selected_by_name() {
         assert_eq!(parse_bug("AckBeforeSync"), Ok(Bug::AckBeforeSync));
         assert!(parse_bug("none").is_err());
     }

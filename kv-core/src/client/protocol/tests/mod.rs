@@ -136,7 +136,7 @@ impl Bench {
         self.input(ProtocolInput::Answer { member, message: ServerMessage { call, answer } })
     }
 
-    /// The clock goes on to `ms`, through all timers on the way.
+    /// Advances the clock to `ms`, and fires all timers on the way.
     fn run_until(&mut self, ms: u64) -> Vec<ProtocolOutput> {
         let mut outputs = Vec::new();
         while let Some(due) = self.protocol.poll_timeout().filter(|due| *due <= at(ms)) {
@@ -147,7 +147,7 @@ impl Bench {
         outputs
     }
 
-    /// The clock goes on to the next timer.
+    /// Advances the clock to the next timer.
     fn next_timer(&mut self) -> Vec<ProtocolOutput> {
         let due = self.protocol.poll_timeout().expect("a timer is set");
         assert!(due >= self.now);
@@ -162,7 +162,7 @@ fn opens(what: &ClientCall) -> bool {
 }
 
 #[test]
-fn the_first_write_opens_a_session_and_then_goes_out() {
+fn the_first_write_opens_a_session_first() {
     let mut bench = Bench::new();
     let outputs = bench.put(id(1), "x");
     let [ProtocolOutput::Send { member: A, message }] = &outputs[..] else { panic!("{outputs:?}") };
@@ -192,7 +192,7 @@ fn a_hint_is_followed_at_once_with_the_same_number() {
 }
 
 #[test]
-fn members_that_name_each_other_are_not_asked_at_full_speed() {
+fn members_that_hint_at_each_other_are_asked_with_pauses() {
     let mut bench = Bench::open();
     let mut outputs = bench.put(id(1), "x");
     let mut immediate = 0;
@@ -216,7 +216,7 @@ fn while_no_primary_is_known_members_are_asked_in_turn_with_growing_pauses() {
     for call in 1..=5 {
         bench.put(id(call), "x");
     }
-    // All five learn that A is no longer primary: one goes on to ask, the others wait.
+    // All five learn that A is no longer primary: one continues to search, the others wait.
     let mut asked = Vec::new();
     for attempt in 2..=6 {
         asked.extend(bench.answer(A, attempt, no_hint()));
@@ -236,7 +236,7 @@ fn while_no_primary_is_known_members_are_asked_in_turn_with_growing_pauses() {
     assert_eq!(members, [C, A, B, C, A, B]);
     assert!(pauses.iter().all(|pause| *pause <= 25), "{pauses:?}");
     assert!(pauses[5] >= 12, "{pauses:?}");
-    // The one that finds the primary calls the others.
+    // The call that finds the primary wakes the others.
     let outputs = bench.next_timer();
     assert_eq!(outputs, [send(C, 14, write(9, 1, 0, "x"))]);
     let outputs = bench.answer(C, 14, written(20));
@@ -248,7 +248,7 @@ fn while_no_primary_is_known_members_are_asked_in_turn_with_growing_pauses() {
 }
 
 #[test]
-fn silence_is_answered_elsewhere_with_the_same_number() {
+fn a_silent_member_is_replaced_by_another_with_the_same_number() {
     let mut bench = Bench::open();
     bench.put(id(1), "x");
     assert_eq!(bench.run_until(199), []);
@@ -296,7 +296,7 @@ fn the_time_out_grows_while_nobody_answers() {
 }
 
 #[test]
-fn a_slow_cluster_is_given_more_time() {
+fn a_slow_cluster_gets_more_time() {
     let mut bench = Bench::open();
     let mut sent = 1;
     for call in 1..20 {
@@ -319,7 +319,7 @@ fn a_slow_cluster_is_given_more_time() {
 
 /// Rule E6.
 #[test]
-fn an_abandoned_call_is_retried_with_its_number_and_its_fate_stays_unknown() {
+fn an_abandoned_call_is_retried_with_its_number_and_stays_unknown() {
     let mut bench = Bench::open();
     bench.call(id(1), Call::Write(put("x")), 100);
     assert_eq!(bench.answer(A, 2, Answer::Abandoned), [send(B, 3, write(9, 1, 0, "x"))]);
@@ -362,7 +362,7 @@ fn a_deadline_while_an_attempt_is_open_is_unknown() {
 }
 
 #[test]
-fn a_lost_connection_leaves_the_fate_unknown_and_an_unreachable_member_does_not() {
+fn a_lost_connection_makes_the_outcome_unknown_and_an_unreachable_member_does_not() {
     for (lost, expected) in [
         (ProtocolInput::ConnectionLost { member: A }, true),
         (ProtocolInput::Unreachable { member: A }, false),
@@ -401,7 +401,7 @@ fn a_refusal_of_the_only_attempt_is_not_applied() {
 
 /// Rule E5: what surely was not done is sent again under a new session, when nothing is in flight under the old one.
 #[test]
-fn e5_an_expired_session_is_replaced_for_what_surely_was_not_done() {
+fn e5_an_expired_session_is_replaced_for_calls_that_certainly_did_not_run() {
     let expired = Answer::Written(Err(Rejection::SessionExpired));
     for (last, ends) in [
         (written(30), vec![done(id(3), 30)]), // It had run before the session went.
@@ -494,7 +494,7 @@ fn a_session_that_was_idle_for_long_is_replaced_before_it_is_used() {
 }
 
 #[test]
-fn a_cancelled_call_is_given_up_and_its_number_with_it() {
+fn a_cancelled_call_ends_and_releases_its_number() {
     let mut bench = Bench::open();
     bench.put(id(1), "x");
     assert_eq!(bench.input(ProtocolInput::Cancel { id: id(1) }), []);
@@ -593,7 +593,7 @@ fn local_reads_go_to_the_preferred_member_and_then_to_the_others() {
 }
 
 #[test]
-fn reads_of_bounded_age_go_on_where_a_member_does_not_know() {
+fn reads_of_bounded_staleness_move_on_when_a_member_cannot_prove_it() {
     let mut bench = Bench::new();
     let query = Query::Get { key: "x".into(), at: None };
     let mode = ReadMode::MaxStaleness(Duration::from_secs(1));
@@ -646,7 +646,7 @@ fn a_read_of_one_member_is_asked_of_no_other() {
 }
 
 #[test]
-fn questions_to_one_member_are_asked_once() {
+fn calls_to_one_member_have_one_attempt() {
     let mut bench = Bench::new();
     assert_eq!(bench.call(id(1), Call::Status { member: C }, 500), [send(C, 1, ClientCall::Status)]);
     assert_eq!(
@@ -698,7 +698,7 @@ fn closing_needs_no_session() {
 }
 
 #[test]
-fn answers_that_fit_no_question_are_harmless() {
+fn unexpected_answers_are_ignored() {
     let mut bench = Bench::open();
     bench.put(id(1), "x");
     assert_eq!(bench.answer(A, 77, written(1)), [], "no such attempt");

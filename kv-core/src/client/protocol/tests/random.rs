@@ -1,4 +1,4 @@
-//! A client against a random cluster: whatever is lost, delayed or forgotten, what it reports is true.
+//! A client against a random cluster: its reports are true even if messages are lost or delayed and outcomes forgotten.
 
 use super::*;
 use bytes::Bytes;
@@ -410,7 +410,7 @@ fn run(seed: u64) -> Option<Vec<Result<u64, bool>>> {
 }
 
 #[test]
-fn whatever_happens_what_the_client_reports_is_true() {
+fn reported_outcomes_are_always_true() {
     let mut ends = Vec::new();
     for seed in 0..100 {
         ends.extend(run(seed).unwrap_or_else(|| panic!("seed {seed} fails")));

@@ -1,4 +1,4 @@
-//! Questions of watches: whom they go to, and what ends them. Rules W1 and W5 of PROTOCOL.md.
+//! Watch requests: the members that they are sent to, and what ends them. Rules W1 and W5 of PROTOCOL.md.
 
 use super::*;
 use crate::message::{Event, EventKind, Position, WatchQuery};
@@ -39,7 +39,7 @@ fn event(revision: u64) -> Event {
 }
 
 #[test]
-fn a_watch_asks_whom_it_prefers_and_ends_with_who_has_answered_and_where_to_go_on() {
+fn a_watch_asks_its_preferred_member_and_returns_the_position() {
     let mut bench = Bench::new();
     assert_eq!(bench.call(id(1), watch(5), 3_600_000), [send(B, 1, asks(5))], "it needs no session");
     assert_eq!(bench.answer(B, 1, answered(9, vec![event(7)])), [delivered(B, 9, vec![event(7)])]);
@@ -47,7 +47,7 @@ fn a_watch_asks_whom_it_prefers_and_ends_with_who_has_answered_and_where_to_go_o
 }
 
 #[test]
-fn w5_a_watch_that_is_sent_elsewhere_goes_round_and_then_pauses() {
+fn w5_a_refused_watch_asks_all_members_and_then_pauses() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 3_600_000);
     assert_eq!(bench.answer(B, 1, no_hint()), [send(C, 2, asks(5))]);
@@ -82,9 +82,9 @@ fn a_watch_leaves_a_broken_connection_at_once() {
     assert_eq!(bench.answer(A, 3, answered(6, Vec::new())), [delivered(A, 6, Vec::new())]);
 }
 
-/// Rule W2: what is compacted ends it; and so does what it may not ask for.
+/// Rule W2: a compacted position ends the watch, and so does a refusal.
 #[test]
-fn a_watch_ends_when_its_place_is_gone_or_it_is_refused() {
+fn a_watch_ends_when_it_is_compacted_or_refused() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 3_600_000);
     let oldest = Revision::new(8);
@@ -110,7 +110,7 @@ fn answers_of_another_kind_do_not_end_a_watch() {
 }
 
 #[test]
-fn a_watch_that_is_dropped_is_cancelled_at_all_who_were_asked() {
+fn a_dropped_watch_is_cancelled_at_every_asked_member() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 3_600_000);
     bench.run_until(40_000);
@@ -119,10 +119,10 @@ fn a_watch_that_is_dropped_is_cancelled_at_all_who_were_asked() {
     assert_eq!(bench.protocol.poll_timeout(), None);
 }
 
-/// Members that were slow to answer would otherwise keep what nobody waits for: one whose clock stands still, without
-/// end.
+/// Otherwise, slow members would keep abandoned watches parked, and a member whose clock has stopped would keep them
+/// for ever.
 #[test]
-fn a_watch_that_ends_leaves_nothing_behind_at_others_who_were_asked() {
+fn a_watch_that_ends_is_cancelled_at_every_other_asked_member() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 60_000);
     bench.run_until(40_000);

@@ -15,7 +15,7 @@ use state::{Entry, Held, Member, Mode, ModelState, Started, Vote};
 use stateright::{Model, Property};
 use std::collections::BTreeMap;
 
-/// The bounds, and what is wrong on purpose.
+/// The bounds of the model, and its seeded bugs.
 #[derive(Clone, Debug)]
 struct ViewChange {
     members: u8,
@@ -29,15 +29,15 @@ struct ViewChange {
 /// A protocol that is known to be wrong, so that the model is known to notice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mistake {
-    /// Rule V5: a damaged entry is reported as one that never was there.
+    /// Rule V5: a damaged entry is reported as one that was never held.
     FaultyIsAbsent,
-    /// Rule D6: a damaged member goes on as if its log were whole.
+    /// Rule D6: a damaged member continues as if its log were intact.
     ForgetDamage,
-    /// Rule V9: a restarted primary goes on in its view.
+    /// Rule V9: a restarted primary resumes its view.
     ResumeView,
     /// Rule V7: `log_view` becomes durable before the log does.
     LogViewEarly,
-    /// Rule V7: what stands above the head of `StartView` stays.
+    /// Rule V7: entries above the head of `StartView` are kept.
     KeepSuffix,
     /// Rule N4: the acknowledgement is sent before the entry is durable.
     AckBeforeSync,
@@ -52,18 +52,18 @@ enum ModelStep {
     Append { backup: u8, entry: Entry },
     /// What was appended becomes durable, and is acknowledged.
     Sync { member: u8 },
-    /// The primary learns what is committed.
+    /// The primary learns the commit point.
     LearnCommit { primary: u8 },
     /// Enough votes: the view is durable, and `DoViewChange` is sent.
     NextView { member: u8 },
     /// A restarted member that is between views sends `DoViewChange` again.
     SayAgain { member: u8 },
-    /// The primary of a view decides on these (one from each member at most) and installs what was decided; `stop`
-    /// entries of it only, and then crashes, if that is given.
+    /// The primary of a view decides on these (at most one from each member) and installs the decided log. With `stop`,
+    /// it installs only that many entries, and then crashes.
     Decide { primary: u8, others: Vec<Vote>, stop: Option<u8> },
     /// A backup installs the log of `StartView`.
     Follow { backup: u8, view: u8, stop: Option<u8> },
-    /// The nonce comes back: a member asks a primary, and installs the log it has now.
+    /// A member asks a primary, with a nonce, and installs the log that the primary has now.
     Ask { member: u8, primary: u8, stop: Option<u8> },
     /// A crash that leaves the first `keep` entries, and then damage to one of them.
     Restart { member: u8, keep: u8, damaged: Option<u8> },
@@ -335,7 +335,7 @@ impl ViewChange {
         state.acknowledge(view, at, op, self.majority());
     }
 
-    /// Another life: only what is on the disk is left.
+    /// A restart: only the contents of the disk are left.
     fn restart(&self, state: &mut ModelState, at: u8, keep: u8) {
         state.restarts += 1;
         let member = &mut state.members[usize::from(at)];

@@ -3,12 +3,12 @@
 use crate::ids::Hash;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An entry, named by where it was first prepared. The name stands for the whole log up to it.
+/// An entry, identified by where it was first prepared. This identifies the whole log up to it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct Entry {
     pub(super) view: u8,
     pub(super) op: u8,
-    /// Of the primary, where a restarted one goes on by mistake.
+    /// For the primary: the op at which a restarted one continues by mistake.
     pub(super) life: u8,
 }
 
@@ -171,8 +171,8 @@ impl ModelState {
 }
 
 impl Member {
-    /// What recovery makes of the disk: an entry is known where the intact one after it names its parent, and what the
-    /// last blocks held nobody knows.
+    /// What recovery reads from the disk: an entry is known if the intact one after it names its parent. The contents
+    /// of the last blocks are unknown.
     pub(super) fn recover(&mut self) {
         while matches!(self.log.last(), Some(Held::Bad(_))) {
             self.log.pop();

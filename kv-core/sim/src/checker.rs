@@ -150,7 +150,7 @@ impl Checker {
     }
 
     /// A member was started, and its log was rebased on the point of its state.
-    pub(super) fn on_adopted(&mut self, member: usize, point: Anchor) -> Checked {
+    pub(super) fn on_rebased(&mut self, member: usize, point: Anchor) -> Checked {
         self.mirrors[member].rebased(point)
     }
 

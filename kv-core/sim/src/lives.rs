@@ -128,7 +128,7 @@ impl World {
                 self.checker.count("states ahead of the log");
                 let point = state.point();
                 opened.recovered = opened.journal.rebase_log(point).map_err(|error| error.to_string())?;
-                let checked = self.checker.on_adopted(member, point.anchor);
+                let checked = self.checker.on_rebased(member, point.anchor);
                 self.check(checked);
             }
             CheckpointAlignment::Lost => {

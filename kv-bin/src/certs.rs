@@ -1,8 +1,9 @@
 //! `kv certs`: an authority, and certificates of members and clients.
 
 use crate::cli::CertsArgs;
+use crate::commands::{print_line, print_written};
 use crate::failure::Failure;
-use crate::output;
+use crate::folders;
 use kv_core::transport::tls::{Authority, Files, Name, Validity};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,7 @@ const AUTHORITY_TIMES: u32 = 10;
 /// Creates the certificates that were requested, and prints the files that it wrote.
 pub(crate) fn run(args: &CertsArgs, json: bool) -> Result<(), Failure> {
     let written = if args.renew { renew(args)? } else { make(args)? };
-    for path in &written {
-        let shown = path.display().to_string();
-        let line =
-            if json { serde_json::json!({ "event": "written", "file": shown }).to_string() } else { shown };
-        print_line(&line)?;
-    }
+    written.iter().try_for_each(|path| print_written(json, path))?;
     if !json && !args.renew {
         let out = args.out.display();
         print_line(&format!(
@@ -27,10 +23,6 @@ pub(crate) fn run(args: &CertsArgs, json: bool) -> Result<(), Failure> {
         ))?;
     }
     Ok(())
-}
-
-fn print_line(line: &str) -> Result<(), Failure> {
-    output::print(line).map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
 }
 
 /// Creates a new authority and its certificates. Nothing is overwritten.
@@ -142,11 +134,7 @@ fn make_folder(folder: &Path) -> Result<(), Failure> {
     if folder.is_dir() {
         return Ok(());
     }
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|error| cannot_write(folder, &error))
+    folders::create_private(folder).map_err(|error| cannot_write(folder, &error))
 }
 
 fn cannot_write(folder: &Path, error: &std::io::Error) -> Failure {

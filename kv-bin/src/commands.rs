@@ -12,6 +12,7 @@ use kv_core::client::{LeaseId, Revision};
 use kv_core::error::{ReadError, WriteError};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write as _};
+use std::path::Path;
 
 /// `kv put`.
 pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<(), Failure> {
@@ -43,11 +44,8 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
     let result = put.await;
     let written = result.map_err(|error| write_failure(&error))?;
     let (revision, time) = (written.revision.get(), written.timestamp.get());
-    if json {
-        print_line(&json!({ "revision": revision, "timestamp_ms": time }).to_string())
-    } else {
-        print_line(&format!("revision {revision}"))
-    }
+    let object = json!({ "revision": revision, "timestamp_ms": time });
+    print_either(json, &object, &format!("revision {revision}"))
 }
 
 /// `kv delete`.
@@ -63,10 +61,8 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
     let result = delete.await;
     let deleted = result.map_err(|error| write_failure(&error))?;
     let (existed, revision) = (deleted.existed, deleted.revision.get());
-    if json {
-        return print_line(&json!({ "existed": existed, "revision": revision }).to_string());
-    }
-    print_line(&if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() })
+    let text = if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() };
+    print_either(json, &json!({ "existed": existed, "revision": revision }), &text)
 }
 
 /// Prints the result of a write with `--previous`, and the previous value on a line of its own.
@@ -91,11 +87,8 @@ fn print_replaced(
 pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
     let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
-    if json {
-        let members: Vec<Value> = members.iter().map(Seen::json).collect();
-        return print_line(&json!({ "members": members }).to_string());
-    }
-    print_line(members::table(&members).trim_end())
+    let object = json!({ "members": members.iter().map(Seen::json).collect::<Vec<_>>() });
+    print_either(json, &object, members::table(&members).trim_end())
 }
 
 pub(crate) fn write_failure(error: &WriteError) -> Failure {
@@ -120,6 +113,17 @@ pub(crate) fn read_failure(error: &ReadError) -> Failure {
 
 pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
     still_read(output::print(line)).map(drop)
+}
+
+/// Prints the object with `--json`, and the text without.
+pub(crate) fn print_either(json: bool, object: &Value, text: &str) -> Result<(), Failure> {
+    if json { print_line(&object.to_string()) } else { print_line(text) }
+}
+
+/// Prints the name of a file that was written.
+pub(crate) fn print_written(json: bool, file: &Path) -> Result<(), Failure> {
+    let shown = file.display().to_string();
+    print_either(json, &json!({ "event": "written", "file": shown }), &shown)
 }
 
 /// Prints bytes unchanged, and a line end.

@@ -3,65 +3,44 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// The kinds of failures, by exit code. The codes are part of the interface.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
-    /// The command was tried and failed: 1.
-    Failed,
-    /// Wrong usage; nothing was tried: 2.
-    Usage,
-    /// The outcome is unknown: 3.
-    Unknown,
-    /// The exit code of the process that was run.
-    PassedOn(u8),
-}
-
 /// Why a command failed, in one line: what is wrong and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Failure {
-    kind: Kind,
+    /// The exit code. The codes are part of the interface.
+    code: u8,
     message: String,
 }
 
 impl Failure {
     /// The command was tried and failed.
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
-        Self::new(Kind::Failed, message)
+        Self::passed_on(1, message)
     }
 
-    /// Wrong usage.
+    /// Wrong usage; nothing was tried.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
-        Self::new(Kind::Usage, message)
+        Self::passed_on(2, message)
     }
 
     /// The outcome is unknown.
     pub(crate) fn unknown(message: impl fmt::Display) -> Self {
-        Self::new(Kind::Unknown, message)
+        Self::passed_on(3, message)
     }
 
     /// The process that was run has failed with this code.
     pub(crate) fn passed_on(code: u8, message: impl fmt::Display) -> Self {
-        Self::new(Kind::PassedOn(code), message)
+        let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { code, message }
     }
 
     /// The same failure, with its place.
     pub(crate) fn within(self, place: impl fmt::Display) -> Self {
-        Self::new(self.kind, format!("{place}: {}", self.message))
-    }
-
-    fn new(kind: Kind, message: impl fmt::Display) -> Self {
-        let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { kind, message }
+        Self::passed_on(self.code, format!("{place}: {}", self.message))
     }
 
     /// The exit code of the process.
     pub(crate) fn code(&self) -> ExitCode {
-        ExitCode::from(match self.kind {
-            Kind::Failed => 1,
-            Kind::Usage => 2,
-            Kind::Unknown => 3,
-            Kind::PassedOn(code) => code,
-        })
+        self.code.into()
     }
 }
 

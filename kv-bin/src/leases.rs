@@ -1,21 +1,21 @@
 //! `kv lease`.
 
 use crate::cli::{GrantArgs, LeaseArgs, LeaseCommand, LeaseIdArgs};
-use crate::commands::{print_line, write_failure};
+use crate::commands::{print_either, print_line, write_failure};
 use crate::context::Context;
 use crate::failure::Failure;
 use kv_core::Client;
 use kv_core::client::LeaseId;
 use kv_core::client::LeaseInfo;
 use kv_core::error::WriteError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// `kv lease`.
 pub(crate) async fn lease(context: &Context, args: LeaseArgs, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let line = run_command(client, &args.command, json).await;
-    match line.map_err(|error| write_failure(&error))? {
-        Some(line) => print_line(&line),
+    let done = run_command(client, &args.command).await;
+    match done.map_err(|error| write_failure(&error))? {
+        Some((object, text)) => print_either(json, &object, &text),
         None => {
             if json {
                 print_line("null")?;
@@ -25,14 +25,10 @@ pub(crate) async fn lease(context: &Context, args: LeaseArgs, json: bool) -> Res
     }
 }
 
-/// Runs the command, and returns the line to print; `None` if the lease to show does not exist.
-async fn run_command(
-    client: &Client,
-    command: &LeaseCommand,
-    json: bool,
-) -> Result<Option<String>, WriteError> {
+/// Runs the command, and returns its result as JSON and as text; `None` if the lease to show does not exist.
+async fn run_command(client: &Client, command: &LeaseCommand) -> Result<Option<(Value, String)>, WriteError> {
     let by_id = |id: &u64| client.lease_by_id(LeaseId::new(*id));
-    let (object, text) = match command {
+    Ok(Some(match command {
         LeaseCommand::Grant(GrantArgs { ttl, .. }) => {
             let id = client.lease(ttl.0).detached().await?.id().get();
             (json!({ "lease": id }), format!("lease {id}"))
@@ -52,6 +48,5 @@ async fn run_command(
             let object = json!({ "ttl_ms": ttl_ms, "deadline_ms": deadline.get(), "keys": keys });
             (object, format!("lease {id}: {ttl_ms} ms, keys: {keys}"))
         }
-    };
-    Ok(Some(if json { object.to_string() } else { text }))
+    }))
 }

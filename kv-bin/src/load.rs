@@ -1,7 +1,7 @@
 //! `kv load`: writes back what `kv scan --json` has printed.
 
 use crate::cli::LoadArgs;
-use crate::commands::{print_line, write_failure};
+use crate::commands::{print_either, write_failure};
 use crate::context::Context;
 use crate::encoding::{Blob, decode_fields};
 use crate::failure::Failure;
@@ -39,12 +39,10 @@ pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Resul
     done.map_err(|error| {
         write_failure(&error).within("some of the keys were put, some not; `kv load` may be repeated")
     })?;
-    if json {
-        return print_line(&json!({ "loaded": loaded, "left_out": left_out }).to_string());
-    }
     let expiring =
         if left_out == 0 { String::new() } else { format!(", skipped because they expire: {left_out}") };
-    print_line(&format!("keys loaded: {loaded}{expiring}"))
+    let object = json!({ "loaded": loaded, "left_out": left_out });
+    print_either(json, &object, &format!("keys loaded: {loaded}{expiring}"))
 }
 
 /// Parses a line of `kv scan --json`; `None` if the key expires or belongs to a lease.

@@ -13,6 +13,7 @@ mod dispatch;
 mod encoding;
 mod environment;
 mod failure;
+mod folders;
 mod leases;
 mod load;
 mod lock;

@@ -1,9 +1,8 @@
 //! Shell completions and manual pages.
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
-use crate::commands::still_read;
+use crate::commands::{print_written, still_read};
 use crate::failure::Failure;
-use crate::output;
 use clap::{Command, CommandFactory as _};
 use std::fs;
 use std::io::{self, Write as _};
@@ -29,11 +28,8 @@ pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
         let manual = clap_mangen::Man::new(command).source(concat!("kv ", env!("CARGO_PKG_VERSION")));
         let written = manual.render(&mut page).and_then(|()| fs::write(&path, page));
         written.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
-        let shown = path.display().to_string();
-        let line =
-            if json { serde_json::json!({ "event": "written", "file": shown }).to_string() } else { shown };
         // The page was written; it does not matter if nobody reads its name.
-        still_read(output::print(&line))?;
+        print_written(json, &path)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::config::ServeConfig;
 use crate::failure::Failure;
+use crate::folders;
 use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
 use kv_core::Node;
@@ -13,9 +14,6 @@ use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How long the demo's members delete the remains of a killed demo before they give up.
-const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a cluster may take to form before the member logs what it is waiting for.
 const FORMING: Duration = Duration::from_secs(3);
@@ -165,16 +163,6 @@ fn end_with_parent(folder: &Path) {
     let mut input = std::io::stdin().lock();
     let mut buffer = [0; 64];
     while matches!(input.read(&mut buffer), Ok(read) if read > 0) {}
-    sweep(folder);
+    folders::sweep(folder);
     std::process::exit(1);
-}
-
-/// Removes a folder in which other processes may still be writing for a moment.
-pub(crate) fn sweep(folder: &Path) {
-    let start = Instant::now();
-    while folder.exists() && start.elapsed() < SWEEP_LIMIT {
-        if std::fs::remove_dir_all(folder).is_err() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
 }

@@ -167,7 +167,7 @@ mod unix {
 }
 
 #[cfg(not(unix))]
-pub(crate) use other::{Signals, pass_on, stop_for_a_while};
+pub(crate) use other::{Signals, forward, stop_for_a_while};
 
 #[cfg(not(unix))]
 mod other {
@@ -198,7 +198,7 @@ mod other {
     }
 
     /// The system has done it.
-    pub(crate) fn pass_on(_: Caught, _: &tokio::process::Child) {}
+    pub(crate) fn forward(_: Caught, _: &tokio::process::Child) {}
 
     /// There is no such thing.
     pub(crate) fn stop_for_a_while() {}

@@ -131,7 +131,9 @@ impl ServeConfig {
         }
         let transport = args.transport.or(file.transport).unwrap_or_default();
         transport.check()?;
-        let options = args.tuning.or(file.options).into_options();
+        let mut options = Options::default();
+        file.options.apply(&mut options);
+        args.tuning.apply(&mut options);
         options.check().map_err(Failure::usage)?;
         let data = args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
         Ok(Self {

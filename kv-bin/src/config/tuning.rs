@@ -124,86 +124,24 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// The settings of this, and for those that are not set, the settings of `other`.
-    pub(crate) fn or(self, other: Self) -> Self {
-        Self {
-            heartbeat: self.heartbeat.or(other.heartbeat),
-            failure_timeout_min: self.failure_timeout_min.or(other.failure_timeout_min),
-            failure_timeout_max: self.failure_timeout_max.or(other.failure_timeout_max),
-            read_lease: self.read_lease.or(other.read_lease),
-            wall_clock_allowance: self.wall_clock_allowance.or(other.wall_clock_allowance),
-            pipeline_depth: self.pipeline_depth.or(other.pipeline_depth),
-            max_batch_bytes: self.max_batch_bytes.or(other.max_batch_bytes),
-            max_key_bytes: self.max_key_bytes.or(other.max_key_bytes),
-            max_value_bytes: self.max_value_bytes.or(other.max_value_bytes),
-            segment_bytes: self.segment_bytes.or(other.segment_bytes),
-            checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
-            scrub_bytes_per_second: self.scrub_bytes_per_second.or(other.scrub_bytes_per_second),
-            journal_retention_bytes: self.journal_retention_bytes.or(other.journal_retention_bytes),
-            witness_journal_bytes: self.witness_journal_bytes.or(other.witness_journal_bytes),
-            transfer_bytes_per_second: self.transfer_bytes_per_second.or(other.transfer_bytes_per_second),
-            cache_bytes: self.cache_bytes.or(other.cache_bytes),
-            max_sessions: self.max_sessions.or(other.max_sessions),
-            session_ttl: self.session_ttl.or(other.session_ttl),
-            max_in_flight_per_session: self.max_in_flight_per_session.or(other.max_in_flight_per_session),
-            max_leases: self.max_leases.or(other.max_leases),
-            history_revisions: self.history_revisions.or(other.history_revisions),
-            history_bytes: self.history_bytes.or(other.history_bytes),
-            max_connections: self.max_connections.or(other.max_connections),
-            max_accepts_per_second: self.max_accepts_per_second.or(other.max_accepts_per_second),
-            client_memory_bytes: self.client_memory_bytes.or(other.client_memory_bytes),
-            client_idle_timeout: self.client_idle_timeout.or(other.client_idle_timeout),
+    /// Sets the options that are set here.
+    pub(crate) fn apply(self, options: &mut Options) {
+        macro_rules! apply {
+            ($($name:ident,)*) => {
+                // Names every setting, so none can be forgotten.
+                let Self { $($name),* } = self;
+                $(if let Some(value) = $name {
+                    options.$name = value.into();
+                })*
+            };
         }
-    }
-
-    /// The library's options, not yet checked.
-    pub(crate) fn into_options(self) -> Options {
-        let mut options = Options::default();
-        let time = |slot: &mut _, span: Option<DurationArg>| {
-            if let Some(span) = span {
-                *slot = span.0;
-            }
-        };
-        time(&mut options.heartbeat, self.heartbeat);
-        time(&mut options.failure_timeout_min, self.failure_timeout_min);
-        time(&mut options.failure_timeout_max, self.failure_timeout_max);
-        time(&mut options.read_lease, self.read_lease);
-        time(&mut options.wall_clock_allowance, self.wall_clock_allowance);
-        time(&mut options.session_ttl, self.session_ttl);
-        time(&mut options.client_idle_timeout, self.client_idle_timeout);
-        bytes(&mut options.max_batch_bytes, self.max_batch_bytes);
-        bytes(&mut options.max_key_bytes, self.max_key_bytes);
-        bytes(&mut options.max_value_bytes, self.max_value_bytes);
-        bytes(&mut options.checkpoint_bytes, self.checkpoint_bytes);
-        bytes(&mut options.cache_bytes, self.cache_bytes);
-        bytes(&mut options.client_memory_bytes, self.client_memory_bytes);
-        let long = |slot: &mut u64, size: Option<SizeArg>| {
-            if let Some(size) = size {
-                *slot = size.0;
-            }
-        };
-        long(&mut options.journal_retention_bytes, self.journal_retention_bytes);
-        long(&mut options.witness_journal_bytes, self.witness_journal_bytes);
-        long(&mut options.transfer_bytes_per_second, self.transfer_bytes_per_second);
-        long(&mut options.scrub_bytes_per_second, self.scrub_bytes_per_second);
-        long(&mut options.segment_bytes, self.segment_bytes);
-        long(&mut options.history_bytes, self.history_bytes);
-        options.history_revisions = self.history_revisions.unwrap_or(options.history_revisions);
-        options.pipeline_depth = self.pipeline_depth.unwrap_or(options.pipeline_depth);
-        options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
-        options.max_leases = self.max_leases.unwrap_or(options.max_leases);
-        options.max_in_flight_per_session =
-            self.max_in_flight_per_session.unwrap_or(options.max_in_flight_per_session);
-        options.max_connections = self.max_connections.unwrap_or(options.max_connections);
-        options.max_accepts_per_second =
-            self.max_accepts_per_second.unwrap_or(options.max_accepts_per_second);
-        options
-    }
-}
-
-/// A size that does not fit exceeds every limit, so the range check refuses it.
-fn bytes(slot: &mut usize, size: Option<SizeArg>) {
-    if let Some(SizeArg(size)) = size {
-        *slot = usize::try_from(size).unwrap_or(usize::MAX);
+        apply! {
+            heartbeat, failure_timeout_min, failure_timeout_max, read_lease, wall_clock_allowance,
+            pipeline_depth, max_batch_bytes, max_key_bytes, max_value_bytes, segment_bytes,
+            checkpoint_bytes, scrub_bytes_per_second, journal_retention_bytes, witness_journal_bytes,
+            transfer_bytes_per_second, cache_bytes, max_sessions, session_ttl, max_in_flight_per_session,
+            max_leases, history_revisions, history_bytes, max_connections, max_accepts_per_second,
+            client_memory_bytes, client_idle_timeout,
+        }
     }
 }

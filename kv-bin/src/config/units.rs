@@ -29,6 +29,12 @@ impl FromStr for DurationArg {
     }
 }
 
+impl From<DurationArg> for Duration {
+    fn from(span: DurationArg) -> Self {
+        span.0
+    }
+}
+
 impl TryFrom<String> for DurationArg {
     type Error = String;
 
@@ -64,6 +70,19 @@ impl FromStr for SizeArg {
             _ => return Err(wrong()),
         };
         Ok(Self(number.checked_mul(bytes).ok_or_else(wrong)?))
+    }
+}
+
+impl From<SizeArg> for u64 {
+    fn from(size: SizeArg) -> Self {
+        size.0
+    }
+}
+
+/// A size that does not fit exceeds every limit, so the range check refuses it.
+impl From<SizeArg> for usize {
+    fn from(size: SizeArg) -> Self {
+        Self::try_from(size.0).unwrap_or(Self::MAX)
     }
 }
 

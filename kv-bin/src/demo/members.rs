@@ -1,9 +1,8 @@
 //! The members of the demo: real processes in a folder that is deleted with them.
 
-use crate::config::TlsFiles;
-use crate::config::TransportKind;
+use crate::config::{TlsFiles, TransportKind};
 use crate::failure::Failure;
-use crate::serve;
+use crate::folders;
 use kv_core::transport::Transport;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -213,7 +212,7 @@ impl Members {
 impl Drop for Members {
     fn drop(&mut self) {
         self.processes.clear();
-        serve::sweep(&self.folder);
+        folders::sweep(&self.folder);
     }
 }
 

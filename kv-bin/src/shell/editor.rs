@@ -2,6 +2,7 @@
 
 use super::Lines;
 use crate::failure::Failure;
+use crate::folders;
 use crate::output;
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
@@ -12,9 +13,8 @@ use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Editor, Helper};
 use std::collections::VecDeque;
 use std::env;
-use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 #[cfg(unix)]
 use std::time::Duration;
 
@@ -68,20 +68,11 @@ pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines,
 fn remember(editor: &mut Editor<Words, DefaultHistory>, line: &str, history: &mut Option<PathBuf>) {
     let Ok(true) = editor.add_history_entry(line) else { return };
     let Some(file) = history else { return };
-    let folder = file.parent().map_or(Ok(()), create_private);
+    let folder = file.parent().map_or(Ok(()), folders::create_private);
     if let Err(error) = folder.map_err(ReadlineError::from).and_then(|()| editor.append_history(file)) {
         output::print_error(format!("cannot keep the history in {}: {error}", file.display()));
         *history = None;
     }
-}
-
-/// Creates a folder and its missing parents, accessible only to the owner.
-fn create_private(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
 }
 
 /// The history file. The editor creates it with mode 0600.

@@ -3,8 +3,7 @@
 mod editor;
 
 use crate::cli::{ClientCommand, ShellArgs};
-use crate::config::ConnectArgs;
-use crate::config::without_mark;
+use crate::config::{ConnectArgs, without_mark};
 use crate::context::Context;
 use crate::dispatch;
 use crate::environment::without_empty;

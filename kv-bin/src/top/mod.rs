@@ -48,13 +48,14 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     };
     let members: Vec<Seen> = members.into_iter().map(Seen::from).collect();
     let view = View::new(cluster, members, Instant::now());
-    let (mut news, lookers) = poll(client, &view, interval);
+    let (news, lookers) = poll(client, &view, interval);
+    let top = Top { view, news, interval, signals };
     let shown = if args.once || !(is_watched || json) {
-        once(view, &mut news, interval, json, &mut signals).await
+        top.once(json).await
     } else if json {
-        lines(view, &mut news, interval, &mut signals).await
+        top.lines().await
     } else {
-        live(view, &mut news, interval, &mut signals).await
+        top.live().await
     };
     drop(lookers);
     context.close().await;
@@ -105,76 +106,64 @@ fn ticks(interval: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// Collects the observations of a while; returns whether a signal arrived.
-async fn listen(
-    view: &mut View,
-    news: &mut mpsc::Receiver<News>,
-    until: Instant,
-    signals: &mut Signals,
-) -> bool {
-    loop {
-        tokio::select! {
-            Some(news) = news.recv() => view.learn(news),
-            () = tokio::time::sleep_until(until.into()) => return false,
-            _ = signals.next() => return true,
+/// What is shown, and what may change it.
+struct Top {
+    view: View,
+    news: mpsc::Receiver<News>,
+    interval: Duration,
+    signals: Signals,
+}
+
+impl Top {
+    /// Collects the observations of a while; returns whether a signal arrived.
+    async fn listen(&mut self, until: Instant) -> bool {
+        loop {
+            tokio::select! {
+                Some(news) = self.news.recv() => self.view.learn(news),
+                () = tokio::time::sleep_until(until.into()) => return false,
+                _ = self.signals.next() => return true,
+            }
         }
     }
-}
 
-/// Prints one frame about one interval.
-async fn once(
-    mut view: View,
-    news: &mut mpsc::Receiver<News>,
-    interval: Duration,
-    json: bool,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
-    // Twice, so that each member is polled at the beginning and at the end of the interval.
-    let until = Instant::now() + interval + interval / 2;
-    if listen(&mut view, news, until, signals).await {
-        return Ok(());
-    }
-    let now = Instant::now();
-    print_line(&if json { view.json(now).to_string() } else { view.frame(now) })
-}
-
-/// Prints a line of JSON for each interval.
-async fn lines(
-    mut view: View,
-    news: &mut mpsc::Receiver<News>,
-    interval: Duration,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
-    loop {
-        let stopped = listen(&mut view, news, Instant::now() + interval, signals).await;
-        if stopped || !still_read(output::print(&view.json(Instant::now()).to_string()))? {
+    /// Prints one frame about one interval.
+    async fn once(mut self, json: bool) -> Result<(), Failure> {
+        // Twice, so that each member is polled at the beginning and at the end of the interval.
+        if self.listen(Instant::now() + self.interval + self.interval / 2).await {
             return Ok(());
         }
+        let now = Instant::now();
+        print_line(&if json { self.view.json(now).to_string() } else { self.view.frame(now) })
     }
-}
 
-/// Uses the whole screen, until `q` or Ctrl-C.
-async fn live(
-    mut view: View,
-    news: &mut mpsc::Receiver<News>,
-    interval: Duration,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
-    let broken = |error: io::Error| Failure::failed(format!("cannot use the terminal: {error}"));
-    let mut screen = Screen::enter().map_err(broken)?;
-    let mut redraw = ticks(interval.min(Duration::from_millis(500)));
-    loop {
-        tokio::select! {
-            Some(news) = news.recv() => view.learn(news),
-            _ = redraw.tick() => screen.draw(&view.frame(Instant::now())).map_err(broken)?,
-            leave = screen.key() => {
-                if leave.map_err(broken)? {
-                    return Ok(());
-                }
-                // The size of the terminal may have changed.
-                screen.draw(&view.frame(Instant::now())).map_err(broken)?;
+    /// Prints a line of JSON for each interval.
+    async fn lines(mut self) -> Result<(), Failure> {
+        loop {
+            let stopped = self.listen(Instant::now() + self.interval).await;
+            if stopped || !still_read(output::print(&self.view.json(Instant::now()).to_string()))? {
+                return Ok(());
             }
-            _ = signals.next() => return Ok(()),
+        }
+    }
+
+    /// Uses the whole screen, until `q` or Ctrl-C.
+    async fn live(mut self) -> Result<(), Failure> {
+        let broken = |error: io::Error| Failure::failed(format!("cannot use the terminal: {error}"));
+        let mut screen = Screen::enter().map_err(broken)?;
+        let mut redraw = ticks(self.interval.min(Duration::from_millis(500)));
+        loop {
+            tokio::select! {
+                Some(news) = self.news.recv() => self.view.learn(news),
+                _ = redraw.tick() => screen.draw(&self.view.frame(Instant::now())).map_err(broken)?,
+                leave = screen.key() => {
+                    if leave.map_err(broken)? {
+                        return Ok(());
+                    }
+                    // The size of the terminal may have changed.
+                    screen.draw(&self.view.frame(Instant::now())).map_err(broken)?;
+                }
+                _ = self.signals.next() => return Ok(()),
+            }
         }
     }
 }

@@ -62,12 +62,48 @@ pub struct Delete {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Get {
-    client: Client,
     key: Bytes,
-    mode: ReadMode,
-    only: Option<MemberId>,
-    at: Option<Revision>,
-    deadline: Option<Duration>,
+    how: ReadOptions,
+}
+
+/// How a read is done.
+#[derive(Clone, Debug)]
+pub(super) struct ReadOptions {
+    client: Client,
+    pub(super) mode: ReadMode,
+    pub(super) only: Option<MemberId>,
+    pub(super) at: Option<Revision>,
+    pub(super) deadline: Option<Duration>,
+}
+
+impl ReadOptions {
+    /// Linearizable, at the newest revision.
+    pub(super) const fn new(client: Client) -> Self {
+        Self { client, mode: ReadMode::Linearizable, only: None, at: None, deadline: None }
+    }
+
+    /// Checks a read of one key, several keys or one page, and runs it.
+    pub(super) async fn run(&self, query: Query) -> Result<Reply, ReadError> {
+        let Self { client, mode, only, deadline, .. } = self;
+        // Members close a connection that sends more than any valid request.
+        query.check(client.limits().sizes())?;
+        if let Some(member) = only {
+            client.check_data_member(*member)?;
+        }
+        let call = Call::Read { mode: *mode, query, prefer: client.local(), only: *only };
+        match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
+            Ok(Ok(Reply::Compacted { oldest })) => Err(ReadError::Compacted { oldest }),
+            Ok(Ok(Reply::Future { newest })) => Err(ReadError::Future { newest }),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(match error {
+                CallError::NotApplied(Cause::Refused(reason)) => ReadError::Refused(reason),
+                CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause) => {
+                    ReadError::Unavailable(cause)
+                }
+            }),
+            Err(super::handle::Closed) => Err(ReadError::Closed),
+        }
+    }
 }
 
 /// The conditions and the deadline of a write.
@@ -116,7 +152,7 @@ macro_rules! freshness {
         impl $name {
             /// Reads the state that some member has applied: fast, available without a primary, possibly stale.
             pub fn local(mut self) -> Self {
-                self.mode = $crate::message::ReadMode::Local;
+                self.how.mode = $crate::message::ReadMode::Local;
                 self
             }
 
@@ -125,7 +161,7 @@ macro_rules! freshness {
             /// primary. If no member gets that far before the deadline, the read is
             /// [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
-                self.mode = $crate::message::ReadMode::AtLeast(revision.sendable());
+                self.how.mode = $crate::message::ReadMode::AtLeast(revision.sendable());
                 self
             }
 
@@ -139,7 +175,7 @@ macro_rules! freshness {
             /// This assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends neither
             /// on wall clocks nor on message delays.
             pub fn max_staleness(mut self, bound: std::time::Duration) -> Self {
-                self.mode = $crate::message::ReadMode::MaxStaleness(bound);
+                self.how.mode = $crate::message::ReadMode::MaxStaleness(bound);
                 self
             }
 
@@ -149,7 +185,7 @@ macro_rules! freshness {
             /// [`Unavailable`](crate::error::ReadError::Unavailable). That is the result of a linearizable read at a
             /// member that is not the primary.
             pub fn member(mut self, id: $crate::ids::MemberId) -> Self {
-                self.only = Some(id);
+                self.how.only = Some(id);
                 self
             }
 
@@ -161,13 +197,13 @@ macro_rules! freshness {
             ///
             /// Default: the newest.
             pub fn at(mut self, revision: $crate::ids::Revision) -> Self {
-                self.at = Some(revision.sendable());
+                self.how.at = Some(revision.sendable());
                 self
             }
 
             #[doc = $deadline]
             pub fn deadline(mut self, deadline: std::time::Duration) -> Self {
-                self.deadline = Some(deadline);
+                self.how.deadline = Some(deadline);
                 self
             }
         }
@@ -233,15 +269,15 @@ impl Get {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn with_revision(self) -> Result<AtRevision<Option<Record>>, ReadError> {
-        let Self { client, key, mode, only, at, deadline } = self;
-        match read(&client, mode, only, Query::Get { key, at }, deadline).await? {
+        let Self { key, how } = self;
+        match how.run(Query::Get { key, at: how.at }).await? {
             Reply::Value { record, revision } => Ok(AtRevision { found: record, revision }),
             other => Err(unexpected_reply(&other)),
         }
     }
 
     pub(super) fn new(client: Client, key: Bytes) -> Self {
-        Self { client, key, mode: ReadMode::Linearizable, only: None, at: None, deadline: None }
+        Self { key, how: ReadOptions::new(client) }
     }
 }
 
@@ -304,12 +340,8 @@ impl IntoFuture for Get {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct GetMany {
-    client: Client,
     keys: Vec<Bytes>,
-    mode: ReadMode,
-    only: Option<MemberId>,
-    at: Option<Revision>,
-    deadline: Option<Duration>,
+    how: ReadOptions,
 }
 
 impl GetMany {
@@ -321,8 +353,8 @@ impl GetMany {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn with_revision(self) -> Result<AtRevision<Vec<Option<Record>>>, ReadError> {
-        let Self { client, keys, mode, only, at, deadline } = self;
-        match read(&client, mode, only, Query::Many { keys: keys.clone(), at }, deadline).await? {
+        let Self { keys, how } = self;
+        match how.run(Query::Many { keys: keys.clone(), at: how.at }).await? {
             Reply::Records { records, revision, .. } => {
                 let records: HashMap<Bytes, Record> = records.into_iter().collect();
                 let found = keys.iter().map(|key| records.get(key).cloned()).collect();
@@ -333,7 +365,7 @@ impl GetMany {
     }
 
     pub(super) fn new(client: Client, keys: Vec<Bytes>) -> Self {
-        Self { client, keys, mode: ReadMode::Linearizable, only: None, at: None, deadline: None }
+        Self { keys, how: ReadOptions::new(client) }
     }
 }
 
@@ -396,32 +428,6 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         | Effect::Expired { .. }
         | Effect::SessionOpened(_)
         | Effect::SessionClosed => WriteError::OutcomeUnknown(unexpected_answer(&effect)),
-    }
-}
-
-/// Checks a read of one key, several keys or one page, and runs it.
-pub(super) async fn read(
-    client: &Client,
-    mode: ReadMode,
-    only: Option<MemberId>,
-    query: Query,
-    deadline: Option<Duration>,
-) -> Result<Reply, ReadError> {
-    // Members close a connection that sends more than any valid request.
-    query.check(client.limits().sizes())?;
-    if let Some(member) = only {
-        client.check_data_member(member)?;
-    }
-    let call = Call::Read { mode, query, prefer: client.local(), only };
-    match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
-        Ok(Ok(Reply::Compacted { oldest })) => Err(ReadError::Compacted { oldest }),
-        Ok(Ok(Reply::Future { newest })) => Err(ReadError::Future { newest }),
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(error)) => Err(match error {
-            CallError::NotApplied(Cause::Refused(reason)) => ReadError::Refused(reason),
-            CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause) => ReadError::Unavailable(cause),
-        }),
-        Err(super::handle::Closed) => Err(ReadError::Closed),
     }
 }
 

@@ -2,16 +2,15 @@
 
 use super::Client;
 use super::call::Reply;
-use super::ops::{OpFuture, freshness, read, unexpected_reply};
+use super::ops::{OpFuture, ReadOptions, freshness, unexpected_reply};
 use super::range::{after_prefix, ends_of};
 use crate::error::ReadError;
-use crate::ids::{MemberId, Revision};
+use crate::ids::Revision;
 use crate::message::{Query, ReadMode, Record};
 use bytes::Bytes;
 use futures::stream::{self, Stream, TryStreamExt};
 use std::future::IntoFuture;
 use std::ops::RangeBounds;
-use std::time::Duration;
 
 /// How many records are requested at once. A member may return fewer.
 const PAGE: usize = 1000;
@@ -28,16 +27,12 @@ const PAGE: usize = 1000;
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {
-    client: Client,
     from: Bytes,
     to: Option<Bytes>,
     limit: Option<usize>,
     reverse: bool,
     keys_only: bool,
-    mode: ReadMode,
-    only: Option<MemberId>,
-    at: Option<Revision>,
-    deadline: Option<Duration>,
+    how: ReadOptions,
 }
 
 freshness!(Scan, "How long each page may take, retries included. Default: the client's.");
@@ -53,19 +48,7 @@ impl Scan {
     }
 
     pub(super) const fn between(client: Client, from: Bytes, to: Option<Bytes>) -> Self {
-        let mode = ReadMode::Linearizable;
-        Self {
-            client,
-            from,
-            to,
-            limit: None,
-            reverse: false,
-            keys_only: false,
-            mode,
-            only: None,
-            at: None,
-            deadline: None,
-        }
+        Self { from, to, limit: None, reverse: false, keys_only: false, how: ReadOptions::new(client) }
     }
 
     /// Returns at most this many records. Default: all.
@@ -95,7 +78,7 @@ impl Scan {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn snapshot(self) -> Result<Snapshot, ReadError> {
-        let (mut records, mut revision) = (Vec::new(), self.at.unwrap_or_default());
+        let (mut records, mut revision) = (Vec::new(), self.how.at.unwrap_or_default());
         let mut rest = Some(self);
         while let Some(scan) = rest.take() {
             let page = scan.page().await?;
@@ -135,13 +118,12 @@ impl Scan {
         let wanted = self.limit.unwrap_or(PAGE).min(PAGE);
         let limit = u32::try_from(wanted).expect("a page is small");
         let (from, to, reverse, keys_only, at) =
-            (self.from.clone(), self.to.clone(), self.reverse, self.keys_only, self.at);
+            (self.from.clone(), self.to.clone(), self.reverse, self.keys_only, self.how.at);
         let query = Query::Scan { from, to, limit, reverse, keys_only, at };
-        let (mut records, next, revision) =
-            match read(&self.client, self.mode, self.only, query, self.deadline).await? {
-                Reply::Records { records, next, revision } => (records, next, revision),
-                other => return Err(unexpected_reply(&other)),
-            };
+        let (mut records, next, revision) = match self.how.run(query).await? {
+            Reply::Records { records, next, revision } => (records, next, revision),
+            other => return Err(unexpected_reply(&other)),
+        };
         records.truncate(wanted);
         if let Some(limit) = &mut self.limit {
             *limit -= records.len();
@@ -161,10 +143,10 @@ impl Scan {
         } else {
             self.from = next;
         }
-        self.at = Some(revision);
-        if self.mode != ReadMode::Linearizable {
+        self.how.at = Some(revision);
+        if self.how.mode != ReadMode::Linearizable {
             // The next member may lag behind this one.
-            self.mode = ReadMode::AtLeast(revision);
+            self.how.mode = ReadMode::AtLeast(revision);
         }
         Ok(Page { records, revision, rest: Some(self) })
     }

@@ -1,10 +1,9 @@
 //! The primary is killed in the middle of writes.
 
-use super::ledger::{self, LedgerReport};
-use super::members::{COUNT, DemoPlan, Members};
+use super::ledger::LedgerReport;
+use super::members::{DemoPlan, Members};
 use super::narrator::Narrator;
 use super::watch;
-use super::writers::Writers;
 use crate::failure::Failure;
 use crate::output::{BAD, GOOD};
 use std::time::{Duration, Instant};
@@ -30,15 +29,9 @@ pub(super) async fn run(narrator: &Narrator, plan: &DemoPlan) -> Result<LedgerRe
 }
 
 async fn play(narrator: &Narrator, members: &mut Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
-    super::introduce(narrator, members);
-    let clients = watch::connect(members, &members.transport()?, plan.seed, WRITERS).await?;
-    let client = &clients[0];
-    let first = watch::formed(client, COUNT.into()).await?;
-    narrator
-        .print(format_args!("the cluster has formed: member {} is primary in view {}", first.id, first.view));
-
-    let writers = Writers::start(&clients, WRITERS, PACE);
-    narrator.print(format_args!("{WRITERS} clients write"));
+    let (client, writers) =
+        super::begin(narrator, members, &members.transport()?, plan, (WRITERS, PACE)).await?;
+    let client = &client;
     writers.work(SHORT_STEP, STEP, STEP_SPAN, STEP_LIMIT).await?;
 
     let primary = watch::primary(client).await?;
@@ -74,9 +67,5 @@ async fn play(narrator: &Narrator, members: &mut Members, plan: &DemoPlan) -> Re
     );
     writers.work(SHORT_STEP, STEP / 3, STEP_SPAN, STEP_LIMIT).await?;
 
-    let ledgers = writers.stop().await?;
-    let store = watch::read_back(client).await?;
-    let verdict = ledger::compare(&ledgers, &store);
-    super::sum_up(narrator, &verdict, store.len());
-    Ok(verdict)
+    super::end(narrator, client, writers, None).await
 }

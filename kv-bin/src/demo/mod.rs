@@ -13,10 +13,15 @@ use crate::config::TransportKind;
 use crate::failure::Failure;
 use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
 use crate::signals::Signals;
+use kv_core::Client;
+use kv_core::transport::Transport;
 use ledger::LedgerReport;
-use members::{DemoPlan, Members};
+use members::{COUNT, DemoPlan, Members};
 use narrator::Narrator;
 use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+use writers::Writers;
 
 /// How many problems of each scenario are shown.
 const SHOWN_PROBLEMS: usize = 10;
@@ -80,17 +85,40 @@ async fn run_scenarios(args: &DemoArgs, plan: &DemoPlan, json: bool) -> Result<V
     Ok(reports)
 }
 
-/// Prints the members.
-fn introduce(narrator: &Narrator, members: &Members) {
+/// Prints the members, and starts this many writers once the cluster has formed. Returns a client too.
+async fn begin(
+    narrator: &Narrator,
+    members: &Members,
+    transport: &Arc<dyn Transport>,
+    plan: &DemoPlan,
+    (count, pace): (usize, Duration),
+) -> Result<(Client, Writers), Failure> {
     for (id, address) in (0..).zip(members.addresses()) {
         let pid = members.pid(id).unwrap_or_default();
         narrator.print(format_args!("member {id} serves on {address}: process {pid}"));
     }
+    let clients = watch::connect(members, transport, plan.seed, count).await?;
+    let primary = watch::formed(&clients[0], COUNT.into()).await?;
+    let (id, view) = (primary.id, primary.view);
+    narrator.print(format_args!("the cluster has formed: member {id} is primary in view {view}"));
+    let writers = Writers::start(&clients, count, pace);
+    narrator.print(format_args!("{count} clients write"));
+    Ok((clients[0].clone(), writers))
 }
 
-/// Prints the result of the comparison.
-fn sum_up(narrator: &Narrator, verdict: &LedgerReport, keys: usize) {
-    let LedgerReport { writes, acknowledged, lost, duplicated, .. } = verdict;
+/// Stops the writers, reads everything back, compares, and prints the result. `problem` is one that the comparison
+/// does not see.
+async fn end(
+    narrator: &Narrator,
+    client: &Client,
+    writers: Writers,
+    problem: Option<String>,
+) -> Result<LedgerReport, Failure> {
+    let ledgers = writers.stop().await?;
+    let store = watch::read_back(client).await?;
+    let (mut verdict, keys) = (ledger::compare(&ledgers, &store), store.len());
+    verdict.problems.extend(problem);
+    let LedgerReport { writes, acknowledged, lost, duplicated, .. } = &verdict;
     let style = if verdict.is_good() { GOOD } else { BAD };
     narrator.print_in(
         style,
@@ -98,6 +126,7 @@ fn sum_up(narrator: &Narrator, verdict: &LedgerReport, keys: usize) {
             "{keys} keys read back: {acknowledged} of {writes} writes acknowledged, {lost} lost, {duplicated} applied twice"
         ),
     );
+    Ok(verdict)
 }
 
 /// Shows the last log lines of the members when a scenario failed.

@@ -1,10 +1,8 @@
 //! Requests, replies and messages between members are lost at random.
 
-use super::ledger::{self, LedgerReport};
-use super::members::{COUNT, DemoPlan, Members};
+use super::ledger::LedgerReport;
+use super::members::{DemoPlan, Members};
 use super::narrator::Narrator;
-use super::watch;
-use super::writers::Writers;
 use crate::failure::Failure;
 use crate::output::{BAD, GOOD};
 use kv_core::transport::{Direction, Fault, Faults, Faulty, Lane, Scope, Transport};
@@ -38,21 +36,11 @@ pub(super) async fn run(narrator: &Narrator, plan: &DemoPlan) -> Result<LedgerRe
 }
 
 async fn play(narrator: &Narrator, members: &Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
-    super::introduce(narrator, members);
     let faults = Faults::new(plan.seed);
     let transport =
         Faulty::new(members.transport()?, faults.clone(), kv_core::transport::framing()).spare_first();
     let transport: Arc<dyn Transport> = Arc::new(transport);
-    let clients = watch::connect(members, &transport, plan.seed, WRITERS).await?;
-    let client = &clients[0];
-    let primary = watch::formed(client, COUNT.into()).await?;
-    narrator.print(format_args!(
-        "the cluster has formed: member {} is primary in view {}",
-        primary.id, primary.view
-    ));
-
-    let writers = Writers::start(&clients, WRITERS, PACE);
-    narrator.print(format_args!("{WRITERS} clients write"));
+    let (client, writers) = super::begin(narrator, members, &transport, plan, (WRITERS, PACE)).await?;
     writers.work(CALM / 10, CALM, SPAN / 2, STEP_LIMIT).await?;
 
     faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(CLIENT_LOSS));
@@ -73,12 +61,7 @@ async fn play(narrator: &Narrator, members: &Members, plan: &DemoPlan) -> Result
         ),
     );
 
-    let ledgers = writers.stop().await?;
-    let store = watch::read_back(client).await?;
-    let mut verdict = ledger::compare(&ledgers, &store);
-    if requests == 0 || replies == 0 {
-        verdict.problems.push("no message was lost: the scenario shows nothing".to_owned());
-    }
-    super::sum_up(narrator, &verdict, store.len());
-    Ok(verdict)
+    let is_calm = requests == 0 || replies == 0;
+    let problem = is_calm.then(|| "no message was lost: the scenario shows nothing".to_owned());
+    super::end(narrator, &client, writers, problem).await
 }

@@ -79,15 +79,7 @@ impl View {
             primary: None,
             failovers: VecDeque::new(),
         };
-        if let Some(status) = view.serving() {
-            let (view_number, id) = (status.view.get(), status.id.get());
-            if let Some(took) = status.last_failover_ms {
-                let before =
-                    Failover { seen: None, view: view_number, from: None, to: id, took_ms: Some(took) };
-                view.failovers.push_front(before);
-            }
-            view.primary = Some((view_number, id));
-        }
+        view.note_failover(None);
         view
     }
 
@@ -108,7 +100,7 @@ impl View {
                     _ => None,
                 };
                 (member.seen, member.at) = (seen, at);
-                self.note_failover(at);
+                self.note_failover(Some(at));
             }
         }
     }
@@ -119,22 +111,19 @@ impl View {
         answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view)
     }
 
-    fn note_failover(&mut self, at: Instant) {
+    /// Remembers the newest primary, and that it has replaced another: now, or before the first poll, if the member
+    /// reports that.
+    fn note_failover(&mut self, seen: Option<Instant>) {
         let Some(status) = self.serving() else { return };
-        let (view, to) = (status.view.get(), status.id.get());
-        let took_ms = status.last_failover_ms;
-        let from = match self.primary {
-            Some((known, _)) if view <= known => return,
-            Some((_, from)) => from,
-            None => {
-                self.primary = Some((view, to));
-                return;
-            }
-        };
-        self.primary = Some((view, to));
-        let failover = Failover { seen: Some(at), view, from: Some(from), to, took_ms };
-        self.failovers.push_front(failover);
-        self.failovers.truncate(FAILOVERS);
+        let (view, to, took_ms) = (status.view.get(), status.id.get(), status.last_failover_ms);
+        if self.primary.is_some_and(|(known, _)| view <= known) {
+            return;
+        }
+        let from = self.primary.replace((view, to)).map(|(_, from)| from);
+        if from.is_some() || (seen.is_none() && took_ms.is_some()) {
+            self.failovers.push_front(Failover { seen, view, from, to, took_ms });
+            self.failovers.truncate(FAILOVERS);
+        }
     }
 
     /// Writes and reads per second, of all members together.

@@ -376,20 +376,11 @@ mod lane_code {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    const LANES: [Lane; 4] = [Lane::Control, Lane::Log, Lane::Bulk, Lane::Client];
-
     pub(super) fn serialize<S: Serializer>(lane: &Lane, serializer: S) -> Result<S::Ok, S::Error> {
-        let code = match lane {
-            Lane::Control => 0,
-            Lane::Log => 1,
-            Lane::Bulk => 2,
-            Lane::Client => 3,
-        };
-        serializer.serialize_u8(code)
+        serializer.serialize_u8(lane.code())
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lane, D::Error> {
-        let code = u8::deserialize(deserializer)?;
-        LANES.get(usize::from(code)).copied().ok_or_else(|| D::Error::custom("no such lane"))
+        Lane::of_code(u8::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("no such lane"))
     }
 }

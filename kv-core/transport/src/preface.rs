@@ -20,13 +20,7 @@ pub const BYTES: usize = 8;
 /// The preface for `lane`.
 pub fn encode(lane: Lane) -> [u8; BYTES] {
     let [a, b, c, d] = MAGIC;
-    let lane = match lane {
-        Lane::Control => 1,
-        Lane::Log => 2,
-        Lane::Bulk => 3,
-        Lane::Client => 4,
-    };
-    [a, b, c, d, VERSION, lane, 0, 0]
+    [a, b, c, d, VERSION, lane.code(), 0, 0]
 }
 
 /// Decodes the lane in a preface.
@@ -44,13 +38,7 @@ pub fn decode(bytes: [u8; BYTES]) -> Result<Lane, &'static str> {
     if reserved != [0, 0] {
         return Err("its preface is malformed");
     }
-    match lane {
-        1 => Ok(Lane::Control),
-        2 => Ok(Lane::Log),
-        3 => Ok(Lane::Bulk),
-        4 => Ok(Lane::Client),
-        _ => Err("it asks for an unknown lane"),
-    }
+    Lane::of_code(lane).ok_or("it asks for an unknown lane")
 }
 
 #[cfg(test)]

@@ -26,6 +26,18 @@ pub enum Lane {
 impl Lane {
     /// Every lane.
     pub const ALL: [Self; 4] = [Self::Control, Self::Log, Self::Bulk, Self::Client];
+
+    /// Returns its number in what is sent: 1 to 4, in the order of [`ALL`](Self::ALL). It never changes.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// Returns the lane with this [`code`](Self::code).
+    #[must_use]
+    pub fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| lane.code() == code)
+    }
 }
 
 impl Display for Lane {

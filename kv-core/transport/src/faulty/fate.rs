@@ -66,18 +66,12 @@ pub(super) fn stream_seed(
     direction: Direction,
     connection: u64,
 ) -> u64 {
-    let lane = match lane {
-        Lane::Control => 1,
-        Lane::Log => 2,
-        Lane::Bulk => 3,
-        Lane::Client => 4,
-    };
     let direction = match direction {
         Direction::Outgoing => 1,
         Direction::Incoming => 2,
     };
     let numbers = seed.to_le_bytes().into_iter().chain(connection.to_le_bytes());
-    let kind = [lane, direction, u8::from(peer.is_some())];
+    let kind = [lane.code(), direction, u8::from(peer.is_some())];
     let bytes = numbers.chain(kind).chain(peer.unwrap_or_default().bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -2,23 +2,23 @@
 //!
 //! | message | from, to | lane | handled by |
 //! |---|---|---|---|
-//! | `Prepare` | primary to backups | Log | `Replica::on_prepare` |
-//! | `PrepareOk` | backup to primary | Log | `Replica::on_prepare_ok` |
-//! | `Commit` | primary to backups | Control | `Replica::on_commit` |
-//! | `CommitOk` | backup to primary | Control | `Replica::on_commit_ok` |
+//! | `Prepare` | primary to backups | Log | `Backup::on_prepare` |
+//! | `PrepareOk` | backup to primary | Log | `Primary::on_prepare_ok` |
+//! | `Commit` | primary to backups | Control | `Backup::on_commit` |
+//! | `CommitOk` | backup to primary | Control | `Primary::on_commit_ok` |
 //! | `StartViewChange` | any to all | Control | `Replica::on_start_view_change` |
-//! | `DoViewChange` | any to all | Control | `Replica::on_do_view_change` |
-//! | `StartView` | primary to backups | Control | `Replica::on_start_view` |
+//! | `DoViewChange` | any to all | Control | `ViewChange::on_do_view_change` |
+//! | `StartView` | primary to backups | Control | `CatchingUp::on_start_view` |
 //! | `GetState` | any to any | Control | `Replica::on_get_state` |
-//! | `Fetch` | any to any | Bulk | `Replica::on_fetch` |
-//! | `Headers` | answer to `Fetch` | Bulk | `Replica::on_headers` |
-//! | `NewState` | answer to `Fetch` | Bulk | `Replica::on_new_state` |
+//! | `Fetch` | any to any | Bulk | `Context::on_fetch` |
+//! | `Headers` | answer to `Fetch` | Bulk | `Install::on_headers` |
+//! | `NewState` | answer to `Fetch` | Bulk | `Install::on_new_state` |
 //! | `TooOld` | answer to `Fetch`; primary to backups | Bulk | `Replica::on_too_old` |
-//! | `GetSnapshot` | any to any | Bulk | `Replica::on_get_snapshot` |
-//! | `SnapshotChunk` | answer to `GetSnapshot` | Bulk | `Replica::on_snapshot_chunk` |
-//! | `SnapshotGone` | answer to `GetSnapshot` | Bulk | `Replica::on_snapshot_gone` |
-//! | `Formation` | any to any | Control | `Formation::on_formation` |
-//! | `StateDigest` | any to any | Control | `Replica::on_state_digest` |
+//! | `GetSnapshot` | any to any | Bulk | `Context::on_get_snapshot` |
+//! | `SnapshotChunk` | answer to `GetSnapshot` | Bulk | `Context::on_snapshot_chunk` |
+//! | `SnapshotGone` | answer to `GetSnapshot` | Bulk | `Context::on_snapshot_gone` |
+//! | `Formation` | any to any | Control | `Forming::on_formation` |
+//! | `StateDigest` | any to any | Control | `Context::on_state_digest` |
 
 mod bounded;
 mod client;

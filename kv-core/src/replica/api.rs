@@ -1,8 +1,35 @@
 //! The inputs and outputs of a replica.
 
+use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp, View, WriteSeq};
 use crate::message::{Chunk, ChunkEnd, LogPoint, Message, Write};
 use bytes::Bytes;
+
+/// The configuration of a replica.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReplicaConfig {
+    /// The members and their quorums.
+    pub cluster: Cluster,
+    /// Which member this is.
+    pub me: MemberId,
+    /// Time-outs and limits.
+    pub options: Options,
+    /// The seed of its jitter and its nonces. It must be different in each life.
+    pub seed: u64,
+    /// The state that goes with the log was damaged and set aside. Another one is fetched from a peer.
+    pub stateless: bool,
+    /// The part of a snapshot that an earlier life has stored, and where it ends.
+    pub staged: Option<(Anchor, ChunkEnd)>,
+}
+
+impl ReplicaConfig {
+    /// Creates a configuration.
+    #[must_use]
+    pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
+        Self { cluster, me, options, seed, stateless: false, staged: None }
+    }
+}
 
 /// The time of an input. The monotonic clock is used for every decision, and the wall clock only for stamps in the
 /// log.

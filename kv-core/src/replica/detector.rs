@@ -1,7 +1,7 @@
 //! When to suspect the primary: an adaptive bound on the silence between two signs of life, after Jacobson's estimate
 //! of a round-trip time (mean and mean deviation), kept between configured limits.
 
-use crate::ids::{Instant, View};
+use crate::ids::Instant;
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -53,57 +53,5 @@ impl Detector {
 
     pub(super) fn deadline(&self) -> Instant {
         self.last.after(self.bound())
-    }
-}
-
-/// A vote to leave the view. It is repeated until it is withdrawn.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Suspicion {
-    pub(super) target: View,
-    pub(super) resend_at: Instant,
-}
-
-/// How a member monitors the primary that it follows.
-#[derive(Debug)]
-pub(super) struct PrimaryMonitor {
-    pub(super) detector: Detector,
-    pub(super) suspicion: Option<Suspicion>,
-    /// The silence ended while this member itself was paused. Until this time it processes the messages that arrived
-    /// meanwhile.
-    listen_until: Option<Instant>,
-}
-
-impl PrimaryMonitor {
-    pub(super) const fn new(detector: Detector) -> Self {
-        Self { detector, suspicion: None, listen_until: None }
-    }
-
-    pub(super) fn next_timeout(&self) -> Instant {
-        let deadline = self.detector.deadline();
-        let deadline = self.listen_until.map_or(deadline, |until| until.max(deadline));
-        self.suspicion.map_or(deadline, |suspicion| suspicion.resend_at)
-    }
-
-    /// Returns whether the silence has lasted too long. A member that checks more than `pause` late was paused
-    /// itself, and waits for twice that time before it reports silence.
-    pub(super) fn is_silent(&mut self, now: Instant, pause: Duration) -> bool {
-        let deadline = self.detector.deadline();
-        if now < deadline {
-            return false;
-        }
-        let until = match self.listen_until {
-            None if now.since(deadline) > pause => now.after(pause * 2),
-            None => now,
-            Some(until) => until,
-        };
-        self.listen_until = Some(until);
-        now >= until
-    }
-
-    /// A sign of life withdraws the vote.
-    pub(super) fn heard(&mut self, now: Instant) {
-        self.detector.heard(now);
-        self.suspicion = None;
-        self.listen_until = None;
     }
 }

@@ -1,7 +1,7 @@
 //! Forms a cluster in two durable steps, so that wiping one disk can never elect an empty log.
 
-use super::state::ReplicaState;
-use super::{Halt, Replica};
+use super::Halt;
+use super::context::{Context, Flow, Transition};
 use crate::ids::{Instant, MemberId};
 use crate::message::{FormationStep, Message, Write};
 use std::collections::BTreeMap;
@@ -9,24 +9,76 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(super) struct Forming {
     /// The step that is durable here. Only this step is reported to others.
-    pub(super) step: FormationStep,
+    step: FormationStep,
     /// Whether a step is being written.
-    pub(super) writing: bool,
+    writing: bool,
     /// The steps that the others last reported.
-    pub(super) heard: BTreeMap<MemberId, FormationStep>,
+    heard: BTreeMap<MemberId, FormationStep>,
     pub(super) ask_at: Instant,
 }
 
 /// What to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Progress {
+enum Progress {
     Wait,
     Write(FormationStep),
     DiskLoss(MemberId),
 }
 
+/// Rules F1 to F5.
 impl Forming {
-    pub(super) fn progress(&self, peers: usize) -> Progress {
+    pub(super) const fn new(step: FormationStep, now: Instant) -> Self {
+        Self { step, writing: false, heard: BTreeMap::new(), ask_at: now }
+    }
+
+    pub(super) fn on_formation(&mut self, cx: &mut Context, from: MemberId, step: FormationStep, ask: bool) {
+        self.heard.insert(from, step);
+        if ask {
+            cx.send(from, Message::Formation { step: self.step, ask: false });
+        }
+        self.advance(cx);
+    }
+
+    /// Takes the next step, if what was heard allows it.
+    pub(super) fn advance(&mut self, cx: &mut Context) {
+        match self.progress(cx.cluster.len() - 1) {
+            Progress::Wait => {}
+            Progress::Write(step) => {
+                self.writing = true;
+                cx.write(Write::Formation(step));
+            }
+            Progress::DiskLoss(peer) => cx.halt(Halt::DiskLoss { peer }),
+        }
+    }
+
+    pub(super) fn on_durable(&mut self, cx: &mut Context) -> Flow {
+        if !self.writing || !cx.is_durable(cx.writes.last) {
+            return Flow::Continue(());
+        }
+        self.writing = false;
+        self.step = match self.step {
+            FormationStep::Empty => FormationStep::Formatted,
+            FormationStep::Formatted | FormationStep::Formed => FormationStep::Formed,
+        };
+        let step = self.step;
+        cx.broadcast(&Message::Formation { step, ask: step == FormationStep::Formatted });
+        if step == FormationStep::Formed {
+            return Flow::Break(Transition::Formed);
+        }
+        self.advance(cx);
+        Flow::Continue(())
+    }
+
+    pub(super) fn on_timeout(&mut self, cx: &mut Context) -> Flow {
+        let now = cx.now.monotonic;
+        if now >= self.ask_at {
+            self.ask_at = now.after(cx.options.heartbeat * 4);
+            cx.broadcast(&Message::Formation { step: self.step, ask: true });
+        }
+        Flow::Continue(())
+    }
+
+    fn progress(&self, peers: usize) -> Progress {
         if self.writing {
             return Progress::Wait;
         }
@@ -47,67 +99,6 @@ impl Forming {
                 Progress::Wait
             }
         }
-    }
-}
-
-/// Rules F1 to F5.
-impl Replica {
-    pub(super) fn on_formation(&mut self, from: MemberId, step: FormationStep, ask: bool) {
-        let mine = match &mut self.state {
-            ReplicaState::Forming(forming) => {
-                forming.heard.insert(from, step);
-                forming.step
-            }
-            _ => FormationStep::Formed,
-        };
-        if ask {
-            self.send(from, Message::Formation { step: mine, ask: false });
-        }
-        self.progress_forming();
-    }
-
-    pub(super) fn progress_forming(&mut self) {
-        let peers = self.cluster.len() - 1;
-        let ReplicaState::Forming(forming) = &mut self.state else { return };
-        match forming.progress(peers) {
-            Progress::Wait => {}
-            Progress::Write(step) => {
-                forming.writing = true;
-                self.write(Write::Formation(step));
-            }
-            Progress::DiskLoss(peer) => self.halt(Halt::DiskLoss { peer }),
-        }
-    }
-
-    pub(super) fn forming_durable(&mut self) {
-        let done = self.writes.durable == self.writes.last;
-        let ReplicaState::Forming(forming) = &mut self.state else { return };
-        if !forming.writing || !done {
-            return;
-        }
-        forming.writing = false;
-        forming.step = match forming.step {
-            FormationStep::Empty => FormationStep::Formatted,
-            FormationStep::Formatted | FormationStep::Formed => FormationStep::Formed,
-        };
-        let step = forming.step;
-        self.broadcast(&Message::Formation { step, ask: step == FormationStep::Formatted });
-        if step == FormationStep::Formed {
-            self.start_just_formed();
-        } else {
-            self.progress_forming();
-        }
-    }
-
-    pub(super) fn forming_timeout(&mut self) {
-        let (now, interval) = (self.now.monotonic, self.options.heartbeat * 4);
-        let ReplicaState::Forming(forming) = &mut self.state else { return };
-        if now < forming.ask_at {
-            return;
-        }
-        forming.ask_at = now.after(interval);
-        let step = forming.step;
-        self.broadcast(&Message::Formation { step, ask: true });
     }
 }
 

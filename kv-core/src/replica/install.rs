@@ -2,11 +2,10 @@
 //! fetches the rest, and makes it durable. The new primary does this for the decided log, and a backup for the log in
 //! `StartView`.
 
-use super::state::ReplicaState;
-use super::summary::holds_through;
-use super::{Halt, Replica};
+use super::Halt;
+use super::context::{Context, Flow, Transition, holds_through};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
-use crate::message::{Entry, FetchWhat, Message};
+use crate::message::{Entry, FetchWhat, LogSummary, Message};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::debug;
@@ -69,9 +68,7 @@ impl Install {
             finishing: None,
         }
     }
-}
 
-impl Install {
     pub(super) fn has_nonce(&self, nonce: u64) -> bool {
         self.nonce == Some(nonce)
     }
@@ -121,126 +118,97 @@ impl Install {
         self.patience /= 2;
         self.retry_at = now;
     }
-}
 
-impl Replica {
-    /// Continues an installation as far as possible.
-    pub(super) fn drive_install(&mut self) {
-        if !self.cut_for_install() {
-            return;
+    /// Continues the installation as far as possible. `votes`: at the new primary, what the members have.
+    pub(super) fn drive(&mut self, cx: &mut Context, votes: Option<&BTreeMap<MemberId, LogSummary>>) -> Flow {
+        if !self.cut(cx) {
+            return Flow::Continue(());
         }
-        let head = self.log.head();
-        let now = self.now.monotonic;
-        let Some(install) = self.state.install_mut() else { return };
-        if head.op < install.head.op {
-            return self.fetch_for_install();
+        let head = cx.log.head();
+        if head.op < self.head.op {
+            self.fetch(cx, votes);
+            return Flow::Continue(());
         }
-        assert_eq!(head, install.head, "what was fetched chains to the head that was asked for");
-        let finishing = match install.finishing {
-            Some(seq) => seq,
-            None => {
-                self.log_view = self.view;
-                // One write removes the mark of damage, and voids whatever may be left of the damaged entries.
-                let cut = self.damage.take().map(|_| head);
-                self.write_view(cut)
-            }
-        };
-        if let Some(install) = self.state.install_mut() {
-            install.finishing = Some(finishing);
-            install.retry_at = now.after(self.options.failure_timeout_max);
+        assert_eq!(head, self.head, "what was fetched chains to the head that was asked for");
+        let finishing = *self.finishing.get_or_insert_with(|| {
+            cx.log_view = cx.view;
+            // One write removes the mark of damage, and voids whatever may be left of the damaged entries.
+            let cut = cx.damage.take().map(|_| head);
+            cx.write_view(cut)
+        });
+        self.retry_at = cx.now.monotonic.after(cx.options.failure_timeout_max);
+        if !cx.is_durable(finishing) {
+            return Flow::Continue(());
         }
-        if self.is_durable(finishing) {
-            self.finish_install();
-        }
-    }
-
-    fn finish_install(&mut self) {
-        debug!(view = %self.view, head = ?self.log.head(), "the view's log is installed");
-        if self.primary() == self.me {
-            self.become_primary();
-        } else {
-            self.become_backup();
-            self.acknowledge();
-        }
+        debug!(view = %cx.view, ?head, "the view's log is installed");
+        Flow::Break(Transition::Installed)
     }
 
     /// Rule V7: keeps what agrees, and cuts what differs and everything above the head of the view. Returns true when
     /// entries may be fetched.
-    fn cut_for_install(&mut self) -> bool {
-        let Some(install) = self.state.install_mut() else { return false };
-        if install.cut {
+    fn cut(&mut self, cx: &mut Context) -> bool {
+        if self.cut {
             return true;
         }
-        install.filling = false;
-        match self.find_match() {
+        self.filling = false;
+        match self.find_match(cx) {
             Match::At(op) => {
-                let head = self.log.head().op;
-                if head > op || self.is_damaged() {
-                    debug!(view = %self.view, after = %op, was = %head, "cut");
-                    let after = self.anchor(op);
-                    self.log.cut(op);
-                    self.write_view(Some(after));
+                let head = cx.log.head().op;
+                if head > op || cx.is_damaged() {
+                    debug!(view = %cx.view, after = %op, was = %head, "cut");
+                    let after = cx.anchor(op);
+                    cx.log.cut(op);
+                    cx.write_view(Some(after));
                 }
-                let now = self.now.monotonic;
-                if let Some(install) = self.state.install_mut() {
-                    install.cut = true;
-                    install.asked = false;
-                    install.retry_at = now;
-                }
+                (self.cut, self.asked, self.retry_at) = (true, false, cx.now.monotonic);
                 true
             }
             Match::Behind => {
-                if let Some(install) = self.state.install_mut() {
-                    install.filling = true;
-                }
+                self.filling = true;
                 true
             }
             Match::Unknown { from, through } => {
-                self.request_hashes(from, through);
+                self.request_hashes(cx, from, through);
                 false
             }
             Match::Diverged { op, theirs } => {
-                let ours = self.log.hash(op).unwrap_or_default();
-                self.halt(Halt::Diverged { op, ours, theirs });
+                let ours = cx.log.hash(op).unwrap_or_default();
+                cx.halt(Halt::Diverged { op, ours, theirs });
                 false
             }
         }
     }
 
     /// Requests hashes below a known hash of the view's log, so that any member that holds that log can answer.
-    fn request_hashes(&mut self, from: Op, through: Op) {
-        let Some(install) = self.state.install_mut() else { return };
-        let known = install.known.range(through..).next().map(|(op, hash)| (*op, *hash));
+    fn request_hashes(&mut self, cx: &mut Context, from: Op, through: Op) {
+        let known = self.known.range(through..).next().map(|(op, hash)| (*op, *hash));
         let (through, hash) = known.map_or((through, None), |(op, hash)| (op, Some(hash)));
-        let turn = install.turn();
-        let to = self.source(turn);
-        self.request(to, from, through, hash, FetchWhat::Headers);
+        let to = self.source(cx);
+        self.request(cx, to, from, through, hash, FetchWhat::Headers);
     }
 
     /// Searches downwards from the lower of the two heads for the first op with equal hashes. At its own commit
     /// point, this member knows the hash.
-    fn find_match(&mut self) -> Match {
-        let (head, commit) = (self.log.head().op, self.commit);
-        let Some(install) = self.state.install_mut() else { return Match::At(commit) };
-        if install.head.op < commit {
-            return Match::Diverged { op: commit, theirs: install.head.hash };
+    fn find_match(&self, cx: &Context) -> Match {
+        let (head, commit) = (cx.log.head().op, cx.commit);
+        if self.head.op < commit {
+            return Match::Diverged { op: commit, theirs: self.head.hash };
         }
-        let top = head.min(install.head.op);
-        let mut op = top;
+        let mut op = head.min(self.head.op);
         while op > commit {
-            match install.known.get(&op) {
-                Some(theirs) if self.log.hash(op) == Some(*theirs) => {
-                    return if op == head { self.match_behind(op) } else { Match::At(op) };
+            match self.known.get(&op) {
+                Some(theirs) if cx.log.hash(op) == Some(*theirs) => {
+                    return if op == head { self.match_behind(cx, op) } else { Match::At(op) };
                 }
                 Some(_) => op = op.previous(),
-                None => return Match::Unknown { from: install.first_unknown(commit), through: op },
+                None => return Match::Unknown { from: self.first_unknown(commit), through: op },
             }
         }
-        match install.known.get(&commit) {
-            Some(theirs) if self.log.hash(commit) != Some(*theirs) => {
+        match self.known.get(&commit) {
+            Some(theirs) if cx.log.hash(commit) != Some(*theirs) => {
                 Match::Diverged { op: commit, theirs: *theirs }
             }
-            Some(_) | None if commit == head => self.match_behind(commit),
+            Some(_) | None if commit == head => self.match_behind(cx, commit),
             Some(_) | None => Match::At(commit),
         }
     }
@@ -248,146 +216,121 @@ impl Replica {
     /// Rule D6c: entries behind the damage are cut only if it is certain that they do not belong to the view's log,
     /// because they may be the only copies. If the first of them differs, all of them do, because each entry contains
     /// the hash of the one before.
-    fn match_behind(&mut self, head: Op) -> Match {
-        let first = self.log.past_gap().first_key_value().map(|(op, behind)| (*op, behind.hash()));
-        let Some(install) = self.state.install_mut() else { return Match::At(head) };
-        match first {
-            Some((op, ours)) if op <= install.head.op => match install.known.get(&op) {
-                Some(theirs) if *theirs == ours => Match::Behind,
+    fn match_behind(&self, cx: &Context, head: Op) -> Match {
+        match cx.log.past_gap().first_key_value() {
+            Some((op, behind)) if *op <= self.head.op => match self.known.get(op) {
+                Some(theirs) if *theirs == behind.hash() => Match::Behind,
                 Some(_) => Match::At(head),
-                None => Match::Unknown { from: op, through: op },
+                None => Match::Unknown { from: *op, through: *op },
             },
             Some(_) | None => Match::At(head),
         }
     }
 
-    fn fetch_for_install(&mut self) {
-        let head = self.log.head().op;
-        let backlog = head.distance_from(self.log.durable().op);
-        let later = self.now.monotonic.after(self.options.failure_timeout_min);
-        if backlog > RUN_ENTRIES {
-            // Continue when the disk has caught up.
-            if let Some(install) = self.state.install_mut() {
-                install.retry_at = later;
-            }
-            return;
-        }
-        let (gap, peers) = (self.log.gap(), self.cluster.len() - 1);
-        let source = self.source_of_entries(head);
-        let Some(install) = self.state.install_mut() else { return };
+    fn fetch(&mut self, cx: &mut Context, votes: Option<&BTreeMap<MemberId, LogSummary>>) {
+        let head = cx.log.head().op;
+        let backlog = head.distance_from(cx.log.durable().op);
+        // `None` if no voter has more of it. If the disk has a backlog, continue when it has caught up.
+        let source = self.source_of_entries(cx, head, votes).filter(|_| backlog <= RUN_ENTRIES);
         let Some((to, reach)) = source else {
-            // No voter has more of it.
-            install.retry_at = later;
+            self.retry_at = cx.now.monotonic.after(cx.options.failure_timeout_min);
             return;
         };
-        let limit = gap.map_or(install.head.op, |gap| gap.op).min(reach);
-        let run = if install.asks_for_runs(peers) { RUN_ENTRIES } else { 1 };
+        let gap = cx.log.gap();
+        let limit = gap.map_or(self.head.op, |gap| gap.op).min(reach);
+        let run = if self.asks_for_runs(cx.cluster.len() - 1) { RUN_ENTRIES } else { 1 };
         let through = limit.min(head.advance(run));
         let pinned = gap.filter(|gap| gap.op == through).map(|gap| gap.hash);
-        let hash = pinned.or_else(|| install.known.get(&through).copied());
+        let hash = pinned.or_else(|| self.known.get(&through).copied());
         if run == 1 && hash.is_none() {
             // A member that has the entry behind its own damage answers only a request by hash.
-            return self.request_hashes(head.next(), through);
+            return self.request_hashes(cx, head.next(), through);
         }
-        self.request(to, head.next(), through, hash, FetchWhat::Entries);
+        self.request(cx, to, head.next(), through, hash, FetchWhat::Entries);
     }
 
     /// Whom to ask for the entries after the own head, and up to which op: at the new primary, no further than the
     /// vote of that peer.
-    fn source_of_entries(&self, head: Op) -> Option<(MemberId, Op)> {
-        let change = match &self.state {
-            ReplicaState::ViewChange(change) => change,
-            ReplicaState::CatchingUp(catching) => {
-                return catching
-                    .install
-                    .as_ref()
-                    .map(|install| (self.source(install.turn()), install.head.op));
-            }
-            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::Backup(_) => return None,
-        };
-        let install = change.install.as_ref()?;
-        let reach = |peer: MemberId| {
-            let vote = change.summaries().get(&peer);
-            vote.map_or(install.head.op, |vote| holds_through(vote, &install.known))
-        };
-        let sources = self.sources().into_iter().map(|peer| (peer, reach(peer)));
+    fn source_of_entries(
+        &self,
+        cx: &Context,
+        head: Op,
+        votes: Option<&BTreeMap<MemberId, LogSummary>>,
+    ) -> Option<(MemberId, Op)> {
+        let Some(votes) = votes else { return Some((self.source(cx), self.head.op)) };
+        let reach =
+            |peer: &MemberId| votes.get(peer).map_or(self.head.op, |vote| holds_through(vote, &self.known));
+        let sources = sources(cx).into_iter().map(|peer| (peer, reach(&peer)));
         let sources: Vec<(MemberId, Op)> = sources.filter(|(_, reach)| *reach > head).collect();
-        sources.get(install.turn() % sources.len().max(1)).copied()
+        sources.get(self.turn() % sources.len().max(1)).copied()
     }
 
     /// Sends a request, unless one is outstanding that may still be answered.
-    fn request(&mut self, to: MemberId, from: Op, through: Op, hash: Option<Hash>, what: FetchWhat) {
-        let (now, nonce) = (self.now.monotonic, self.nonce());
-        let (least, most) = (self.options.failure_timeout_min, self.options.failure_timeout_max);
-        let Some(install) = self.state.install_mut() else { return };
-        if install.asked && now < install.retry_at {
+    fn request(
+        &mut self,
+        cx: &mut Context,
+        to: MemberId,
+        from: Op,
+        through: Op,
+        hash: Option<Hash>,
+        what: FetchWhat,
+    ) {
+        let (now, nonce) = (cx.now.monotonic, cx.nonce());
+        if self.asked && now < self.retry_at {
             return;
         }
-        if install.asked {
-            install.turns += 1;
-            install.patience = (install.patience * 2).min(most);
+        if self.asked {
+            self.turns += 1;
+            self.patience = (self.patience * 2).min(cx.options.failure_timeout_max);
         }
-        let nonce = *install.nonce.get_or_insert(nonce);
-        install.asked = true;
-        install.patience = install.patience.max(least);
-        install.retry_at = now.after(install.patience);
-        self.send(to, Message::Fetch { from, through, hash, nonce, what });
+        let nonce = *self.nonce.get_or_insert(nonce);
+        self.asked = true;
+        self.patience = self.patience.max(cx.options.failure_timeout_min);
+        self.retry_at = now.after(self.patience);
+        cx.send(to, Message::Fetch { from, through, hash, nonce, what });
     }
 
-    /// Whom to ask: the primary of the view first, then the others in turn.
-    pub(super) fn source(&self, turns: usize) -> MemberId {
-        let peers = self.sources();
-        peers[turns % peers.len()]
+    /// Whom to ask next: the primary of the view first, then the others in turn.
+    fn source(&self, cx: &Context) -> MemberId {
+        let peers = sources(cx);
+        peers[self.turn() % peers.len()]
     }
 
-    fn sources(&self) -> Vec<MemberId> {
-        let primary = self.primary();
-        let mut peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
-        peers.sort_by_key(|peer| (*peer != primary, *peer));
-        peers
+    /// Takes hashes of the view's log from an answer. Returns whether the installation made progress.
+    pub(super) fn on_headers(&mut self, cx: &Context, nonce: u64, hashes: &[(Op, Hash)]) -> bool {
+        let before = self.known.len();
+        for (op, hash) in hashes.iter().filter(|_| self.nonce == Some(nonce)) {
+            self.known.entry(*op).or_insert(*hash);
+        }
+        let is_news = self.known.len() > before;
+        if is_news {
+            self.heard(cx.now.monotonic);
+        }
+        is_news
     }
 
-    pub(super) fn on_headers(&mut self, nonce: u64, hashes: &[(Op, Hash)]) {
-        let now = self.now.monotonic;
-        let Some(install) = self.state.install_mut().filter(|install| install.nonce == Some(nonce)) else {
-            return;
-        };
-        let before = install.known.len();
-        for (op, hash) in hashes {
-            install.known.entry(*op).or_insert(*hash);
+    /// Takes entries of the view's log from an answer. Returns whether the installation made progress. An answer
+    /// without new entries leaves the request open: after its time-out, the next peer is asked.
+    pub(super) fn on_new_state(&mut self, cx: &mut Context, nonce: u64, entries: Vec<Entry>) -> bool {
+        if self.nonce != Some(nonce) || !(self.cut || self.filling) {
+            return false;
         }
-        if install.known.len() > before {
-            install.heard(now);
-            self.extend_patience();
-            self.drive_install();
-        }
-    }
-
-    pub(super) fn on_new_state(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
-        self.on_repaired(nonce, &entries);
-        if matches!(self.state, ReplicaState::Backup(_)) {
-            return self.fill_gap(from, nonce, entries);
-        }
-        let (now, peers) = (self.now.monotonic, self.cluster.len() - 1);
-        let Some(install) = self
-            .state
-            .install_mut()
-            .filter(|install| install.nonce == Some(nonce) && (install.cut || install.filling))
-        else {
-            return;
-        };
-        let (known, end) = (install.known.clone(), install.head.op);
-        let before = self.log.head().op;
-        self.append_run(entries, |entry| {
-            entry.op <= end && known.get(&entry.op).is_none_or(|hash| *hash == entry.hash)
+        let before = cx.log.head().op;
+        cx.append_run(entries, false, |entry| {
+            entry.op <= self.head.op && self.known.get(&entry.op).is_none_or(|hash| *hash == entry.hash)
         });
-        // An answer without new entries leaves the request open. After its time-out, the next peer is asked.
-        if self.log.head().op > before
-            && let Some(install) = self.state.install_mut()
-        {
-            install.answered(now, peers);
-            self.extend_patience();
-            self.drive_install();
+        let is_news = cx.log.head().op > before;
+        if is_news {
+            self.answered(cx.now.monotonic, cx.cluster.len() - 1);
         }
+        is_news
     }
+}
+
+/// The peers: the primary of the view first.
+fn sources(cx: &Context) -> Vec<MemberId> {
+    let primary = cx.primary();
+    let mut peers: Vec<MemberId> = cx.cluster.peers(cx.me).map(|peer| peer.id).collect();
+    peers.sort_by_key(|peer| (*peer != primary, *peer));
+    peers
 }

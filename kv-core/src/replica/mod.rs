@@ -7,195 +7,66 @@
 //! out each [`Output`] in order. Then call [`Replica::poll_timeout`], and call `handle(now, Input::Timeout)` at the
 //! time that it returns. The completion of an output is an input too: a write is answered later by
 //! [`Input::Durable`].
+//!
+//! # How it is cut
+//! [`Replica`] owns what all states share, its context, and the present state. It passes each input to the one that it
+//! is for, and carries out the transitions. A state owns its behaviour and borrows the context; the context knows no
+//! state.
 
 mod api;
 mod backup;
+mod catching_up;
+mod context;
 mod decide;
 mod detector;
-mod digests;
 mod formation;
 mod install;
-mod lease;
-mod log;
-mod lost;
+mod monitor;
 mod pace;
 mod primary;
-mod rebase;
-mod repair;
 mod rounds;
-mod serve;
 #[cfg(feature = "internals")]
 mod stall;
-mod stamp;
 mod state;
-mod summary;
-mod transfer;
-mod trimming;
+mod status;
 mod view_change;
-mod votes;
 
 pub use api::*;
 #[cfg(feature = "internals")]
 pub use stall::{StallReason, Vote, stall_reason};
 
-use crate::config::{Cluster, Options, Role};
-use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{
-    ChunkEnd, Cut, Extent, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write,
-};
-use digests::Digests;
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
+use crate::message::{Age, Entry, FormationStep, LogPoint, LogSummary, Message, Recovered};
+use backup::{Backup, Heartbeat};
+use catching_up::CatchingUp;
+use context::{ChunkOutcome, Context, Flow, Requester, Transition};
 use formation::Forming;
-use lease::Promise;
-use log::Log;
-use repair::Repairs;
-use stamp::Ages;
+use primary::{HeartbeatAck, Primary};
 use state::ReplicaState;
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
-use tracing::debug;
-use transfer::Transfer;
-use trimming::Trimming;
-use votes::Votes;
-
-/// The configuration of a replica.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ReplicaConfig {
-    /// The members and their quorums.
-    pub cluster: Cluster,
-    /// Which member this is.
-    pub me: MemberId,
-    /// Time-outs and limits.
-    pub options: Options,
-    /// The seed of its jitter and its nonces. It must be different in each life.
-    pub seed: u64,
-    /// The state that goes with the log was damaged and set aside. Another one is fetched from a peer.
-    pub stateless: bool,
-    /// The part of a snapshot that an earlier life has stored, and where it ends.
-    pub staged: Option<(Anchor, ChunkEnd)>,
-}
-
-impl ReplicaConfig {
-    /// Creates a configuration.
-    #[must_use]
-    pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
-        Self { cluster, me, options, seed, stateless: false, staged: None }
-    }
-}
-
-/// The writes that were requested, and how far they are durable.
-#[derive(Debug, Default)]
-struct WriteProgress {
-    last: WriteSeq,
-    durable: WriteSeq,
-    under_way: VecDeque<(WriteSeq, Instant)>,
-}
+use tracing::{debug, trace};
+use view_change::ViewChange;
 
 /// The protocol state machine of one member. See the module's documentation for how to drive it.
 #[derive(Debug)]
 pub struct Replica {
-    cluster: Cluster,
-    me: MemberId,
-    options: Options,
-    rng: fastrand::Rng,
-    now: Now,
-    /// The time as `now`, without leaps (rule N7).
-    steady: Instant,
-    ages: Ages,
-    /// How much of the stamps made here is based on wall clocks.
-    credited: Duration,
-    /// A number that differs in each life of this member.
-    life: u64,
-    /// Rule R4: everything that was acknowledged before this time is at or below this op.
-    fresh: Option<(Op, Instant)>,
-    /// Rule R6.
-    promise: Option<Promise>,
-    /// Never goes back, even in a restart. A write of it is requested in the same step that changes it.
-    view: View,
-    /// The last view whose log was installed. Invariant: `log_view <= view`.
-    log_view: View,
-    /// Entries that this member acknowledged may be missing from its log, up to this op. It acknowledges nothing
-    /// (rule D6).
-    damage: Option<Extent>,
-    repairs: Repairs,
-    incarnation: Incarnation,
-    log: Log,
-    /// Invariants: `checkpoint <= commit <= head`, and `head - pipeline_depth <= commit` (rule N3).
-    commit: Op,
-    applied: Op,
-    applied_at: Instant,
-    checkpoint: Op,
-    trimming: Trimming,
-    transfer: Transfer,
-    writes: WriteProgress,
-    votes: Votes,
-    digests: Digests,
-    /// This member's vote that was last sent to the others.
-    sent_vote: Option<View>,
+    cx: Context,
     state: ReplicaState,
-    /// How many view changes this member has entered since it was last in normal status. It determines the back-off.
-    attempts: u32,
-    outputs: VecDeque<Output>,
     reported: Option<ReplicaStatus>,
-    halted: bool,
 }
 
 impl Replica {
     /// Creates a replica from what recovery found. Call [`poll_output`](Self::poll_output) afterwards.
     #[must_use]
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
-        let ReplicaConfig { cluster, me, options, seed, stateless, staged } = config;
-        let vote_lifetime = options.heartbeat * 8;
-        let log = Log::new(&recovered);
-        let behind = recovered.damage.as_ref().map(|damage| damage.past_gap.clone()).unwrap_or_default();
-        let forming = Forming {
-            step: recovered.formation,
-            writing: false,
-            heard: BTreeMap::new(),
-            ask_at: now.monotonic,
-        };
-        let mut replica = Self {
-            cluster,
-            me,
-            options,
-            rng: fastrand::Rng::with_seed(seed),
-            now,
-            steady: Instant::ZERO,
-            ages: Ages::default(),
-            credited: Duration::ZERO,
-            life: seed,
-            fresh: None,
-            promise: None,
-            view: recovered.view,
-            log_view: recovered.log_view,
-            damage: recovered.damage.as_ref().map(|damage| damage.extent),
-            repairs: Repairs::default(),
-            incarnation: recovered.incarnation,
-            log,
-            commit: recovered.checkpoint.op,
-            applied: recovered.checkpoint.op,
-            applied_at: now.monotonic,
-            checkpoint: recovered.checkpoint.op,
-            trimming: Trimming::new(recovered.floor.op, recovered.checkpoint.op, now.monotonic),
-            transfer: Transfer::new(stateless, staged),
-            writes: WriteProgress::default(),
-            votes: Votes::new(vote_lifetime),
-            digests: Digests::default(),
-            sent_vote: None,
-            state: ReplicaState::Forming(forming),
-            attempts: 0,
-            outputs: VecDeque::new(),
-            reported: None,
-            halted: false,
-        };
-        replica.commit_by_pipeline();
-        replica.ages_of_recovered(behind.iter().filter_map(|(op, behind)| Some((*op, behind.meta()?))));
+        let cx = Context::new(config, &recovered, now);
+        let forming = Forming::new(recovered.formation, now.monotonic);
+        let mut replica = Self { cx, state: ReplicaState::Forming(forming), reported: None };
         if recovered.formation == FormationStep::Formed {
             replica.start_formed();
-            replica.fetch_state();
-            replica.discard_outdated_snapshot();
-        } else {
-            replica.progress_forming();
+            replica.cx.fetch_state();
+            replica.cx.discard_outdated_snapshot();
+        } else if let ReplicaState::Forming(forming) = &mut replica.state {
+            forming.advance(&mut replica.cx);
         }
         replica.report_status();
         replica
@@ -203,263 +74,189 @@ impl Replica {
 
     /// Processes an input. Call [`poll_output`](Self::poll_output) afterwards. `now` must never go back.
     pub fn handle(&mut self, now: Now, input: Input) {
-        if self.halted {
+        if self.cx.halted {
             return;
         }
-        self.steady = self.steady_at(now);
-        self.now = now;
-        self.watch_applying(&input);
+        self.cx.set_time(now);
         match input {
             Input::Message { from, message } => self.on_message(from, message),
-            Input::Propose { requests } => self.on_propose(requests),
-            Input::Read { ticket } => self.on_read(ticket),
+            Input::Propose { requests } => {
+                if let ReplicaState::Primary(primary) = &mut self.state {
+                    primary.on_propose(&mut self.cx, requests);
+                }
+            }
+            Input::Read { ticket } => match &mut self.state {
+                ReplicaState::Primary(primary) => primary.on_read(&mut self.cx, ticket),
+                _ => self.cx.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] }),
+            },
             Input::Durable { seq } => self.on_durable(seq),
-            Input::Applied { op } => self.on_applied(op),
-            Input::Applying => {}
-            Input::StateDigest { op, digest } => self.on_own_digest(op, digest),
-            Input::Checkpointed { checkpoint } => self.on_checkpointed(checkpoint),
-            Input::Faulty { op } => self.on_faulty(op),
-            Input::PeerLost { peer } => self.on_peer_lost(peer),
-            Input::Staged { at, end } => self.on_staged(at, end),
-            Input::SnapshotInstalled { point } => self.on_snapshot_installed(point),
-            Input::SnapshotRefused { at } => self.on_snapshot_refused(at),
-            Input::OwnPiece { message } => self.on_piece(self.me, message),
-            Input::StateLost => self.on_state_lost(),
+            Input::Applied { op } => self.cx.on_applied(op),
+            Input::Applying => self.cx.on_applying(),
+            Input::StateDigest { op, digest } => self.cx.on_own_digest(op, digest),
+            Input::Checkpointed { checkpoint } => self.cx.on_checkpointed(checkpoint),
+            Input::Faulty { op } => {
+                if !matches!(self.state, ReplicaState::Forming(_)) {
+                    self.cx.on_faulty(op);
+                }
+            }
+            Input::PeerLost { peer } => {
+                let flow = self.state.on_peer_lost(&mut self.cx, peer);
+                self.carry_out(flow);
+            }
+            Input::Staged { at, end } => self.cx.on_staged(at, end),
+            Input::SnapshotInstalled { point } => {
+                self.cx.on_snapshot_installed(point);
+                self.rebase_log(point);
+            }
+            Input::SnapshotRefused { at } => self.cx.on_snapshot_refused(at),
+            Input::OwnPiece { message } => self.on_piece(self.cx.me, message),
+            Input::StateLost => {
+                self.cx.lose_state();
+                self.as_primary(|primary, cx| primary.abdicate(cx, "the state is lost"));
+                self.cx.fetch_state();
+            }
             Input::Timeout => self.on_timeout(),
-            Input::Handover => self.on_handover(),
+            Input::Handover => self.as_primary(Primary::on_handover),
         }
-        self.progress_repairs();
-        self.send_withdrawal();
+        if self.cx.end_repairs() {
+            self.report_again();
+        }
+        self.cx.begin_next_repair();
+        self.cx.send_withdrawal(self.state.own_vote());
         self.report_status();
     }
 
     /// Returns the next output, in order; `None` when there is none.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.cx.outputs.pop_front()
     }
 
     /// When to call `handle(now, Input::Timeout)`; `None` after a halt.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.halted {
+        if self.cx.halted {
             return None;
         }
-        let timeouts = [self.transfer.next_timeout(), self.repairs.next_timeout()];
+        let timeouts = [self.cx.transfer.next_timeout(), self.cx.repairs.next_timeout()];
         timeouts.into_iter().flatten().chain([self.state.next_timeout()]).min()
-    }
-
-    /// Returns whether this member is the primary and accepts proposals and reads.
-    #[must_use]
-    pub fn is_serving(&self) -> bool {
-        matches!(&self.state, ReplicaState::Primary(primary) if primary.is_serving())
-    }
-
-    /// How many more bytes of requests the replica would queue. Zero if it is not serving.
-    #[must_use]
-    pub fn proposal_room(&self) -> usize {
-        match &self.state {
-            ReplicaState::Primary(primary) if primary.is_serving() => {
-                (self.options.max_batch_bytes * 4).saturating_sub(primary.queued_bytes())
-            }
-            _ => 0,
-        }
-    }
-
-    /// The view.
-    #[must_use]
-    pub const fn view(&self) -> View {
-        self.view
-    }
-
-    /// The last view whose log was installed here.
-    #[cfg(feature = "internals")]
-    #[must_use]
-    pub const fn log_view(&self) -> View {
-        self.log_view
-    }
-
-    /// The last op of the log.
-    #[must_use]
-    pub fn head(&self) -> Anchor {
-        self.log.head()
-    }
-
-    /// The last op that is known here to be committed.
-    #[must_use]
-    pub fn commit(&self) -> Anchor {
-        self.anchor(self.commit)
-    }
-
-    /// The last op that is durable in the own journal. A checkpoint must not cover more.
-    #[must_use]
-    pub fn durable(&self) -> Anchor {
-        self.log.durable()
-    }
-
-    /// The durable checkpoint.
-    #[must_use]
-    pub const fn checkpoint(&self) -> Op {
-        self.checkpoint
-    }
-
-    /// If this member is the primary: the progress of the peers.
-    #[must_use]
-    pub fn peers(&self) -> Vec<PeerStatus> {
-        match &self.state {
-            ReplicaState::Primary(primary) => {
-                primary.peer_status(self.now.monotonic, self.options.failure_timeout_min)
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// The status of this replica.
-    #[must_use]
-    pub fn status(&self) -> ReplicaStatus {
-        let status = match &self.state {
-            ReplicaState::Forming(_) => Status::Forming,
-            ReplicaState::Backup(_) | ReplicaState::CatchingUp(_) if self.is_damaged() => Status::Damaged,
-            ReplicaState::Primary(_) | ReplicaState::Backup(_) => Status::Normal,
-            ReplicaState::ViewChange(_) => Status::ViewChange,
-            ReplicaState::CatchingUp(_) => Status::CatchingUp,
-        };
-        let primary = match &self.state {
-            ReplicaState::Primary(primary) if primary.is_serving() => Some(self.me),
-            ReplicaState::Backup(backup) if backup.watch.suspicion.is_none() => Some(self.primary()),
-            ReplicaState::CatchingUp(catching) if catching.watch.suspicion.is_none() => Some(self.primary()),
-            _ => None,
-        };
-        ReplicaStatus {
-            view: self.view,
-            status,
-            primary: primary.filter(|id| *id != self.me || self.is_serving()),
-        }
-    }
-
-    /// Asserts what must hold between any two steps. It is cheap, and is meant for tests and the simulator.
-    ///
-    /// # Panics
-    /// If the replica has a bug.
-    #[cfg(feature = "internals")]
-    pub fn check_invariants(&self) {
-        self.log.check_invariants();
-        assert!(self.log_view <= self.view, "log_view is not above view");
-        assert!(self.checkpoint <= self.commit, "a checkpoint covers committed entries only");
-        assert!(self.commit <= self.log.head().op, "the commit point is in the log");
-        assert!(self.applied <= self.commit, "only committed entries are applied");
-        let uncommitted = self.log.head().op.distance_from(self.commit);
-        assert!(uncommitted <= u64::from(self.options.pipeline_depth), "at most a pipeline is uncommitted");
-        match &self.state {
-            ReplicaState::Primary(primary) => {
-                assert!(self.primary() == self.me, "only the primary of its view is primary");
-                assert!(self.log_view == self.view, "a primary has installed its view's log");
-                primary.check_invariants(self.log.head().op);
-            }
-            ReplicaState::Backup(_) => {
-                assert!(self.log_view == self.view, "a backup has installed its view's log")
-            }
-            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) | ReplicaState::ViewChange(_) => {}
-        }
-        let normal = matches!(self.state, ReplicaState::Primary(_) | ReplicaState::Backup(_));
-        assert!(!normal || !self.is_damaged(), "a damaged member is not in normal status");
-    }
-
-    /// The hashes of the committed ops above the first `count`.
-    #[cfg(test)]
-    fn committed_above(&self, count: usize) -> Vec<crate::ids::Hash> {
-        (count as u64 + 1..=self.commit.get()).map(|op| self.anchor(Op::new(op)).hash).collect()
-    }
-
-    // -- shared by all parts
-
-    fn primary(&self) -> MemberId {
-        self.cluster.primary(self.view)
-    }
-
-    fn is_witness(&self) -> bool {
-        self.cluster.member(self.me).is_some_and(|member| member.role == Role::Witness)
-    }
-
-    fn anchor(&self, op: Op) -> Anchor {
-        self.log.anchor(op).expect("ops between the floor and the head have a hash")
-    }
-
-    fn send(&mut self, to: MemberId, message: Message) {
-        self.outputs.push_back(Output::Send { to, message });
-    }
-
-    fn broadcast(&mut self, message: &Message) {
-        let peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
-        for to in peers {
-            self.send(to, message.clone());
-        }
-    }
-
-    fn write(&mut self, write: Write) -> WriteSeq {
-        let seq = self.writes.last.next();
-        self.writes.last = seq;
-        self.writes.under_way.push_back((seq, self.now.monotonic));
-        self.outputs.push_back(Output::Write { seq, write });
-        seq
-    }
-
-    /// Requests that the present view numbers be made durable, together with a cut of the log.
-    fn write_view(&mut self, cut: Option<Anchor>) -> WriteSeq {
-        let cut = cut.map(|after| {
-            self.incarnation = self.incarnation.next();
-            Cut { after, incarnation: self.incarnation }
-        });
-        self.write(Write::View(ViewRecord {
-            view: self.view,
-            log_view: self.log_view,
-            cut,
-            damaged: self.is_damaged(),
-        }))
-    }
-
-    fn is_damaged(&self) -> bool {
-        self.damage.is_some()
-    }
-
-    fn is_durable(&self, seq: WriteSeq) -> bool {
-        seq <= self.writes.durable
-    }
-
-    fn halt(&mut self, why: Halt) {
-        self.halted = true;
-        self.outputs.push_back(Output::Halt(why));
-    }
-
-    fn nonce(&mut self) -> u64 {
-        self.rng.u64(1..)
-    }
-
-    /// `duration`, plus a random part of up to as much again.
-    fn jittered(&mut self, duration: Duration) -> Duration {
-        duration.mul_f64(1.0 + self.rng.f64())
     }
 
     fn report_status(&mut self) {
         let now = self.status();
-        if self.reported != Some(now) && !self.halted {
+        if self.reported != Some(now) && !self.cx.halted {
             self.reported = Some(now);
             debug!(view = %now.view, status = ?now.status, primary = ?now.primary, "status changed");
-            self.outputs.push_back(Output::Status(now));
+            self.cx.outputs.push_back(Output::Status(now));
         }
     }
 
-    fn advance_commit(&mut self, op: Op) {
-        if op > self.commit {
-            self.commit = op;
-            self.forget_ages_below(op);
-            self.outputs.push_back(Output::Commit { commit: self.anchor(op) });
+    // -- transitions between the states
+
+    /// Carries out the transition that a state has ended with, if it has ended.
+    fn carry_out(&mut self, flow: Flow) {
+        match flow {
+            Flow::Continue(()) => {}
+            Flow::Break(Transition::Formed) => {
+                // The empty log of view 0 is installed everywhere.
+                if self.cx.primary() == self.cx.me {
+                    self.become_primary();
+                } else {
+                    self.state = ReplicaState::Backup(Backup::first(&mut self.cx));
+                }
+            }
+            Flow::Break(Transition::ViewChange(view)) => self.enter_view_change(view),
+            Flow::Break(Transition::Installed) => {
+                if self.cx.primary() == self.cx.me {
+                    self.become_primary();
+                } else {
+                    let backup = Backup::new(&mut self.cx);
+                    backup.acknowledge(&mut self.cx);
+                    self.state = ReplicaState::Backup(backup);
+                }
+            }
+        }
+    }
+
+    /// A member that was formed in an earlier life.
+    fn start_formed(&mut self) {
+        self.cx.hold_as_promised();
+        if self.cx.cluster.len() == 1 {
+            if self.cx.misses_entries() {
+                // No other member has what is missing.
+                return self.cx.halt(Halt::Lost { op: self.cx.log.head().op.next() });
+            }
+            self.cx.damage = None;
+        }
+        if self.cx.log_view < self.cx.view {
+            // A member that restarts between views sends its summary again.
+            let persisted = self.cx.writes.durable;
+            let mut change = ViewChange::new(&mut self.cx, persisted);
+            let flow = change.send_when_durable(&mut self.cx);
+            self.state = ReplicaState::ViewChange(change);
+            return self.carry_out(flow);
+        }
+        if self.cx.is_damaged() {
+            // Rule D6: the member votes, but acknowledges nothing before it knows its head.
+            self.catch_up(self.cx.view);
+        } else {
+            self.state = ReplicaState::Backup(Backup::new(&mut self.cx));
+        }
+        if self.cx.primary() == self.cx.me {
+            // Rule V9: a restarted primary never resumes its view; it votes to leave.
+            let target = self.cx.view.next();
+            let flow = self.state.suspect(&mut self.cx, target);
+            self.carry_out(flow);
+        }
+    }
+
+    /// Rule V6: the log of the view and `log_view` are durable here.
+    fn become_primary(&mut self) {
+        let mut primary = Primary::new(&mut self.cx);
+        let flow = primary.start(&mut self.cx);
+        self.state = ReplicaState::Primary(primary);
+        self.carry_out(flow);
+    }
+
+    fn enter_view_change(&mut self, view: View) {
+        debug!(from = %self.cx.view, to = %view, "view change");
+        assert!(view > self.cx.view, "views only grow");
+        self.leave_for(view);
+        let persisted = self.cx.writes.last;
+        self.state = ReplicaState::ViewChange(ViewChange::new(&mut self.cx, persisted));
+    }
+
+    /// Follows the primary of `view`, which is at least the present view. The log of that view is not installed here
+    /// yet: requests it.
+    fn catch_up(&mut self, view: View) {
+        self.leave_for(view);
+        let mut catching = CatchingUp::new(&self.cx);
+        catching.ask_for_state(&mut self.cx);
+        self.state = ReplicaState::CatchingUp(catching);
+    }
+
+    /// Leaves the present state for one in `view`. If the view is new, it is written.
+    fn leave_for(&mut self, view: View) {
+        if let ReplicaState::Primary(primary) = &mut self.state {
+            primary.leave(&mut self.cx);
+        }
+        if view > self.cx.view {
+            self.cx.view = view;
+            self.cx.write_view(None);
         }
     }
 
     // -- inputs
 
+    /// Lets the primary act, if this member is primary.
+    fn as_primary(&mut self, act: impl FnOnce(&mut Primary, &mut Context) -> Flow) {
+        if let ReplicaState::Primary(primary) = &mut self.state {
+            let flow = act(primary, &mut self.cx);
+            self.carry_out(flow);
+        }
+    }
+
     fn on_message(&mut self, from: MemberId, message: Message) {
-        if from == self.me || self.cluster.member(from).is_none() {
+        if from == self.cx.me || self.cx.cluster.member(from).is_none() {
             return;
         }
         if let Message::Formation { step, ask } = message {
@@ -470,13 +267,17 @@ impl Replica {
         }
         match message {
             Message::Prepare { view, commit, entry } => self.on_prepare(from, view, commit, entry),
-            Message::PrepareOk { view, log } => self.on_prepare_ok(from, view, log),
+            Message::PrepareOk { view, log } if view == self.cx.view => {
+                self.as_primary(|primary, cx| primary.on_prepare_ok(cx, from, log));
+            }
             Message::Commit { view, commit, age, round, trim, fresh } => {
-                self.on_commit(from, view, backup::Heartbeat { commit, age, round, trim, fresh });
+                self.on_commit(from, view, &Heartbeat { commit, age, round, trim, fresh });
             }
-            Message::CommitOk { view, round, log, checkpoint, sent } => {
-                self.on_commit_ok(from, view, primary::HeartbeatAck { round, log, checkpoint, sent });
+            Message::CommitOk { view, round, log, checkpoint, sent } if view == self.cx.view => {
+                let ack = HeartbeatAck { round, log, checkpoint, sent };
+                self.as_primary(|primary, cx| primary.on_commit_ok(cx, from, &ack));
             }
+            Message::PrepareOk { .. } | Message::CommitOk { .. } => {}
             Message::StartViewChange { view } => self.on_start_view_change(from, view),
             Message::DoViewChange { view, log, ages } => self.on_do_view_change(from, view, log, &ages),
             Message::StartView { view, commit, hashes, nonce } => {
@@ -484,96 +285,300 @@ impl Replica {
             }
             Message::GetState { view, nonce } => self.on_get_state(from, view, nonce),
             Message::Fetch { from: first, through, hash, nonce, what } => {
-                self.on_fetch(from, first, through, hash, nonce, what);
+                let is_primary = matches!(self.state, ReplicaState::Primary(_));
+                let to = Requester { id: from, nonce, primary_of: is_primary.then_some(self.cx.view) };
+                self.cx.on_fetch(to, first, through, hash, what);
             }
-            Message::Headers { nonce, hashes } => self.on_headers(nonce, &hashes),
+            Message::Headers { nonce, hashes } => {
+                let install = self.state.install_mut();
+                let is_news = install.is_some_and(|install| install.on_headers(&self.cx, nonce, &hashes));
+                self.on_installing(is_news);
+            }
             Message::NewState { nonce, entries } => self.on_new_state(from, nonce, entries),
             Message::TooOld { nonce, checkpoint, primary_of } => {
                 self.on_too_old(from, nonce, checkpoint, primary_of);
             }
-            Message::GetSnapshot { nonce, at, after } => self.on_get_snapshot(from, nonce, at, after),
+            Message::GetSnapshot { nonce, at, after } => self.cx.on_get_snapshot(from, nonce, at, after),
             piece @ (Message::SnapshotChunk { .. } | Message::SnapshotGone { .. }) => {
-                self.on_piece(from, piece)
+                self.on_piece(from, piece);
             }
-            Message::StateDigest { op, digest } => self.on_state_digest(from, op, digest),
+            Message::StateDigest { op, digest } => self.cx.on_state_digest(from, op, digest),
             Message::Formation { .. } => {}
         }
     }
 
-    fn on_durable(&mut self, seq: WriteSeq) {
-        assert!(seq <= self.writes.last, "only writes that were asked for become durable");
-        self.writes.durable = self.writes.durable.max(seq);
-        while self.writes.under_way.front().is_some_and(|(first, _)| *first <= seq) {
-            self.writes.under_way.pop_front();
-        }
-        let grew = self.log.on_durable(seq);
-        self.checkpoint_durable();
-        self.rebase_durable();
-        match &self.state {
-            ReplicaState::Forming(_) => self.forming_durable(),
-            ReplicaState::Primary(_) => self.maybe_commit(),
-            ReplicaState::Backup(_) => {
-                if grew {
-                    self.acknowledge();
-                }
+    fn on_formation(&mut self, from: MemberId, step: FormationStep, ask: bool) {
+        match &mut self.state {
+            ReplicaState::Forming(forming) => forming.on_formation(&mut self.cx, from, step, ask),
+            _ if ask => {
+                self.cx.send(from, Message::Formation { step: FormationStep::Formed, ask: false });
             }
-            ReplicaState::ViewChange(_) => {
-                self.view_change_durable();
-                self.drive_install();
-            }
-            ReplicaState::CatchingUp(_) => self.drive_install(),
+            _ => {}
         }
     }
 
-    fn on_applied(&mut self, op: Op) {
-        if op > self.applied {
-            self.applied = op;
-            self.applied_at = self.now.monotonic;
+    /// Follows the primary of `view`, as its message requires. Returns true if this member is in that view.
+    fn follow(&mut self, from: MemberId, view: View) -> bool {
+        if view < self.cx.view || from != self.cx.cluster.primary(view) {
+            trace!(%from, %view, mine = %self.cx.view, "ignore a message of an older view");
+            return false;
         }
+        match self.state.watch_mut() {
+            Some(watch) if view == self.cx.view => {
+                watch.sign_of_life(&mut self.cx);
+                true
+            }
+            // The view is new, or this member has waited for it to start.
+            Some(_) | None => {
+                self.catch_up(view);
+                false
+            }
+        }
+    }
+
+    fn on_prepare(&mut self, from: MemberId, view: View, commit: Anchor, entry: Entry) {
+        if self.follow(from, view)
+            && let ReplicaState::Backup(backup) = &mut self.state
+        {
+            backup.on_prepare(&mut self.cx, commit, entry);
+        }
+    }
+
+    fn on_commit(&mut self, from: MemberId, view: View, heartbeat: &Heartbeat) {
+        if self.cx.log.holds(heartbeat.commit) {
+            self.cx.on_age(from, heartbeat.commit, heartbeat.age);
+        }
+        if let Some(fresh) = heartbeat.fresh {
+            self.cx.on_fresh(fresh);
+        }
+        if self.follow(from, view) {
+            match &self.state {
+                ReplicaState::Backup(backup) => backup.on_commit(&mut self.cx, from, heartbeat),
+                _ => CatchingUp::on_commit(&mut self.cx, from, heartbeat),
+            }
+        }
+    }
+
+    fn on_start_view_change(&mut self, from: MemberId, view: View) {
+        if view <= self.cx.view {
+            trace!(%from, %view, mine = %self.cx.view, "a vote for a view that is not newer withdraws an earlier one");
+            self.cx.votes.withdraw(from);
+            return;
+        }
+        self.cx.votes.insert(from, view, self.cx.now.monotonic);
+        let flow = self.state.on_vote(&mut self.cx, from, view);
+        self.carry_out(flow);
+    }
+
+    fn on_do_view_change(&mut self, from: MemberId, view: View, log: LogSummary, ages: &[Age]) {
+        self.cx.on_ages(from, &log, ages);
+        self.cx.release(from, view);
+        if view > self.cx.view {
+            // A quorum of votes has moved the sender to that view.
+            self.enter_view_change(view);
+        }
+        if matches!(self.state, ReplicaState::Primary(_)) {
+            return self.cx.send(from, Primary::start_view(&self.cx, 0));
+        }
+        if self.cx.transfer.stateless && self.cx.log.holds(log.commit) {
+            // If no data member has a state, there is no primary to announce it, and all must bring their states to
+            // one op (T9b).
+            self.cx.advance_commit(log.commit.op);
+        }
+        if let ReplicaState::ViewChange(change) = &mut self.state {
+            let flow = change.on_do_view_change(&mut self.cx, from, view, log);
+            self.carry_out(flow);
+        }
+    }
+
+    /// Rules V6 and V7.
+    fn on_start_view(
+        &mut self,
+        from: MemberId,
+        view: View,
+        commit: Anchor,
+        hashes: &[(Op, Hash)],
+        nonce: u64,
+    ) {
+        let in_order = hashes.windows(2).all(|pair| pair[1].0 == pair[0].0.next());
+        let Some(&(head, _)) = hashes.last().filter(|_| in_order) else { return };
+        if view < self.cx.view || from != self.cx.cluster.primary(view) || commit.op > head {
+            return;
+        }
+        let is_newer = view > self.cx.view;
+        if let ReplicaState::Backup(backup) = &self.state
+            && !is_newer
+        {
+            return backup.acknowledge(&mut self.cx);
+        }
+        let installs = !is_newer && self.state.install_mut().is_some();
+        // Rule N5: the message was sent when the view began. If the view has committed more since, it proves nothing.
+        if installs || head < self.cx.commit {
+            return;
+        }
+        let asked = matches!(&self.state, ReplicaState::CatchingUp(catching) if catching.has_asked(nonce));
+        if self.cx.is_damaged() && !asked {
+            // Rule D6a: only an answer to a request of this life settles an uncertain head.
+            if is_newer || matches!(self.state, ReplicaState::ViewChange(_)) {
+                self.catch_up(view);
+            }
+            return;
+        }
+        if is_newer || !matches!(self.state, ReplicaState::CatchingUp(_)) {
+            self.leave_for(view);
+            self.state = ReplicaState::CatchingUp(CatchingUp::new(&self.cx));
+        }
+        if let ReplicaState::CatchingUp(catching) = &mut self.state {
+            let flow = catching.on_start_view(&mut self.cx, hashes);
+            self.carry_out(flow);
+        }
+    }
+
+    fn on_get_state(&mut self, from: MemberId, view: View, nonce: u64) {
+        if view > self.cx.view {
+            // The sender heard of that view from its primary, or has it on disk: a quorum of votes moved some member
+            // there.
+            self.enter_view_change(view);
+        } else if matches!(self.state, ReplicaState::Primary(_)) {
+            self.cx.send(from, Primary::start_view(&self.cx, nonce));
+        }
+    }
+
+    fn on_new_state(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
+        self.cx.on_repaired(nonce, &entries);
+        if let ReplicaState::Backup(backup) = &mut self.state {
+            return backup.fill_gap(&mut self.cx, from, nonce, entries);
+        }
+        let install = self.state.install_mut();
+        let is_news = install.is_some_and(|install| install.on_new_state(&mut self.cx, nonce, entries));
+        self.on_installing(is_news);
+    }
+
+    /// Continues an installation that has made progress.
+    fn on_installing(&mut self, is_news: bool) {
+        if !is_news {
+            return;
+        }
+        let patience = view_change::patience(&mut self.cx);
+        let flow = match &mut self.state {
+            ReplicaState::ViewChange(change) => change.on_install_progress(&mut self.cx, patience),
+            ReplicaState::CatchingUp(catching) => catching.drive_install(&mut self.cx),
+            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::Backup(_) => return,
+        };
+        self.carry_out(flow);
+    }
+
+    fn on_durable(&mut self, seq: WriteSeq) {
+        let grew = self.cx.on_durable(seq);
+        if self.cx.rebase_is_durable() {
+            self.report_again();
+        }
+        let flow = match &mut self.state {
+            ReplicaState::Forming(forming) => forming.on_durable(&mut self.cx),
+            ReplicaState::Primary(primary) => primary.maybe_commit(&mut self.cx),
+            ReplicaState::Backup(backup) if grew => return backup.acknowledge(&mut self.cx),
+            ReplicaState::Backup(_) => return,
+            ReplicaState::ViewChange(change) => change.on_durable(&mut self.cx),
+            ReplicaState::CatchingUp(catching) => catching.drive_install(&mut self.cx),
+        };
+        self.carry_out(flow);
     }
 
     fn on_timeout(&mut self) {
-        self.ask_for_repairs();
-        match &self.state {
-            ReplicaState::Forming(_) => self.forming_timeout(),
-            ReplicaState::Primary(_) => self.primary_timeout(),
-            ReplicaState::Backup(_) => self.watch_timeout(),
-            ReplicaState::ViewChange(_) => self.view_change_timeout(),
-            ReplicaState::CatchingUp(_) => self.catching_up_timeout(),
-        }
-        self.transfer_timeout();
+        self.cx.ask_for_repairs();
+        let flow = match &mut self.state {
+            ReplicaState::Forming(forming) => forming.on_timeout(&mut self.cx),
+            ReplicaState::Primary(primary) => primary.on_timeout(&mut self.cx),
+            ReplicaState::Backup(backup) => backup.watch.on_timeout(&mut self.cx),
+            ReplicaState::ViewChange(change) => change.on_timeout(&mut self.cx),
+            ReplicaState::CatchingUp(catching) => catching.on_timeout(&mut self.cx),
+        };
+        self.carry_out(flow);
+        self.cx.transfer_timeout();
     }
 
-    /// The first life of a member: the empty log of view 0 is installed everywhere.
-    fn start_just_formed(&mut self) {
-        if self.primary() == self.me { self.become_primary() } else { self.become_first_backup() }
+    /// What this member has reported about its log is outdated, or it has withheld a report (rules N4, V4 and T5).
+    fn report_again(&mut self) {
+        let flow = match &mut self.state {
+            ReplicaState::Primary(primary) => primary.maybe_commit(&mut self.cx),
+            ReplicaState::Backup(backup) => return backup.acknowledge(&mut self.cx),
+            ReplicaState::ViewChange(change) => change.send_summary_again(&mut self.cx),
+            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) => return,
+        };
+        self.carry_out(flow);
     }
 
-    /// A later life.
-    fn start_formed(&mut self) {
-        self.hold_as_promised();
-        if self.cluster.len() == 1 {
-            if self.misses_entries() {
-                // No other member has what is missing.
-                return self.halt(Halt::Lost { op: self.log.head().op.next() });
-            }
-            self.damage = None;
+    // -- state transfer (rules T1 to T9)
+
+    fn on_too_old(&mut self, from: MemberId, nonce: u64, checkpoint: LogPoint, primary_of: Option<View>) {
+        let cx = &mut self.cx;
+        let leads = primary_of == Some(cx.view) && from == cx.primary();
+        let settled = cx.now.monotonic >= cx.transfer.settled_at;
+        let asked = match &mut self.state {
+            ReplicaState::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
+            state => state.install_mut().is_some_and(|install| install.has_nonce(nonce)),
+        };
+        if !asked || checkpoint.anchor.op <= cx.commit || cx.transfer.is_running() {
+            return;
         }
-        if self.log_view < self.view {
-            self.resume_view_change();
-        } else if self.is_damaged() {
-            // Rule D6: the member votes, but acknowledges nothing before it knows its head.
-            self.become_catching_up(self.view);
-            self.ask_for_state();
-            if self.primary() == self.me {
-                self.suspect(self.view.next());
+        debug!(%from, ?checkpoint, head = ?cx.log.head(), "a peer has dropped the entries that are needed next");
+        if cx.is_witness() {
+            // Rule T9c: the member has no state to fetch. A normal primary is trusted here: what it has checkpointed is
+            // committed.
+            if leads {
+                self.rebase_log(checkpoint);
             }
-        } else {
-            self.become_backup();
-            if self.primary() == self.me {
-                // Rule V9: a restarted primary never resumes its view; it votes to leave.
-                self.suspect(self.view.next());
+            return;
+        }
+        cx.begin_transfer(from, checkpoint.anchor.op);
+        if let ReplicaState::ViewChange(change) = &mut self.state {
+            let flow = change.yield_view(cx);
+            self.carry_out(flow);
+        }
+    }
+
+    /// A piece of a peer's state or of the state that is set aside here, or the answer that there is none.
+    fn on_piece(&mut self, from: MemberId, piece: Message) {
+        match piece {
+            Message::SnapshotChunk { nonce, view, at, chunk } => {
+                match self.cx.on_snapshot_chunk(from, nonce, view, at, chunk) {
+                    ChunkOutcome::Done => {}
+                    ChunkOutcome::NewerView => {
+                        self.enter_view_change(view);
+                        self.cx.transfer.joined = self.cx.writes.last;
+                    }
+                    ChunkOutcome::Unusable => self.on_snapshot_gone(from, nonce, false),
+                }
             }
+            Message::SnapshotGone { nonce, stateless } => self.on_snapshot_gone(from, nonce, stateless),
+            _ => {}
+        }
+    }
+
+    fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64, stateless: bool) {
+        let Some(gone) = self.cx.on_snapshot_gone(from, nonce, stateless) else { return };
+        if let ReplicaState::ViewChange(change) = &mut self.state
+            && gone.is_hopeless
+        {
+            let flow = change.send_summary_again(&mut self.cx);
+            self.carry_out(flow);
+        }
+        self.cx.ask_others(gone);
+    }
+
+    /// The log stands on a state that was fetched.
+    fn rebase_log(&mut self, point: LogPoint) {
+        if !self.cx.rebase_log(point) {
+            return;
+        }
+        match &mut self.state {
+            ReplicaState::CatchingUp(catching) => {
+                let flow = catching.on_rebased(&mut self.cx, point.anchor.op);
+                self.carry_out(flow);
+            }
+            ReplicaState::Backup(backup) => backup.on_rebased(),
+            ReplicaState::ViewChange(change) => change.on_rebased(),
+            ReplicaState::Forming(_) | ReplicaState::Primary(_) => {}
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The primary: ordering requests, counting acknowledgements, heartbeats, abdication.
 
-use super::detector::{Detector, Suspicion};
+use super::context::{Context, Flow, Origin, RUN_BYTES, Requester, Suspicion};
+use super::detector::Detector;
 use super::pace::Pace;
 use super::rounds::Rounds;
-use super::stamp::Origin;
-use super::state::ReplicaState;
-use super::{Input, Output, Replica, Wrap};
+use super::{Now, Output, Wrap};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
 use crate::message::{
     BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, Write, body_of, revisions_of,
@@ -14,9 +13,6 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tracing::{info, trace};
-
-/// How many bytes of bodies one `SendEntries` may contain.
-pub(super) const RUN_BYTES: usize = 1 << 20;
 
 /// The content of a backup's `CommitOk`, except its view.
 #[derive(Debug)]
@@ -29,13 +25,11 @@ pub(super) struct HeartbeatAck {
 
 #[derive(Debug)]
 pub(super) struct Primary {
-    pub(super) peers: BTreeMap<MemberId, PeerProgress>,
+    peers: BTreeMap<MemberId, PeerProgress>,
     /// Requests that wait for room in the pipeline.
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
-    /// The head when the view started. Reads wait until it is committed (rule R1).
-    pub(super) inherited: Op,
-    pub(super) heartbeat_at: Instant,
+    heartbeat_at: Instant,
     /// The usual silence of a quorum; `None` until one has answered in this view.
     quorum: Option<Detector>,
     /// How long this member itself was late since a quorum was last heard. That time does not count as silence of
@@ -44,16 +38,14 @@ pub(super) struct Primary {
     started_at: Instant,
     pace: Pace,
     leaving: Leaving,
-    pub(super) rounds: Rounds,
-    /// The op that the last confirmed round proved.
-    pub(super) confirmed: Op,
+    rounds: Rounds,
     /// How it counts the cluster's time; `None` before it has made an entry.
-    pub(super) origin: Option<Origin>,
+    origin: Option<Origin>,
 }
 
 /// The progress of one peer in the log of this view.
 #[derive(Debug)]
-pub(super) struct PeerProgress {
+struct PeerProgress {
     /// Whether it has acknowledged anything, and so has installed the log of this view. Until then it would drop
     /// entries, so none are sent.
     installed: bool,
@@ -66,20 +58,7 @@ pub(super) struct PeerProgress {
     /// The silence after which entries are resent. Doubles each time.
     patience: Duration,
     heard_at: Option<Instant>,
-    pub(super) round: Round,
-    pub(super) checkpoint: Option<Op>,
-    /// When, by its own clock, the peer sent its latest message that arrived; the same as of the beginning of the
-    /// present round, and of the last confirmed round.
-    pub(super) moment: Option<Moment>,
-    pub(super) moment_asked: Option<Moment>,
-    pub(super) moment_confirmed: Option<Moment>,
-}
-
-impl PeerProgress {
-    /// Within one life of the peer, the latest counts: messages may overtake each other.
-    fn note_moment(&mut self, sent: Moment) {
-        self.moment = self.moment.filter(|last| last.life == sent.life && last.at > sent.at).or(Some(sent));
-    }
+    checkpoint: Option<Op>,
 }
 
 /// Whether the primary is giving up its role.
@@ -106,8 +85,15 @@ impl Primary {
         }
     }
 
-    pub(super) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+    /// How many more bytes of requests this primary would queue.
+    pub(super) fn proposal_room(&self, cx: &Context) -> usize {
+        let most = if self.is_serving() { cx.options.max_batch_bytes * 4 } else { 0 };
+        most.saturating_sub(self.queued_bytes)
+    }
+
+    /// The stamp of an entry that would be made `now`; `None` if it would make none.
+    pub(super) fn stamp(&self, cx: &Context, now: Now) -> Option<Timestamp> {
+        self.is_serving().then(|| cx.stamp(self.origin, now))
     }
 
     pub(super) fn next_timeout(&self) -> Instant {
@@ -142,210 +128,149 @@ impl Primary {
         }
         assert_eq!(self.queued_bytes, self.queue.iter().map(Bytes::len).sum::<usize>());
     }
-}
 
-impl Replica {
-    /// Rule V6: the log of the view and `log_view` are durable here.
-    pub(super) fn become_primary(&mut self) {
-        let now = self.now.monotonic;
-        info!(view = %self.view, head = ?self.log.head(), "primary");
-        self.attempts = 0;
-        let commit = self.commit;
-        let progress = |_| PeerProgress {
+    /// Rule V6: the log of the view and `log_view` are durable here. Call [`Self::start`] next.
+    pub(super) fn new(cx: &mut Context) -> Self {
+        let now = cx.now.monotonic;
+        info!(view = %cx.view, head = ?cx.log.head(), "primary");
+        assert!(cx.primary() == cx.me && cx.log_view == cx.view, "the primary has installed its view's log");
+        cx.attempts = 0;
+        // What it had not applied as a backup counts as due from now on.
+        cx.applied_at = now;
+        // Entries are resent only to peers that are behind: their first acknowledgement shows it.
+        let progress = || PeerProgress {
             installed: false,
-            acked: commit.previous(),
-            next: commit.max(Op::new(1)),
+            acked: cx.commit.previous(),
+            next: cx.log.head().op.next(),
             moved_at: now,
-            patience: self.options.failure_timeout_min,
+            patience: cx.options.failure_timeout_min,
             heard_at: None,
-            round: Round::ZERO,
             checkpoint: None,
-            moment: None,
-            moment_asked: None,
-            moment_confirmed: None,
         };
-        let peers = self.cluster.peers(self.me).map(|peer| (peer.id, progress(()))).collect();
-        let mut primary = Primary {
-            peers,
+        Self {
+            peers: cx.cluster.peers(cx.me).map(|peer| (peer.id, progress())).collect(),
             queue: VecDeque::new(),
             queued_bytes: 0,
-            inherited: self.log.head().op,
             heartbeat_at: now,
             quorum: None,
             absent: Duration::ZERO,
             started_at: now,
             pace: Pace::default(),
             leaving: Leaving::No,
-            rounds: Rounds::default(),
-            confirmed: Op::ZERO,
+            rounds: Rounds::new(cx),
             origin: None,
-        };
-        // Entries are resent only to peers that are behind: their first acknowledgement shows it.
-        let head = self.log.head().op;
-        for peer in primary.peers.values_mut() {
-            peer.next = head.next();
-            peer.acked = peer.acked.min(head);
         }
-        self.state = ReplicaState::Primary(primary);
-        // What it had not applied as a backup counts as due from now on.
-        self.applied_at = now;
-        let message = self.start_view(0);
-        self.broadcast(&message);
-        self.heartbeat();
-        self.maybe_commit();
     }
 
-    pub(super) fn start_view(&self, nonce: u64) -> Message {
-        let head = self.log.head().op;
-        let first = self.commit.back(u64::from(self.options.pipeline_depth)).max(self.log.floor());
-        let mut hashes = Vec::new();
-        let mut op = first;
-        while op <= head {
-            hashes.push((op, self.anchor(op).hash));
-            op = op.next();
-        }
-        Message::StartView { view: self.view, commit: self.commit(), hashes, nonce }
+    /// Announces the view.
+    pub(super) fn start(&mut self, cx: &mut Context) -> Flow {
+        cx.broadcast(&Self::start_view(cx, 0));
+        self.heartbeat(cx);
+        self.maybe_commit(cx)
+    }
+
+    /// Rule V6: tells a member that this view has started.
+    pub(super) fn start_view(cx: &Context, nonce: u64) -> Message {
+        let head = cx.log.head().op;
+        let first = cx.commit.back(u64::from(cx.options.pipeline_depth)).max(cx.log.floor());
+        let ops = (0..=head.distance_from(first)).map(|above| first.advance(above));
+        let hashes = ops.map(|op| (op, cx.anchor(op).hash)).collect();
+        Message::StartView { view: cx.view, commit: cx.commit(), hashes, nonce }
     }
 
     /// Clients that wait for a proposal or a read must retry elsewhere.
-    pub(super) fn leave_primary(&mut self) {
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        primary.queue.clear();
-        primary.queued_bytes = 0;
-        let mut tickets = std::mem::take(&mut primary.rounds.in_round);
-        tickets.append(&mut primary.rounds.waiting);
-        if !tickets.is_empty() {
-            self.outputs.push_back(Output::ReadsRefused { tickets });
-        }
-        self.outputs.push_back(Output::ProposalsAbandoned);
+    pub(super) fn leave(&mut self, cx: &mut Context) {
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.rounds.refuse(cx);
+        cx.outputs.push_back(Output::ProposalsAbandoned);
     }
 
     // -- ordering requests (rules N1 to N3)
 
-    pub(super) fn on_propose(&mut self, requests: Vec<Bytes>) {
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        if !primary.is_serving() {
+    pub(super) fn on_propose(&mut self, cx: &mut Context, requests: Vec<Bytes>) {
+        if !self.is_serving() {
             return;
         }
-        primary.queued_bytes += requests.iter().map(Bytes::len).sum::<usize>();
-        primary.queue.extend(requests);
-        self.seal_entries();
+        self.queued_bytes += requests.iter().map(Bytes::len).sum::<usize>();
+        self.queue.extend(requests);
+        self.seal_entries(cx);
     }
 
     /// Makes entries of the waiting requests while the pipeline has room.
-    fn seal_entries(&mut self) {
+    fn seal_entries(&mut self, cx: &mut Context) {
         loop {
-            let uncommitted = self.log.head().op.distance_from(self.commit);
-            let max_bytes = self.options.max_batch_bytes;
-            let ReplicaState::Primary(primary) = &mut self.state else { return };
-            if primary.queue.is_empty() || uncommitted >= u64::from(self.options.pipeline_depth) {
+            let uncommitted = cx.log.head().op.distance_from(cx.commit);
+            if self.queue.is_empty() || uncommitted >= u64::from(cx.options.pipeline_depth) {
                 return;
             }
             let mut requests = Vec::new();
             let mut bytes = 0;
-            while let Some(request) = primary.queue.front() {
+            while let Some(request) = self.queue.front() {
                 bytes += request.len() + BODY_OVERHEAD;
-                if bytes > max_bytes && !requests.is_empty() {
+                if bytes > cx.options.max_batch_bytes && !requests.is_empty() {
                     break;
                 }
-                requests.extend(primary.queue.pop_front());
+                requests.extend(self.queue.pop_front());
             }
-            primary.queued_bytes -= requests.iter().map(Bytes::len).sum::<usize>();
-            let timestamp = self.next_stamp();
-            let entry = self.entry(&requests, timestamp);
-            self.prepare(entry);
+            self.queued_bytes -= requests.iter().map(Bytes::len).sum::<usize>();
+            let timestamp = cx.next_stamp(&mut self.origin);
+            self.prepare(cx, &next_entry(cx, &requests, timestamp));
         }
     }
 
-    fn entry(&self, requests: &[Bytes], timestamp: Timestamp) -> Entry {
-        let body = body_of(requests);
-        let head = self.log.head();
-        let header = EntryHeader {
-            cluster: self.cluster.id(),
-            view: self.view,
-            op: head.op.next(),
-            parent: head.hash,
-            first_revision: self.log.next_revision(),
-            timestamp,
-            request_count: u32::try_from(requests.len()).expect("a batch is bounded in bytes"),
-            revision_count: revisions_of(requests),
-            body_len: u32::try_from(body.len()).expect("a batch is bounded in bytes"),
-            body_hash: Hash::of(&body),
-        };
-        Entry { header, body }
-    }
-
     /// Rule N2: sends the entry to all peers in parallel with the own journal.
-    fn prepare(&mut self, entry: Entry) {
+    fn prepare(&mut self, cx: &mut Context, entry: &Entry) {
         let op = entry.header.op;
-        let commit = self.commit();
-        self.log.append(&entry.header);
-        self.entry_arrived(entry.header.anchor(), true);
-        let seq = self.write(Write::Append(vec![entry.clone()]));
-        self.log.appended(seq);
-        let window = self.window();
-        let (view, now) = (self.view, self.now.monotonic);
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        primary.pace.prepared(op, now);
-        let mut receivers = Vec::new();
-        for (id, peer) in &mut primary.peers {
+        let commit = cx.commit();
+        cx.log.append(&entry.header);
+        cx.entry_arrived(entry.header.anchor(), true);
+        let seq = cx.write(Write::Append(vec![entry.clone()]));
+        cx.log.appended(seq);
+        let (view, now, window) = (cx.view, cx.now.monotonic, window(cx));
+        self.pace.prepared(op, now);
+        for (to, peer) in &mut self.peers {
             if peer.installed && peer.next == op && op.distance_from(peer.acked) <= window {
                 if peer.acked == op.previous() {
                     peer.moved_at = now;
                 }
                 peer.next = op.next();
-                receivers.push(*id);
+                cx.send(*to, Message::Prepare { view, commit, entry: entry.clone() });
             }
         }
-        for to in receivers {
-            self.send(to, Message::Prepare { view, commit, entry: entry.clone() });
-        }
-    }
-
-    /// How far beyond its acknowledgements a peer is sent entries.
-    fn window(&self) -> u64 {
-        u64::from(self.options.pipeline_depth) * 2
     }
 
     /// Sends a peer the entries that it lacks, within its window.
-    fn replicate_to(&mut self, to: MemberId) {
-        let (head, window) = (self.log.head().op, self.window());
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        let Some(peer) = primary.peers.get_mut(&to) else { return };
-        let limit = head.min(peer.acked.advance(window));
+    fn replicate_to(&mut self, cx: &mut Context, to: MemberId) {
+        let head = cx.log.head().op;
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        let limit = head.min(peer.acked.advance(window(cx)));
         let from = peer.next;
         if from > limit {
             return;
         }
-        if from <= self.trimming.trimmed() || self.log.is_faulty(from) {
-            return self.answer_what_is_missing(to, from, 0);
+        if from <= cx.trimmed() || cx.log.is_faulty(from) {
+            return cx.answer_what_is_missing(unasked(cx, to), from);
         }
-        let through = self.log.run_within(from, limit, RUN_BYTES);
+        let through = cx.log.run_within(from, limit, RUN_BYTES);
         peer.next = through.next();
-        let (through, wrap) =
-            (self.anchor(through), Wrap::Prepare { view: self.view, commit: self.commit() });
-        self.outputs.push_back(Output::SendEntries { to, from, through, wrap });
+        let wrap = Wrap::Prepare { view: cx.view, commit: cx.commit() };
+        let through = cx.anchor(through);
+        cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
     }
 
     // -- acknowledgements (rules N4, N5)
 
-    pub(super) fn on_prepare_ok(&mut self, from: MemberId, view: View, log: Anchor) {
-        if view == self.view && matches!(self.state, ReplicaState::Primary(_)) {
-            self.on_acknowledged(from, log);
-        }
-    }
-
-    fn on_acknowledged(&mut self, from: MemberId, log: Anchor) {
-        if !self.log.holds(log) {
+    pub(super) fn on_prepare_ok(&mut self, cx: &mut Context, from: MemberId, log: Anchor) -> Flow {
+        if !cx.log.holds(log) {
             trace!(%from, ?log, "ignore an acknowledgement of another log");
-            if log.op <= self.trimmed() {
-                self.too_old(from, 0);
+            if log.op <= cx.trimmed() {
+                cx.too_old(unasked(cx, from));
             }
-            return;
+            return Flow::Continue(());
         }
-        let (now, patience) = (self.now.monotonic, self.options.failure_timeout_min);
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        let Some(peer) = primary.peers.get_mut(&from) else { return };
+        let now = cx.now.monotonic;
+        let Some(peer) = self.peers.get_mut(&from) else { return Flow::Continue(()) };
         peer.heard_at = Some(now);
         if !peer.installed {
             peer.installed = true;
@@ -355,143 +280,164 @@ impl Replica {
             peer.acked = log.op;
             peer.next = peer.next.max(log.op.next());
             peer.moved_at = now;
-            peer.patience = patience;
-            self.maybe_commit();
+            peer.patience = cx.options.failure_timeout_min;
+            self.maybe_commit(cx)?;
         }
-        self.replicate_to(from);
+        self.replicate_to(cx, from);
+        Flow::Continue(())
     }
 
     /// Rule N4: an entry is committed when a replication quorum has acknowledged it in this view.
-    pub(super) fn maybe_commit(&mut self) {
-        let quorum = self.cluster.replication_quorum();
-        let (now, slow) = (self.now.monotonic, self.options.failure_timeout_min);
-        let own = self.durable_prefix().op;
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).collect();
+    pub(super) fn maybe_commit(&mut self, cx: &mut Context) -> Flow {
+        let quorum = cx.cluster.replication_quorum();
+        let (now, slow) = (cx.now.monotonic, cx.options.failure_timeout_min);
+        let own = cx.durable_prefix().op;
+        let mut acked: Vec<Op> = self.peers.values().map(|peer| peer.acked).collect();
         acked.sort_unstable_by(|a, b| b.cmp(a));
-        primary.pace.durable(own, acked.get(quorum - 1).copied(), now, slow);
+        self.pace.durable(own, acked.get(quorum - 1).copied(), now, slow);
         acked.push(own);
         acked.sort_unstable_by(|a, b| b.cmp(a));
-        let op = acked[quorum - 1];
-        if op > self.commit {
-            self.advance_commit(op);
+        cx.advance_commit(acked[quorum - 1]);
+        self.seal_entries(cx);
+        self.confirm_reads(cx);
+        if matches!(self.leaving, Leaving::Draining { .. }) && cx.commit == cx.log.head().op {
+            return self.abdicate(cx, "handed over");
         }
-        self.seal_entries();
-        self.confirm_reads();
-        if let ReplicaState::Primary(Primary { leaving: Leaving::Draining { .. }, .. }) = &self.state
-            && self.commit == self.log.head().op
-        {
-            self.abdicate("handed over");
-        }
+        Flow::Continue(())
     }
 
-    pub(super) fn on_commit_ok(&mut self, from: MemberId, view: View, ack: HeartbeatAck) {
-        if view != self.view {
-            return;
+    pub(super) fn on_commit_ok(&mut self, cx: &mut Context, from: MemberId, ack: &HeartbeatAck) -> Flow {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.heard_at = Some(cx.now.monotonic);
+            peer.checkpoint = Some(ack.checkpoint);
         }
-        let now = self.now.monotonic;
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        let Some(peer) = primary.peers.get_mut(&from) else { return };
-        peer.heard_at = Some(now);
-        peer.round = peer.round.max(ack.round);
-        peer.checkpoint = Some(ack.checkpoint);
-        peer.note_moment(ack.sent);
-        self.votes.withdraw(from);
+        self.rounds.on_answer(from, ack.round, ack.sent);
+        cx.votes.withdraw(from);
         if let Some(log) = ack.log {
-            self.on_acknowledged(from, log);
-            self.send_anew(from);
+            self.on_prepare_ok(cx, from, log)?;
+            self.send_anew(cx, from);
         }
-        self.seal_entries();
-        self.confirm_reads();
+        self.seal_entries(cx);
+        self.confirm_reads(cx);
+        Flow::Continue(())
     }
 
     /// A peer that answers but makes no progress has lost a message.
-    fn send_anew(&mut self, to: MemberId) {
-        let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        let Some(peer) = primary.peers.get_mut(&to) else { return };
+    fn send_anew(&mut self, cx: &mut Context, to: MemberId) {
+        let (now, most) = (cx.now.monotonic, cx.options.failure_timeout_max);
+        let Some(peer) = self.peers.get_mut(&to) else { return };
         if peer.acked.next() < peer.next && now.since(peer.moved_at) >= peer.patience {
             peer.next = peer.acked.next();
             peer.moved_at = now;
             peer.patience = (peer.patience * 2).min(most);
-            self.replicate_to(to);
+            self.replicate_to(cx, to);
         }
     }
 
-    // -- signs of life, and giving up the role (rule V8)
+    // -- reads (rules R1, R4 and R5)
 
-    pub(super) fn primary_timeout(&mut self) {
-        let now = self.now.monotonic;
-        let ReplicaState::Primary(primary) = &self.state else { return };
-        match primary.leaving {
-            Leaving::Abdicated(suspicion) => {
-                if now >= suspicion.resend_at {
-                    self.vote_to_be_left(suspicion.target);
-                }
+    pub(super) fn on_read(&mut self, cx: &mut Context, ticket: u64) {
+        if !self.is_serving() {
+            return cx.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] });
+        }
+        self.rounds.on_read(ticket);
+        self.confirm_reads(cx);
+    }
+
+    /// Ends the present round if a quorum has answered it, and starts the next if reads wait.
+    fn confirm_reads(&mut self, cx: &mut Context) {
+        while self.is_serving() {
+            self.rounds.confirm(cx);
+            self.rounds.read_by_lease(cx);
+            if !self.rounds.is_next_due() {
                 return;
             }
-            Leaving::Draining { until } if now >= until => return self.abdicate("handed over"),
+            self.rounds.begin(cx);
+            self.send_commit(cx);
+        }
+    }
+
+    /// Sends a sign of life to all, with the number of the newest round.
+    fn send_commit(&self, cx: &mut Context) {
+        let (view, commit, round) = (cx.view, cx.commit(), self.rounds.last());
+        let age = cx.age_of(commit);
+        let known = self.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
+        let trim = known.chain([cx.reported_checkpoint()]).min().unwrap_or(Op::ZERO);
+        for to in self.peers.keys() {
+            let fresh = self.rounds.fresh(*to);
+            cx.send(*to, Message::Commit { view, commit, age, round, trim, fresh });
+        }
+        cx.on_trim(trim);
+    }
+
+    /// Sends a heartbeat, which also begins a round.
+    fn heartbeat(&mut self, cx: &mut Context) {
+        self.heartbeat_at = cx.now.monotonic.after(cx.options.heartbeat);
+        if self.is_serving() && !self.rounds.is_under_way() {
+            self.rounds.begin(cx);
+        }
+        self.send_commit(cx);
+        self.confirm_reads(cx);
+    }
+
+    // -- giving up the role (rule V8)
+
+    pub(super) fn on_timeout(&mut self, cx: &mut Context) -> Flow {
+        let now = cx.now.monotonic;
+        match self.leaving {
+            Leaving::Abdicated(suspicion) if now >= suspicion.resend_at => {
+                return self.vote_to_be_left(cx, suspicion.target);
+            }
+            Leaving::Abdicated(_) => return Flow::Continue(()),
+            Leaving::Draining { until } if now >= until => return self.abdicate(cx, "handed over"),
             Leaving::No | Leaving::Draining { .. } => {}
         }
-        if now < primary.heartbeat_at {
-            return;
+        if now < self.heartbeat_at {
+            return Flow::Continue(());
         }
-        self.watch_quorum();
-        if let Some(why) = self.reason_to_abdicate() {
-            self.abdicate(why);
-            return;
+        self.watch_quorum(cx);
+        if let Some(why) = self.reason_to_abdicate(cx) {
+            return self.abdicate(cx, why);
         }
-        if matches!(&self.state, ReplicaState::Primary(primary) if primary.pace.is_slow()) {
-            info!(view = %self.view, "this disk is much slower than those of the other members: handing over");
-            self.on_handover();
+        if self.pace.is_slow() {
+            info!(view = %cx.view, "this disk is much slower than those of the other members: handing over");
+            self.on_handover(cx)?;
         }
-        self.heartbeat();
+        self.heartbeat(cx);
+        Flow::Continue(())
     }
 
     /// Checks whether a quorum was heard since the last heartbeat was due, and how late this check itself is.
-    fn watch_quorum(&mut self) {
-        let (now, heartbeat) = (self.now.monotonic, self.options.heartbeat);
-        let (short, long) = (self.options.failure_timeout_min * 4, self.options.failure_timeout_max * 2);
-        let quorum = self.cluster.replication_quorum();
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        let late = now.since(primary.heartbeat_at);
-        let Some(heard) = primary.quorum_heard_at(quorum, now) else { return };
-        let detector = primary
+    fn watch_quorum(&mut self, cx: &Context) {
+        let (now, heartbeat) = (cx.now.monotonic, cx.options.heartbeat);
+        let (short, long) = (cx.options.failure_timeout_min * 4, cx.options.failure_timeout_max * 2);
+        let quorum = cx.cluster.replication_quorum();
+        let late = now.since(self.heartbeat_at);
+        let Some(heard) = self.quorum_heard_at(quorum, now) else { return };
+        let detector = self
             .quorum
-            .get_or_insert_with(|| Detector::new(primary.started_at, heartbeat, short.min(long), long));
+            .get_or_insert_with(|| Detector::new(self.started_at, heartbeat, short.min(long), long));
         if heard > detector.last() {
             detector.heard(heard);
-            primary.absent = Duration::ZERO;
+            self.absent = Duration::ZERO;
         }
         if late > heartbeat {
-            primary.absent += late;
+            self.absent += late;
         }
     }
 
-    /// Rule V8: the state machine counts as working while a checkpoint that it waits for makes progress, and while
-    /// there is nothing to apply.
-    pub(super) fn watch_applying(&mut self, input: &Input) {
-        if self.applied == self.commit || matches!(input, Input::Applying) {
-            self.applied_at = self.now.monotonic;
-        }
-    }
-
-    fn reason_to_abdicate(&mut self) -> Option<&'static str> {
-        let now = self.now.monotonic;
-        let long = self.options.failure_timeout_max * 2;
-        if self.cluster.replication_quorum() == 1 {
+    fn reason_to_abdicate(&self, cx: &Context) -> Option<&'static str> {
+        let now = cx.now.monotonic;
+        let long = cx.options.failure_timeout_max * 2;
+        if cx.cluster.replication_quorum() == 1 {
             return None;
         }
-        let stalled = self
-            .writes
-            .under_way
-            .front()
-            .is_some_and(|(_, at)| now.since(*at) > self.options.failure_timeout_max);
-        let hung = self.applied < self.commit && now.since(self.applied_at) > long;
-        let ReplicaState::Primary(primary) = &mut self.state else { return None };
+        let waiting_since = cx.writes.waiting_since();
+        let stalled = waiting_since.is_some_and(|at| now.since(at) > cx.options.failure_timeout_max);
+        let hung = cx.applied < cx.commit && now.since(cx.applied_at) > long;
         let (heard, bound) =
-            primary.quorum.as_ref().map_or((primary.started_at, long), |it| (it.last(), it.bound()));
-        if now.since(heard).saturating_sub(primary.absent) > bound {
+            self.quorum.as_ref().map_or((self.started_at, long), |it| (it.last(), it.bound()));
+        if now.since(heard).saturating_sub(self.absent) > bound {
             Some("a quorum does not answer")
         } else if stalled {
             Some("the disk does not finish a write")
@@ -504,40 +450,44 @@ impl Replica {
 
     /// Stops serving: sends no more signs of life, and votes to leave the view. Silence alone would block a group
     /// that needs this member's vote.
-    pub(super) fn abdicate(&mut self, why: &'static str) {
-        let target = self.view_of_a_living_peer();
-        info!(view = %self.view, %target, why, "abdicating");
-        self.leave_primary();
+    pub(super) fn abdicate(&mut self, cx: &mut Context, why: &'static str) -> Flow {
+        let target = self.view_of_a_living_peer(cx);
+        info!(view = %cx.view, %target, why, "abdicating");
+        self.leave(cx);
         // Sends what is known to be committed along, so that the successor has less to find out.
         let commit = Message::Commit {
-            view: self.view,
-            commit: self.commit(),
-            age: self.age_of(self.commit()),
+            view: cx.view,
+            commit: cx.commit(),
+            age: cx.age_of(cx.commit()),
             round: Round::ZERO,
             trim: Op::ZERO,
             fresh: None,
         };
-        self.broadcast(&commit);
-        self.vote_to_be_left(target);
+        cx.broadcast(&commit);
+        self.vote_to_be_left(cx, target)
     }
 
-    pub(super) fn vote_to_be_left(&mut self, target: View) {
-        let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
-        if let ReplicaState::Primary(primary) = &mut self.state {
-            primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
+    fn vote_to_be_left(&mut self, cx: &mut Context, target: View) -> Flow {
+        let resend_at = cx.now.monotonic.after(cx.options.heartbeat * 2);
+        self.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
+        cx.send_vote(target)
+    }
+
+    /// Rule V2: another member votes for `view`. A member that leaves anyway leaves for the view that others want.
+    pub(super) fn on_vote(&mut self, cx: &mut Context, view: View) -> Flow {
+        match self.abdication() {
+            Some(own) if own.target < view => self.vote_to_be_left(cx, view),
+            own => cx.count_votes(own.map(|own| own.target)),
         }
-        self.send_vote(target);
-        self.count_votes();
     }
 
     /// The next view whose primary was heard recently; the next view if there is none.
-    fn view_of_a_living_peer(&self) -> View {
-        let next = self.view.next();
-        let ReplicaState::Primary(primary) = &self.state else { return next };
-        let (now, silence) = (self.now.monotonic, self.options.failure_timeout_min);
+    fn view_of_a_living_peer(&self, cx: &Context) -> View {
+        let next = cx.view.next();
+        let (now, silence) = (cx.now.monotonic, cx.options.failure_timeout_min);
         let mut view = next;
-        for _ in 0..self.cluster.len() {
-            let candidate = primary.peers.get(&self.cluster.primary(view));
+        for _ in 0..cx.cluster.len() {
+            let candidate = self.peers.get(&cx.cluster.primary(view));
             if candidate.and_then(|peer| peer.heard_at).is_some_and(|at| now.since(at) <= silence) {
                 return view;
             }
@@ -546,18 +496,42 @@ impl Replica {
         next
     }
 
-    pub(super) fn on_handover(&mut self) {
-        let until = self.now.monotonic.after(self.options.failure_timeout_min);
-        let idle = self.commit == self.log.head().op;
-        let alone = self.cluster.len() == 1;
-        let ReplicaState::Primary(primary) = &mut self.state else { return };
-        if !primary.is_serving() || alone {
-            return;
+    pub(super) fn on_handover(&mut self, cx: &mut Context) -> Flow {
+        if !self.is_serving() || cx.cluster.len() == 1 {
+            return Flow::Continue(());
         }
-        if idle && primary.queue.is_empty() {
-            self.abdicate("handed over");
-        } else {
-            primary.leaving = Leaving::Draining { until };
+        if self.queue.is_empty() && cx.commit == cx.log.head().op {
+            return self.abdicate(cx, "handed over");
         }
+        self.leaving = Leaving::Draining { until: cx.now.monotonic.after(cx.options.failure_timeout_min) };
+        Flow::Continue(())
     }
+}
+
+/// How far beyond its acknowledgements a peer is sent entries.
+fn window(cx: &Context) -> u64 {
+    u64::from(cx.options.pipeline_depth) * 2
+}
+
+/// A peer that lacks entries, and has not asked for them.
+const fn unasked(cx: &Context, peer: MemberId) -> Requester {
+    Requester { id: peer, nonce: 0, primary_of: Some(cx.view) }
+}
+
+fn next_entry(cx: &Context, requests: &[Bytes], timestamp: Timestamp) -> Entry {
+    let body = body_of(requests);
+    let head = cx.log.head();
+    let header = EntryHeader {
+        cluster: cx.cluster.id(),
+        view: cx.view,
+        op: head.op.next(),
+        parent: head.hash,
+        first_revision: cx.log.next_revision(),
+        timestamp,
+        request_count: u32::try_from(requests.len()).expect("a batch is bounded in bytes"),
+        revision_count: revisions_of(requests),
+        body_len: u32::try_from(body.len()).expect("a batch is bounded in bytes"),
+        body_hash: Hash::of(&body),
+    };
+    Entry { header, body }
 }

@@ -3,8 +3,8 @@
 //! reason to wait.
 
 use super::Replica;
+use super::context::lost;
 use super::decide::{LogDecision, Quorums, decide};
-use super::lost::lost;
 use crate::config::Cluster;
 use crate::ids::{MemberId, Op};
 use crate::message::LogSummary;
@@ -33,9 +33,9 @@ impl Replica {
     /// on a replica that was just created from what is durable.
     #[must_use]
     pub fn vote(&self) -> Vote {
-        let mut log = self.summary();
-        log.lacks = self.missing_runs(log.commit);
-        Vote { member: self.me, log }
+        let mut log = self.cx.summary();
+        log.lacks = self.cx.missing_runs(log.commit);
+        Vote { member: self.cx.me, log }
     }
 }
 

@@ -1,16 +1,14 @@
-//! Leaving a view and starting the next: votes, `DoViewChange`, the decision, `StartView`.
+//! Between two views: `DoViewChange`, and at the primary of the new view the decision about its log (rules V3 to V6).
 
+use super::Halt;
+use super::context::{Context, Flow, Suspicion, lost, well_formed};
 use super::decide::{LogDecision, Quorums, decide};
-use super::detector::Suspicion;
 use super::install::Install;
-use super::state::ReplicaState;
-use super::summary::well_formed;
-use super::{Halt, Replica};
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Age, LogSummary, Message, Slot};
+use crate::ids::{Instant, MemberId, Op, View, WriteSeq};
+use crate::message::{LogSummary, Message};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tracing::{debug, trace};
+use tracing::{debug, info};
 
 /// The longest patience with a view, in multiples of `failure_timeout_max`. Jitter at most doubles it.
 const MOST_PATIENCE: u32 = 4;
@@ -37,14 +35,32 @@ pub(super) struct ViewChange {
     pub(super) install: Option<Install>,
 }
 
-impl ViewChange {
-    pub(super) const fn summaries(&self) -> &BTreeMap<MemberId, LogSummary> {
-        &self.summaries
-    }
+/// How long a view change may take.
+pub(super) fn patience(cx: &mut Context) -> Duration {
+    let doubled = cx.options.failure_timeout_min * 4 * (1 << cx.attempts.min(4));
+    cx.jittered(doubled.min(cx.options.failure_timeout_max * MOST_PATIENCE))
+}
 
-    /// Sets the latest time for the vote for the next view.
-    pub(super) fn leave_by(&mut self, latest: Instant) {
-        self.patience_ends = self.patience_ends.min(latest);
+impl ViewChange {
+    /// `persisted` is the write of the present view.
+    pub(super) fn new(cx: &mut Context, persisted: WriteSeq) -> Self {
+        cx.attempts += 1;
+        let patience = patience(cx);
+        let (now, held_until) = (cx.now.monotonic, cx.held_until());
+        // The time of the promise does not count as patience.
+        let patience = patience + held_until.map_or(Duration::ZERO, |until| until.since(now));
+        Self {
+            held_until,
+            persisted,
+            sent: None,
+            summaries: BTreeMap::new(),
+            doubted: false,
+            resend_at: now.after(cx.options.heartbeat * 4),
+            patience_ends: now.after(patience),
+            patience_ends_at_last: now.after(cx.options.failure_timeout_max * (MOST_PATIENCE * 2)),
+            suspicion: None,
+            install: None,
+        }
     }
 
     pub(super) fn next_timeout(&self) -> Instant {
@@ -53,333 +69,184 @@ impl ViewChange {
         let held = self.held_until.unwrap_or(vote);
         self.resend_at.min(vote).min(install).min(held)
     }
-}
 
-/// The entries that a vote lists: first the one at its commit point, then the others by op. `None` if the hash is not
-/// known.
-pub(super) fn listed(log: &LogSummary) -> impl Iterator<Item = Option<Anchor>> {
-    let ops = (1..).map(|above| log.commit.op.advance(above));
-    let above = ops.zip(&log.suffix).map(|(op, slot)| match slot {
-        Slot::Present(hash) | Slot::Faulty(Some(hash)) => Some(Anchor::new(op, *hash)),
-        Slot::Faulty(None) => None,
-    });
-    std::iter::once(Some(log.commit)).chain(above)
-}
+    pub(super) fn on_durable(&mut self, cx: &mut Context) -> Flow {
+        self.send_when_durable(cx)?;
+        self.drive_install(cx)
+    }
 
-impl Replica {
-    // -- votes (rules V1, V2)
-
-    pub(super) fn on_start_view_change(&mut self, from: MemberId, view: View) {
-        if view <= self.view {
-            trace!(%from, %view, mine = %self.view, "a vote for a view that is not newer withdraws an earlier one");
-            self.withdraw_vote(from);
-            return;
+    pub(super) fn on_timeout(&mut self, cx: &mut Context) -> Flow {
+        let now = cx.now.monotonic;
+        self.end_hold(cx)?;
+        if now >= self.resend_at {
+            self.send_do_view_change(cx);
         }
-        self.votes.insert(from, view, self.now.monotonic);
-        // One answer is enough. Otherwise two members that are each the primary of the other's view would answer each
-        // other without end.
-        let sent = self.state.own_vote().is_some_and(|own| own >= view);
-        if from == self.primary() && !sent && self.state.suspicion_mut().is_some() {
-            debug!(view = %self.view, target = %view, "the primary asks to be replaced");
-            self.suspect(view);
-        } else if self.state.own_vote().is_some_and(|own| own < view) {
-            // A member that leaves anyway leaves for the view that others want. Otherwise a member that was away
-            // would climb view by view.
-            self.vote_again(view);
-        } else {
-            self.count_votes();
+        match self.suspicion {
+            Some(vote) if now >= vote.resend_at => cx.suspect(&mut self.suspicion, vote.target)?,
+            None if now >= self.patience_ends => cx.suspect(&mut self.suspicion, cx.view.next())?,
+            Some(_) | None => {}
         }
+        self.drive_install(cx)
     }
 
-    fn vote_again(&mut self, view: View) {
-        if matches!(self.state, ReplicaState::Primary(_)) {
-            self.vote_to_be_left(view)
-        } else {
-            self.suspect(view)
+    // -- the summaries (rules V3, V4)
+
+    /// Rule V3: once the view is durable, messages may be sent in it.
+    pub(super) fn send_when_durable(&mut self, cx: &mut Context) -> Flow {
+        let held = cx.held_until().is_some() || cx.transfer.is_rebasing();
+        if held || self.sent.is_some() || !cx.is_durable(self.persisted) {
+            return Flow::Continue(());
         }
+        self.send_summary(cx)
     }
 
-    fn withdraw_vote(&mut self, from: MemberId) {
-        self.votes.withdraw(from);
+    fn send_summary(&mut self, cx: &mut Context) -> Flow {
+        let summary = cx.summary();
+        self.sent = Some(summary.clone());
+        self.summaries.insert(cx.me, summary);
+        self.send_do_view_change(cx);
+        self.decide_log(cx)
     }
 
-    /// Sends to all a vote to leave this view, in favour of `target`.
-    pub(super) fn send_vote(&mut self, target: View) {
-        self.sent_vote = Some(target);
-        self.broadcast(&Message::StartViewChange { view: target });
-    }
-
-    /// Rule V1: a member that no longer wants to leave its view votes for that view. One that has reached the view
-    /// that it wanted has nothing to withdraw.
-    pub(super) fn send_withdrawal(&mut self) {
-        let Some(voted) = self.sent_vote.filter(|_| self.state.own_vote().is_none()) else { return };
-        self.sent_vote = None;
-        if voted > self.view && !self.halted {
-            self.broadcast(&Message::StartViewChange { view: self.view });
+    fn send_do_view_change(&mut self, cx: &mut Context) {
+        self.resend_at = cx.now.monotonic.after(cx.options.heartbeat * 4);
+        if let Some(log) = self.sent.clone() {
+            let ages = cx.ages_of(&log);
+            cx.broadcast(&Message::DoViewChange { view: cx.view, log, ages });
         }
     }
 
-    /// Rule V2: a member moves only if a quorum of live votes agrees.
-    pub(super) fn count_votes(&mut self) {
-        let own = self.state.own_vote();
-        let quorum = self.cluster.view_change_quorum();
-        if let Some(view) = self.votes.agreed(own, quorum, self.now.monotonic)
-            && view > self.view
-        {
-            self.enter_view_change(view);
-        }
-    }
-
-    // -- DoViewChange (rules V3, V4)
-
-    fn patience(&mut self) -> Duration {
-        let doubled = self.options.failure_timeout_min * 4 * (1 << self.attempts.min(4));
-        self.jittered(doubled.min(self.options.failure_timeout_max * MOST_PATIENCE))
-    }
-
-    pub(super) fn enter_view_change(&mut self, view: View) {
-        debug!(from = %self.view, to = %view, "view change");
-        self.leave_primary();
-        assert!(view > self.view, "views only grow");
-        self.view = view;
-        let persisted = self.write_view(None);
-        self.start_view_change(persisted);
-    }
-
-    /// A member that restarts between views sends its summary again.
-    pub(super) fn resume_view_change(&mut self) {
-        self.start_view_change(self.writes.durable);
-        self.view_change_durable();
-    }
-
-    fn start_view_change(&mut self, persisted: WriteSeq) {
-        self.attempts += 1;
-        let patience = self.patience();
-        let (now, held_until) = (self.now.monotonic, self.held_until());
-        // The time of the promise does not count as patience.
-        let patience = patience + held_until.map_or(Duration::ZERO, |until| until.since(now));
-        self.state = ReplicaState::ViewChange(ViewChange {
-            held_until,
-            persisted,
-            sent: None,
-            summaries: BTreeMap::new(),
-            doubted: false,
-            resend_at: now.after(self.options.heartbeat * 4),
-            patience_ends: now.after(patience),
-            patience_ends_at_last: now.after(self.options.failure_timeout_max * (MOST_PATIENCE * 2)),
-            suspicion: None,
-            install: None,
-        });
-    }
-
-    /// Rule V3: the view is durable, so messages may be sent in it.
-    pub(super) fn view_change_durable(&mut self) {
-        let ReplicaState::ViewChange(change) = &self.state else { return };
-        let held = self.held_until().is_some();
-        if held || change.sent.is_some() || !self.is_durable(change.persisted) || self.transfer.is_rebasing()
-        {
-            return;
-        }
-        self.send_summary();
-    }
-
-    fn send_summary(&mut self) {
-        let (me, summary) = (self.me, self.summary());
-        let ReplicaState::ViewChange(change) = &mut self.state else { return };
-        change.sent = Some(summary.clone());
-        change.summaries.insert(me, summary);
-        self.send_do_view_change();
-        if !self.halt_if_lost() {
-            self.decide_log();
-        }
-    }
-
-    fn send_do_view_change(&mut self) {
-        let resend_at = self.now.monotonic.after(self.options.heartbeat * 4);
-        let view = self.view;
-        let ReplicaState::ViewChange(change) = &mut self.state else { return };
-        change.resend_at = resend_at;
-        if let Some(log) = change.sent.clone() {
-            let ages = self.ages_of(&log);
-            self.broadcast(&Message::DoViewChange { view, log, ages });
-        }
-    }
-
-    pub(super) fn on_do_view_change(&mut self, from: MemberId, view: View, log: LogSummary, ages: &[Age]) {
-        self.on_ages(from, &log, ages);
-        self.release(from, view);
-        if view > self.view {
-            // A quorum of votes has moved the sender to that view.
-            self.enter_view_change(view);
-        }
-        if matches!(self.state, ReplicaState::Primary(_)) && view <= self.view {
-            let message = self.start_view(0);
-            return self.send(from, message);
-        }
-        if self.has_lost_state() && self.log.holds(log.commit) {
-            // If no data member has a state, there is no primary to announce it, and all must bring their states to
-            // one op (T9b).
-            self.advance_commit(log.commit.op);
-        }
-        self.end_hold();
-        let ReplicaState::ViewChange(change) = &mut self.state else { return };
-        if view == self.view && well_formed(&log, u64::from(self.options.pipeline_depth)) {
-            change.summaries.insert(from, log);
-            if !self.halt_if_lost() {
-                self.decide_log();
-            }
-        }
-    }
-
-    /// Rule V5i: by the answers of all members, none has the entry at `op`. Halts if that happens twice, because the
-    /// first answers may be older than a repair.
-    pub(super) fn on_lost(&mut self, op: Op) {
-        let me = self.me;
-        let ReplicaState::ViewChange(change) = &mut self.state else { return };
-        if change.doubted {
-            return self.halt(Halt::Lost { op });
-        }
-        change.doubted = true;
-        change.summaries.retain(|member, _| *member == me);
-        self.send_do_view_change();
-    }
-
-    /// The log was rebased, so the summary that was sent before is outdated.
-    pub(super) fn send_summary_again(&mut self) {
-        let ReplicaState::ViewChange(change) = &self.state else { return };
+    /// What was sent before is outdated: the log was rebased, an entry was repaired, or no state can be had.
+    pub(super) fn send_summary_again(&mut self, cx: &mut Context) -> Flow {
         // A decision stands, whatever was sent about this log. Its entries and `log_view` may still be on their way
         // to the disk, and must not be sent yet.
-        if change.sent.is_none() || change.install.is_some() {
-            return self.drive_install();
+        if self.sent.is_none() || self.install.is_some() {
+            return self.drive_install(cx);
         }
-        self.send_summary();
+        self.send_summary(cx)
+    }
+
+    /// A member that is or was in `view` sends a summary.
+    pub(super) fn on_do_view_change(
+        &mut self,
+        cx: &mut Context,
+        from: MemberId,
+        view: View,
+        log: LogSummary,
+    ) -> Flow {
+        self.end_hold(cx)?;
+        if view != cx.view || !well_formed(&log, u64::from(cx.options.pipeline_depth)) {
+            return Flow::Continue(());
+        }
+        self.summaries.insert(from, log);
+        self.decide_log(cx)
     }
 
     /// Rule R6: the promise has ended or was released, so the summary may be sent.
-    fn end_hold(&mut self) {
-        let held = self.held_until();
-        let ReplicaState::ViewChange(change) = &mut self.state else { return };
-        if change.held_until.take_if(|_| held.is_none()).is_some() {
-            self.view_change_durable();
+    fn end_hold(&mut self, cx: &mut Context) -> Flow {
+        let held = cx.held_until();
+        if self.held_until.take_if(|_| held.is_none()).is_some() {
+            self.send_when_durable(cx)?;
         }
-    }
-
-    pub(super) fn view_change_timeout(&mut self) {
-        let now = self.now.monotonic;
-        self.end_hold();
-        let ReplicaState::ViewChange(change) = &self.state else { return };
-        let (resend, vote) = (now >= change.resend_at, change.suspicion);
-        let impatient = now >= change.patience_ends;
-        if resend {
-            self.send_do_view_change();
-        }
-        match vote {
-            Some(suspicion) if now >= suspicion.resend_at => self.suspect(suspicion.target),
-            None if impatient => self.suspect(self.view.next()),
-            Some(_) | None => {}
-        }
-        self.drive_install();
-    }
-
-    /// An installation that makes progress is worth waiting for, up to the longest patience. The log keeps what it
-    /// has fetched.
-    pub(super) fn extend_patience(&mut self) {
-        let patience = self.patience();
-        let ends = self.now.monotonic.after(patience);
-        if let ReplicaState::ViewChange(change) = &mut self.state {
-            change.patience_ends = change.patience_ends.max(ends.min(change.patience_ends_at_last));
-        }
+        Flow::Continue(())
     }
 
     // -- the decision (rules V5, V6)
 
     /// At the primary of the view: decides its log as soon as the votes allow, and starts to install it.
-    fn decide_log(&mut self) {
-        if self.primary() != self.me {
-            return;
+    fn decide_log(&mut self, cx: &mut Context) -> Flow {
+        if self.halt_if_lost(cx) || cx.primary() != cx.me {
+            return Flow::Continue(());
         }
-        if self.transfer.stateless {
-            return self.yield_view();
+        if cx.transfer.stateless {
+            return self.yield_view(cx);
         }
         let quorums = Quorums {
-            members: self.cluster.len(),
-            view_change: self.cluster.view_change_quorum(),
-            nack: self.cluster.nack_quorum(),
+            members: cx.cluster.len(),
+            view_change: cx.cluster.view_change_quorum(),
+            nack: cx.cluster.nack_quorum(),
         };
-        let ReplicaState::ViewChange(change) = &mut self.state else { return };
-        if change.sent.is_none() || change.install.is_some() {
-            return;
+        if self.sent.is_none() || self.install.is_some() {
+            return Flow::Continue(());
         }
-        let everyone = change.summaries.len() == self.cluster.len();
-        let decided = match decide(&change.summaries, quorums) {
+        let everyone = self.summaries.len() == cx.cluster.len();
+        let decided = match decide(&self.summaries, quorums) {
             LogDecision::Log(decided) => decided,
-            LogDecision::Stuck(op) if everyone => return self.on_lost(op),
-            LogDecision::Stuck(_) | LogDecision::TooFew => return,
+            LogDecision::Stuck(op) => {
+                if everyone {
+                    self.on_lost(cx, op);
+                }
+                return Flow::Continue(());
+            }
+            LogDecision::TooFew => return Flow::Continue(()),
         };
-        debug!(view = %self.view, base = ?decided.base, above = decided.suffix.len(), "the log is decided");
+        debug!(view = %cx.view, base = ?decided.base, above = decided.suffix.len(), "the log is decided");
         let mut hashes = vec![(decided.base.op, decided.base.hash)];
         for hash in decided.suffix {
             let op = hashes.last().map_or(decided.base.op, |(op, _)| op.next());
             hashes.push((op, hash));
         }
-        change.install = Some(Install::new(&hashes, self.now.monotonic));
-        self.drive_install();
+        self.install = Some(Install::new(&hashes, cx.now.monotonic));
+        self.drive_install(cx)
     }
 
-    // -- StartView and GetState (rules V6, V7)
-
-    pub(super) fn on_start_view(
-        &mut self,
-        from: MemberId,
-        view: View,
-        commit: Anchor,
-        hashes: &[(Op, Hash)],
-        nonce: u64,
-    ) {
-        let in_order = hashes.windows(2).all(|pair| pair[1].0 == pair[0].0.next());
-        let Some(&(head, _)) = hashes.last().filter(|_| in_order) else { return };
-        if view < self.view || from != self.cluster.primary(view) || from == self.me || commit.op > head {
-            return;
+    /// Rule V5h: every member has answered, and none has an entry that was committed, so waiting would never end.
+    /// Returns true if this member lacks the entry too, and so decides nothing.
+    fn halt_if_lost(&mut self, cx: &mut Context) -> bool {
+        let lost = lost(&self.summaries, cx.cluster.len()).filter(|op| cx.lacks_for_good(*op));
+        if let Some(op) = lost {
+            self.on_lost(cx, op);
         }
-        let asked = matches!(&self.state, ReplicaState::CatchingUp(catching) if nonce != 0 && catching.nonce == nonce);
-        if view == self.view && matches!(self.state, ReplicaState::Backup(_)) {
-            return self.acknowledge();
-        }
-        let installing = self.state.install_mut().is_some();
-        if view == self.view && (installing || matches!(self.state, ReplicaState::Primary(_))) {
-            return;
-        }
-        if head < self.commit {
-            // Rule N5: this was sent when the view began, and the view has committed more since. It proves nothing.
-            return;
-        }
-        if self.is_damaged() && !asked {
-            // Rule D6a: only an answer to a request of this life settles an uncertain head.
-            if view > self.view || matches!(self.state, ReplicaState::ViewChange(_)) {
-                self.become_catching_up(view);
-                self.ask_for_state();
-            }
-            return;
-        }
-        if view > self.view || !matches!(self.state, ReplicaState::CatchingUp(_)) {
-            self.become_catching_up(view);
-        }
-        let now = self.now.monotonic;
-        if let ReplicaState::CatchingUp(catching) = &mut self.state {
-            catching.watch.heard(now);
-            catching.install = Some(Install::new(hashes, now));
-        }
-        self.drive_install();
+        lost.is_some()
     }
 
-    pub(super) fn on_get_state(&mut self, from: MemberId, view: View, nonce: u64) {
-        if view > self.view {
-            // The sender heard of that view from its primary, or has it on disk: a quorum of votes moved some member
-            // there.
-            self.enter_view_change(view);
-        } else if matches!(self.state, ReplicaState::Primary(_)) {
-            let message = self.start_view(nonce);
-            self.send(from, message);
+    /// Rule V5i: by the answers of all members, none has the entry at `op`. Halts if that happens twice, because the
+    /// first answers may be older than a repair.
+    fn on_lost(&mut self, cx: &mut Context, op: Op) {
+        if self.doubted {
+            return cx.halt(Halt::Lost { op });
+        }
+        self.doubted = true;
+        self.summaries.retain(|member, _| *member == cx.me);
+        self.send_do_view_change(cx);
+    }
+
+    /// Rule T7: a new primary that must fetch a state passes the view on to another member at once, until all members
+    /// have had a turn.
+    pub(super) fn yield_view(&mut self, cx: &mut Context) -> Flow {
+        if cx.primary() != cx.me || self.suspicion.is_some() {
+            return Flow::Continue(());
+        }
+        if cx.attempts as usize > cx.cluster.len() {
+            let soon = cx.now.monotonic.after(cx.options.failure_timeout_min);
+            self.patience_ends = self.patience_ends.min(soon);
+            return Flow::Continue(());
+        }
+        info!(view = %cx.view, "too far behind to be primary");
+        cx.suspect(&mut self.suspicion, cx.view.next())
+    }
+
+    // -- the installation of the decided log (rule V6)
+
+    fn drive_install(&mut self, cx: &mut Context) -> Flow {
+        match &mut self.install {
+            Some(install) => install.drive(cx, Some(&self.summaries)),
+            None => Flow::Continue(()),
+        }
+    }
+
+    /// An installation that makes progress is worth waiting for, up to the longest patience. The log keeps what it
+    /// has fetched.
+    pub(super) fn on_install_progress(&mut self, cx: &mut Context, patience: Duration) -> Flow {
+        let ends = cx.now.monotonic.after(patience);
+        self.patience_ends = self.patience_ends.max(ends.min(self.patience_ends_at_last));
+        self.drive_install(cx)
+    }
+
+    /// The log was rebased: answers to requests about the earlier log no longer count.
+    pub(super) fn on_rebased(&mut self) {
+        if let Some(install) = &mut self.install {
+            install.restart_requests();
         }
     }
 }

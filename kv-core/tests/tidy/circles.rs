@@ -5,7 +5,7 @@ use crate::source::{Source, words};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The folders that still contain circles.
-const EXCEPTIONS: &[&str] = &["kv-core/src/node", "kv-core/src/replica"];
+const EXCEPTIONS: &[&str] = &["kv-core/src/node"];
 
 /// The files of a folder, without `mod.rs` and the like, and what each one uses of the others.
 type Uses<'a> = BTreeMap<&'a str, BTreeSet<String>>;
@@ -16,16 +16,22 @@ pub(crate) fn circles(sources: &[Source], exceptions: &[&str]) -> Vec<String> {
     for source in sources {
         let Some((folder, file)) = source.path.rsplit_once('/') else { continue };
         let Some(name) = file.strip_suffix(".rs") else { continue };
-        let is_test = source.test.iter().all(|test| *test);
-        if !format!("{folder}/").contains("/src/") || ["mod", "lib", "main"].contains(&name) || is_test {
+        if !format!("{folder}/").contains("/src/") || source.test.iter().all(|test| *test) {
             continue;
         }
-        let mut used = uses(source, "super::");
-        if folder.ends_with("/src") {
-            used.extend(uses(source, "crate::"));
+        if !["mod", "lib", "main"].contains(&name) {
+            let mut used = uses(source, "super::");
+            if folder.ends_with("/src") {
+                used.extend(uses(source, "crate::"));
+            }
+            used.remove(name);
+            folders.entry(folder).or_default().insert(name, used);
         }
-        used.remove(name);
-        folders.entry(folder).or_default().insert(name, used);
+        // A folder counts as one file of the folder that it is in. The folders in the root of a crate have a table.
+        if let Some((outer, inner)) = folder.rsplit_once('/').filter(|(outer, _)| outer.contains("/src/")) {
+            let used = uses(source, if name == "mod" { "super::" } else { "super::super::" });
+            folders.entry(outer).or_default().entry(inner).or_default().extend(used);
+        }
     }
     let mut complaints = Vec::new();
     for (folder, files) in &folders {
@@ -47,7 +53,7 @@ pub(crate) fn unexpected_circles(sources: &[Source]) -> Vec<String> {
     circles(sources, EXCEPTIONS)
 }
 
-/// The siblings that a file names by `super::`, or, in the root of a crate, by `crate::` too.
+/// What a file names by the path `to_siblings`, for example `super::`.
 fn uses(source: &Source, to_siblings: &str) -> BTreeSet<String> {
     let places = words(&source.code, to_siblings).filter(|&at| {
         let is_chained = at >= 2 && &source.code[at - 2..at] == "::";
@@ -91,6 +97,17 @@ mod tests {
             1
         );
         assert_eq!(complaints(&[("x/src/a.rs", "use crate::a::A;\n")], &[]), 0);
+    }
+
+    #[test]
+    fn a_folder_counts_as_a_file_of_the_folder_that_it_is_in() {
+        let above = ("x/src/m/a.rs", "use super::inner::B;\n");
+        for (path, text) in
+            [("x/src/m/inner/mod.rs", "use super::a;\n"), ("x/src/m/inner/b.rs", "use super::super::a::A;\n")]
+        {
+            assert_eq!(complaints(&[above, (path, text)], &[]), 1, "{path}");
+            assert_eq!(complaints(&[above, (path, "use super::c;\n")], &[]), 0, "{path}");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn put(group: &mut Group) -> u64 {
     group.propose(primary, "k");
     group.settle();
     let head = group.replica(primary).head().op;
-    group.replica(primary).log.meta(head).expect("it is in the log").timestamp.get()
+    group.replica(primary).cx.log.meta(head).expect("it is in the log").timestamp.get()
 }
 
 fn is_close(found: u64, wanted: u64, by: u64) {

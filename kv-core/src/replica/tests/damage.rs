@@ -352,8 +352,8 @@ fn v4_a_vote_after_a_restart_reports_the_damage_found_since() {
 #[test]
 fn d6a_a_delayed_start_view_does_not_end_the_damage() {
     let mut group = with_entries(3, 0, 4);
-    let hashes = (0..=2).map(|op| (Op::new(op), group.replica(0).anchor(Op::new(op)).hash)).collect();
-    let (view, commit) = (group.replica(0).view(), group.replica(0).anchor(Op::new(2)));
+    let hashes = (0..=2).map(|op| (Op::new(op), group.replica(0).cx.anchor(Op::new(op)).hash)).collect();
+    let (view, commit) = (group.replica(0).view(), group.replica(0).cx.anchor(Op::new(2)));
     group.crash(2);
     spoil(&mut group, 2, &[3, 4]);
     group.isolate(2);
@@ -385,10 +385,10 @@ fn d8_a_damaged_entry_is_fetched_by_its_hash_and_rewritten() {
 fn d8_a_marked_entry_is_faulty_in_a_vote_and_is_not_served() {
     let mut group = with_entries(3, 0, 4);
     group.isolate(1);
-    let hash = group.replica(1).anchor(Op::new(3)).hash;
+    let hash = group.replica(1).cx.anchor(Op::new(3)).hash;
     spoil(&mut group, 1, &[3]);
     group.input(1, Input::Faulty { op: Op::new(3) });
-    let summary = group.replica(1).summary();
+    let summary = group.replica(1).cx.summary();
     let commit = group.replica(1).commit().op;
     let slot = summary.suffix.get(usize::try_from(2 - commit.get().min(2)).expect("small"));
     assert!(commit >= Op::new(3) || slot == Some(&Slot::Faulty(Some(hash))));
@@ -449,7 +449,7 @@ fn n4_a_repaired_entry_releases_withheld_acknowledgements() {
 #[test]
 fn v7_hashes_are_asked_for_below_one_that_is_known() {
     let mut group = with_entries(2, 1, 6);
-    let anchor = group.replica(0).anchor(Op::new(6));
+    let anchor = group.replica(0).cx.anchor(Op::new(6));
     crash_all(&mut group);
     let witness = &mut group.members[2].disk;
     witness.checkpoint = anchor;

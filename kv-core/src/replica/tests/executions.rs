@@ -21,7 +21,7 @@ fn with_entries(count: u64) -> Group {
 }
 
 fn hashes(replica: &Replica, through: u64) -> Vec<(Op, Hash)> {
-    (0..=through).map(|op| (Op::new(op), replica.anchor(Op::new(op)).hash)).collect()
+    (0..=through).map(|op| (Op::new(op), replica.cx.anchor(Op::new(op)).hash)).collect()
 }
 
 /// Member 2 restarted in the middle of an installation, learned from a heartbeat that op 3 is committed, and hears only
@@ -46,7 +46,7 @@ fn n5_an_outdated_start_view_halts_nobody() {
     group.input(2, Input::Message { from: member(1), message: beat.clone() });
     group.input(2, Input::Message { from: member(1), message: beat });
     let hashes = hashes(group.replica(0), 2);
-    let commit = group.replica(0).anchor(Op::new(2));
+    let commit = group.replica(0).cx.anchor(Op::new(2));
     let message = Message::StartView { view, commit, hashes, nonce: 0 };
     group.input(2, Input::Message { from: member(1), message });
     assert_eq!(group.members[2].halt, None);
@@ -105,7 +105,7 @@ fn v2_members_that_were_away_for_many_views_join_the_next_one_at_once() {
 #[test]
 fn trimming_uses_the_checkpoints_of_all_members() {
     let mut group = with_entries(6);
-    let anchor = |group: &Group, op| group.replica(0).anchor(Op::new(op));
+    let anchor = |group: &Group, op| group.replica(0).cx.anchor(Op::new(op));
     for (id, op) in [(1, 6), (2, 6)] {
         let checkpoint = anchor(&group, op);
         group.input(id, Input::Checkpointed { checkpoint });
@@ -131,7 +131,7 @@ fn trimming_waits_for_the_durable_checkpoint_of_a_witness() {
     group.run_until("level", Group::level);
     group.run_for(30);
     for id in [0, 1] {
-        let checkpoint = group.replica(0).anchor(Op::new(6));
+        let checkpoint = group.replica(0).cx.anchor(Op::new(6));
         group.input(id, Input::Checkpointed { checkpoint });
     }
     group.run_for(3_000);
@@ -147,7 +147,7 @@ fn trimming_waits_for_the_durable_checkpoint_of_a_witness() {
 #[test]
 fn v7_the_hash_at_the_floor_may_be_all_that_a_member_lacks() {
     let mut group = with_entries(6);
-    let checkpoint = group.replica(0).anchor(Op::new(6));
+    let checkpoint = group.replica(0).cx.anchor(Op::new(6));
     group.input(1, Input::Checkpointed { checkpoint });
     group.input(0, Input::Checkpointed { checkpoint });
     for id in 0..3 {

@@ -469,7 +469,7 @@ impl Group {
                         // Including entries behind damage.
                         member
                             .staged
-                            .retain(|op, entry| replica.known_hash(*op) == Some(entry.header.hash()));
+                            .retain(|op, entry| replica.cx.known_hash(*op) == Some(entry.header.hash()));
                     }
                     if let Write::Trim(op) = &write {
                         member.staged.retain(|at, _| at > op);
@@ -573,7 +573,7 @@ impl Group {
             return self.post(Envelope { from, to, message });
         }
         member.pinned = Some(have);
-        if let Some(point) = replica.log.point(have.op).filter(|point| point.anchor == have) {
+        if let Some(point) = replica.cx.log.point(have.op).filter(|point| point.anchor == have) {
             self.points.insert(have, point);
         }
         let end = match &after[..] {
@@ -618,7 +618,7 @@ impl Group {
     /// Takes a checkpoint of the committed and durable entries.
     pub(super) fn checkpoint(&mut self, id: u8) {
         let replica = self.replica(id);
-        let checkpoint = replica.anchor(replica.commit.min(replica.log.durable().op));
+        let checkpoint = replica.cx.anchor(replica.cx.commit.min(replica.cx.log.durable().op));
         self.input(id, Input::Checkpointed { checkpoint });
     }
 
@@ -733,7 +733,7 @@ impl Group {
                 replica.log_view(),
                 replica.head(),
                 replica.durable(),
-                replica.durable_prefix(),
+                replica.cx.durable_prefix(),
                 replica.commit(),
                 replica.checkpoint(),
                 member.disk.floor.0,
@@ -741,13 +741,13 @@ impl Group {
                 member.disk.damaged,
                 member.disk.entries.keys(),
                 member.disk.bad,
-                replica.log.faulty().collect::<Vec<_>>(),
+                replica.cx.log.faulty().collect::<Vec<_>>(),
                 member.staged.keys(),
             );
             eprintln!(
                 "{:?}
 {:?}",
-                replica.state, replica.writes
+                replica.state, replica.cx.writes
             );
         }
         panic!("not within a minute: {what}");

@@ -668,7 +668,7 @@ fn t9c_a_witness_rebases_its_log_only_for_a_normal_primary() {
     let mut group = away(2, 1);
     group.isolate(2);
     group.start(2);
-    let checkpoint = group.replica(0).log.point(group.replica(0).checkpoint()).expect("it is held");
+    let checkpoint = group.replica(0).cx.log.point(group.replica(0).checkpoint()).expect("it is held");
     for (from, primary_of) in [(0, None), (1, Some(View::new(0))), (0, Some(View::new(4)))] {
         let message = Message::TooOld { nonce: 0, checkpoint, primary_of };
         group.input(2, Input::Message { from: member(from), message });

@@ -209,7 +209,7 @@ impl Walk {
         };
         let most = replica.commit().op.min(replica.durable().op);
         let op = most.back(self.rng.u64(..4)).max(replica.checkpoint());
-        let checkpoint = replica.anchor(op);
+        let checkpoint = replica.cx.anchor(op);
         self.group.input(id, Input::Checkpointed { checkpoint });
     }
 
@@ -372,7 +372,7 @@ impl Walk {
     fn rot(&mut self, id: u8) {
         let Some(replica) = self.group.members[usize::from(id)].replica.as_ref() else { return };
         let op = replica.durable().op.back(self.rng.u64(..6));
-        let anchor = replica.log.anchor(op);
+        let anchor = replica.cx.log.anchor(op);
         let member = &self.group.members[usize::from(id)];
         let floors = self.group.members.iter().map(|member| member.disk.floor.0.op).max().unwrap_or_default();
         // A damaged entry that a checkpoint contains raises the floor at the next start.

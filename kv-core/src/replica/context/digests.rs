@@ -1,7 +1,7 @@
 //! Digests of the state: each data member sends them at fixed ops, and each receiver compares them with its own (rule
 //! S1).
 
-use super::{Halt, Replica};
+use super::{Context, Halt};
 use crate::config::Role;
 use crate::ids::{Hash, MemberId, Op};
 use crate::message::Message;
@@ -14,7 +14,7 @@ const KEPT: usize = 64;
 
 /// The digests received from peers.
 #[derive(Debug, Default)]
-pub(super) struct Digests {
+pub(crate) struct Digests {
     own: BTreeMap<Op, Hash>,
     received: BTreeMap<MemberId, BTreeMap<Op, Hash>>,
     /// Peers with a different digest that this process has already logged.
@@ -50,9 +50,9 @@ impl Digests {
     }
 }
 
-impl Replica {
+impl Context {
     /// The own state has this digest at `op`. Sends it to all members that hold a state.
-    pub(super) fn on_own_digest(&mut self, op: Op, digest: Hash) {
+    pub(crate) fn on_own_digest(&mut self, op: Op, digest: Hash) {
         keep(&mut self.digests.own, op, digest);
         let peers = self.cluster.peers(self.me).filter(|peer| peer.role == Role::Data);
         let peers: Vec<MemberId> = peers.map(|peer| peer.id).collect();
@@ -62,7 +62,7 @@ impl Replica {
         self.compare_digests(op);
     }
 
-    pub(super) fn on_state_digest(&mut self, from: MemberId, op: Op, digest: Hash) {
+    pub(crate) fn on_state_digest(&mut self, from: MemberId, op: Op, digest: Hash) {
         keep(self.digests.received.entry(from).or_default(), op, digest);
         self.compare_digests(op);
     }
@@ -84,7 +84,7 @@ impl Replica {
     }
 
     /// The state was discarded or replaced.
-    pub(super) fn forget_digests(&mut self) {
+    pub(crate) fn forget_digests(&mut self) {
         self.digests.own.clear();
     }
 }

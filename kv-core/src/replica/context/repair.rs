@@ -1,9 +1,8 @@
 //! Entries whose stored copy can no longer be read. They are requested from the peers in turn, by op and hash, and
 //! written again. Until then they are neither served nor acknowledged, and votes list them as faulty (rule V4).
 
-use super::state::ReplicaState;
-use super::{Halt, Replica};
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
+use super::{Context, Halt};
+use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, Extent, FetchWhat, Message, Write};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +13,7 @@ const MOST: usize = 64;
 
 /// The repairs in progress.
 #[derive(Debug, Default)]
-pub(super) struct Repairs {
+pub(crate) struct Repairs {
     list: BTreeMap<Op, Repair>,
 }
 
@@ -30,16 +29,16 @@ struct Repair {
 }
 
 impl Repairs {
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.list.values().filter(|repair| repair.writing.is_none()).map(|repair| repair.ask_at).min()
     }
 }
 
-impl Replica {
+impl Context {
     /// A stored entry cannot be read.
-    pub(super) fn on_faulty(&mut self, op: Op) {
+    pub(crate) fn on_faulty(&mut self, op: Op) {
         let is_ours = op > self.log.floor() && op <= self.log.durable().op;
-        if matches!(self.state, ReplicaState::Forming(_)) || !is_ours || self.repairs.list.contains_key(&op) {
+        if !is_ours || self.repairs.list.contains_key(&op) {
             return;
         }
         if self.cluster.len() == 1 {
@@ -66,13 +65,13 @@ impl Replica {
 
     /// Whether an entry that the log may have held is missing. An entry that could not be read once may be readable
     /// later.
-    pub(super) fn misses_entries(&self) -> bool {
+    pub(crate) fn misses_entries(&self) -> bool {
         let reached = Extent::Through(self.log.head().op);
         !self.log.past_gap().is_empty() || self.damage.is_some_and(|extent| extent > reached)
     }
 
     /// Sends the requests that are due.
-    pub(super) fn ask_for_repairs(&mut self) {
+    pub(crate) fn ask_for_repairs(&mut self) {
         let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
         let peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
         let mut questions = Vec::new();
@@ -94,13 +93,13 @@ impl Replica {
     }
 
     /// Whether an entry was requested from all peers and none has answered.
-    pub(super) fn has_no_source(&self, op: Op) -> bool {
+    pub(crate) fn has_no_source(&self, op: Op) -> bool {
         let unanswered = |repair: &Repair| repair.writing.is_none() && repair.turns >= self.cluster.len();
         self.repairs.list.get(&op).is_some_and(unanswered)
     }
 
     /// Takes the requested entries from an answer, to write them again.
-    pub(super) fn on_repaired(&mut self, nonce: u64, entries: &[Entry]) {
+    pub(crate) fn on_repaired(&mut self, nonce: u64, entries: &[Entry]) {
         for entry in entries {
             let op = entry.header.op;
             let fits = entry.header.cluster == self.cluster.id() && self.log.holds(entry.header.anchor());
@@ -114,11 +113,8 @@ impl Replica {
         }
     }
 
-    /// Ends the repairs of entries that are durable again, cut or dropped, and requests the next ones.
-    pub(super) fn progress_repairs(&mut self) {
-        if !self.log.any_faulty() && self.repairs.list.is_empty() {
-            return;
-        }
+    /// Ends the repairs of entries that are durable again, cut or dropped. Returns whether an entry is durable again.
+    pub(crate) fn end_repairs(&mut self) -> bool {
         let durable = self.writes.durable;
         let (log, mut any_back) = (&mut self.log, false);
         self.repairs.list.retain(|op, repair| {
@@ -130,35 +126,14 @@ impl Replica {
             }
             !is_written && log.is_faulty(*op)
         });
-        if any_back {
-            self.acknowledge_repaired();
-        }
+        any_back
+    }
+
+    /// Requests the next entry that waits for its repair.
+    pub(crate) fn begin_next_repair(&mut self) {
         let waiting = self.log.faulty().find(|op| !self.repairs.list.contains_key(op));
         if let Some(op) = waiting {
             self.begin_repair(op);
         }
-    }
-
-    /// Rules N4 and V4: what was withheld because of a bad entry counts now, and what was reported about it is
-    /// outdated.
-    fn acknowledge_repaired(&mut self) {
-        match &self.state {
-            ReplicaState::Primary(_) => self.maybe_commit(),
-            ReplicaState::Backup(_) => self.acknowledge(),
-            ReplicaState::ViewChange(_) => self.send_summary_again(),
-            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) => {}
-        }
-    }
-
-    /// The point up to which everything that is not known to be committed is durable and intact here (rule N4).
-    pub(super) fn durable_prefix(&self) -> Anchor {
-        let durable = self.log.durable();
-        let bad = self.log.faulty().find(|op| *op > self.commit && *op <= durable.op);
-        bad.map_or(durable, |op| self.anchor(op.previous()))
-    }
-
-    /// The hash at `op`, in the log or in what is known behind its damage.
-    pub(super) fn known_hash(&self, op: Op) -> Option<Hash> {
-        self.log.hash(op).or_else(|| self.log.past_gap().get(&op).map(crate::message::EntryPastGap::hash))
     }
 }

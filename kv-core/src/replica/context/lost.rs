@@ -1,8 +1,7 @@
 //! Entries that no member has any more, below the ops that a view change decides about (rules V4 and V5). A log with
 //! a hole that no peer can fill is never installed. If that were not detected, the view would change forever.
 
-use super::Replica;
-use super::state::ReplicaState;
+use super::Context;
 use crate::ids::{Anchor, Hash, MemberId, Op};
 use crate::message::{EntryPastGap, LogSummary, MissingRun, Slot};
 use std::collections::BTreeMap;
@@ -36,14 +35,14 @@ fn common(some: &Runs, others: &Runs) -> Runs {
 }
 
 /// Whether a list of runs is valid.
-pub(super) fn well_formed(runs: &[MissingRun], commit: Op) -> bool {
+pub(crate) fn well_formed(runs: &[MissingRun], commit: Op) -> bool {
     runs.len() <= MOST_RUNS
         && runs.iter().all(|run| run.first <= run.last && run.last <= commit)
         && runs.windows(2).all(|pair| pair[0].last < pair[1].first)
 }
 
 /// The first committed op whose entry all members have lost, if all have answered.
-pub(super) fn lost(votes: &BTreeMap<MemberId, LogSummary>, members: usize) -> Option<Op> {
+pub(crate) fn lost(votes: &BTreeMap<MemberId, LogSummary>, members: usize) -> Option<Op> {
     let base = votes.values().map(|summary| summary.commit.op).max().filter(|_| votes.len() == members)?;
     let committed = committed(votes);
     let mut missing = votes.values().map(|summary| missing(summary, base, &committed));
@@ -81,7 +80,7 @@ fn missing(summary: &LogSummary, base: Op, committed: &BTreeMap<Op, Hash>) -> Ru
     runs
 }
 
-impl Replica {
+impl Context {
     /// The op up to which the own state replaces the entries. A witness has no state, and a state that is being
     /// fetched does not count yet.
     fn covered_by_state(&self) -> Op {
@@ -89,12 +88,12 @@ impl Replica {
     }
 
     /// Rule V4: the ops up to `commit` whose entries are not intact here and are not covered by the own state.
-    pub(super) fn lacks(&self, commit: Anchor) -> Vec<MissingRun> {
+    pub(crate) fn lacks(&self, commit: Anchor) -> Vec<MissingRun> {
         if self.may_get_state() { Vec::new() } else { self.missing_runs(commit) }
     }
 
     /// The same for a member that will not get a state.
-    pub(super) fn missing_runs(&self, commit: Anchor) -> Vec<MissingRun> {
+    pub(crate) fn missing_runs(&self, commit: Anchor) -> Vec<MissingRun> {
         let hash = |op: Op| {
             let next = self.log.past_gap().get(&op.next());
             let parent = next.and_then(|behind| match behind {
@@ -127,17 +126,10 @@ impl Replica {
         runs
     }
 
-    /// Rule V5h: every member has answered, and none has an entry that was committed, so waiting would never end.
-    /// Returns true if this member lacks the entry too, and so decides nothing.
-    pub(super) fn halt_if_lost(&mut self) -> bool {
-        let ReplicaState::ViewChange(change) = &self.state else { return false };
-        let Some(op) = lost(change.summaries(), self.cluster.len()) else { return false };
+    /// Whether this member lacks a committed entry, and will not get a state that covers it.
+    pub(crate) fn lacks_for_good(&self, op: Op) -> bool {
         let ends = self.missing_up_to(op).last().is_some_and(|(_, last)| *last >= op);
-        let is_missing = ends && !self.may_get_state();
-        if is_missing {
-            self.on_lost(op);
-        }
-        is_missing
+        ends && !self.may_get_state()
     }
 }
 

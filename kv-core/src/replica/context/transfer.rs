@@ -9,8 +9,7 @@
 //! One run has one nonce and one anchor, and accepts a piece from any sender. A run is ended only by its own lack of
 //! progress.
 
-use super::state::ReplicaState;
-use super::{Halt, Output, Replica};
+use super::{Context, Halt, Output};
 use crate::config::Role;
 use crate::ids::{Anchor, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Chunk, ChunkEnd, LogPoint, Message};
@@ -36,9 +35,9 @@ const MOST_ROUNDS: u32 = 10;
 const MOST_STALL: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
-pub(super) struct Transfer {
+pub(crate) struct Transfer {
     /// There is no state here, so this member cannot be primary.
-    pub(super) stateless: bool,
+    pub(crate) stateless: bool,
     /// The part of a snapshot that the driver has stored, in this life or an earlier one.
     staged: Option<Staged>,
     run: Option<Run>,
@@ -51,14 +50,14 @@ pub(super) struct Transfer {
     /// How often all sources were unusable since the last state arrived.
     rounds: u32,
     /// The write of the view that a source was in. Nothing of its state is stored before that write is durable.
-    joined: WriteSeq,
+    pub(crate) joined: WriteSeq,
     /// The write that rebases the log, until it is durable. Nothing is reported about the log before that.
-    pub(super) rebasing: Option<WriteSeq>,
+    pub(crate) rebasing: Option<WriteSeq>,
     /// Until this time, messages that the primary sent unasked may be about the log before the last snapshot was
     /// installed.
-    settled_at: Instant,
+    pub(crate) settled_at: Instant,
     /// As a source: the checkpoints that peers fetch. They will need the entries after them next.
-    pub(super) held: BTreeMap<MemberId, (Op, Instant)>,
+    pub(crate) held: BTreeMap<MemberId, (Op, Instant)>,
 }
 
 /// A part of a snapshot that is durably staged.
@@ -101,62 +100,67 @@ struct Run {
 
 impl Transfer {
     /// Starts with the part of a snapshot that an earlier life has stored.
-    pub(super) fn new(stateless: bool, staged: Option<(Anchor, ChunkEnd)>) -> Self {
+    pub(crate) fn new(stateless: bool, staged: Option<(Anchor, ChunkEnd)>) -> Self {
         let staged = staged.map(|(at, end)| Staged { at, end });
         Self { stateless, staged, ..Self::default() }
     }
 
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.run.as_ref().map(|run| run.retry_at.min(run.show_life_at))
     }
 
     /// The entries that peers which fetch a snapshot will need next.
-    pub(super) fn holds_above(&self, now: Instant) -> Option<Op> {
+    pub(crate) fn holds_above(&self, now: Instant) -> Option<Op> {
         self.held.values().filter(|(_, until)| *until > now).map(|(op, _)| *op).min()
     }
 
     /// Returns whether the log has been rebased and that is not durable yet.
-    pub(super) const fn is_rebasing(&self) -> bool {
+    pub(crate) const fn is_rebasing(&self) -> bool {
         self.rebasing.is_some()
     }
 
     /// Returns whether a snapshot is being fetched.
-    pub(super) const fn is_running(&self) -> bool {
+    pub(crate) const fn is_running(&self) -> bool {
         self.run.is_some()
     }
 }
 
-impl Replica {
-    /// Returns whether a state is being fetched. Until it is complete, this member is behind and cannot be primary.
-    #[cfg(feature = "internals")]
-    #[must_use]
-    pub const fn is_transferring(&self) -> bool {
-        self.transfer.is_running()
-    }
+/// What became of a piece of a snapshot.
+#[derive(Debug)]
+pub(crate) enum ChunkOutcome {
+    /// It was taken, or dropped.
+    Done,
+    /// Rule T4: its source is in a newer view. The member must be durably in that view before it takes the piece.
+    NewerView,
+    /// The snapshot is not usable here.
+    Unusable,
+}
 
+/// A source has answered that it lacks a piece.
+#[derive(Debug)]
+pub(crate) struct SnapshotGone {
+    /// The source that the piece was requested from last has answered.
+    is_current: bool,
+    /// All sources lack it. They are asked for newer snapshots.
+    everywhere: Option<Vec<MemberId>>,
+    /// All sources were unusable so often that this member reports what its log has dropped.
+    pub(crate) is_hopeless: bool,
+}
+
+impl Context {
     // -- as a receiver
 
     /// The own state is damaged. Any state that the own log continues is needed now.
-    pub(super) fn on_state_lost(&mut self) {
+    pub(crate) fn lose_state(&mut self) {
         warn!("the state is damaged: fetching another from a peer");
         self.transfer.stateless = true;
         self.transfer.run = None;
         self.forget_digests();
-        if matches!(self.state, ReplicaState::Primary(_)) {
-            self.abdicate("the state is lost");
-        }
-        self.fetch_state();
-    }
-
-    /// Returns whether this data member has no state, and is fetching another.
-    #[must_use]
-    pub const fn has_lost_state(&self) -> bool {
-        self.transfer.stateless
     }
 
     /// Rule T9: without a state, this member requests one at once, and again until it has one. Rule T6: if an earlier
     /// life has stored a whole snapshot, it only remains to install it; it may be the only copy.
-    pub(super) fn fetch_state(&mut self) {
+    pub(crate) fn fetch_state(&mut self) {
         let staged = self.transfer.staged.as_ref();
         let is_whole = staged.is_some_and(|staged| staged.end == ChunkEnd::Last && self.is_usable(staged.at));
         let source = self.data_peers().next();
@@ -165,57 +169,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_too_old(
-        &mut self,
-        from: MemberId,
-        nonce: u64,
-        checkpoint: LogPoint,
-        primary_of: Option<View>,
-    ) {
-        let leads = primary_of == Some(self.view) && from == self.primary();
-        let settled = self.now.monotonic >= self.transfer.settled_at;
-        let asked = match &self.state {
-            ReplicaState::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
-            ReplicaState::CatchingUp(_) | ReplicaState::ViewChange(_) => {
-                self.state.install_mut().is_some_and(|install| install.has_nonce(nonce))
-            }
-            ReplicaState::Forming(_) | ReplicaState::Primary(_) => false,
-        };
-        if !asked || checkpoint.anchor.op <= self.commit || self.transfer.is_running() {
-            return;
-        }
-        debug!(%from, ?checkpoint, head = ?self.log.head(), "a peer has dropped the entries that are needed next");
-        if self.is_witness() {
-            // Rule T9c: the member has no state to fetch. A normal primary is trusted here: what it has checkpointed is
-            // committed.
-            if leads {
-                self.rebase_log(checkpoint);
-            }
-            return;
-        }
-        self.begin_transfer(from, checkpoint.anchor.op);
-        self.yield_view();
-    }
-
-    /// Rule T7: a new primary that must fetch a state passes the view on to another member at once, until all members
-    /// have had a turn.
-    pub(super) fn yield_view(&mut self) {
-        let all_were_tried = self.attempts as usize > self.cluster.len();
-        let (leads, soon) =
-            (self.primary() == self.me, self.now.monotonic.after(self.options.failure_timeout_min));
-        let ReplicaState::ViewChange(change) = &mut self.state else { return };
-        if !leads || change.suspicion.is_some() {
-            return;
-        }
-        if all_were_tried {
-            change.leave_by(soon);
-        } else {
-            info!(view = %self.view, "too far behind to be primary");
-            self.suspect(self.view.next());
-        }
-    }
-
-    fn begin_transfer(&mut self, source: MemberId, least: Op) {
+    pub(crate) fn begin_transfer(&mut self, source: MemberId, least: Op) {
         if self.transfer.is_running() {
             return;
         }
@@ -255,7 +209,7 @@ impl Replica {
 
     /// Returns whether this member may still get a state that covers what its log has dropped: all of it is stored
     /// here, or sources remain.
-    pub(super) fn may_get_state(&self) -> bool {
+    pub(crate) fn may_get_state(&self) -> bool {
         let is_whole = self.transfer.run.as_ref().is_some_and(|run| run.complete);
         let fetches = self.transfer.stateless || self.transfer.is_running();
         is_whole || (fetches && self.transfer.rounds < MOST_ROUNDS)
@@ -304,17 +258,6 @@ impl Replica {
         }
     }
 
-    /// A piece of a peer's state or of the state that is set aside here, or the answer that there is none.
-    pub(super) fn on_piece(&mut self, from: MemberId, piece: Message) {
-        match piece {
-            Message::SnapshotChunk { nonce, view, at, chunk } => {
-                self.on_snapshot_chunk(from, nonce, view, at, chunk);
-            }
-            Message::SnapshotGone { nonce, stateless } => self.on_snapshot_gone(from, nonce, stateless),
-            _ => {}
-        }
-    }
-
     /// Takes the next step of the transfer: requests the next piece, or installs the snapshot.
     fn ask_for_more(&mut self) {
         let now = self.now.monotonic;
@@ -333,35 +276,42 @@ impl Replica {
         }
     }
 
-    fn on_snapshot_chunk(&mut self, from: MemberId, nonce: u64, view: View, at: Anchor, chunk: Chunk) {
+    /// A piece of a peer's state, or of the state that is set aside here.
+    pub(crate) fn on_snapshot_chunk(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        view: View,
+        at: Anchor,
+        chunk: Chunk,
+    ) -> ChunkOutcome {
         let now = self.now.monotonic;
         let useful = self.is_usable(at);
         let patience = self.options.failure_timeout_min;
-        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce) else { return };
-        if run.complete || chunk.after != run.next || run.at.is_some_and(|begun| begun != at) {
-            return;
-        }
+        let joined = self.is_durable(self.transfer.joined);
+        let asked = |run: &&mut Run| {
+            let is_next = chunk.after == run.next && run.at.is_none_or(|begun| begun == at);
+            run.nonce == nonce && !run.complete && is_next
+        };
+        let Some(run) = self.transfer.run.as_mut().filter(asked) else { return ChunkOutcome::Done };
         if view > self.view {
-            // Rule T4: a member that knows what a view has committed must be durably in that view or later. The piece
-            // is requested again.
+            // The piece is requested again.
             run.moved_at = now;
             debug!(%from, %view, mine = %self.view, "the source of the state is in a newer view");
-            self.enter_view_change(view);
-            self.transfer.joined = self.writes.last;
-            return;
+            return ChunkOutcome::NewerView;
         }
-        if !self.is_durable(self.transfer.joined) {
-            return;
+        if !joined {
+            return ChunkOutcome::Done;
         }
-        let Some(run) = &mut self.transfer.run else { return };
         if run.at.is_none() && (!useful || at.op < run.least) {
             // Its sender may be behind as well. The snapshots of others may be usable.
             debug!(%from, ?at, "cannot use this snapshot");
-            return self.on_unusable_snapshot(from, nonce);
+            return self.on_unusable_snapshot(from);
         }
         if !useful {
             debug!(?at, "cannot use the snapshot any more");
-            return self.give_up_snapshot();
+            self.give_up_snapshot();
+            return ChunkOutcome::Done;
         }
         if run.at.is_none() {
             run.origin = from;
@@ -376,53 +326,68 @@ impl Replica {
         }
         self.outputs.push_back(Output::StageChunk { at, chunk });
         self.ask_for_more();
+        ChunkOutcome::Done
     }
 
     /// The first piece of a snapshot was not usable. If all sources have only such snapshots, the missing entries may
     /// have arrived.
-    fn on_unusable_snapshot(&mut self, from: MemberId, nonce: u64) {
+    fn on_unusable_snapshot(&mut self, from: MemberId) -> ChunkOutcome {
         self.request_newer_checkpoint(from);
         let mut others = self.piece_sources().into_iter().filter(|source| *source != from);
-        let Some(run) = &self.transfer.run else { return };
-        if !self.transfer.stateless && others.all(|source| run.gone.contains_key(&source)) {
+        let is_gone = |source| self.transfer.run.as_ref().is_some_and(|run| run.gone.contains_key(&source));
+        if !self.transfer.stateless && others.all(is_gone) {
             self.transfer.run = None;
-        } else {
-            self.on_snapshot_gone(from, nonce, false);
+            return ChunkOutcome::Done;
         }
+        ChunkOutcome::Unusable
     }
 
     /// A source does not have the snapshot, or no longer has it. One that is busy or cannot be reached may still have
-    /// it.
-    fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64, stateless: bool) {
+    /// it. `None` if the answer is not awaited; otherwise call [`Self::ask_others`] next.
+    pub(crate) fn on_snapshot_gone(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        stateless: bool,
+    ) -> Option<SnapshotGone> {
         let sources = self.piece_sources();
         // A member that has the whole snapshot needs no source.
         let asked = |run: &&mut Run| run.nonce == nonce && !run.complete;
-        let Some(run) = self.transfer.run.as_mut().filter(asked) else { return };
+        let run = self.transfer.run.as_mut().filter(asked)?;
         run.gone.insert(from, stateless);
         let everywhere = sources.iter().all(|source| run.gone.contains_key(source));
         let nowhere = everywhere && run.gone.values().all(|stateless| *stateless);
-        let (begun, source) = (run.at.is_some(), run.source);
+        let is_current = run.source == from;
         if everywhere {
             run.gone.clear();
             self.transfer.rounds = self.transfer.rounds.saturating_add(1);
             // Rule T9b: a member that has a state, or the missing part, ends the count.
             self.transfer.fruitless = if nowhere { self.transfer.fruitless + 1 } else { 0 };
             if self.transfer.stateless && self.transfer.fruitless > MOST_FRUITLESS {
-                return self.halt(Halt::NoState);
-            }
-            if self.transfer.rounds == MOST_ROUNDS {
-                self.send_summary_again();
+                self.halt(Halt::NoState);
+                return None;
             }
         }
-        if begun && everywhere {
-            debug!("no member has the snapshot any more: starting over");
-            sources.into_iter().for_each(|source| self.request_newer_checkpoint(source));
-            self.restart_transfer();
-        } else if !everywhere && source == from {
-            // If all were asked and no transfer has begun, a peer that has nothing yet may have something soon: ask
-            // again later.
-            self.next_source();
-            self.ask_for_more();
+        let is_hopeless = everywhere && self.transfer.rounds == MOST_ROUNDS;
+        Some(SnapshotGone { is_current, everywhere: everywhere.then_some(sources), is_hopeless })
+    }
+
+    /// Asks other sources, because one lacks the snapshot.
+    pub(crate) fn ask_others(&mut self, gone: SnapshotGone) {
+        let begun = self.transfer.run.as_ref().is_some_and(|run| run.at.is_some());
+        match gone.everywhere {
+            Some(sources) if begun => {
+                debug!("no member has the snapshot any more: starting over");
+                sources.into_iter().for_each(|source| self.request_newer_checkpoint(source));
+                self.restart_transfer();
+            }
+            // No transfer has begun: a peer that has nothing yet may have something soon. Ask again later.
+            Some(_) => {}
+            None if gone.is_current => {
+                self.next_source();
+                self.ask_for_more();
+            }
+            None => {}
         }
     }
 
@@ -457,7 +422,7 @@ impl Replica {
     }
 
     /// The driver has stored a snapshot up to this point.
-    pub(super) fn on_staged(&mut self, at: Anchor, end: ChunkEnd) {
+    pub(crate) fn on_staged(&mut self, at: Anchor, end: ChunkEnd) {
         self.transfer.staged = Some(Staged { at, end });
         if let Some(run) = self.transfer.run.as_mut().filter(|run| run.at == Some(at)) {
             run.unstaged = run.unstaged.saturating_sub(1);
@@ -468,7 +433,7 @@ impl Replica {
 
     /// Rule T6: the own state is durably as far as the stored snapshot, so even a restart would continue from beyond
     /// it.
-    pub(super) fn discard_outdated_snapshot(&mut self) {
+    pub(crate) fn discard_outdated_snapshot(&mut self) {
         let (checkpoint, wanted) = (self.checkpoint, self.transfer.is_running() || self.transfer.stateless);
         let staged = &mut self.transfer.staged;
         if let Some(Staged { at, .. }) = staged.take_if(|staged| !wanted && staged.at.op <= checkpoint) {
@@ -478,7 +443,7 @@ impl Replica {
     }
 
     /// The driver has discarded its part of a snapshot: it could not be verified, or did not fit.
-    pub(super) fn on_snapshot_refused(&mut self, at: Anchor) {
+    pub(crate) fn on_snapshot_refused(&mut self, at: Anchor) {
         warn!(?at, "discarded a snapshot: it did not verify, or is not needed");
         self.transfer.staged = None;
         let run = self.transfer.run.as_ref();
@@ -493,7 +458,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn transfer_timeout(&mut self) {
+    pub(crate) fn transfer_timeout(&mut self) {
         let now = self.now.monotonic;
         let most = self.options.failure_timeout_max;
         let useless = |run: &Run| run.at.is_some_and(|at| !self.is_usable(at)) && !run.installing;
@@ -543,7 +508,7 @@ impl Replica {
     // -- the switch
 
     /// The state of the engine is durably the one at this point (rule T2).
-    pub(super) fn on_snapshot_installed(&mut self, point: LogPoint) {
+    pub(crate) fn on_snapshot_installed(&mut self, point: LogPoint) {
         self.transfer.run = None;
         self.transfer.staged = None;
         self.transfer.stateless = false;
@@ -551,6 +516,5 @@ impl Replica {
         self.transfer.settled_at = self.now.monotonic.after(self.options.failure_timeout_max);
         self.forget_digests();
         info!(?point, "a state was transferred");
-        self.rebase_log(point);
     }
 }

@@ -1,6 +1,6 @@
 //! Checkpoints, and dropping entries that no member needs any more.
 
-use super::Replica;
+use super::Context;
 use crate::ids::{Anchor, Instant, Op, WriteSeq};
 use crate::message::Write;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tracing::error;
 const ALARM_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Trimming {
+pub(crate) struct Trimming {
     /// The own journal may have dropped entries at or below this op.
     trim: Op,
     /// The durable checkpoint that is reported to others.
@@ -24,18 +24,13 @@ pub(super) struct Trimming {
 }
 
 impl Trimming {
-    /// The own journal may have dropped entries at or below this op.
-    pub(super) const fn trimmed(&self) -> Op {
-        self.trim
-    }
-
-    pub(super) fn new(trim: Op, checkpoint: Op, now: Instant) -> Self {
+    pub(crate) fn new(trim: Op, checkpoint: Op, now: Instant) -> Self {
         Self { trim, reported: checkpoint, written: WriteSeq::ZERO, next_at: now, alarm_at: now }
     }
 }
 
-impl Replica {
-    pub(super) fn on_checkpointed(&mut self, checkpoint: Anchor) {
+impl Context {
+    pub(crate) fn on_checkpointed(&mut self, checkpoint: Anchor) {
         if checkpoint.op > self.checkpoint {
             assert!(self.log.holds(checkpoint), "a checkpoint lies on the committed log");
             assert!(checkpoint.op <= self.log.durable().op, "a checkpoint covers durable entries only");
@@ -45,14 +40,14 @@ impl Replica {
         }
     }
 
-    pub(super) fn checkpoint_durable(&mut self) {
+    pub(crate) fn checkpoint_durable(&mut self) {
         if self.is_durable(self.trimming.written) {
             self.trimming.reported = self.checkpoint;
         }
     }
 
     /// The op up to which this member needs no log, even after a crash.
-    pub(super) fn reported_checkpoint(&self) -> Op {
+    pub(crate) fn reported_checkpoint(&self) -> Op {
         // A member without a state holds nothing, whatever it once had.
         if self.transfer.stateless { Op::ZERO } else { self.trimming.reported }
     }
@@ -60,7 +55,7 @@ impl Replica {
     /// A witness has no engine: what is durable and committed counts as held. It makes that point durable regularly.
     /// Otherwise a restart would forget what is known to be committed, and the witness would request hashes from
     /// further below.
-    pub(super) fn checkpoint_of_witness(&mut self) {
+    pub(crate) fn checkpoint_of_witness(&mut self) {
         let now = self.now.monotonic;
         let held = self.commit.min(self.log.durable().op);
         if self.is_witness() && held > self.checkpoint && now >= self.trimming.next_at {
@@ -70,13 +65,13 @@ impl Replica {
     }
 
     /// The own journal may have dropped entries at or below this op.
-    pub(super) fn trimmed(&self) -> Op {
+    pub(crate) fn trimmed(&self) -> Op {
         self.trimming.trim
     }
 
     /// The log has been rebased on this point. Everything at or below it is in the state. Reported when it is
     /// durable.
-    pub(super) fn note_rebase(&mut self, anchor: Anchor, keeps: bool, seq: WriteSeq) {
+    pub(crate) fn note_rebase(&mut self, anchor: Anchor, keeps: bool, seq: WriteSeq) {
         self.checkpoint = self.checkpoint.max(anchor.op);
         self.trimming.written = seq;
         if !keeps {
@@ -85,14 +80,14 @@ impl Replica {
     }
 
     /// The state has been replaced by an older one, on the same log.
-    pub(super) fn state_went_back(&mut self, op: Op) {
+    pub(crate) fn state_went_back(&mut self, op: Op) {
         self.checkpoint = op;
         self.trimming.reported = op;
     }
 
     /// Rule T8: drops entries that no member needs any more, and entries beyond the budget even if members that are
     /// away need them. `needless` is the smallest checkpoint of all members.
-    pub(super) fn on_trim(&mut self, needless: Op) {
+    pub(crate) fn on_trim(&mut self, needless: Op) {
         let own = self.reported_checkpoint();
         let mut trim = needless.max(self.beyond_budget(own)).min(own);
         if let Some(held) = self.transfer.holds_above(self.now.monotonic) {

@@ -1,6 +1,6 @@
 //! The summary of a member's log that it sends in `DoViewChange` (rule V4).
 
-use super::{Replica, lost};
+use super::{Context, lost};
 use crate::ids::{Anchor, Hash, Op};
 use crate::message::{EntryPastGap, Extent, LogSummary, Slot};
 use std::collections::BTreeMap;
@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 /// How many pipelines of ops a damaged member lists at most. What is above stays open.
 const LISTED: u64 = 4;
 
-impl Replica {
+impl Context {
     /// The summary of the durable log. Taken once the view is durable, because everything that was appended before is
     /// durable then too.
-    pub(super) fn summary(&self) -> LogSummary {
+    pub(crate) fn summary(&self) -> LogSummary {
         assert!(self.commit <= self.log.durable().op, "what is committed here is durable here between views");
         let commit = self.known_commit();
         let (head, open) = self.last_listed(commit.op);
@@ -62,8 +62,19 @@ impl Replica {
     }
 }
 
+/// The entries that a vote lists: first the one at its commit point, then the others by op. `None` if the hash is not
+/// known.
+pub(crate) fn listed(log: &LogSummary) -> impl Iterator<Item = Option<Anchor>> {
+    let ops = (1..).map(|above| log.commit.op.advance(above));
+    let above = ops.zip(&log.suffix).map(|(op, slot)| match slot {
+        Slot::Present(hash) | Slot::Faulty(Some(hash)) => Some(Anchor::new(op, *hash)),
+        Slot::Faulty(None) => None,
+    });
+    std::iter::once(Some(log.commit)).chain(above)
+}
+
 /// The last op that a vote lists as intact, in a log with these hashes.
-pub(super) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
+pub(crate) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
     let ops = (1..).map(|above| vote.commit.op.advance(above));
     let intact = ops.zip(&vote.suffix).filter(|(op, slot)| match slot {
         Slot::Present(hash) => log.get(op) == Some(hash),
@@ -73,7 +84,7 @@ pub(super) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
 }
 
 /// Whether a summary is valid: its list is complete, and no longer than a log (rule N3) or a damaged member may have.
-pub(super) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
+pub(crate) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
     let listed = log.head.distance_from(log.commit.op);
     let is_damaged = log.open || log.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)));
     let most = if is_damaged { pipeline.saturating_mul(LISTED) } else { pipeline };

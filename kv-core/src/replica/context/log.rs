@@ -14,7 +14,7 @@ fn cost(meta: &EntryMeta) -> u64 {
 }
 
 #[derive(Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     /// The point below the oldest remembered entry.
     floor: Anchor,
     floor_next_revision: Revision,
@@ -36,7 +36,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(recovered: &Recovered) -> Self {
+    pub(crate) fn new(recovered: &Recovered) -> Self {
         let head = recovered.floor.op.advance(recovered.entries.len() as u64);
         Self {
             floor: recovered.floor,
@@ -51,28 +51,28 @@ impl Log {
         }
     }
 
-    pub(super) fn floor(&self) -> Op {
+    pub(crate) fn floor(&self) -> Op {
         self.floor.op
     }
 
-    pub(super) fn head(&self) -> Anchor {
+    pub(crate) fn head(&self) -> Anchor {
         let op = self.floor.op.advance(self.entries.len() as u64);
         Anchor::new(op, self.entries.back().map_or(self.floor.hash, |meta| meta.hash))
     }
 
-    pub(super) fn durable(&self) -> Anchor {
+    pub(crate) fn durable(&self) -> Anchor {
         self.anchor(self.durable).expect("durable lies between floor and head")
     }
 
-    pub(super) fn next_revision(&self) -> Revision {
+    pub(crate) fn next_revision(&self) -> Revision {
         self.entries.back().map_or(self.floor_next_revision, |meta| meta.next_revision)
     }
 
-    pub(super) fn timestamp(&self) -> Timestamp {
+    pub(crate) fn timestamp(&self) -> Timestamp {
         self.entries.back().map_or(self.floor_timestamp, |meta| meta.timestamp)
     }
 
-    pub(super) fn meta(&self, op: Op) -> Option<&EntryMeta> {
+    pub(crate) fn meta(&self, op: Op) -> Option<&EntryMeta> {
         if op <= self.floor.op {
             return None;
         }
@@ -81,16 +81,16 @@ impl Log {
     }
 
     /// The hash at `op`, for ops from the floor to the head.
-    pub(super) fn hash(&self, op: Op) -> Option<Hash> {
+    pub(crate) fn hash(&self, op: Op) -> Option<Hash> {
         if op == self.floor.op { Some(self.floor.hash) } else { self.meta(op).map(|meta| meta.hash) }
     }
 
-    pub(super) fn anchor(&self, op: Op) -> Option<Anchor> {
+    pub(crate) fn anchor(&self, op: Op) -> Option<Anchor> {
         self.hash(op).map(|hash| Anchor::new(op, hash))
     }
 
     /// What is needed to continue the log after `op`.
-    pub(super) fn point(&self, op: Op) -> Option<LogPoint> {
+    pub(crate) fn point(&self, op: Op) -> Option<LogPoint> {
         let (next_revision, timestamp) = match self.meta(op) {
             Some(meta) => (meta.next_revision, meta.timestamp),
             None => (self.floor_next_revision, self.floor_timestamp),
@@ -100,7 +100,7 @@ impl Log {
 
     /// Restarts the log at this point. As in the journal, of the entries behind damage only those that follow the
     /// point are kept. Everything at or below the point is durable elsewhere.
-    pub(super) fn restart(&mut self, point: LogPoint) {
+    pub(crate) fn restart(&mut self, point: LogPoint) {
         let op = point.anchor.op;
         let differs = self.head().op >= op || self.contradicts(point.anchor);
         self.floor = point.anchor;
@@ -118,12 +118,12 @@ impl Log {
         self.durable = self.head().op;
     }
 
-    pub(super) fn holds(&self, anchor: Anchor) -> bool {
+    pub(crate) fn holds(&self, anchor: Anchor) -> bool {
         self.hash(anchor.op) == Some(anchor.hash)
     }
 
     /// Whether an entry with this header can be appended: it has the next op and the hash of the head.
-    pub(super) fn follows(&self, header: &EntryHeader) -> bool {
+    pub(crate) fn follows(&self, header: &EntryHeader) -> bool {
         let head = self.head();
         header.op == head.op.next()
             && header.parent == head.hash
@@ -131,7 +131,7 @@ impl Log {
             && header.timestamp >= self.timestamp()
     }
 
-    pub(super) fn append(&mut self, header: &EntryHeader) {
+    pub(crate) fn append(&mut self, header: &EntryHeader) {
         assert!(self.follows(header), "the caller has checked that the entry follows");
         assert!(!self.contradicts(header.anchor()), "only what was there before is filled in");
         self.push(EntryMeta::of(header));
@@ -146,23 +146,23 @@ impl Log {
     // -- damage
 
     /// What is known above the head of a damaged log.
-    pub(super) fn past_gap(&self) -> &BTreeMap<Op, EntryPastGap> {
+    pub(crate) fn past_gap(&self) -> &BTreeMap<Op, EntryPastGap> {
         &self.past_gap
     }
 
     /// The last op that is known at all, and the last whose entry is intact.
-    pub(super) fn last_known(&self) -> Op {
+    pub(crate) fn last_known(&self) -> Op {
         self.past_gap.last_key_value().map_or(self.head().op, |(op, _)| *op)
     }
 
-    pub(super) fn last_intact(&self) -> Op {
+    pub(crate) fn last_intact(&self) -> Op {
         let intact = |behind: &EntryPastGap| matches!(behind, EntryPastGap::Intact { .. });
         let last = self.past_gap.iter().rev().find(|(_, behind)| intact(behind));
         last.map_or(self.head().op, |(op, _)| *op)
     }
 
     /// The last of the missing ops right above the head, with the hash of its entry.
-    pub(super) fn gap(&self) -> Option<Anchor> {
+    pub(crate) fn gap(&self) -> Option<Anchor> {
         let (op, behind) = self.past_gap.first_key_value()?;
         Some(match behind {
             EntryPastGap::Intact { parent, .. } => Anchor::new(op.previous(), *parent),
@@ -171,7 +171,7 @@ impl Log {
     }
 
     /// Whether an entry differs from the lost one at its op: that hash is known, or the next entry contains another.
-    pub(super) fn contradicts(&self, entry: Anchor) -> bool {
+    pub(crate) fn contradicts(&self, entry: Anchor) -> bool {
         let differs = self.past_gap.get(&entry.op).is_some_and(|behind| behind.hash() != entry.hash);
         let child = self.past_gap.get(&entry.op.next());
         differs || matches!(child, Some(EntryPastGap::Intact { parent, .. }) if *parent != entry.hash)
@@ -192,20 +192,16 @@ impl Log {
         }
     }
 
-    pub(super) fn is_faulty(&self, op: Op) -> bool {
+    pub(crate) fn is_faulty(&self, op: Op) -> bool {
         self.faulty.contains(&op)
     }
 
-    pub(super) fn any_faulty(&self) -> bool {
-        !self.faulty.is_empty()
-    }
-
     /// Ascending.
-    pub(super) fn faulty(&self) -> impl Iterator<Item = Op> {
+    pub(crate) fn faulty(&self) -> impl Iterator<Item = Op> {
         self.faulty.iter().copied()
     }
 
-    pub(super) fn mark_faulty(&mut self, op: Op) {
+    pub(crate) fn mark_faulty(&mut self, op: Op) {
         assert!(
             op > self.floor.op && op <= self.durable,
             "only an entry that was durable once can be faulty"
@@ -213,17 +209,17 @@ impl Log {
         self.faulty.insert(op);
     }
 
-    pub(super) fn unmark_faulty(&mut self, op: Op) {
+    pub(crate) fn unmark_faulty(&mut self, op: Op) {
         self.faulty.remove(&op);
     }
 
     /// The head will be durable when `seq` is.
-    pub(super) fn appended(&mut self, seq: WriteSeq) {
+    pub(crate) fn appended(&mut self, seq: WriteSeq) {
         self.pending.push_back((seq, self.head().op));
     }
 
     /// Everything up to `seq` is durable. Returns whether the durable part grew.
-    pub(super) fn on_durable(&mut self, seq: WriteSeq) -> bool {
+    pub(crate) fn on_durable(&mut self, seq: WriteSeq) -> bool {
         let before = self.durable;
         while let Some(&(_, op)) = self.pending.front().filter(|(first, _)| *first <= seq) {
             self.durable = self.durable.max(op);
@@ -233,7 +229,7 @@ impl Log {
     }
 
     /// Forgets everything above `op`.
-    pub(super) fn cut(&mut self, op: Op) {
+    pub(crate) fn cut(&mut self, op: Op) {
         assert!(op >= self.floor.op, "nothing at or below the floor is cut");
         let keep = op.distance_from(self.floor.op);
         let cut = self.entries.split_off(usize::try_from(keep).unwrap_or(usize::MAX).min(self.entries.len()));
@@ -248,7 +244,7 @@ impl Log {
 
     /// The last op that must be dropped so that the rest takes no more than `budget` bytes on disk; at most `most`,
     /// where the search ends.
-    pub(super) fn beyond_budget(&self, budget: u64, most: Op) -> Op {
+    pub(crate) fn beyond_budget(&self, budget: u64, most: Op) -> Op {
         let mut excess = self.bytes.saturating_sub(budget);
         let mut op = self.floor.op;
         for meta in &self.entries {
@@ -262,7 +258,7 @@ impl Log {
     }
 
     /// Drops entries at or below `op`, which must be durable.
-    pub(super) fn trim(&mut self, op: Op) {
+    pub(crate) fn trim(&mut self, op: Op) {
         assert!(op <= self.durable, "only durable entries are trimmed");
         while self.floor.op < op {
             let meta = self.entries.pop_front().expect("op is at or below the head");
@@ -276,7 +272,7 @@ impl Log {
 
     /// The last op of a run, from `from` and at most up to `through`, of readable entries whose bodies fit into
     /// `max_bytes`; at least `from`.
-    pub(super) fn run_within(&self, from: Op, through: Op, max_bytes: usize) -> Op {
+    pub(crate) fn run_within(&self, from: Op, through: Op, max_bytes: usize) -> Op {
         let mut last = from;
         let mut bytes = self.meta(from).map_or(0, |meta| meta.body_len as usize);
         while last < through {
@@ -291,7 +287,7 @@ impl Log {
     }
 
     #[cfg(feature = "internals")]
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         assert!(self.floor.op <= self.durable, "durable is not below the floor");
         assert!(self.durable <= self.head().op, "durable is not above the head");
         assert!(

@@ -1,11 +1,10 @@
 //! The cluster's time (rule N7). It counts elapsed time, and follows no wall clock. Members remember how old entries
 //! are, and a new primary continues from the stamp of the last entry of its log plus the age of that entry.
 
-use super::state::ReplicaState;
-use super::view_change::listed;
-use super::{Now, Replica};
+use super::summary::listed;
+use super::{Context, Now};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp};
-use crate::message::{Age, EntryMeta, LogSummary};
+use crate::message::{Age, LogSummary};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::info;
@@ -22,10 +21,10 @@ type ClusterTime = Duration;
 
 /// Since when entries exist, each by its hash: an entry at the same op of another log is a different entry.
 ///
-/// Times are on the steady clock of [`Replica::steady`]. No age is greater than the true one, except that clocks may
+/// Times are on the steady clock of [`Context::steady`]. No age is greater than the true one, except that clocks may
 /// run up to a tenth too fast. So the greatest reported age of an entry counts, regardless of the sender and the delay.
 #[derive(Debug, Default)]
-pub(super) struct Ages {
+pub(crate) struct Ages {
     /// Every later log contains this op, so no entry below it can be the last one of a log.
     floor: Op,
     known: BTreeMap<(Op, Hash), KnownAge>,
@@ -149,7 +148,7 @@ impl Ages {
 
 /// How a primary counts time once it has made an entry: by its own clock only.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Origin {
+pub(crate) struct Origin {
     time: ClusterTime,
     at: Instant,
 }
@@ -158,32 +157,21 @@ fn millis(time: ClusterTime) -> Timestamp {
     Timestamp::new(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LAST_STAMP_MS))
 }
 
-impl Replica {
-    /// Returns the stamp of an entry that would be made `now`; `None` if this member would make none. It is not a
-    /// promise: a later call may know less.
-    #[must_use]
-    pub fn stamp(&self, now: Now) -> Option<Timestamp> {
-        self.is_serving().then(|| millis(self.time(now)).max(self.log.timestamp()))
-    }
-
-    /// Returns how much time has passed since the last entry, as an entry made `now` would show it; `None` if this
-    /// member would make none.
-    #[must_use]
-    pub fn idle(&self, now: Now) -> Option<Duration> {
-        let last = self.log.timestamp();
-        self.stamp(now).map(|stamp| Duration::from_millis(stamp.get() - last.get()))
-    }
-
+impl Context {
     /// The monotonic clock, except that a gap between two readings counts as `failure_timeout_max` at most: the clock
     /// of a machine that is resumed elsewhere may leap.
-    pub(super) fn steady_at(&self, now: Now) -> Instant {
+    pub(crate) fn steady_at(&self, now: Now) -> Instant {
         self.steady.after(now.monotonic.since(self.now.monotonic).min(self.options.failure_timeout_max))
     }
 
+    /// The stamp of an entry that the primary would make `now`.
+    pub(crate) fn stamp(&self, origin: Option<Origin>, now: Now) -> Timestamp {
+        millis(self.time(origin, now)).max(self.log.timestamp())
+    }
+
     /// The cluster's time at the primary.
-    fn time(&self, now: Now) -> ClusterTime {
+    fn time(&self, origin: Option<Origin>, now: Now) -> ClusterTime {
         let steady = self.steady_at(now);
-        let origin = if let ReplicaState::Primary(primary) = &self.state { primary.origin } else { None };
         let time = origin.map(|Origin { time, at }| time.saturating_add(steady.since(at)));
         time.unwrap_or_else(|| self.inherited_time(now, steady).0)
     }
@@ -202,61 +190,52 @@ impl Replica {
     }
 
     /// The stamp of the next entry, which is made now.
-    pub(super) fn next_stamp(&mut self) -> Timestamp {
+    pub(crate) fn next_stamp(&mut self, origin: &mut Option<Origin>) -> Timestamp {
         let (now, at) = (self.now, self.steady);
-        let time = self.time(now);
-        let (_, by_wall_clocks) = self.inherited_time(now, at);
-        let ReplicaState::Primary(primary) = &mut self.state else { return self.log.timestamp() };
-        if primary.origin.is_none() {
-            primary.origin = Some(Origin { time, at });
+        if origin.is_none() {
+            let (_, by_wall_clocks) = self.inherited_time(now, at);
+            *origin = Some(Origin { time: self.time(None, now), at });
             if !by_wall_clocks.is_zero() {
                 info!(?by_wall_clocks, "all members were down: using wall clocks to find out for how long");
                 self.credited = self.credited.saturating_add(by_wall_clocks);
             }
         }
-        millis(time).max(self.log.timestamp())
-    }
-
-    /// Returns how much of the stamps that this member made in this life is based on wall clocks.
-    #[cfg(feature = "internals")]
-    #[must_use]
-    pub const fn wall_clock_credit(&self) -> Duration {
-        self.credited
+        self.stamp(*origin, now)
     }
 
     // -- ages
 
     /// A member that starts does not know for how long it has had these entries, except by its wall clock.
-    pub(super) fn ages_of_recovered<'a>(&mut self, behind: impl Iterator<Item = (Op, &'a EntryMeta)>) {
+    pub(crate) fn ages_of_recovered(&mut self) {
         let (first, head, now) = (self.commit, self.log.head().op, self.steady);
         self.ages.forget_below(first);
         for op in (0..=head.distance_from(first)).map(|above| first.advance(above)) {
             let written = self.log.meta(op).map_or(Timestamp::ZERO, |meta| meta.written);
             self.ages.recovered(self.anchor(op), now, written);
         }
-        for (op, meta) in behind {
+        for (op, meta) in self.log.past_gap().iter().filter_map(|(op, behind)| Some((*op, behind.meta()?))) {
             self.ages.recovered(Anchor::new(op, meta.hash), now, meta.written);
         }
     }
 
     /// This member has just received an entry.
-    pub(super) fn entry_arrived(&mut self, entry: Anchor, followed: bool) {
+    pub(crate) fn entry_arrived(&mut self, entry: Anchor, followed: bool) {
         self.ages.arrived(entry, self.steady, followed);
     }
 
     /// The age of an entry, to be sent.
-    pub(super) fn age_of(&self, entry: Anchor) -> Age {
+    pub(crate) fn age_of(&self, entry: Anchor) -> Age {
         self.ages.of(entry, self.steady, self.now.wall)
     }
 
     /// The ages of what a vote lists, to be sent with it.
-    pub(super) fn ages_of(&self, log: &LogSummary) -> Vec<Age> {
+    pub(crate) fn ages_of(&self, log: &LogSummary) -> Vec<Age> {
         listed(log).map(|entry| entry.map_or(Age::default(), |entry| self.age_of(entry))).collect()
     }
 
     /// A peer has sent the age of an entry. It stays true, whatever happens to its sender's view, and however late it
     /// arrives.
-    pub(super) fn on_age(&mut self, from: MemberId, entry: Anchor, age: Age) {
+    pub(crate) fn on_age(&mut self, from: MemberId, entry: Anchor, age: Age) {
         if self.ages.known.len() >= MOST_AGES {
             let log = &self.log;
             self.ages.known.retain(|(op, hash), _| log.hash(*op) == Some(*hash));
@@ -265,7 +244,7 @@ impl Replica {
     }
 
     /// A peer has sent the ages of what its vote lists.
-    pub(super) fn on_ages(&mut self, from: MemberId, log: &LogSummary, ages: &[Age]) {
+    pub(crate) fn on_ages(&mut self, from: MemberId, log: &LogSummary, ages: &[Age]) {
         for (entry, age) in listed(log).zip(ages) {
             if let Some(entry) = entry {
                 self.on_age(from, entry, *age);
@@ -274,7 +253,7 @@ impl Replica {
     }
 
     /// Everything up to this op is committed, so every later log contains it.
-    pub(super) fn forget_ages_below(&mut self, op: Op) {
+    pub(crate) fn forget_ages_below(&mut self, op: Op) {
         self.ages.forget_below(op);
     }
 }

@@ -7,8 +7,8 @@
 //! | `Commit` | primary to backups | Control | `Backup::on_commit` |
 //! | `CommitOk` | backup to primary | Control | `Primary::on_commit_ok` |
 //! | `StartViewChange` | any to all | Control | `Replica::on_start_view_change` |
-//! | `DoViewChange` | any to all | Control | `ViewChange::on_do_view_change` |
-//! | `StartView` | primary to backups | Control | `CatchingUp::on_start_view` |
+//! | `DoViewChange` | any to all | Control | `Replica::on_do_view_change` |
+//! | `StartView` | primary to backups | Control | `Replica::on_start_view` |
 //! | `GetState` | any to any | Control | `Replica::on_get_state` |
 //! | `Fetch` | any to any | Bulk | `Context::on_fetch` |
 //! | `Headers` | answer to `Fetch` | Bulk | `Install::on_headers` |

@@ -62,6 +62,7 @@ impl Backup {
             self.on_gap(cx, op.previous(), entry.header.parent);
         } else if op == head.op.next() {
             if cx.log.follows(&entry.header) && entry.header.cluster == cx.cluster.id() {
+                assert!(!cx.log.contradicts(entry.header.anchor()), "a backup has no gap");
                 cx.append_run(vec![entry], true, |_| true);
             } else {
                 // Rule N5: once the log of this view is installed, the head is a point of the primary's log.

@@ -459,6 +459,7 @@ impl Replica {
         if !is_news {
             return;
         }
+        // Drawn in both states, so that a seed stands for the same execution as before these states were separate.
         let patience = view_change::patience(&mut self.cx);
         let flow = match &mut self.state {
             ReplicaState::ViewChange(change) => change.on_install_progress(&mut self.cx, patience),

@@ -9,6 +9,32 @@ use std::time::Duration;
 /// arithmetic never overflows.
 const COUNTER_END: u64 = 1 << 62;
 
+/// Gives a newtype its constructor, its accessor and its display.
+macro_rules! number {
+    ($name:ident($plain:ty), $shown:literal) => {
+        #[allow(dead_code, reason = "every number has both, whether they are needed or not")]
+        impl $name {
+            /// Wraps a plain number.
+            #[must_use]
+            pub const fn new(value: $plain) -> Self {
+                Self(value)
+            }
+
+            /// The plain number.
+            #[must_use]
+            pub const fn get(self) -> $plain {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, $shown, self.0)
+            }
+        }
+    };
+}
+
 /// Declares a counter newtype: ordered, serialisable, with `ZERO`, `next` and a short display. To decode one that is
 /// not below [`COUNTER_END`] is an error, wherever the bytes come from.
 macro_rules! counter {
@@ -30,18 +56,6 @@ macro_rules! counter {
         impl $name {
             /// The smallest value.
             pub const ZERO: Self = Self(0);
-
-            /// Wraps a plain number, as read from a wire or a disk.
-            #[must_use]
-            pub const fn new(value: u64) -> Self {
-                Self(value)
-            }
-
-            /// The plain number.
-            #[must_use]
-            pub const fn get(self) -> u64 {
-                self.0
-            }
 
             /// The next number.
             ///
@@ -86,11 +100,7 @@ macro_rules! counter {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", self.0)
-            }
-        }
+        number!($name(u64), "{}");
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -167,25 +177,7 @@ impl Instant {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberId(u8);
 
-impl MemberId {
-    /// Wraps a plain number.
-    #[must_use]
-    pub const fn new(value: u8) -> Self {
-        Self(value)
-    }
-
-    /// The plain number.
-    #[must_use]
-    pub const fn get(self) -> u8 {
-        self.0
-    }
-}
-
-impl fmt::Display for MemberId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
+number!(MemberId(u8), "{}");
 
 impl fmt::Debug for MemberId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,18 +195,6 @@ impl ClusterId {
     pub fn of_name(name: &str) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(name.as_bytes()))
     }
-
-    /// Wraps a plain number.
-    #[must_use]
-    pub const fn new(value: u128) -> Self {
-        Self(value)
-    }
-
-    /// The plain number.
-    #[must_use]
-    pub const fn get(self) -> u128 {
-        self.0
-    }
 }
 
 impl fmt::Debug for ClusterId {
@@ -223,11 +203,7 @@ impl fmt::Debug for ClusterId {
     }
 }
 
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
+number!(ClusterId(u128), "{:032x}");
 
 /// A 128-bit xxh3 hash: of an entry's header (and so, by the chain, of the whole log below it), of a body, of a state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -242,18 +218,6 @@ impl Hash {
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(bytes))
     }
-
-    /// Wraps a plain number.
-    #[must_use]
-    pub const fn new(value: u128) -> Self {
-        Self(value)
-    }
-
-    /// The plain number.
-    #[must_use]
-    pub const fn get(self) -> u128 {
-        self.0
-    }
 }
 
 impl fmt::Debug for Hash {
@@ -262,11 +226,7 @@ impl fmt::Debug for Hash {
     }
 }
 
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
+number!(Hash(u128), "{:032x}");
 
 /// An op together with the hash of its entry: a point of one particular log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

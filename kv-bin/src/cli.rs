@@ -126,8 +126,8 @@ pub(crate) struct TopArgs {
     /// Update this often, at least 100ms.
     #[arg(long, value_name = "TIME", default_value = "1s")]
     pub(crate) interval: DurationArg,
-    /// Measure for one interval, print the result and exit. This is the default where there is no terminal, except with
-    /// --json.
+    /// Measure for one interval, print the result and exit. This is the default if standard output is not a terminal,
+    /// except with --json.
     #[arg(long)]
     pub(crate) once: bool,
     #[command(flatten)]
@@ -227,11 +227,11 @@ pub(crate) struct Freshness {
     /// that write.
     #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
     pub(crate) at_least: Option<u64>,
-    /// Read from any member whose state is at most this old (2s, 500ms). If no backup can prove that, the primary
-    /// answers.
+    /// Read from any member whose state is at most this old, such as 2s or 500ms. If no backup can prove that, the
+    /// primary answers.
     #[arg(long, value_name = "TIME")]
     pub(crate) max_staleness: Option<DurationArg>,
-    /// Ask only this member. Without another option, it must be the primary.
+    /// Ask only this member. For a linearizable read, which is the default, it must be the primary.
     #[arg(long, value_name = "ID")]
     pub(crate) member: Option<u8>,
     /// Read the state at this revision. The cluster keeps a limited number of past revisions.

@@ -115,7 +115,7 @@ async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     builder.connect().await.map_err(|error| match error {
         ConnectError::Unreachable(_) => Failure::failed(format!(
             "{error}; is the cluster running? Name its members with --address HOST:PORT or KV_ADDRESS, and \
-             what they speak with --transport"
+             their transport with --transport"
         )),
         _ => Failure::failed(error),
     })

@@ -56,7 +56,7 @@ async fn play(narrator: &Narrator, members: &mut Members, plan: &DemoPlan) -> Re
     narrator.print(format_args!("{now} writes acknowledged, {after:.3} s after the kill"));
 
     members.start_member(primary.id.get()).await?;
-    narrator.print(format_args!("member {} is started again on what it left on disk", primary.id));
+    narrator.print(format_args!("member {} is restarted on its data", primary.id));
     let back = watch::level(client, primary.id).await?;
     narrator.print_in(
         GOOD,

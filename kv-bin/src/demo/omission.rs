@@ -56,9 +56,7 @@ async fn play(narrator: &Narrator, members: &Members, plan: &DemoPlan) -> Result
     faults.heal();
     narrator.print_in(
         GOOD,
-        format_args!(
-            "{requests} requests and {replies} replies were lost, and retried under their old number"
-        ),
+        format_args!("{requests} requests and {replies} replies were lost, and retried with the same number"),
     );
 
     let is_calm = requests == 0 || replies == 0;

@@ -6,6 +6,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::fmt::{self, Debug};
 use std::fs;
 use std::io::{self, Write};
@@ -89,6 +91,14 @@ fn replace(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
+/// Whether `key` belongs to one of these certificates. Everybody would refuse what another key signs.
+fn is_key_of(certificates: &str, key: &KeyPair) -> bool {
+    CertificateDer::pem_slice_iter(certificates.as_bytes()).flatten().any(|certificate| {
+        webpki::anchor_from_trusted_cert(&certificate)
+            .is_ok_and(|anchor| anchor.subject_public_key_info.ends_with(key.public_key_raw()))
+    })
+}
+
 /// Signs certificates for the members and clients of a cluster. For development and tests: anyone who has its key can
 /// become a member.
 pub struct Authority {
@@ -131,10 +141,14 @@ impl Authority {
     /// PEM.
     ///
     /// # Errors
-    /// [`AuthorityError`] if the key is not valid.
+    /// [`AuthorityError`] if the key is not valid, or is not the key of the certificate. (While an authority is being
+    /// replaced, `certificate` may contain both certificates.)
     pub fn from_pem(cluster: &str, certificate: &str, key: &str) -> Result<Self, AuthorityError> {
-        let issuer = Issuer::new(authority(cluster)?, KeyPair::from_pem(key)?);
-        Ok(Self { issuer, certificate: certificate.to_owned() })
+        let key = KeyPair::from_pem(key)?;
+        if !is_key_of(certificate, &key) {
+            return Err(AuthorityError("the authority's key does not belong to its certificate".to_owned()));
+        }
+        Ok(Self { issuer: Issuer::new(authority(cluster)?, key), certificate: certificate.to_owned() })
     }
 
     /// Its own certificate in PEM: the root that members and clients trust.
@@ -248,6 +262,21 @@ mod tests {
         ] {
             let text = refusal(name, &uses, same);
             assert!(text.contains(file) && text.contains(lacks), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_authority_is_refused() {
+        let authority = || Authority::new("demo", Validity::days(1)).unwrap();
+        let (old, new) = (authority(), authority());
+        let both = format!("{}{}", old.certificate(), new.certificate());
+        for (certificate, key, accepted) in [
+            (new.certificate(), new.key(), true),
+            (&both, old.key(), true),
+            (new.certificate(), old.key(), false),
+            ("no certificate", old.key(), false),
+        ] {
+            assert_eq!(Authority::from_pem("demo", certificate, &key).is_ok(), accepted, "{certificate}");
         }
     }
 

@@ -45,7 +45,8 @@ pub(crate) enum CliCommand {
     /// Start a cluster, kill its primary, lose messages, and check that no write is lost or applied twice.
     Demo(DemoArgs),
     /// Measure the cost of an operation on this machine.
-    Bench(BenchArgs),
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
     /// Write manual pages for `kv` and for each command, and print their names.
@@ -73,11 +74,12 @@ pub(crate) enum ClientCommand {
     /// are skipped, because nothing would remove them.
     Load(LoadArgs),
     /// Grant, renew, revoke or show a lease. A key can belong to a lease, and is removed when the lease ends.
-    Lease(LeaseArgs),
+    #[command(subcommand)]
+    Lease(LeaseCommand),
     /// Wait for a lock, and run a command while holding it.
     Lock(LockArgs),
     /// Print the role, state and progress of each member.
-    Status(StatusArgs),
+    Status(ConnectArgs),
 }
 
 impl ClientCommand {
@@ -92,8 +94,8 @@ impl ClientCommand {
             | Self::Txn(TxnArgs { connect, .. })
             | Self::Load(LoadArgs { connect, .. })
             | Self::Lock(LockArgs { connect, .. })
-            | Self::Status(StatusArgs { connect }) => connect,
-            Self::Lease(LeaseArgs { command }) => match command {
+            | Self::Status(connect) => connect,
+            Self::Lease(command) => match command {
                 LeaseCommand::Grant(GrantArgs { connect, .. })
                 | LeaseCommand::KeepAlive(LeaseIdArgs { connect, .. })
                 | LeaseCommand::Revoke(LeaseIdArgs { connect, .. })
@@ -132,12 +134,6 @@ pub(crate) struct TopArgs {
     pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct BenchArgs {
-    #[command(subcommand)]
-    pub(crate) command: BenchCommand,
 }
 
 #[derive(Subcommand, Debug)]
@@ -274,12 +270,6 @@ pub(crate) struct DeleteArgs {
     pub(crate) connect: ConnectArgs,
 }
 
-#[derive(Args, Debug)]
-pub(crate) struct LeaseArgs {
-    #[command(subcommand)]
-    pub(crate) command: LeaseCommand,
-}
-
 #[derive(Subcommand, Debug)]
 pub(crate) enum LeaseCommand {
     /// Grant a lease, and print its number.
@@ -384,12 +374,6 @@ pub(crate) struct TxnArgs {
 pub(crate) struct LoadArgs {
     /// The file, or `-` for standard input.
     pub(crate) file: PathBuf,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

@@ -16,7 +16,7 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Watch(args) => watch::watch(context, args, json).await,
         ClientCommand::Txn(args) => txn::txn(context, args, json).await,
         ClientCommand::Load(args) => load::load(context, args, json).await,
-        ClientCommand::Lease(args) => leases::lease(context, args, json).await,
+        ClientCommand::Lease(command) => leases::lease(context, command, json).await,
         ClientCommand::Lock(args) => lock::run(context, args).await,
         ClientCommand::Status(_) => commands::status(context, json).await,
     }

@@ -52,23 +52,8 @@ fn is_unknown(name: &str, known: &BTreeSet<String>) -> bool {
 
 /// The known name that differs from this one by a typing mistake.
 fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
-    let near = known.iter().map(|it| (distance(name, it), it.as_str())).min()?;
+    let near = known.iter().map(|it| (strsim::osa_distance(name, it), it.as_str())).min()?;
     (near.0 <= 2).then_some(near.1)
-}
-
-/// How many characters must be changed, added or removed to turn one text into the other.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (line, a) in one.chars().enumerate() {
-        let mut corner = std::mem::replace(&mut row[0], line + 1);
-        for (column, b) in other.iter().enumerate() {
-            let change = corner + usize::from(a != *b);
-            corner = row[column + 1];
-            row[column + 1] = change.min(corner + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]
@@ -84,7 +69,5 @@ mod tests {
         assert_eq!(nearest("KV_ADRESS", &known), Some("KV_ADDRESS"));
         assert_eq!(nearest("KV_HEARTBAET", &known), Some("KV_HEARTBEAT"));
         assert_eq!(nearest("KV_SOMETHING_ELSE", &known), None);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

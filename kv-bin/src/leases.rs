@@ -1,6 +1,6 @@
 //! `kv lease`.
 
-use crate::cli::{GrantArgs, LeaseArgs, LeaseCommand, LeaseIdArgs};
+use crate::cli::{GrantArgs, LeaseCommand, LeaseIdArgs};
 use crate::commands::{print_either, print_line, write_failure};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -11,9 +11,9 @@ use kv_core::error::WriteError;
 use serde_json::{Value, json};
 
 /// `kv lease`.
-pub(crate) async fn lease(context: &Context, args: LeaseArgs, json: bool) -> Result<(), Failure> {
+pub(crate) async fn lease(context: &Context, command: LeaseCommand, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let done = run_command(client, &args.command).await;
+    let done = run_command(client, &command).await;
     match done.map_err(|error| write_failure(&error))? {
         Some((object, text)) => print_either(json, &object, &text),
         None => {

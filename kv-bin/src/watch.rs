@@ -6,8 +6,7 @@ use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
 use crate::signals::Signals;
-use kv_core::client::Revision;
-use kv_core::client::{Event, EventKind};
+use kv_core::client::{Event, Revision};
 use kv_core::error::WatchError;
 use serde_json::{Map, Value};
 
@@ -62,18 +61,9 @@ fn failure(error: &WatchError, seen: Option<Revision>, from: Option<u64>) -> Fai
     }
 }
 
-fn kind(event: &Event) -> &'static str {
-    match event.kind {
-        EventKind::Put => "put",
-        EventKind::Deleted => "deleted",
-        EventKind::Expired => "expired",
-        _ => "changed",
-    }
-}
-
 /// The revision, the kind of change, the key, and the value if there is one.
 fn text(event: &Event, encoding: Encoding) -> Vec<u8> {
-    let mut line = format!("{}\t{}\t", event.revision.get(), kind(event)).into_bytes();
+    let mut line = format!("{}\t{}\t", event.revision.get(), event.kind).into_bytes();
     line.extend_from_slice(&encoding.shown(&event.key));
     if let Some(record) = &event.record {
         line.push(b'\t');
@@ -85,7 +75,7 @@ fn text(event: &Event, encoding: Encoding) -> Vec<u8> {
 fn event_json(event: &Event, encoding: Encoding) -> Value {
     let mut object = Map::new();
     object.insert("revision".to_owned(), event.revision.get().into());
-    object.insert("event".to_owned(), kind(event).into());
+    object.insert("event".to_owned(), event.kind.to_string().into());
     encoding.put(&mut object, "key", &event.key);
     for (name, record) in [("record", &event.record), ("previous", &event.previous)] {
         if let Some(record) = record {

@@ -3,14 +3,14 @@
 mod process;
 mod watchers;
 
-use crate::cli::{BenchArgs, BenchCommand};
+use crate::cli::BenchCommand;
 use crate::failure::Failure;
 use crate::signals::Signals;
 
 /// Runs a measurement. Leaves neither a process nor a folder behind, however it ends.
-pub(crate) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(command: BenchCommand, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let BenchCommand::Watchers(args) = args.command;
+    let BenchCommand::Watchers(args) = command;
     tokio::select! {
         measured = watchers::run(&args, json) => measured,
         signal = signals.next() => {

@@ -11,7 +11,7 @@ use kv_core::config::MemberId;
 use kv_core::config::{Cluster, ClusterBuilder, ConfigError, Options, Role};
 use kv_core::transport::check_host_port;
 use serde::Deserialize;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub(crate) use args::{ConnectArgs, ServeArgs};
@@ -268,12 +268,6 @@ fn parse_address(text: &str) -> Result<(Option<MemberId>, String), Failure> {
     Ok((Some(MemberId::new(id)), address.trim().to_owned()))
 }
 
-/// The host of `HOST:PORT`, without brackets.
-fn host(address: &str) -> &str {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
 /// Checks the form of the address, before anything connects to it.
 fn check_address(address: &str) -> Result<(), String> {
     check_host_port(address).map_err(|error| error.to_string())?;
@@ -293,8 +287,8 @@ pub(crate) fn without_mark(text: &str) -> &str {
 /// Whether the address can be reached only from this machine.
 fn is_loopback(listen: &str) -> Result<bool, Failure> {
     check_host_port(listen).map_err(|error| Failure::usage(format!("cannot listen there: {error}")))?;
-    let host = host(listen);
-    Ok(host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
+    let is_loopback = |address: SocketAddr| address.ip().is_loopback();
+    Ok(listen.starts_with("localhost:") || listen.parse().is_ok_and(is_loopback))
 }
 
 fn substitute(data: PathBuf, id: MemberId) -> Result<PathBuf, Failure> {

@@ -166,8 +166,9 @@ pub struct Event {
     pub previous: Option<Record>,
 }
 
-/// The kind of a change.
+/// The kind of a change. Printed and serialized as its name in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum EventKind {
     /// It was set.
@@ -176,6 +177,12 @@ pub enum EventKind {
     Deleted,
     /// It was removed because it has expired.
     Expired,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// From a member to a client.

@@ -246,7 +246,7 @@ fn server_messages() -> Vec<ServerMessage> {
 }
 
 #[test]
-fn a_member_reports_a_state_by_name_and_one_of_a_newer_version_is_unknown() {
+fn enums_are_printed_and_serialized_by_name_and_a_newer_state_is_unknown() {
     use MemberState::{Backup, CatchingUp, Damaged, Forming, Primary, Unknown, ViewChange};
     let names = ["forming", "primary", "backup", "view-change", "catching-up", "damaged", "unknown"];
     for (state, name) in
@@ -262,6 +262,11 @@ fn a_member_reports_a_state_by_name_and_one_of_a_newer_version_is_unknown() {
     }
     for (role, name) in [(Role::Data, "data"), (Role::Witness, "witness")] {
         assert_eq!((role.to_string(), serde_json::to_value(role).unwrap()), (name.to_owned(), name.into()));
+    }
+    for (kind, name) in
+        [(EventKind::Put, "put"), (EventKind::Deleted, "deleted"), (EventKind::Expired, "expired")]
+    {
+        assert_eq!((kind.to_string(), serde_json::to_value(kind).unwrap()), (name.to_owned(), name.into()));
     }
     assert!(postcard::from_bytes::<Role>(&[2]).is_err(), "who can be primary is not guessed");
 }

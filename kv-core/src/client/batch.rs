@@ -8,9 +8,9 @@ use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// Several puts and deletes: created by [`Client::batch`], run by awaiting it. They are applied at one revision and
-/// once, or not at all. A batch is a [`Transaction`] without conditions, and has its limits: up to 1,000 keys, each at
-/// most once.
+/// Several puts and deletes: created by [`Client::batch`], run by awaiting it. They are applied atomically at one
+/// revision, exactly once, or not at all. A batch is a [`Transaction`] without conditions, and has its limits: up to
+/// 1,000 keys, each at most once.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

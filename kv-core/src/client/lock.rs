@@ -184,8 +184,8 @@ struct Queue<'a> {
 /// The position of a client in the queue.
 enum QueuePosition {
     Holder(FencingToken),
-    /// The client waits until this key, which existed at that revision, is removed: the key ahead of it, or the lock's
-    /// own.
+    /// The client waits for the removal of this key, which existed at this revision: the key ahead of its own, or the
+    /// lock's.
     Behind {
         front: Bytes,
         at: Revision,

@@ -1,5 +1,6 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
+use crate::bench::BenchArgs;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, listed};
 use crate::encoding::Encoding;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -44,9 +45,8 @@ pub(crate) enum CliCommand {
     Certs(CertsArgs),
     /// Start a cluster, kill its primary, lose messages, and check that no write is lost or applied twice.
     Demo(DemoArgs),
-    /// Measure the cost of an operation on this machine.
-    #[command(subcommand)]
-    Bench(BenchCommand),
+    /// Put a load on a cluster, and measure throughput and latency; or kill its primary, and measure the outage.
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
     /// Write manual pages for `kv` and for each command, and print their names.
@@ -134,28 +134,6 @@ pub(crate) struct TopArgs {
     pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum BenchCommand {
-    /// Measure what watches cost a member in memory and processor time, and how soon they are notified.
-    Watchers(WatchersArgs),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct WatchersArgs {
-    /// Measure with each of these numbers of watches, one watch per key, on a new cluster of three.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = listed::<usize>, default_values_t = [0, 1, 1000, 10_000])]
-    pub(crate) counts: Vec<usize>,
-    /// Writes per second, first to keys without a watch, then to keys with one watch each.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) rate: u32,
-    /// Measure each case for this long: idle, writes without watches, and writes with watches.
-    #[arg(long, value_name = "TIME", default_value = "15s")]
-    pub(crate) time: DurationArg,
-    /// Connect members and clients by this transport [default: tcp]
-    #[arg(long, value_name = "TRANSPORT")]
-    pub(crate) transport: Option<TransportKind>,
 }
 
 #[derive(Args, Debug)]

@@ -99,7 +99,8 @@ impl Context {
     }
 }
 
-async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
+/// Connects a client as the command line says.
+pub(crate) async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     let config = ConnectConfig::resolve(args)?;
     let mut builder = Client::builder(&config.cluster)
         .transport(config.transport.transport(config.tls.as_ref())?)

@@ -106,7 +106,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         #[cfg(feature = "tls")]
         CliCommand::Certs(args) => certs::run(&args, json),
         CliCommand::Demo(args) => block_on(demo::run(args, cli.log, json)),
-        CliCommand::Bench(args) => block_on(bench::run(args, json)),
+        CliCommand::Bench(args) => block_on(bench::run(*args, json)),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args, json),
     }

@@ -18,6 +18,13 @@ pub(super) struct Taken {
     at: Instant,
 }
 
+impl Taken {
+    /// The CPU time that was used since then, in seconds.
+    pub(super) fn seconds_since(self, before: Self) -> f64 {
+        self.seconds - before.seconds
+    }
+}
+
 impl Process {
     /// The memory that it uses, in bytes.
     pub(super) fn memory(self) -> Result<u64, Failure> {
@@ -26,6 +33,15 @@ impl Process {
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
         kib.map(|kib: u64| kib << 10).ok_or_else(|| self.unreadable("status"))
+    }
+
+    /// How many bytes it has written to files.
+    pub(super) fn written(self) -> Result<u64, Failure> {
+        let text = self.read("io")?;
+        // What is sent to a socket is not counted there. `write_bytes` is no better: it counts a page, or with some
+        // file systems many pages, each time that a part of them is changed.
+        let bytes = text.lines().find_map(|line| line.strip_prefix("wchar:")?.trim().parse().ok());
+        bytes.ok_or_else(|| self.unreadable("io"))
     }
 
     pub(super) fn taken(self) -> Result<Taken, Failure> {
@@ -41,7 +57,7 @@ impl Process {
     /// The share of one core that it has used since then.
     pub(super) fn share_since(self, before: Taken) -> Result<f64, Failure> {
         let now = self.taken()?;
-        Ok((now.seconds - before.seconds) / (now.at - before.at).as_secs_f64())
+        Ok(now.seconds_since(before) / (now.at - before.at).as_secs_f64())
     }
 
     fn read(self, what: &str) -> Result<String, Failure> {

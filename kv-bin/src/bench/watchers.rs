@@ -1,7 +1,7 @@
 //! `kv bench watchers`: the cost of watches at one member, the primary.
 
+use super::args::WatchersArgs;
 use super::process::Process;
-use crate::cli::WatchersArgs;
 use crate::commands::print_line;
 use crate::demo::members::{CLUSTER, COUNT, DemoPlan, Members};
 use crate::demo::watch as cluster;
@@ -62,7 +62,7 @@ pub(super) async fn run(args: &WatchersArgs, json: bool) -> Result<(), Failure> 
             anstream::eprintln!("{count} watchers ...");
         }
         // A new cluster for each number, so that none inherits memory from the one before.
-        let plan = DemoPlan { transport, tls: false, seed: 1, loss: 0, log: None };
+        let plan = DemoPlan { members: COUNT, transport, tls: false, seed: 1, loss: 0, log: None };
         let members = Members::start(&plan).await?;
         let row = measure(&members, args, count).await?;
         if json {

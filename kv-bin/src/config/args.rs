@@ -66,7 +66,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// How a client command finds its cluster.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Default, Clone)]
 pub(crate) struct ConnectArgs {
     /// Addresses of members, separated by commas. One is enough; give several, so that kv can connect while a member is
     /// down. Use ID=HOST:PORT if the address in the member list does not work from here, for example behind NAT

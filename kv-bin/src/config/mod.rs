@@ -18,7 +18,7 @@ pub(crate) use args::{ConnectArgs, ServeArgs};
 pub(crate) use tls::TlsFiles;
 pub(crate) use transport::TransportKind;
 pub(crate) use tuning::Tuning;
-pub(crate) use units::{DurationArg, listed};
+pub(crate) use units::{DurationArg, SizeArg, listed};
 
 /// The default name of a cluster.
 pub(crate) const DEFAULT_CLUSTER: &str = "kv";

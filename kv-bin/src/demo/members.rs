@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 /// The name of the demo's clusters.
 pub(crate) const CLUSTER: &str = "demo";
-/// The number of members.
+/// The number of members of the demo.
 pub(crate) const COUNT: u8 = 3;
 /// How long a member may take from its start until it prints that it serves.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -25,7 +25,7 @@ const LOG_LINES: usize = 30;
 /// How often a start is retried on other ports: another process may take a port between its choice and its use.
 const ATTEMPTS: usize = 5;
 
-/// Three member processes. Dropping this kills them and deletes their data.
+/// Member processes. Dropping this kills them and deletes their data.
 ///
 /// Each member holds the reading end of a pipe whose writing end only this process has. When this process is gone, even
 /// by SIGKILL, the members stop and delete the folder. The first member creates the folder for that reason.
@@ -41,6 +41,8 @@ pub(crate) struct Members {
 /// The arguments that all members get.
 #[derive(Clone, Debug)]
 pub(crate) struct DemoPlan {
+    /// The number of members.
+    pub(crate) members: u8,
     /// How members and clients reach each other.
     pub(crate) transport: TransportKind,
     /// Whether all have certificates.
@@ -70,7 +72,7 @@ impl Drop for Process {
 }
 
 impl Members {
-    /// Starts three members with empty folders.
+    /// Starts the members with empty folders.
     pub(crate) async fn start(plan: &DemoPlan) -> Result<Self, Failure> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
@@ -85,15 +87,15 @@ impl Members {
     async fn try_start(plan: &DemoPlan) -> Result<Self, Failure> {
         let folder =
             std::env::temp_dir().join(format!("kv-demo-{}-{:016x}", std::process::id(), fastrand::u64(..)));
-        let ports = free_ports(COUNT.into())?;
-        let processes = (0..COUNT).map(|_| None).collect();
-        let logs = (0..COUNT).map(|_| Log::default()).collect();
+        let ports = free_ports(plan.members.into())?;
+        let processes = (0..plan.members).map(|_| None).collect();
+        let logs = (0..plan.members).map(|_| Log::default()).collect();
         let mut members = Self { folder, ports, processes, logs, plan: plan.clone() };
         #[cfg(feature = "tls")]
         if plan.tls {
             members.make_certificates()?;
         }
-        for id in 0..COUNT {
+        for id in 0..plan.members {
             members.start_member(id).await?;
         }
         Ok(members)
@@ -118,7 +120,7 @@ impl Members {
     fn make_certificates(&self) -> Result<(), Failure> {
         crate::certs::make(&crate::cli::CertsArgs {
             cluster: Some(CLUSTER.to_owned()),
-            members: (0..COUNT).collect(),
+            members: (0..self.plan.members).collect(),
             clients: vec!["demo".to_owned()],
             out: self.certificates(),
             days: 1,
@@ -200,7 +202,7 @@ impl Members {
     /// The last log lines of each member, for the report of a failure.
     pub(crate) fn last_logs(&self) -> Vec<(u8, Vec<String>)> {
         let lines = |log: &Log| log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        (0..COUNT).zip(self.logs.iter().map(lines)).collect()
+        (0..).zip(self.logs.iter().map(lines)).collect()
     }
 
     fn last_log_line(&self, id: u8) -> String {

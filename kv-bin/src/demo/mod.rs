@@ -56,7 +56,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     let tls = args.tls;
     #[cfg(not(feature = "tls"))]
     let tls = false;
-    let plan = DemoPlan { transport, tls, seed: args.seed, loss: 0, log };
+    let plan = DemoPlan { members: COUNT, transport, tls, seed: args.seed, loss: 0, log };
     let reports = tokio::select! {
         reports = run_scenarios(&args, &plan, json) => reports?,
         signal = signals.next() => {

@@ -13,6 +13,9 @@ use tracing::debug;
 /// How many entries are fetched at once, and how many may wait to become durable.
 const RUN_ENTRIES: u64 = 256;
 
+/// The latest summary of each member.
+pub(super) type Summaries = BTreeMap<MemberId, LogSummary>;
+
 #[derive(Debug)]
 pub(super) struct Install {
     /// The known hashes of the view's log. The last one is its head.
@@ -120,7 +123,7 @@ impl Install {
     }
 
     /// Continues the installation as far as possible. `votes`: at the new primary, what the members have.
-    pub(super) fn drive(&mut self, cx: &mut Context, votes: Option<&BTreeMap<MemberId, LogSummary>>) -> Flow {
+    pub(super) fn drive(&mut self, cx: &mut Context, votes: Option<&Summaries>) -> Flow {
         if !self.cut(cx) {
             return Flow::Continue(());
         }
@@ -227,7 +230,7 @@ impl Install {
         }
     }
 
-    fn fetch(&mut self, cx: &mut Context, votes: Option<&BTreeMap<MemberId, LogSummary>>) {
+    fn fetch(&mut self, cx: &mut Context, votes: Option<&Summaries>) {
         let head = cx.log.head().op;
         let backlog = head.distance_from(cx.log.durable().op);
         // `None` if no voter has more of it. If the disk has a backlog, continue when it has caught up.
@@ -251,12 +254,7 @@ impl Install {
 
     /// Whom to ask for the entries after the own head, and up to which op: at the new primary, no further than the
     /// vote of that peer.
-    fn source_of_entries(
-        &self,
-        cx: &Context,
-        head: Op,
-        votes: Option<&BTreeMap<MemberId, LogSummary>>,
-    ) -> Option<(MemberId, Op)> {
+    fn source_of_entries(&self, cx: &Context, head: Op, votes: Option<&Summaries>) -> Option<(MemberId, Op)> {
         let Some(votes) = votes else { return Some((self.source(cx), self.head.op)) };
         let reach =
             |peer: &MemberId| votes.get(peer).map_or(self.head.op, |vote| holds_through(vote, &self.known));

@@ -8,10 +8,10 @@
 //! time that it returns. The completion of an output is an input too: a write is answered later by
 //! [`Input::Durable`].
 //!
-//! # How it is cut
-//! [`Replica`] owns what all states share, its context, and the present state. It passes each input to the one that it
-//! is for, and carries out the transitions. A state owns its behaviour and borrows the context; the context knows no
-//! state.
+//! # Code structure
+//! [`Replica`] owns a context, which holds what all states share, and the present state. It passes each input to one of
+//! them, and carries out the transitions between states. A state owns its behaviour and borrows the context. The
+//! context names no state.
 
 mod api;
 mod backup;
@@ -156,28 +156,21 @@ impl Replica {
     fn carry_out(&mut self, flow: Flow) {
         match flow {
             Flow::Continue(()) => {}
-            Flow::Break(Transition::Formed) => {
-                // The empty log of view 0 is installed everywhere.
-                if self.cx.primary() == self.cx.me {
-                    self.become_primary();
-                } else {
-                    self.state = ReplicaState::Backup(Backup::first(&mut self.cx));
-                }
-            }
             Flow::Break(Transition::ViewChange(view)) => self.enter_view_change(view),
+            Flow::Break(_) if self.cx.primary() == self.cx.me => self.become_primary(),
+            // The empty log of view 0 is installed everywhere.
+            Flow::Break(Transition::Formed) => {
+                self.state = ReplicaState::Backup(Backup::first(&mut self.cx));
+            }
             Flow::Break(Transition::Installed) => {
-                if self.cx.primary() == self.cx.me {
-                    self.become_primary();
-                } else {
-                    let backup = Backup::new(&mut self.cx);
-                    backup.acknowledge(&mut self.cx);
-                    self.state = ReplicaState::Backup(backup);
-                }
+                let backup = Backup::new(&mut self.cx);
+                backup.acknowledge(&mut self.cx);
+                self.state = ReplicaState::Backup(backup);
             }
         }
     }
 
-    /// A member that was formed in an earlier life.
+    /// Starts a member that was formed in an earlier life.
     fn start_formed(&mut self) {
         self.cx.hold_as_promised();
         if self.cx.cluster.len() == 1 {

@@ -104,12 +104,17 @@ impl Primary {
         }
     }
 
-    pub(super) fn peer_status(&self, now: Instant, silence: Duration) -> Vec<PeerStatus> {
-        let alive = |peer: &PeerProgress| peer.heard_at.is_some_and(|at| now.since(at) <= silence);
-        self.peers
-            .iter()
-            .map(|(id, peer)| PeerStatus { id: *id, acknowledged: peer.acked, alive: alive(peer) })
-            .collect()
+    pub(super) fn peer_status(&self, cx: &Context) -> Vec<PeerStatus> {
+        let (now, silence) = (cx.now.monotonic, cx.options.failure_timeout_min);
+        let status = |(id, peer): (&MemberId, &PeerProgress)| {
+            let alive = peer.heard_at.is_some_and(|at| now.since(at) <= silence);
+            PeerStatus { id: *id, acknowledged: peer.acked, alive }
+        };
+        self.peers.iter().map(status).collect()
+    }
+
+    fn peer(&mut self, id: MemberId) -> &mut PeerProgress {
+        self.peers.get_mut(&id).expect("every other member is a peer, and only members are heard")
     }
 
     /// When the `quorum`-th most recently heard member was heard. This member counts.
@@ -243,7 +248,7 @@ impl Primary {
     /// Sends a peer the entries that it lacks, within its window.
     fn replicate_to(&mut self, cx: &mut Context, to: MemberId) {
         let head = cx.log.head().op;
-        let Some(peer) = self.peers.get_mut(&to) else { return };
+        let peer = self.peer(to);
         let limit = head.min(peer.acked.advance(window(cx)));
         let from = peer.next;
         if from > limit {
@@ -254,8 +259,7 @@ impl Primary {
         }
         let through = cx.log.run_within(from, limit, RUN_BYTES);
         peer.next = through.next();
-        let wrap = Wrap::Prepare { view: cx.view, commit: cx.commit() };
-        let through = cx.anchor(through);
+        let (through, wrap) = (cx.anchor(through), Wrap::Prepare { view: cx.view, commit: cx.commit() });
         cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
     }
 
@@ -270,7 +274,7 @@ impl Primary {
             return Flow::Continue(());
         }
         let now = cx.now.monotonic;
-        let Some(peer) = self.peers.get_mut(&from) else { return Flow::Continue(()) };
+        let peer = self.peer(from);
         peer.heard_at = Some(now);
         if !peer.installed {
             peer.installed = true;
@@ -307,10 +311,9 @@ impl Primary {
     }
 
     pub(super) fn on_commit_ok(&mut self, cx: &mut Context, from: MemberId, ack: &HeartbeatAck) -> Flow {
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.heard_at = Some(cx.now.monotonic);
-            peer.checkpoint = Some(ack.checkpoint);
-        }
+        let peer = self.peer(from);
+        peer.heard_at = Some(cx.now.monotonic);
+        peer.checkpoint = Some(ack.checkpoint);
         self.rounds.on_answer(from, ack.round, ack.sent);
         cx.votes.withdraw(from);
         if let Some(log) = ack.log {
@@ -325,7 +328,7 @@ impl Primary {
     /// A peer that answers but makes no progress has lost a message.
     fn send_anew(&mut self, cx: &mut Context, to: MemberId) {
         let (now, most) = (cx.now.monotonic, cx.options.failure_timeout_max);
-        let Some(peer) = self.peers.get_mut(&to) else { return };
+        let peer = self.peer(to);
         if peer.acked.next() < peer.next && now.since(peer.moved_at) >= peer.patience {
             peer.next = peer.acked.next();
             peer.moved_at = now;

@@ -79,7 +79,8 @@ impl Rounds {
     /// A peer has answered a round. Within one life of the peer, the latest moment counts: messages may overtake each
     /// other.
     pub(super) fn on_answer(&mut self, from: MemberId, round: Round, sent: Moment) {
-        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let peer =
+            self.peers.get_mut(&from).expect("every other member is a peer, and only members are heard");
         peer.round = peer.round.max(round);
         peer.moment = peer.moment.filter(|last| last.life == sent.life && last.at > sent.at).or(Some(sent));
     }

@@ -1,4 +1,4 @@
-//! What a replica tells about itself.
+//! The status of a replica, for its driver and for tests.
 
 use super::state::ReplicaState;
 use super::{Now, Replica, ReplicaStatus, Status};
@@ -63,9 +63,7 @@ impl Replica {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
         match &self.state {
-            ReplicaState::Primary(primary) => {
-                primary.peer_status(self.cx.now.monotonic, self.cx.options.failure_timeout_min)
-            }
+            ReplicaState::Primary(primary) => primary.peer_status(&self.cx),
             _ => Vec::new(),
         }
     }

@@ -3,10 +3,9 @@
 use super::Halt;
 use super::context::{Context, Flow, Suspicion, lost, well_formed};
 use super::decide::{LogDecision, Quorums, decide};
-use super::install::Install;
+use super::install::{Install, Summaries};
 use crate::ids::{Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{LogSummary, Message};
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, info};
 
@@ -20,7 +19,7 @@ pub(super) struct ViewChange {
     /// The summary that this member has sent.
     sent: Option<LogSummary>,
     /// The latest summary of each member, this one included.
-    summaries: BTreeMap<MemberId, LogSummary>,
+    summaries: Summaries,
     /// All members have answered once, and their answers amount to a loss.
     doubted: bool,
     resend_at: Instant,
@@ -53,7 +52,7 @@ impl ViewChange {
             held_until,
             persisted,
             sent: None,
-            summaries: BTreeMap::new(),
+            summaries: Summaries::new(),
             doubted: false,
             resend_at: now.after(cx.options.heartbeat * 4),
             patience_ends: now.after(patience),

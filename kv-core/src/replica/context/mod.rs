@@ -1,5 +1,5 @@
-//! What the states of a replica share: the configuration, the clock, the log, the commit point, the outputs. Nothing
-//! here knows in which state the replica is.
+//! What all states of a replica share: the configuration, the clock, the log, the commit point, the outputs. Nothing
+//! here depends on the state that the replica is in.
 
 mod digests;
 mod fresh;
@@ -49,7 +49,8 @@ pub(super) enum Transition {
     Installed,
 }
 
-/// Whether a state goes on. With `?`, a method of a state ends where the state ends.
+/// Whether a state goes on. With `?`, a method of a state ends where the state ends. It is `must_use`, so no transition
+/// is lost.
 pub(super) type Flow = ControlFlow<Transition>;
 
 /// The writes that were requested, and how far they are durable.

@@ -199,8 +199,8 @@ impl Cluster {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
 
-    /// Describes how the member list with this fingerprint differs, if it differs in one member, as the end of a
-    /// sentence. Otherwise empty.
+    /// Describes how the member list with this fingerprint differs, as the end of a sentence. Empty unless it differs
+    /// in exactly one member.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -329,9 +329,9 @@ pub struct Options {
     /// that also runs while the machine is suspended. But the clock of a virtual machine stops while the host pauses
     /// it: do not use read leases on such a machine.) Wall clocks do not matter. Writes do not depend on this.
     ///
-    /// A primary that crashes is replaced later by up to this time. If `failure_timeout_min` is at least as long as the
-    /// lease, a primary that falls silent is not replaced later. A handover is not delayed. A member that has just
-    /// started takes part in no view change for this time.
+    /// A read lease delays the replacement of a crashed primary by up to this time. If `failure_timeout_min` is at
+    /// least as long, it does not delay the replacement of a silent primary. It never delays a handover. A member that
+    /// has just started takes part in no view change for this time.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making anything expire early. Wall
     /// clocks matter only after all members were down, to find out for how long; leases and keys with a time to live

@@ -61,7 +61,7 @@ impl ClientBuilder {
         }
     }
 
-    /// Adds the address of a member. One that answers is enough: the client learns the others from it.
+    /// Adds the address of a member. One address that answers is enough: the client learns the others from that member.
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.addresses.push((None, address.into()));
@@ -80,7 +80,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the transport: one, or an `Arc` of one, also of a `dyn Transport`. Required.
+    /// Sets the transport: a value or an `Arc`, including `Arc<dyn Transport>`. Required.
     ///
     /// If the transport has a certificate (TLS over TCP, or QUIC), the other end must prove that it is a member of the
     /// cluster. New certificates in the same files are loaded before the next connection is opened.

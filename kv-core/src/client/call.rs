@@ -100,8 +100,8 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Nothing that was sent to it since the last connection was lost has
-    /// left this process, or ever will.
+    /// No connection to this member could be opened. Messages sent to it since the last connection was lost have not
+    /// left this process, and never will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,

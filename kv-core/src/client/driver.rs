@@ -23,8 +23,8 @@ const MAX_QUEUED: usize = 64 << 20;
 /// The shortest and the longest interval of pings, whatever idle time-out a member announces.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
 /// If a member has answered nothing on a connection for this long although it was asked, a new connection is opened:
-/// something in between may have dropped the old one. Longer than a watch waits, which is the longest that a healthy
-/// member takes.
+/// something in between may have dropped the old one. This is longer than a watch waits, the slowest answer of a
+/// healthy member.
 const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 

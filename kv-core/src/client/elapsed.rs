@@ -41,7 +41,7 @@ impl Since {
     }
 }
 
-/// The elapsed time on one clock, or on the other, which showed `since` and shows `now`: whichever is more.
+/// The elapsed time on tokio's clock, or from `since` to `now` on the boot-time clock: whichever is longer.
 fn more(tokio: Duration, since: Option<Duration>, now: Option<Duration>) -> Duration {
     let boot = now.zip(since).map(|(now, since)| now.saturating_sub(since));
     tokio.max(boot.unwrap_or_default())

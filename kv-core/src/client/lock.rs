@@ -389,7 +389,7 @@ impl Lock {
     /// released when its lease ends.
     ///
     /// # Cancel safety
-    /// If the future is dropped, the lock is released when its lease ends, or before.
+    /// If the future is dropped, the lock is released when its lease ends, or earlier.
     pub async fn release(self) -> Result<(), WriteError> {
         self.lease.revoke().await.map(drop)
     }

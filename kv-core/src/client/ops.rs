@@ -165,9 +165,9 @@ macro_rules! freshness {
                 self
             }
 
-            /// Reads the state of some member if it contains every write that was acknowledged to anyone until this
-            /// long before the read began. A backup that hears from its primary can prove this for a bound of a few
-            /// heartbeats ([`heartbeat`](field@crate::Options::heartbeat)), and answers by itself. Otherwise other
+            /// Reads the state of some member if it contains every write that was acknowledged to any client at least
+            /// this long before the read began. A backup that hears from its primary can prove this for a bound of a
+            /// few heartbeats ([`heartbeat`](field@crate::Options::heartbeat)), and answers by itself. Otherwise other
             /// members are asked. The primary always answers, if necessary like a linearizable read, so a bound of zero
             /// is a linearizable read. If the primary is needed and there is none before the deadline, the read is
             /// [`Unavailable`](crate::error::ReadError::Unavailable).
@@ -179,11 +179,11 @@ macro_rules! freshness {
                 self
             }
 
-            /// Asks only this data member, for any freshness. Default: any member that can answer.
+            /// Asks only this data member, with any freshness. Default: any member that can answer.
             ///
             /// While the member cannot answer, no other member is asked, and at the deadline the read is
-            /// [`Unavailable`](crate::error::ReadError::Unavailable). That is the result of a linearizable read at a
-            /// member that is not the primary.
+            /// [`Unavailable`](crate::error::ReadError::Unavailable). A linearizable read at a member that is not the
+            /// primary ends in this way.
             pub fn member(mut self, id: $crate::ids::MemberId) -> Self {
                 self.how.only = Some(id);
                 self
@@ -254,9 +254,9 @@ impl Delete {
 pub struct AtRevision<T> {
     /// What was found.
     pub found: T,
-    /// The revision of the state that was read. It is at least that of the last change of each key, even if the key
-    /// does not exist. A later read [at least](Get::at_least) as new sees no older state, and one [at](Get::at) it sees
-    /// the same state.
+    /// The revision of the state that was read. None of the keys was last changed after it, not even a key that does
+    /// not exist. A later read with [`at_least`](Get::at_least) sees no older state; one with [`at`](Get::at) sees the
+    /// same state.
     pub revision: Revision,
 }
 

@@ -49,8 +49,8 @@ impl WithPrevious {
 }
 
 impl Put {
-    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. For retries, it is stored under the same
-    /// limits as what a [`Transaction`] reads. Set the conditions and options of the put first.
+    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. The cluster stores it for retries, under
+    /// the same limits as the reads of a [`Transaction`]. Set the conditions and options of the put first.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
         WithPrevious::new(

@@ -63,14 +63,14 @@ impl Scan {
         self
     }
 
-    /// Returns records with empty values, which are not sent.
+    /// Returns records with empty values; members do not send the values.
     pub fn keys_only(mut self) -> Self {
         self.keys_only = true;
         self
     }
 
-    /// Runs the scan, and returns its records and the revision at which they were read. Start a watch after that
-    /// revision.
+    /// Runs the scan, and returns its records and the revision at which they were read. To continue with a watch, start
+    /// it after that revision.
     ///
     /// # Errors
     /// As the scan itself.

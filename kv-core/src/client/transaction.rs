@@ -31,9 +31,9 @@ use std::time::Duration;
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has
-/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This requires
-/// that the answer was lost in a failover, or that clients left more answers unread than members hold for them (64 MiB
-/// for one client), and that other transactions read that much in the meantime.
+/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). Two
+/// conditions must hold for this: the answer was lost in a failover, or clients left more answers unread than members
+/// hold for them (64 MiB for one client); and other transactions read that much in the meantime.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

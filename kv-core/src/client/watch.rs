@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 ///
 /// # Limits
 /// A member serves up to 512 watches of one client and its clones. A further one ends with [`WatchError::Refused`],
-/// also if watches have moved there from a member that failed. Waiting for a [lock](Client::lock) uses a watch, too.
-/// For more, connect more clients.
+/// even if it moved there from a member that failed. Waiting for a [lock](Client::lock) uses a watch, too. For more,
+/// connect more clients.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {

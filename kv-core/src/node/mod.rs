@@ -101,8 +101,8 @@ const DUPLEX_BYTES: usize = 256 << 10;
 ///
 /// Dropping it stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of others is
 /// unknown. When the drop returns, the threads of the member have ended and its directory is free, unless an operation
-/// of the disk takes longer than five seconds ([`StopReason::DiskHangs`]). Its tasks end, and its port becomes free,
-/// when the runtime next runs them; a new start on the same address waits for that. A node may be dropped anywhere: in
+/// of the disk takes longer than five seconds ([`StopReason::DiskHangs`]). Its tasks end when the runtime next runs
+/// them, and then its port is free; a new start on the same address waits for that. A node may be dropped anywhere: in
 /// a task, in a `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
 ///
 /// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
@@ -173,8 +173,7 @@ impl Node {
     }
 
     /// A client of the cluster. It reaches this member inside the process and the others through the transport, and
-    /// works whichever of them is primary. All clients of one node are separate clients, each with a session of its
-    /// own.
+    /// works no matter which of them is primary. The clients of one node are separate, each with a session of its own.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -257,8 +256,8 @@ impl Node {
         let _ = timeout(DRAIN_WITHIN, self.acceptor.no_clients()).await;
     }
 
-    /// Waits until the member has stopped for any reason, and returns the reason. Its port and its directory are free
-    /// then, except for the directory after [`StopReason::DiskHangs`].
+    /// Waits until the member has stopped for any reason, and returns the reason. Its port is free then, and so is its
+    /// directory, except after [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -1,7 +1,9 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
 use crate::bench::BenchArgs;
-use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, listed};
+#[cfg(feature = "tls")]
+use crate::config::listed;
+use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind};
 use crate::encoding::Encoding;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;

@@ -106,8 +106,8 @@ pub enum ConfigError {
     },
 }
 
-/// The members of a cluster and its quorums. Equal on all members; its [`fingerprint`](Self::fingerprint) is compared
-/// in every hello.
+/// The members of a cluster and its quorums. The name, the ids and the roles are equal on all members: their
+/// [`fingerprint`](Self::fingerprint) is compared in every hello.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cluster {
     name: String,
@@ -199,8 +199,8 @@ impl Cluster {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
 
-    /// Describes how the member list with this fingerprint differs, as the end of a sentence. Empty unless it differs
-    /// in exactly one member.
+    /// Describes how another member list, of which only this fingerprint is known, differs from this one. The text
+    /// continues a sentence, and is empty unless the lists differ in exactly one member.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -283,7 +283,7 @@ impl ClusterBuilder {
     }
 }
 
-/// Hellos name all members.
+/// The longest address, in bytes. Hellos contain the addresses of all members.
 const MAX_ADDRESS: usize = 255;
 
 fn check_address(member: &Member) -> Result<(), ConfigError> {
@@ -329,13 +329,14 @@ pub struct Options {
     /// that also runs while the machine is suspended. But the clock of a virtual machine stops while the host pauses
     /// it: do not use read leases on such a machine.) Wall clocks do not matter. Writes do not depend on this.
     ///
-    /// A read lease delays the replacement of a crashed primary by up to this time. If `failure_timeout_min` is at
-    /// least as long, it does not delay the replacement of a silent primary. It never delays a handover. A member that
-    /// has just started takes part in no view change for this time.
+    /// A read lease delays the replacement of a crashed primary by up to this time. A primary that only falls silent is
+    /// replaced without delay if the lease is not longer than `failure_timeout_min`: it has ended when the backups stop
+    /// waiting. A read lease never delays a handover. A member that has just started takes part in no view change for
+    /// this time.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making anything expire early. Wall
-    /// clocks matter only after all members were down, to find out for how long; leases and keys with a time to live
-    /// then expire late by this much. It may differ between members. Default 5 s; at most 1 h.
+    /// clocks are used only after all members were down, to find out how long they were down. Leases and keys with a
+    /// time to live then expire late by up to this time. It may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
     pub pipeline_depth: u32,
@@ -375,9 +376,9 @@ pub struct Options {
     /// Keep the changes of this many revisions for reads and watches, if they fit into `history_bytes`. Fixed when the
     /// cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// Keep at most this many bytes of past values. A change counts as 64 bytes, twice the size of the key, and the
-    /// size of the value that it replaced. The oldest are removed first. Fixed when the cluster forms. Default 64 MiB;
-    /// 0 (none) to 1 TiB.
+    /// Keep at most this many bytes of past values. A change counts as the sum of 64 bytes, twice the size of the key,
+    /// and the size of the value that it replaced. The oldest are removed first. Fixed when the cluster forms. Default
+    /// 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
     /// Most leases. Further requests for a lease are refused until one ends. Fixed when the cluster forms. Default
     /// 10,000; 0 to 1,000,000.
@@ -385,13 +386,13 @@ pub struct Options {
     /// Most client connections. One client (by the name in its certificate, or by its address without TLS) gets at most
     /// eight ninths of them. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
-    /// Most client connections accepted per second. More are closed at once, and clients retry. Default 1,000; 1 to
-    /// 1,000,000.
+    /// Most client connections accepted per second. Connections beyond that are closed immediately, and the clients
+    /// retry. Default 1,000; 1 to 1,000,000.
     pub max_accepts_per_second: u32,
-    /// Most memory for all client connections together, in bytes: for requests that are read or in flight, and for
-    /// answers that are not yet written. When it is used up, requests wait or are answered `Overloaded`. One client
-    /// gets at most two thirds of it. Default 256 MiB; 16 MiB to 1 TiB, and at least 10 x (`max_key_bytes` +
-    /// `max_value_bytes`).
+    /// Most memory for all client connections together, in bytes: for requests that are being received or are in
+    /// flight, and for answers that are not yet written. When it is used up, requests wait or are answered
+    /// `Overloaded`. One client gets at most two thirds of it. Default 256 MiB; 16 MiB to 1 TiB, and at least 10 x
+    /// (`max_key_bytes` + `max_value_bytes`).
     pub client_memory_bytes: usize,
     /// Close a client connection that was silent for this long. Clients learn this time when they connect, and send
     /// heartbeats within it. Default 60 s; 1 s to 1 day.
@@ -494,8 +495,8 @@ impl Options {
 }
 
 impl Options {
-    /// The most bytes of an encoded request: the largest put, with the largest value in its condition; or the largest
-    /// transaction, with the overhead of its parts.
+    /// The most bytes that an encoded request can have. That is the largest put with the largest value in its
+    /// condition, or the largest transaction with the overhead of its parts.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

@@ -56,12 +56,12 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     fixed("read_lease", "how long a member keeps the promise behind leased reads (rules R5, R6)"),
     local(
         "wall_clock_allowance",
-        "how far wall clocks may be wrong after all members were down, and how much later everything expires then (rule N7)",
+        "how far wall clocks may be set forward while all members are down, and how much later everything then expires (rule N7)",
     ),
     fixed("pipeline_depth", "how many entries may be uncommitted at once (rule N3)"),
     local(
         "max_batch_bytes",
-        "how many requests share an entry; a journal stores entries of any size (rule D9)",
+        "how many requests share an entry; members may differ, because a journal stores entries of any size (rule D9)",
     ),
     fixed("max_key_bytes", "which requests are invalid, and how much a transaction may return (rule E7)"),
     fixed("max_value_bytes", "which requests are invalid, and how much a transaction may return (rule E7)"),
@@ -74,7 +74,10 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     local("cache_bytes", "how much of the state file is cached in memory"),
     fixed("max_sessions", "which session is evicted when another one opens (rule E4)"),
     fixed("session_ttl", "when a silent session expires (rule E4)"),
-    fixed("max_in_flight_per_session", "which requests of a session are never executed"),
+    fixed(
+        "max_in_flight_per_session",
+        "how many requests of a session may be in flight; those beyond are never executed",
+    ),
     fixed("history_revisions", "which revisions can be read and watched (rule R3)"),
     fixed("history_bytes", "which revisions can be read and watched (rule R3)"),
     fixed("max_leases", "which requests for a lease are refused"),

@@ -14,15 +14,17 @@
 //
 // - The *driver* is one task. It owns the `Replica`, takes all that has happened from the inbox at once, and carries
 //   out the replica's outputs. It never waits for disk or network.
-// - The *journal thread* makes writes durable, all that wait with one sync, and reports the last.
+// - The *journal thread* makes writes durable. It takes all writes that wait, and reports the last one when all are
+//   durable.
 // - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on
 //   a thread of its own. A witness has neither.
-// - The *pool* reads what may have to come from the disk: the state for clients; another one, old entries and the state
-//   for peers.
+// - Two *pools* of threads read what may have to come from the disk: one reads the state for clients, the other reads
+//   old entries and the state for peers.
 // - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
 // - `health` looks at all of this twice a second, and logs what an operator must see.
-// - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and
-//   watches by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
+// - Every queue is bounded. Messages are bounded by bytes: a full queue to a peer drops messages, and a full queue from
+//   a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. Beyond that they
+//   are answered `Overloaded`, and no client can use up a limit alone (`quota`).
 
 mod accept;
 mod applier;
@@ -218,7 +220,8 @@ impl Node {
     /// not the primary.
     ///
     /// # Errors
-    /// If no other member took the role within five seconds.
+    /// If no other member took the role within five seconds, if there is no other data member, or if the node has
+    /// stopped.
     ///
     /// # Cancel safety
     /// If the future is dropped, the handover may continue.

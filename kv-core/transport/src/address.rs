@@ -24,7 +24,7 @@ pub fn check_host_port(address: &str) -> Result<(), TransportError> {
     problem.map_or(Ok(()), |problem| Err(TransportError::address(address, format!("{problem}; {form}"))))
 }
 
-/// What is wrong with an IPv6 address, its closing bracket included.
+/// What is wrong with an IPv6 address. `inner` is what follows the opening bracket, so it ends with the closing one.
 fn ipv6_problem(inner: &str) -> Option<String> {
     let Some(inner) = inner.strip_suffix(']') else { return Some("the bracket is not closed".to_owned()) };
     let address = inner.split_once('%').map_or(inner, |(address, _)| address);
@@ -56,9 +56,8 @@ fn host_problem(host: &str) -> Option<String> {
     (is_number && host.parse::<Ipv4Addr>().is_err()).then(|| format!("{host:?} is not an IPv4 address"))
 }
 
-/// Puts loopback addresses of IPv4 before those of IPv6; all others stay in the system's order. A listener at
-/// `localhost` uses the first one, and may also be called at `127.0.0.1`, but on many machines the name resolves to
-/// `::1` first.
+/// Puts loopback addresses of IPv4 before those of IPv6, if all addresses are loopback. A listener at `localhost` uses
+/// only the first address that works, which on many machines would be `::1`, but callers also use `127.0.0.1`.
 #[cfg(feature = "net")]
 fn order(candidates: &mut [SocketAddr]) {
     if candidates.iter().all(|candidate| candidate.ip().is_loopback()) {
@@ -69,7 +68,7 @@ fn order(candidates: &mut [SocketAddr]) {
 /// Resolves `address` (`HOST:PORT`), and tries the addresses one after the other until one works.
 ///
 /// # Errors
-/// The error of the last address, or why there is none.
+/// The error of the last address that was tried; if there is no address, the reason for that.
 #[cfg(feature = "net")]
 pub async fn try_each_address<T, E, F>(
     address: &str,

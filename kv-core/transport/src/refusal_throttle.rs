@@ -15,8 +15,8 @@ const AT_MOST: usize = 32;
 pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 
 impl RefusalThrottle {
-    /// Returns whether to log this refusal as a warning: not if the same was logged within the last minute, or too many
-    /// others were.
+    /// Returns whether to log this refusal as a warning. It is not logged if the same refusal, or too many others, were
+    /// logged as warnings within the last minute.
     #[must_use]
     pub fn is_due(&self, now: Instant, who: IpAddr, reason: &str) -> bool {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);

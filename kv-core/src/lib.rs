@@ -6,10 +6,10 @@
 //!
 //! - **Linearizable**: reads and writes behave as if there were one copy of the data.
 //! - **Durable**: a write is acknowledged after it is on the disks of a majority.
-//! - **Exactly once**, through retries, lost messages and failovers. If the client cannot find out the outcome of a
-//!   write, the error is `OutcomeUnknown`.
-//! - **Available** while a majority of the members can communicate. Two data members and a *witness* survive the loss
-//!   of any one.
+//! - **Exactly once**: a write is applied once, despite retries, lost messages and failovers. If the client cannot find
+//!   out the outcome of a write, it returns the error `OutcomeUnknown`.
+//! - **Available** while a majority of the members can communicate. A cluster of two data members and a *witness*
+//!   survives the loss of any one member.
 //!
 //! The protocol is Viewstamped Replication Revisited (Liskov and Cowling, 2012), extended to survive damaged disks.
 //!
@@ -49,17 +49,18 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Threads and runtime A node runs on the tokio runtime that starts it. It has its own threads for everything that
-//! waits for the disk. The runtime must stay responsive: if the application blocks its worker threads, the heartbeats
-//! of the member are delayed, and it may lose the primary role.
+//! # Threads and runtime
+//! A node runs on the tokio runtime that starts it. Everything that waits for the disk runs on separate threads of the
+//! node. The runtime must stay responsive: if the application blocks the runtime's worker threads, the member sends its
+//! heartbeats late, and it may lose the primary role.
 //!
-//! The crate re-exports [`tokio`], so that an application needs no other dependency. Watches are streams, and also have
+//! The crate re-exports [`tokio`], so that an application needs no other dependency. A watch is a stream, and also has
 //! a method `next`. The crate reads no environment variables and installs no `tracing` subscriber. It logs within spans
 //! named `member`.
 //!
 //! # Features
-//! No feature is enabled by default, and a feature only adds to the crate. Without any, nodes and clients use the
-//! in-memory network or your own transport.
+//! No feature is enabled by default, and a feature only adds to the crate. Without any feature, nodes and clients use
+//! the in-memory network or your own transport.
 //!
 //! | feature | adds |
 //! |---|---|

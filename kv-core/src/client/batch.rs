@@ -9,8 +9,8 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 /// Several puts and deletes: created by [`Client::batch`], run by awaiting it. They are applied atomically at one
-/// revision, exactly once, or not at all. A batch is a [`Transaction`] without conditions, and has its limits: up to
-/// 1,000 keys, each at most once.
+/// revision, exactly once, or not at all. A batch is a [`Transaction`] without conditions, and has the limits of a
+/// transaction: up to 1,000 keys, each at most once.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -53,7 +53,7 @@ impl Batch {
         keys.into_iter().fold(self, Self::delete)
     }
 
-    /// How long it may take, retries included. Default: the client's.
+    /// Sets how long the batch may take, retries included. Default: the client's deadline.
     pub fn deadline(self, deadline: Duration) -> Self {
         Self(self.0.deadline(deadline))
     }

@@ -69,10 +69,11 @@ impl ClientBuilder {
     }
 
     /// Adds the address at which this client reaches the member `id`. Use it behind NAT, port forwarding or a proxy, if
-    /// the addresses that the members use do not work for this client.
+    /// this client cannot use the address that the cluster reports for the member.
     ///
-    /// If the address leads to another member, the client does not use it. The client reaches other members at the
-    /// addresses that the members use. If a member gets two addresses, the last one counts.
+    /// If another member answers at the address, the client does not use the address. The client reaches the other
+    /// members at the addresses that the cluster reports. If this is called twice for one member, the later address
+    /// counts.
     #[must_use]
     pub fn member_address(mut self, id: MemberId, address: impl Into<String>) -> Self {
         self.addresses.retain(|(member, _)| *member != Some(id));
@@ -90,7 +91,7 @@ impl ClientBuilder {
         self
     }
 
-    /// A name for the members' logs, up to 100 bytes; the rest is cut off. Default: empty.
+    /// Sets the name of this client in the members' logs. Only the first 100 bytes are sent. Default: empty.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         let mut name = name.into();
@@ -99,15 +100,14 @@ impl ClientBuilder {
         self
     }
 
-    /// How long an operation may take, retries included, unless it is given a deadline of its own. Default 10 s; a year
-    /// at most.
+    /// Sets how long an operation without its own deadline may take, retries included. Default 10 s; at most a year.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline.min(MAX_DEADLINE);
         self
     }
 
-    /// How long [`connect`](Self::connect) may take. Default 5 s; a year at most.
+    /// Sets how long [`connect`](Self::connect) may take. Default 5 s; at most a year.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout.min(MAX_DEADLINE);
@@ -136,7 +136,7 @@ impl ClientBuilder {
     /// Finds a member that answers, and starts the client. Tries the addresses in turn until one answers.
     ///
     /// # Errors
-    /// [`ConnectError`] if none does in time, or one refuses this client.
+    /// [`ConnectError`] if no member answers in time, or if a member refuses this client.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -209,7 +209,7 @@ impl ClientBuilder {
         })
     }
 
-    /// Starts a client of known members. It connects when it is first used.
+    /// Starts a client of known members. The client connects when it is first used.
     ///
     /// # Panics
     /// Without a data member, or outside a tokio runtime.

@@ -50,7 +50,8 @@ pub enum Call {
         /// Ask this member and no other.
         only: Option<MemberId>,
     },
-    /// Watch for changes. The call ends when there are some, or after a while, and returns the position to continue at.
+    /// Watch for changes. The call ends when there are changes, or after a while, and returns the position from which
+    /// to continue.
     Watch {
         /// The range, and the position.
         query: WatchQuery,
@@ -76,21 +77,21 @@ pub enum Call {
 pub enum ProtocolInput {
     /// A call begins. It ends with one [`ProtocolOutput::Done`], at `deadline` at the latest.
     Call {
-        /// Its name.
+        /// The id of the call.
         id: CallId,
-        /// What is wanted.
+        /// The call.
         call: Call,
         /// When the caller stops waiting.
         deadline: Instant,
     },
     /// The caller no longer waits for this call. No [`ProtocolOutput::Done`] follows.
     Cancel {
-        /// Its name.
+        /// The id of the call.
         id: CallId,
     },
     /// A member answered.
     Answer {
-        /// Who.
+        /// The member that answered.
         member: MemberId,
         /// The message that arrived.
         message: ServerMessage,
@@ -113,8 +114,8 @@ pub enum ProtocolInput {
 /// An action for the driver. Outputs must be carried out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProtocolOutput {
-    /// Send to a member, and open a connection if there is none. The message may be lost. That is reported by
-    /// [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], or not at all.
+    /// Send to a member, and open a connection if there is none. The message may be lost. The driver may report the
+    /// loss with [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], but need not.
     Send {
         /// The member to send it to.
         member: MemberId,
@@ -123,7 +124,7 @@ pub enum ProtocolOutput {
     },
     /// A call has ended.
     Done {
-        /// Its name.
+        /// The id of the call.
         id: CallId,
         /// The outcome of the call.
         result: Result<Reply, CallError>,
@@ -133,36 +134,36 @@ pub enum ProtocolOutput {
 /// The result of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// Of a write, or of closing the session: its stored outcome. A condition that did not hold is an outcome.
+    /// The stored outcome of a write, or of closing the session. A condition that did not hold is an outcome too.
     Written(Outcome),
-    /// Of reading one key.
+    /// The result of reading one key.
     Value {
         /// The record, if the key exists.
         record: Option<Record>,
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// Of a scan: one page.
+    /// One page of a scan.
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,
-        /// Where the range continues: the first key of the next page, or in reverse its (exclusive) end. `None` if this
-        /// was all.
+        /// Where the next page begins: its first key, or, in a reverse scan, its exclusive end. `None` after the last
+        /// page.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// Of a read at a revision that is no longer kept.
+    /// The read asked for a revision that is no longer kept.
     Compacted {
-        /// The oldest one that the member can read.
+        /// The oldest revision that the member can read.
         oldest: Revision,
     },
-    /// Of a read at a revision that does not exist yet.
+    /// The read asked for a revision that does not exist yet.
     Future {
-        /// The newest one that the member can read.
+        /// The newest revision that the member can read.
         newest: Revision,
     },
-    /// Of a watch.
+    /// The result of a watch.
     Watched {
         /// The member that answered.
         member: MemberId,
@@ -171,9 +172,9 @@ pub enum Reply {
         /// The position to continue at.
         next: Position,
     },
-    /// Of a status call.
+    /// The result of a status call.
     Status(Box<MemberStatus>),
-    /// Of any other call.
+    /// The result of any other call.
     Done,
 }
 
@@ -182,7 +183,7 @@ pub enum Reply {
 pub enum CallError {
     /// The call has had no effect and will have none.
     NotApplied(Cause),
-    /// A write may have been applied, once; or it may still be applied, once; or never.
+    /// The write may have been applied, may still be applied, or may never be applied. It is applied at most once.
     OutcomeUnknown(Cause),
 }
 
@@ -212,7 +213,7 @@ pub enum Cause {
     /// The request violates a limit or a rule.
     #[error("{0}")]
     Refused(String),
-    /// Of a call with one attempt: the member could not be reached, or its connection broke.
+    /// The member could not be reached, or its connection broke. Only calls with one attempt end in this way.
     #[error("{0}")]
     Failed(FailureReason),
 }
@@ -221,7 +222,7 @@ pub enum Cause {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureReason {
-    /// Unknown: it was not tried yet.
+    /// Unknown, because the call was not tried yet.
     #[error("it waited behind earlier calls")]
     Waiting,
     /// No session could be opened.
@@ -258,18 +259,21 @@ pub struct ProtocolOptions {
     /// A session that is unused for this long is replaced before it is used again: half of the members' session TTL.
     /// Default 5 min.
     pub session_idle: Duration,
-    /// The shortest time after which an unanswered attempt is repeated. It adapts to slower answers, and grows while a
-    /// call receives no answer at all. Default 200 ms.
+    /// The shortest time after which an unanswered attempt is repeated. The client waits longer if answers are slower,
+    /// and while a call receives no answer at all. Default 200 ms.
     pub attempt_min: Duration,
-    /// The longest such time. A repeated attempt costs the members little, because they know the request. Default 1 s.
+    /// The longest time after which an unanswered attempt is repeated. A repeated attempt costs the members little,
+    /// because they recognize the request. Default 1 s.
     pub attempt_max: Duration,
     /// The first pause before a retry. It doubles, with jitter. Default 5 ms.
     pub backoff_min: Duration,
-    /// The longest pause while searching for the primary; eight times as long after a long search. Default 25 ms.
+    /// The longest pause between attempts while the client searches for the primary. After a long search, the pause is
+    /// up to eight times this value. Default 25 ms.
     pub search_max: Duration,
-    /// The longest pause while the cluster is overloaded. Default 1 s.
+    /// The longest pause between retries while the cluster is overloaded. Default 1 s.
     pub backoff_max: Duration,
-    /// How long a member may leave a watch unanswered: a little longer than members do. Default 40 s.
+    /// How long the client waits for the answer to a watch. This is a little longer than members wait before they
+    /// answer. Default 40 s.
     pub watch_patience: Duration,
 }
 

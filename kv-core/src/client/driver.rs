@@ -22,9 +22,9 @@ const MAX_QUEUED: usize = 64 << 20;
 
 /// The shortest and the longest interval of pings, whatever idle time-out a member announces.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
-/// If a member has answered nothing on a connection for this long although it was asked, a new connection is opened:
-/// something in between may have dropped the old one. This is longer than a watch waits, the slowest answer of a
-/// healthy member.
+/// If a member leaves all requests on a connection unanswered for this long, the client opens a new connection, because
+/// a device on the path may have dropped the old one. The slowest answer of a healthy member is that to a watch, which
+/// takes less than this.
 const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 
@@ -35,7 +35,7 @@ const BATCH: usize = 256;
 pub(super) enum DriverCommand {
     /// Begin a call.
     Call(NewCall),
-    /// Close the session when everything has ended, and then end.
+    /// Close the session when all calls have ended, and then end the task.
     Close(CallId, tokio::time::Instant),
 }
 
@@ -66,7 +66,7 @@ struct Link {
 }
 
 enum LinkState {
-    /// Being opened. Messages wait, with their total size.
+    /// The connection is being opened. Contains the waiting messages and their total size.
     Opening(Vec<ClientMessage>, usize),
     Open(FrameWriter<Writer>),
 }
@@ -108,7 +108,7 @@ pub(super) struct Driver {
     generations: u64,
     events: LinkEvents,
     timer: Pin<Box<Sleep>>,
-    /// When to ping idle connections: members close silent ones.
+    /// When to ping idle connections, because members close silent connections.
     alive: Interval,
 }
 
@@ -179,7 +179,7 @@ impl Driver {
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        // First, because a client with a flood of events must still ping: members close silent connections.
+        // Pings come first, because a client with a flood of events must still ping: members close silent connections.
         while self.alive.poll_tick(cx).is_ready() {
             self.show_life();
             self.end_silence();
@@ -196,7 +196,7 @@ impl Driver {
         if let Poll::Ready(Some((member, generation, event))) = self.events.poll_next_unpin(cx) {
             return Poll::Ready(Wake::Link(member, generation, event));
         }
-        // Before new commands: cancelled calls make room in the window for them.
+        // Cancellations come before new commands, because cancelled calls make room in the window for new ones.
         if let Poll::Ready(Some(id)) = self.channels.cancels.poll_recv(cx) {
             return Poll::Ready(Wake::Cancel(id));
         }
@@ -298,7 +298,8 @@ impl Driver {
         }
     }
 
-    /// An open connection was lost. One that was not open has never carried anything.
+    /// Reports that a connection was lost or could not be opened. A connection that was never open has carried no
+    /// messages.
     fn close_link(&mut self, now: Instant, member: MemberId, reason: &str) {
         let Some(link) = self.links.remove(&member) else { return };
         let input = match &link.state {

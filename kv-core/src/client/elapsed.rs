@@ -17,17 +17,18 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    /// From now on.
+    /// A start time of now.
     pub(crate) fn now() -> Self {
         Self { tokio: Instant::now(), boot: boot() }
     }
 
-    /// The time since then, on the clock that shows more.
+    /// The time since the start, on the clock that shows more.
     pub(crate) fn elapsed(&self) -> Duration {
         more(self.tokio.elapsed(), self.boot, boot())
     }
 
-    /// Returns when this much time has passed since then; after a suspension of the machine, within a second of it.
+    /// Returns when this much time has passed since the start. If the machine was suspended, this may return up to a
+    /// second late.
     ///
     /// Cancel safe.
     pub(crate) async fn reaches(&self, time: Duration) {

@@ -41,9 +41,9 @@ pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task.
 ///
-/// Calls may be made from many tasks at once; up to the session's window (256 by default) of writes are in flight
-/// together, and what waits is bounded to 64 MiB. When the last clone is dropped the connections are closed; the
-/// session then expires, or is closed at once by [`close`](Self::close).
+/// Many tasks may make calls at the same time. Up to 256 writes (by default; see `max_in_flight_per_session`) are in
+/// flight together. Unfinished calls use at most 64 MiB of memory; further calls wait. When the last clone is dropped,
+/// the connections are closed, and the session expires later. [`close`](Self::close) closes the session at once.
 ///
 /// ```no_run
 /// use kv_core::{Client, transport::Transport};
@@ -95,9 +95,9 @@ struct Shared {
 pub struct MemberReport {
     /// The id of the member.
     pub id: MemberId,
-    /// The address at which it is reached.
+    /// The address at which the client reaches the member.
     pub address: String,
-    /// What it keeps.
+    /// The role of the member.
     pub role: Role,
     /// Its status, or why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,
@@ -179,14 +179,14 @@ impl Client {
         Batch::new(self.clone())
     }
 
-    /// Requests a lease and renews it until it is dropped: see [`Lease`](super::Lease). Keys can belong to the lease,
-    /// and are removed when it ends. It ends if it is not renewed for `ttl`, 100 ms to 30 days. Await the builder to
-    /// run it.
+    /// Requests a lease, and renews it until the returned [`Lease`](super::Lease) is dropped. Keys can belong to the
+    /// lease, and are removed when the lease ends. The lease ends if it is not renewed for `ttl` (100 ms to 30 days).
+    /// Await the builder to run it.
     pub fn lease(&self, ttl: Duration) -> LeaseRequest {
         LeaseRequest::new(self.clone(), ttl)
     }
 
-    /// Returns a handle of a lease that was granted before, perhaps to another client.
+    /// Returns a handle for a lease that was granted before, perhaps to another client.
     #[must_use]
     pub fn lease_by_id(&self, id: LeaseId) -> LeaseHandle {
         LeaseHandle::new(self.clone(), id)
@@ -220,8 +220,8 @@ impl Client {
     /// Reads several keys at one revision. Await the builder to run it.
     ///
     /// # Limits
-    /// Up to 1,000 keys. All keys together may have as many bytes as two of the largest keys and two of the largest
-    /// values, and the records that are found about one megabyte.
+    /// Up to 1,000 keys. All keys together may have up to 2 x (`max_key_bytes` + `max_value_bytes`) bytes. The records
+    /// that are found may have about one megabyte.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
         let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
         GetMany::new(self.clone(), keys.collect())
@@ -283,7 +283,7 @@ impl Client {
     /// Asks one member for its status.
     ///
     /// # Errors
-    /// If it does not answer within two seconds, or within the default deadline if that is shorter.
+    /// If the member does not answer within two seconds, or within the default deadline if that is shorter.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -302,7 +302,7 @@ impl Client {
     /// Finds the primary and asks it to pass its role to another member. Returns when the handover has started.
     ///
     /// # Errors
-    /// If no primary is found, or it does not answer.
+    /// If no primary is found, or the primary does not answer.
     ///
     /// # Cancel safety
     /// The handover may continue if the future is dropped.
@@ -316,8 +316,8 @@ impl Client {
         Ok(())
     }
 
-    /// Closes the client and all of its clones: refuses new operations, waits for those in flight, and closes the
-    /// session (for at most two seconds) and the connections.
+    /// Closes the client and all of its clones. The client refuses new operations, and waits for the operations in
+    /// flight. Then it closes the session, which takes at most two seconds, and the connections.
     ///
     /// # Cancel safety
     /// The client continues to close if the future is dropped.
@@ -326,7 +326,7 @@ impl Client {
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
             let close = DriverCommand::Close(self.next_id(), deadline);
             if let Err(mpsc::error::TrySendError::Full(close)) = self.shared.commands.try_send(close) {
-                // Forwarded on a task of its own, so that dropping this future does not stop it.
+                // A separate task forwards the command, so that dropping this future does not stop the closing.
                 let commands = self.shared.commands.clone();
                 tokio::spawn(async move { commands.send(close).await });
             }
@@ -335,8 +335,8 @@ impl Client {
         while self.shared.ended.clone().changed().await.is_ok() {}
     }
 
-    /// Returns about how many bytes of memory the unfinished calls of this client and its clones use: 0 if there are
-    /// none, at most 64 MiB. Further calls wait.
+    /// Returns approximately how many bytes of memory the unfinished calls of this client and its clones use. If there
+    /// are none, this is 0. At 64 MiB, further calls wait.
     #[must_use]
     pub fn in_flight_bytes(&self) -> usize {
         (ROOM_KIB as usize).saturating_sub(self.shared.room.available_permits()) << 10
@@ -389,8 +389,8 @@ impl Client {
         Ok(result.unwrap_or_else(gone))
     }
 
-    /// Begins a call without waiting for its end, if there is room for it at once. It is done before a later
-    /// [`close`](Self::close).
+    /// Begins a call without waiting for its end, if there is room for the call at once. A later [`close`](Self::close)
+    /// waits for the call.
     pub(super) fn call_and_forget(&self, call: Call) {
         let (Ok(runtime), Ok(permit)) = (Handle::try_current(), self.shared.room.clone().try_acquire_owned())
         else {

@@ -12,8 +12,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// A lease counts as alive for this many tenths of its time, counted from before it was requested. This clock may run
-/// at nine tenths of the true rate, and the cluster's at eleven.
+/// A lease counts as alive for this many tenths of its time to live, counted from before it was requested. The rest
+/// covers clock errors: the clock of this process may run at nine tenths of the true rate, and the cluster's clock at
+/// eleven tenths.
 const BELIEVED: u32 = 8;
 
 /// For how long a lease counts as alive after it was requested or renewed.
@@ -21,7 +22,7 @@ pub fn believed(ttl: Duration) -> Duration {
     ttl / 10 * BELIEVED
 }
 
-/// How many times a lease is renewed within its time.
+/// How many times a lease is renewed within its time to live.
 const BEATS: u32 = 3;
 
 /// The longest pause before a failed renewal is repeated.
@@ -41,7 +42,7 @@ impl LeaseRequest {
         Self { client, ttl, deadline: None }
     }
 
-    /// How long it may take, retries included. Default: the client's.
+    /// Sets how long the request may take, retries included. Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -50,10 +51,10 @@ impl LeaseRequest {
     /// Requests a lease that is renewed only by calls of [`LeaseHandle::keep_alive`].
     ///
     /// # Errors
-    /// As for the lease itself.
+    /// As for awaiting the request.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave a lease that nobody knows. It ends when its time is over.
+    /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.
     pub async fn detached(self) -> Result<LeaseHandle, WriteError> {
         let Self { client, ttl, deadline } = self;
         let grant = Command::Lease(LeaseCommand::Grant { ttl_ms: millis(ttl) });
@@ -72,7 +73,7 @@ impl IntoFuture for LeaseRequest {
     /// Requests the lease, and renews it from then on.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave a lease that nobody knows. It ends when its time is over.
+    /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (ttl, sent) = (self.ttl, Since::now());
@@ -107,13 +108,13 @@ impl LeaseHandle {
         Ok(write(&self.client, Command::Lease(command), deadline).await?.effect)
     }
 
-    /// Renews the lease: its time starts again.
+    /// Renews the lease: its time to live starts again.
     ///
     /// # Errors
     /// [`WriteError::is_lease_ended`] if it has ended; others as for a put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the lease may have been renewed.
+    /// Dropping the future stops the retries. The lease may have been renewed.
     pub async fn keep_alive(&self) -> Result<(), WriteError> {
         self.keep_alive_within(None).await
     }
@@ -125,13 +126,13 @@ impl LeaseHandle {
         }
     }
 
-    /// Revokes the lease. Its keys are removed at one revision; returns their number.
+    /// Revokes the lease, and returns the number of its keys. All of them are removed at one revision.
     ///
     /// # Errors
     /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the lease may have been revoked, or may still be.
+    /// Dropping the future stops the retries. The lease may have been revoked, or may still be revoked.
     pub async fn revoke(&self) -> Result<u64, WriteError> {
         match self.run(LeaseCommand::Revoke { lease: self.id }, None).await? {
             Effect::LeaseRevoked { keys } => Ok(keys.into()),
@@ -165,15 +166,15 @@ enum LeaseState {
     Ended,
 }
 
-/// A lease that the client renews while this is held: created by [`Client::lease`].
+/// A lease that the client renews as long as this value exists: created by [`Client::lease`].
 ///
-/// Keys belong to it by [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease): up
-/// to 1,000, which are all removed at the revision at which the lease ends. It ends when it is [revoked](Self::revoke),
-/// or when it was not renewed for its time on the cluster's clock. It never ends early, but may end a little late: the
-/// primary checks at every heartbeat, and a new primary first gives every holder `failure_timeout_max` (2 s by default)
-/// to renew.
+/// [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease) make a key belong to the
+/// lease. Up to 1,000 keys can belong to it. All of them are removed at the revision at which the lease ends. The lease
+/// ends when it is [revoked](Self::revoke), or when its time to live passes on the cluster's clock without a renewal.
+/// It never ends early, but it may end a little late, because the primary checks leases only at its heartbeats. A new
+/// primary first gives every holder `failure_timeout_max` (2 s by default) to renew.
 ///
-/// If this is dropped, the client stops renewing, and the lease ends when its time is over.
+/// If this value is dropped, the client stops renewing the lease, and the lease ends when its time to live is over.
 ///
 /// What this process knows depends on its own clock and on the last successful renewal. The process may be paused for a
 /// minute between [`is_alive`](Self::is_alive) and the next line. So an action that must not happen after the end of
@@ -208,19 +209,20 @@ impl Lease {
         self.ttl
     }
 
-    /// Returns whether the lease has certainly not ended. That is so for eight tenths of its time, counted from when
-    /// the last successful renewal was first sent. On Linux, the time during which the machine was suspended counts.
+    /// Returns whether the lease has certainly not ended. This returns true for eight tenths of the time to live,
+    /// counted from when the last successful renewal was first sent. On Linux, the time during which the machine was
+    /// suspended counts too.
     ///
     /// This assumes only that the clock of this process and the clock of the primary each run within 10 % of the true
-    /// rate. While it returns true, the cluster has neither ended the lease nor given a lock on it to another holder,
+    /// rate. While this returns true, the cluster has neither ended the lease nor given a lock on it to another holder,
     /// unless the lease was revoked or the key of the lock was removed.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(*self.known.borrow(), LeaseState::Kept(since) if since.elapsed() < believed(self.ttl))
     }
 
-    /// Returns when [`is_alive`](Self::is_alive) is no longer true; after a suspension of the machine, within a second
-    /// of it. It may become true again later, if a renewal still succeeds in time.
+    /// Returns when [`is_alive`](Self::is_alive) is no longer true. If the machine was suspended, this may return up to
+    /// a second late. `is_alive` may become true again later, if a renewal still succeeds in time.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -235,8 +237,8 @@ impl Lease {
         }
     }
 
-    /// Returns when the cluster has reported that the lease ended. Never returns after the client was closed, because
-    /// then nobody asks the cluster: see [`at_risk`](Self::at_risk).
+    /// Returns when the cluster has reported that the lease ended. Never returns after the client was closed, because a
+    /// closed client does not ask the cluster: see [`at_risk`](Self::at_risk).
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -260,14 +262,14 @@ impl Lease {
         self.it.info().await
     }
 
-    /// Revokes the lease. Its keys are removed at one revision; returns their number.
+    /// Revokes the lease, and returns the number of its keys. All of them are removed at one revision.
     ///
     /// # Errors
     /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error, the client does not
     /// renew the lease any more.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the renewals. If the lease was not revoked, it ends when its time is over.
+    /// Dropping the future stops the renewals. If the lease was not revoked, it ends when its time to live is over.
     pub async fn revoke(self) -> Result<u64, WriteError> {
         self.task.0.abort();
         self.it.revoke().await
@@ -275,7 +277,7 @@ impl Lease {
 }
 
 impl Lease {
-    /// Revokes the lease without waiting. If that fails, the lease ends when its time is over.
+    /// Revokes the lease without waiting. If that fails, the lease ends when its time to live is over.
     pub(super) fn give_back(self) {
         let revoke = LeaseCommand::Revoke { lease: self.it.id };
         self.it.client.call_and_forget(Call::Write(Command::Lease(revoke)));
@@ -298,7 +300,7 @@ async fn keep_alive(lease: LeaseHandle, ttl: Duration, state: watch::Sender<Leas
                 state.send_replace(LeaseState::Ended);
                 return;
             }
-            // The client has retried until its deadline. The remaining time is for further attempts.
+            // The client has retried until its deadline. The remaining time of the lease is for further attempts.
             Err(WriteError::Closed) => return,
             Err(_) => pause = (beat / 4).min(RETRY),
         }

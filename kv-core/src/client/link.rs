@@ -101,7 +101,7 @@ impl Dialer {
         writer.push(wire::encode_hello(&hello));
         writer.flush().await.map_err(WireError::Io)?;
         let reply = match reader.read_hello_reply().await {
-            // It will not speak another version next time.
+            // The member will not speak another version at the next attempt.
             Err(error @ WireError::Version { .. }) => {
                 return Err(DialError::Refused { reason: error.to_string(), temporary: false });
             }
@@ -116,8 +116,8 @@ impl Dialer {
         }
     }
 
-    /// Loads new certificates, if there are any. Unusable ones are ignored, because they may just be being replaced.
-    /// Only one check runs at a time, so a disk that does not return holds only one thread.
+    /// Loads new certificates, if there are any. Unusable certificates are ignored, because an operator may be
+    /// replacing them just now. Only one check runs at a time, so a disk that hangs blocks only one thread.
     async fn refresh(&self, transport: &Arc<dyn Transport>) {
         if transport.identity() == Peer::Unauthenticated || self.refreshing.swap(true, Ordering::AcqRel) {
             return;
@@ -133,7 +133,7 @@ impl Dialer {
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot use the new certificates: the old ones stay in use");
             }
-            // No thread could be started: maybe next time.
+            // No thread could be started. A later check may succeed.
             Err(_) => self.refreshing.store(false, Ordering::Release),
         }
     }
@@ -158,7 +158,8 @@ impl Dialer {
         }
     }
 
-    /// If this end has a certificate, the other end must prove that it is a member, and the one that it claims to be.
+    /// If this end has a certificate, checks that the other end has proved that it is a member and, if `id` is given,
+    /// that it is this member.
     fn verify_member(&self, peer: &Peer, id: Option<MemberId>) -> Result<(), DialError> {
         let own = self.transport.as_ref().map_or(Peer::Unauthenticated, |transport| transport.identity());
         wire::prove_member(&own, peer, &self.cluster, id)

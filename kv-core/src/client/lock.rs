@@ -24,9 +24,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The default time to live of a lock's lease.
 const TTL: Duration = Duration::from_secs(10);
 
-/// Identifies one tenure of a lock: the revision at which it began. The tokens of a lock grow with each holder. A
-/// resource that remembers the greatest token that it has seen, and rejects smaller ones, accepts no write of a former
-/// holder. The cluster itself does so for transactions with [`Transaction::fenced`].
+/// Identifies one tenure of a lock by the revision at which the tenure began. Each new holder of a lock gets a greater
+/// token. To reject writes of former holders, a resource remembers the greatest token that it has seen, and rejects
+/// smaller tokens. For transactions with [`Transaction::fenced`], the cluster itself checks the token.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FencingToken(Revision);
 
@@ -52,8 +52,8 @@ impl fmt::Display for FencingToken {
 
 impl Transaction {
     /// Requires that the tenure of the lock `name` with this token has not ended. If the lock was released or lost
-    /// before the transaction is applied, it changes nothing, its [other steps](Self::otherwise) are not run either,
-    /// and it fails with [`WriteError::LockLost`].
+    /// before the transaction is applied, the transaction changes nothing and fails with [`WriteError::LockLost`]. Its
+    /// [other steps](Self::otherwise) are not run either.
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
         self.condition(name, Condition::Held(token.revision().sendable()))
     }
@@ -89,10 +89,10 @@ pub enum LockLoss {
 ///
 /// A key of the lock's name exists while the lock is held. It belongs to a lease that the client renews. The lock is
 /// lost when the lease ends, or when a client removes the key. A holder that was paused may not know that it has lost
-/// the lock. So protect whatever only the holder may do: with [`transaction`](Self::transaction) in this store, and
-/// with the [token](Self::token) elsewhere.
+/// the lock. So protect every action that only the holder may perform. In this store, use
+/// [`transaction`](Self::transaction); elsewhere, use the [token](Self::token).
 ///
-/// Dropping the lock releases it when its lease ends. [`release`](Self::release) releases it at once.
+/// If this value is dropped, the lock is released when its lease ends. [`release`](Self::release) releases it at once.
 #[derive(Debug)]
 pub struct Lock {
     client: Client,
@@ -159,7 +159,7 @@ impl LockRequest {
         let queue = Queue::new(self, lease);
         loop {
             let place = match queue.try_acquire().await {
-                // It can be repeated safely.
+                // The attempt can be repeated safely.
                 Err(LockError::Write(error)) if error.outcome_unknown() => queue.try_acquire().await?,
                 place => place?,
             };
@@ -171,8 +171,8 @@ impl LockRequest {
     }
 }
 
-/// The queue of a lock. Each waiting client has a key that belongs to its lease and contains its id, so the queue has
-/// the order in which the leases were granted. Each client watches only the key ahead of its own.
+/// The queue of a lock. Each waiting client has a key that belongs to its lease and contains the id of the lease, so
+/// the queue has the order in which the leases were granted. Each client watches only the key ahead of its own.
 struct Queue<'a> {
     lock: &'a LockRequest,
     lease: LeaseId,
@@ -248,7 +248,7 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// A lease that is revoked on drop unless it is kept, so that no place stays in the queue.
+/// A lease that is revoked on drop unless it is kept, so that its key does not stay in the queue.
 struct RevokeOnDrop(Option<Lease>);
 
 impl RevokeOnDrop {
@@ -278,15 +278,15 @@ impl IntoFuture for LockRequest {
     type IntoFuture = OpFuture<Self::Output>;
 
     /// Acquires the lock when it is free. Waiting clients form a queue, in the order in which they began to wait; each
-    /// watches the one ahead of it. Only a client that asks for the lock at the moment of its release can be faster
-    /// than the first in the queue.
+    /// watches the one ahead of it. Only a client that asks for the lock at the moment of its release can acquire it
+    /// before the first client in the queue.
     ///
     /// A waiting client has a key of its own, which begins with the name of the lock and a zero byte. The key is
     /// removed when its lease ends.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the queue, and releases the lock if it was acquired at that moment: at once, or, if
-    /// the cluster cannot be reached, when the lease ends. Nothing else is affected.
+    /// Dropping the future leaves the queue, and releases the lock if it was acquired at that moment. Both happen at
+    /// once or, if the cluster cannot be reached, when the lease ends. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
@@ -329,8 +329,8 @@ impl Lock {
         &self.lease
     }
 
-    /// Starts a transaction that requires that this lock is still held when it is applied. If it is not, the
-    /// transaction changes nothing, and fails with [`WriteError::LockLost`].
+    /// Starts a transaction that requires that this lock is still held when the transaction is applied. If the lock is
+    /// no longer held, the transaction changes nothing, and fails with [`WriteError::LockLost`].
     pub fn transaction(&self) -> Transaction {
         self.client.transaction().fenced(&self.name, self.token)
     }
@@ -347,11 +347,10 @@ impl Lock {
         Ok(found.is_some_and(|record| record.created == self.token.revision()))
     }
 
-    /// Waits until the lock may be lost, and returns why: the cluster reports that its lease has ended, a client has
-    /// removed or replaced its key, or the lease could not be renewed in time, so that another client may hold the
-    /// lock. It watches the key, so it notices a removal as soon as any watch does.
+    /// Waits until the lock may be lost, and returns the reason: see [`LockLoss`]. This watches the lock's key, so it
+    /// notices a removal as soon as any watch does.
     ///
-    /// It uses one of the client's watches while it runs.
+    /// This uses one of the client's watches while it runs.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -385,8 +384,8 @@ impl Lock {
     /// Releases the lock now, and removes all other keys of its lease.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if the lock was already lost. After another error, as for a put, the lock is
-    /// released when its lease ends.
+    /// [`WriteError::is_lease_ended`] if the lock was already lost. The other errors are those of a put; after one of
+    /// them, the lock is released when its lease ends.
     ///
     /// # Cancel safety
     /// If the future is dropped, the lock is released when its lease ends, or earlier.

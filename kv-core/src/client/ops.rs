@@ -20,7 +20,7 @@ pub(super) type OpFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub struct Written {
     /// The revision of the put, which is now the key's `modified`.
     pub revision: Revision,
-    /// When it was applied, on the cluster's clock.
+    /// When the write was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -32,7 +32,7 @@ pub struct Deleted {
     pub existed: bool,
     /// The revision of the delete.
     pub revision: Revision,
-    /// When it was applied, on the cluster's clock.
+    /// When the write was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -66,7 +66,7 @@ pub struct Get {
     how: ReadOptions,
 }
 
-/// How a read is done.
+/// The mode and the options of a read.
 #[derive(Clone, Debug)]
 pub(super) struct ReadOptions {
     client: Client,
@@ -77,7 +77,7 @@ pub(super) struct ReadOptions {
 }
 
 impl ReadOptions {
-    /// Linearizable, at the newest revision.
+    /// A linearizable read at the newest revision.
     pub(super) const fn new(client: Client) -> Self {
         Self { client, mode: ReadMode::Linearizable, only: None, at: None, deadline: None }
     }
@@ -134,7 +134,7 @@ macro_rules! conditions {
                 self
             }
 
-            /// How long it may take, retries included. Default: the client's.
+            /// Sets how long the operation may take, retries included. Default: the client's deadline.
             pub fn deadline(mut self, deadline: Duration) -> Self {
                 self.deadline = Some(deadline);
                 self
@@ -150,15 +150,16 @@ conditions!(Delete);
 macro_rules! freshness {
     ($name:ident, $deadline:literal) => {
         impl $name {
-            /// Reads the state that some member has applied: fast, available without a primary, possibly stale.
+            /// Reads the state that some member has applied. This is fast and needs no primary, but the state may be
+            /// stale.
             pub fn local(mut self) -> Self {
                 self.how.mode = $crate::message::ReadMode::Local;
                 self
             }
 
-            /// Reads the state of some member once it has applied this revision or a later one; a member that lags
-            /// waits for it. Use it to read your own writes, or any writes whose revision you know, without asking the
-            /// primary. If no member gets that far before the deadline, the read is
+            /// Reads the state of some member that has applied this revision or a later one. A member that lags waits
+            /// until it has applied the revision. Use it to read your own writes, or any writes whose revision you
+            /// know, without asking the primary. If no member gets that far before the deadline, the read is
             /// [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
                 self.how.mode = $crate::message::ReadMode::AtLeast(revision.sendable());
@@ -167,10 +168,10 @@ macro_rules! freshness {
 
             /// Reads the state of some member if it contains every write that was acknowledged to any client at least
             /// this long before the read began. A backup that hears from its primary can prove this for a bound of a
-            /// few heartbeats ([`heartbeat`](field@crate::Options::heartbeat)), and answers by itself. Otherwise other
-            /// members are asked. The primary always answers, if necessary like a linearizable read, so a bound of zero
-            /// is a linearizable read. If the primary is needed and there is none before the deadline, the read is
-            /// [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// few heartbeats ([`heartbeat`](field@crate::Options::heartbeat)), and then answers without the primary.
+            /// If a member cannot prove it, the client asks other members. The primary always answers, if necessary
+            /// with a linearizable read. A bound of zero is a linearizable read. If the primary is needed and there is
+            /// none before the deadline, the read is [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
             /// This assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends neither
             /// on wall clocks nor on message delays.
@@ -179,7 +180,7 @@ macro_rules! freshness {
                 self
             }
 
-            /// Asks only this data member, with any freshness. Default: any member that can answer.
+            /// Asks only this data member, whatever the freshness. Default: any member that can answer.
             ///
             /// While the member cannot answer, no other member is asked, and at the deadline the read is
             /// [`Unavailable`](crate::error::ReadError::Unavailable). A linearizable read at a member that is not the
@@ -190,9 +191,9 @@ macro_rules! freshness {
             }
 
             /// Reads the state as it was at this revision. Members keep the last
-            /// [`history_revisions`](field@crate::Options::history_revisions) and up to
-            /// [`history_bytes`](field@crate::Options::history_bytes). An older revision returns
-            /// [`Compacted`](crate::error::ReadError::Compacted), and one that does not exist yet returns
+            /// [`history_revisions`](field@crate::Options::history_revisions) revisions, in up to
+            /// [`history_bytes`](field@crate::Options::history_bytes) bytes. A read at an older revision returns
+            /// [`Compacted`](crate::error::ReadError::Compacted). A read at a revision that does not exist yet returns
             /// [`Future`](crate::error::ReadError::Future).
             ///
             /// Default: the newest.
@@ -220,21 +221,21 @@ impl Put {
         Self { client, key, value, condition: None, life: Lifetime::FOREVER, deadline: None }
     }
 
-    /// The key expires this long after the put, on the cluster's clock: never earlier, and usually within a fraction of
-    /// a second. Until it is removed, every reader sees it. In whole milliseconds; up to a hundred years. Default: it
-    /// does not expire.
+    /// The key expires this long after the put, on the cluster's clock. It never expires earlier, and usually at most a
+    /// fraction of a second later. Until the key is removed, every reader sees it. The time counts in whole
+    /// milliseconds, up to a hundred years. Default: the key does not expire.
     ///
-    /// Each put sets it again: after a later put without a time to live, the key does not expire.
+    /// Each put replaces the time to live: after a later put without one, the key does not expire.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.life.ttl_ms = Some(millis(ttl));
         self
     }
 
     /// The key belongs to this lease, and is removed when the lease ends. If the lease has ended already, nothing is
-    /// put ([`WriteError::Lease`]). With a [time to live](Self::ttl) as well, the key is removed at whichever comes
-    /// first. Default: no lease.
+    /// put ([`WriteError::Lease`]). If the key also has a [time to live](Self::ttl), it is removed when the first of
+    /// the two ends. Default: no lease.
     ///
-    /// Each put sets it again: after a later put without a lease, the key belongs to none.
+    /// Each put replaces the lease: after a later put without one, the key belongs to no lease.
     pub fn lease(mut self, lease: LeaseId) -> Self {
         self.life.lease = Some(lease.sendable());
         self
@@ -247,16 +248,16 @@ impl Delete {
     }
 }
 
-/// What was read, and the revision of the state that was read: created by [`Get::with_revision`],
+/// The result of a read, and the revision of the state that was read: created by [`Get::with_revision`],
 /// [`GetMany::with_revision`] and [`TypedGet::with_revision`](super::TypedGet::with_revision).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct AtRevision<T> {
     /// What was found.
     pub found: T,
-    /// The revision of the state that was read. None of the keys was last changed after it, not even a key that does
-    /// not exist. A later read with [`at_least`](Get::at_least) sees no older state; one with [`at`](Get::at) sees the
-    /// same state.
+    /// The revision of the state that was read. It is at least the revision of the last change of every requested key,
+    /// even of a key that was removed. A later read with [`at_least`](Get::at_least) this revision sees no older state.
+    /// A later read with [`at`](Get::at) this revision sees the same state.
     pub revision: Revision,
 }
 
@@ -264,7 +265,7 @@ impl Get {
     /// Runs the read, and also returns the revision at which it was read.
     ///
     /// # Errors
-    /// As the read itself.
+    /// As for the read itself.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -288,8 +289,8 @@ impl IntoFuture for Put {
     /// Runs the put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the put may have been applied, or may still be, once. Nothing else is
-    /// affected.
+    /// Dropping the future stops the retries. The put may have been applied, or may still be applied, at most once.
+    /// Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, value, condition, life, deadline } = self;
         Box::pin(async move {
@@ -348,7 +349,7 @@ impl GetMany {
     /// Runs the read, and also returns the revision at which everything was read.
     ///
     /// # Errors
-    /// As the read itself.
+    /// As for the read itself.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -431,7 +432,7 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
     }
 }
 
-/// A page instead of a value, or the other way round.
+/// The error for a page instead of a value, or a value instead of a page.
 pub(super) fn unexpected_reply(reply: &Reply) -> ReadError {
     ReadError::Unavailable(unexpected_answer(reply))
 }

@@ -19,11 +19,11 @@ pub struct WithPrevious(Transaction);
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct WrittenWithPrevious {
-    /// The record before; `None` if the key did not exist.
+    /// The record before the write; `None` if the key did not exist.
     pub previous: Option<Record>,
     /// The revision of the put or the delete.
     pub revision: Revision,
-    /// When it was applied, on the cluster's clock.
+    /// When the write was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -42,7 +42,7 @@ impl WithPrevious {
         Self(deadline.into_iter().fold(transact, Transaction::deadline))
     }
 
-    /// How long it may take, retries included. Default: the client's.
+    /// Sets how long the write may take, retries included. Default: the client's deadline.
     pub fn deadline(self, deadline: Duration) -> Self {
         Self(self.0.deadline(deadline))
     }
@@ -50,7 +50,7 @@ impl WithPrevious {
 
 impl Put {
     /// Also returns the previous value of the key: [`WrittenWithPrevious`]. The cluster stores it for retries, under
-    /// the same limits as the reads of a [`Transaction`]. Set the conditions and options of the put first.
+    /// the same limits as the reads of a [`Transaction`]. Set the conditions and options of the put before this call.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
         WithPrevious::new(

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 /// Removes a range of keys: created by [`Client::delete_range`] and [`Client::delete_prefix`], run by awaiting it.
 ///
-/// It removes up to 1,000 keys (or fewer, if their values exceed 16 MiB) at one revision, then the next ones, until
-/// none is left. So a small range is removed atomically. A larger one is removed in several steps, between which other
-/// clients may read and write. Each step takes about as long as the first, however many keys were removed before.
+/// The range is removed in steps. Each step removes up to 1,000 keys at one revision, or fewer if their values exceed
+/// 16 MiB. So a small range is removed atomically. Between the steps of a larger range, other clients may read and
+/// write. Each step takes about as long as the first, however many keys the earlier steps removed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {
@@ -46,7 +46,7 @@ impl DeleteRange {
         Self { client, from, to, deadline: None }
     }
 
-    /// How long each step may take, retries included. Default: the client's.
+    /// Sets how long each step may take, retries included. Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -60,7 +60,8 @@ impl IntoFuture for DeleteRange {
     /// Runs the removal. After an error, some of the range may have been removed. Run it again to remove the rest.
     ///
     /// # Cancel safety
-    /// Dropping the future stops it; the current step may have been applied, or may still be, once.
+    /// Dropping the future stops the removal. The current step may have been applied, or may still be applied, at most
+    /// once.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, from, to, deadline } = self;
         Box::pin(async move {
@@ -81,7 +82,7 @@ impl IntoFuture for DeleteRange {
     }
 }
 
-/// The first key of a range, and the first after it.
+/// The first key of a range, and the first key after it.
 pub(super) fn ends_of<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> (Bytes, Option<Bytes>) {
     let from = match range.start_bound() {
         Bound::Unbounded => Bytes::new(),

@@ -18,12 +18,13 @@ const PAGE: usize = 1000;
 /// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
 /// [`stream`](Self::stream).
 ///
-/// A long scan is read in pages, all at one revision: that of the first page, or the one given to [`at`](Self::at). The
-/// first page is as fresh as a read that begins with the scan. Later writes are not seen. If the scan takes longer than
-/// the cluster keeps its history, it ends with [`Compacted`](ReadError::Compacted); start it again.
+/// A long scan is read in pages, all at one revision: the revision of the first page, or the revision given to
+/// [`at`](Self::at). The first page is as fresh as a read that begins when the scan begins. The scan does not see later
+/// writes. If the scan takes longer than the cluster keeps its history, it ends with
+/// [`Compacted`](ReadError::Compacted); start it again.
 ///
 /// The work for a page is bounded. A page that contains many removed keys, old revisions or large values ends early,
-/// and the scan continues with the next one.
+/// and the scan continues with the next page.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {
@@ -69,11 +70,11 @@ impl Scan {
         self
     }
 
-    /// Runs the scan, and returns its records and the revision at which they were read. To continue with a watch, start
-    /// it after that revision.
+    /// Runs the scan, and returns its records and the revision at which they were read. To follow later changes, start
+    /// a watch after that revision.
     ///
     /// # Errors
-    /// As the scan itself.
+    /// As for the scan itself.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -88,8 +89,8 @@ impl Scan {
         Ok(Snapshot { records, revision })
     }
 
-    /// Returns the records as a stream. It requests the next page when the last one is used up, and ends after the
-    /// first error.
+    /// Returns the records as a stream. The stream requests the next page when the current page is used up, and ends
+    /// after the first error.
     ///
     /// # Cancel safety
     /// Dropping the stream stops the scan.
@@ -113,7 +114,7 @@ impl Scan {
         })
     }
 
-    /// The next page, and the scan that goes on after it.
+    /// The next page, and the scan that continues after it.
     async fn page(mut self) -> Result<Page, ReadError> {
         let wanted = self.limit.unwrap_or(PAGE).min(PAGE);
         let limit = u32::try_from(wanted).expect("a page is small");

@@ -167,7 +167,7 @@ impl Transaction {
         self
     }
 
-    /// How long it may take, retries included. Default: the client's.
+    /// Sets how long the operation may take, retries included. Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -220,7 +220,7 @@ impl Add {
         Self(Transaction::new(client).add(key, by))
     }
 
-    /// How long it may take, retries included. Default: the client's.
+    /// Sets how long the operation may take, retries included. Default: the client's deadline.
     pub fn deadline(self, deadline: Duration) -> Self {
         Self(self.0.deadline(deadline))
     }

@@ -46,7 +46,7 @@ impl TypedPut {
         Self(self.0.map(|put| put.lease(lease)))
     }
 
-    /// How long it may take, retries included. Default: the client's.
+    /// Sets how long the operation may take, retries included. Default: the client's deadline.
     pub fn deadline(self, deadline: Duration) -> Self {
         Self(self.0.map(|put| put.deadline(deadline)))
     }
@@ -107,7 +107,7 @@ impl<T> TypedGet<T> {
         self.with(|get| get.at(revision))
     }
 
-    /// How long it may take, retries included. Default: the client's.
+    /// Sets how long the operation may take, retries included. Default: the client's deadline.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.with(|get| get.deadline(deadline))
     }

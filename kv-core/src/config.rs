@@ -41,9 +41,9 @@ impl fmt::Display for Role {
 pub struct Member {
     /// Its id. It is never given to another member.
     pub id: MemberId,
-    /// The address at which the other members and the clients reach it, in the transport's notation (`HOST:PORT`). It
-    /// may change between restarts. It may differ between the configurations of the members, for example behind NAT; a
-    /// member logs a difference.
+    /// The address at which the other members and the clients reach it, in the transport's notation (`HOST:PORT`). The
+    /// address may change between restarts. It may differ between the configurations of the members, for example behind
+    /// NAT. A member logs such a difference.
     pub address: String,
     /// What it does.
     pub role: Role,
@@ -62,10 +62,10 @@ pub enum ConfigError {
     /// The name is empty or too long.
     #[error("the cluster name has {0} bytes: give it 1 to 100")]
     Name(usize),
-    /// Two members have one id.
+    /// Two members have the same id.
     #[error("duplicate member id {0}: give each member an id of its own")]
     DuplicateId(MemberId),
-    /// Two members have one address.
+    /// Two members have the same address.
     #[error("duplicate address {0}: give each member an address of its own")]
     DuplicateAddress(String),
     /// An address is empty, longer than 255 bytes, or contains spaces. (The transport checks the rest when a node
@@ -84,11 +84,11 @@ pub enum ConfigError {
         "{witnesses} of {members} members are witnesses: at most {most} can be, so that every write reaches a data member"
     )]
     TooManyWitnesses {
-        /// How many were given.
+        /// The number of witnesses in the configuration.
         witnesses: usize,
-        /// Of how many members.
+        /// The number of all members.
         members: usize,
-        /// How many are allowed.
+        /// The greatest number of witnesses allowed.
         most: usize,
     },
     /// The node's own id is not among the members.
@@ -97,7 +97,7 @@ pub enum ConfigError {
     /// A limit or time-out is outside its range.
     #[error("{name} is {value}: it must be {range}")]
     Range {
-        /// Which setting.
+        /// The name of the setting.
         name: &'static str,
         /// What was given.
         value: String,
@@ -172,7 +172,7 @@ impl Cluster {
         self.members.len() / 2 + 1
     }
 
-    /// The nack quorum: if this many members never held an entry, it was not committed.
+    /// The nack quorum: if this many members never held an entry, the entry was not committed.
     #[must_use]
     pub fn nack_quorum(&self) -> usize {
         self.members.len() - self.replication_quorum() + 1
@@ -191,9 +191,9 @@ impl Cluster {
         data.nth(usize::try_from(turn).expect("below 15")).expect("a cluster has a data member").id
     }
 
-    /// A hash of the name, the ids of the members and their roles; members whose fingerprints differ refuse each other.
-    /// Addresses are not part of it: the protocol counts votes by ids, and addresses may change or differ between
-    /// members.
+    /// A hash of the name, the ids of the members and their roles. Members whose fingerprints differ refuse each other.
+    /// The hash does not cover addresses, because the protocol counts votes by ids, and addresses may change or differ
+    /// between members.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
@@ -298,8 +298,8 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
 const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 
 /// Time-outs and limits of a node. Every option has a default, a range and a setter. A node checks the ranges when it
-/// starts, and [`checked`](Self::checked) does so before. Some options are fixed when the cluster forms. The others may
-/// differ between members, and may change with every restart: see [`OPTION_TABLE`].
+/// starts, and [`checked`](Self::checked) checks them earlier. Some options are fixed when the cluster forms. The
+/// others may differ between members, and may change with every restart: see [`OPTION_TABLE`].
 ///
 /// ```
 /// # use kv_core::Options;
@@ -312,9 +312,9 @@ const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 pub struct Options {
     /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
-    /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts to the silences
-    /// that it observes, between this and [`failure_timeout_max`](field@Self::failure_timeout_max). Default 150 ms; at
-    /// least 3 heartbeats, at most 60 s.
+    /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts its time-out to
+    /// the silences that it observes, between this value and [`failure_timeout_max`](field@Self::failure_timeout_max).
+    /// Default 150 ms; at least 3 heartbeats, at most 60 s.
     pub failure_timeout_min: Duration,
     /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least
     /// `failure_timeout_min`, at most 120 s.
@@ -325,18 +325,20 @@ pub struct Options {
     /// `failure_timeout_max`.
     ///
     /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member
-    /// must run within 10 % of the true rate, also while the process or the machine pauses. (On Linux, kv uses a clock
+    /// must run within 10 % of the true rate, even while the process or the machine pauses. On Linux, kv uses a clock
     /// that also runs while the machine is suspended. But the clock of a virtual machine stops while the host pauses
-    /// it: do not use read leases on such a machine.) Wall clocks do not matter. Writes do not depend on this.
+    /// the virtual machine, so do not use read leases if the host may do that. Wall clocks do not matter. Writes do not
+    /// depend on clocks.
     ///
     /// A read lease delays the replacement of a crashed primary by up to this time. A primary that only falls silent is
-    /// replaced without delay if the lease is not longer than `failure_timeout_min`: it has ended when the backups stop
-    /// waiting. A read lease never delays a handover. A member that has just started takes part in no view change for
-    /// this time.
+    /// replaced without delay if the lease is not longer than `failure_timeout_min`, because the lease has then ended
+    /// when the backups stop waiting. A read lease never delays a handover. A member that has just started takes part
+    /// in no view change for this time.
     pub read_lease: Duration,
-    /// How far wall clocks may be set forward while all members are down, without making anything expire early. Wall
-    /// clocks are used only after all members were down, to find out how long they were down. Leases and keys with a
-    /// time to live then expire late by up to this time. It may differ between members. Default 5 s; at most 1 h.
+    /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
+    /// Wall clocks are used only after all members were down, to find out for how long. After that, leases and keys
+    /// with a time to live expire late by up to this time. This value may differ between members. Default 5 s; at most
+    /// 1 h.
     pub wall_clock_allowance: Duration,
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
     pub pipeline_depth: u32,
@@ -365,8 +367,8 @@ pub struct Options {
     pub scrub_bytes_per_second: u64,
     /// Most memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
-    /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms.
-    /// Default 10,000; 1 to 1,000,000.
+    /// Most client sessions. A further session evicts the session that has been silent longest. Fixed when the cluster
+    /// forms. Default 10,000; 1 to 1,000,000.
     pub max_sessions: usize,
     /// A session expires after this much silence, by the timestamps of the log. Fixed when the cluster forms. Default
     /// 10 min; 1 s to 30 days.
@@ -377,25 +379,25 @@ pub struct Options {
     /// cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
     /// Keep at most this many bytes of past values. A change counts as the sum of 64 bytes, twice the size of the key,
-    /// and the size of the value that it replaced. The oldest are removed first. Fixed when the cluster forms. Default
-    /// 64 MiB; 0 (none) to 1 TiB.
+    /// and the size of the value that it replaced. The oldest values are removed first. Fixed when the cluster forms.
+    /// Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
     /// Most leases. Further requests for a lease are refused until one ends. Fixed when the cluster forms. Default
     /// 10,000; 0 to 1,000,000.
     pub max_leases: usize,
-    /// Most client connections. One client (by the name in its certificate, or by its address without TLS) gets at most
-    /// eight ninths of them. Default 1,024; 1 to 100,000.
+    /// Most client connections. One client gets at most eight ninths of them. A client is identified by the name in its
+    /// certificate or, without TLS, by its address. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
-    /// Most client connections accepted per second. Connections beyond that are closed immediately, and the clients
-    /// retry. Default 1,000; 1 to 1,000,000.
+    /// Most client connections accepted per second. Further connections are closed immediately, and the clients retry.
+    /// Default 1,000; 1 to 1,000,000.
     pub max_accepts_per_second: u32,
     /// Most memory for all client connections together, in bytes: for requests that are being received or are in
-    /// flight, and for answers that are not yet written. When it is used up, requests wait or are answered
+    /// flight, and for answers that are not yet written. When this memory is used up, requests wait or are answered
     /// `Overloaded`. One client gets at most two thirds of it. Default 256 MiB; 16 MiB to 1 TiB, and at least 10 x
     /// (`max_key_bytes` + `max_value_bytes`).
     pub client_memory_bytes: usize,
-    /// Close a client connection that was silent for this long. Clients learn this time when they connect, and send
-    /// heartbeats within it. Default 60 s; 1 s to 1 day.
+    /// Close a client connection that has been silent for this long. Clients learn this time when they connect, and
+    /// send heartbeats within it. Default 60 s; 1 s to 1 day.
     pub client_idle_timeout: Duration,
 }
 
@@ -495,8 +497,8 @@ impl Options {
 }
 
 impl Options {
-    /// The most bytes that an encoded request can have. That is the largest put with the largest value in its
-    /// condition, or the largest transaction with the overhead of its parts.
+    /// The most bytes that an encoded request can have. The longest request is the largest put with the largest value
+    /// in its condition, or the largest transaction with the overhead of its parts.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

@@ -27,15 +27,15 @@ pub enum ConnectError {
     /// The cluster has no data member, so no member can serve a client.
     #[error("{address} reports no member that holds data")]
     NoDataMember {
-        /// Who was asked.
+        /// The address of the member that was asked.
         address: String,
     },
     /// An address was given for a member that does not exist.
     #[error("the cluster has no member {id}, according to {address}: use the ids of its members")]
     UnknownMember {
-        /// The id.
+        /// The id that was given.
         id: MemberId,
-        /// Who was asked.
+        /// The address of the member that was asked.
         address: String,
     },
     /// No member answered in time.
@@ -60,16 +60,16 @@ pub enum WriteError {
     ConditionFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
-        /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state that made
-        /// it fail.
+        /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state in which
+        /// the condition did not hold.
         revision: Revision,
     },
     /// The transaction requires a lock ([`Lock::transaction`](crate::client::Lock::transaction),
-    /// [`Transaction::fenced`](crate::client::Transaction::fenced)) that was released or lost before. Nothing was
-    /// changed.
+    /// [`Transaction::fenced`](crate::client::Transaction::fenced)) that was released or lost before the transaction
+    /// was applied. Nothing was changed.
     #[error("the lock was no longer held at revision {revision}: nothing was changed")]
     LockLost {
-        /// The revision at which it was checked. A read with `.at_least(revision)` sees that state.
+        /// The revision at which the lock was checked. A read with `.at_least(revision)` sees that state.
         revision: Revision,
     },
     /// The key is empty or too long. Nothing was changed.
@@ -101,16 +101,16 @@ pub enum WriteError {
         step: usize,
         /// Why it failed.
         why: StepFailure,
-        /// The revision at which it failed. A read with `.at_least(revision)` sees the state that made it fail.
+        /// The revision at which the step failed. A read with `.at_least(revision)` sees the state that made it fail.
         revision: Revision,
     },
-    /// The cluster refuses the request. Nothing was changed. The text is the member's.
+    /// The cluster refuses the request. Nothing was changed. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
     /// The write was not applied and will not be. The same call may succeed later.
     #[error("not applied: {0}")]
     NotApplied(Cause),
-    /// It is unknown whether the write was applied, or will be. It is applied at most once.
+    /// It is unknown whether the write was applied or will be applied. It is applied at most once.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(Cause),
     /// The client was closed. Nothing was changed.
@@ -140,7 +140,7 @@ impl WriteError {
         matches!(self, Self::NotApplied(_) | Self::StepFailed { why: StepFailure::Busy, .. })
     }
 
-    /// Returns whether the write may have been applied, or may still be.
+    /// Returns whether the write may have been applied, or may still be applied.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
@@ -191,7 +191,8 @@ impl LockError {
         matches!(self, Self::Held)
     }
 
-    /// Returns whether the same call may succeed later: another client held the lock, or no member could be asked.
+    /// Returns whether the same call may succeed later, because another client held the lock or no member could be
+    /// asked.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -201,7 +202,7 @@ impl LockError {
         }
     }
 
-    /// Whether the lease ended while it was waited for.
+    /// Whether the lease ended while the client waited for the lock.
     pub(crate) const fn is_lease_ended(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_lease_ended())
     }
@@ -227,31 +228,32 @@ pub enum ReadError {
     Key {
         /// Its length in bytes.
         len: usize,
-        /// The greatest value allowed.
+        /// The greatest length allowed, in bytes.
         max: usize,
     },
     /// The range of keys, or the number of keys, is not allowed.
     #[error(transparent)]
     Malformed(RequestError),
-    /// The read may only be answered by this member, and the cluster has no such member.
+    /// The read was restricted to this member, and the cluster has no such member.
     #[error("the cluster has no member {0}: kv status lists its members")]
     UnknownMember(MemberId),
-    /// The read may only be answered by this member, which is a witness.
+    /// The read was restricted to this member, which is a witness.
     #[error("member {0} is a witness, which holds no data: ask a data member")]
     Witness(MemberId),
-    /// The cluster refuses the read. The text is the member's.
+    /// The cluster refuses the read. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
     /// The revision is no longer kept.
     #[error("the revision is compacted: the oldest readable revision is {oldest}")]
     Compacted {
-        /// The oldest one that the asked member can read.
+        /// The oldest revision that the asked member can read.
         oldest: Revision,
     },
-    /// The revision does not exist yet. For a local read, it may also be that the member has not received it yet.
+    /// The revision does not exist yet. After a local read, it may also mean that the revision exists but the member
+    /// has not received it yet.
     #[error("the revision does not exist yet: the newest revision is {newest}")]
     Future {
-        /// The newest one that the asked member can read.
+        /// The newest revision that the asked member can read.
         newest: Revision,
     },
     /// The read was not answered in time. The same call may succeed later.
@@ -289,8 +291,8 @@ impl ReadError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WatchError {
-    /// Some of the changes that the watch needs are no longer kept. To continue, read the present state and watch the
-    /// changes after it, with [`Watch::follow`](crate::client::Watch::follow).
+    /// Some of the changes that the watch needs are no longer kept. To continue, use
+    /// [`Watch::follow`](crate::client::Watch::follow), which reads the present state and watches the changes after it.
     #[error("history compacted: changes are available only after revision {oldest}")]
     Compacted {
         /// All changes after this revision are kept.
@@ -299,7 +301,7 @@ pub enum WatchError {
     /// The range of keys is not allowed.
     #[error(transparent)]
     Malformed(RequestError),
-    /// The cluster refuses it. The text is the member's.
+    /// The cluster refuses the watch. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
     /// [`Watch::follow`](crate::client::Watch::follow) could not read the present state.

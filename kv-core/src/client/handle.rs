@@ -162,8 +162,8 @@ impl Client {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Adds to a counter, a key whose value is a whole number in decimal digits; an absent one counts as 0. Await the
-    /// builder to run it.
+    /// Adds to a counter. A counter is a key whose value is a whole number in decimal digits, and an absent key counts
+    /// as 0. Await the builder to run it.
     pub fn add(&self, key: impl AsRef<[u8]>, by: i64) -> Add {
         Add::new(self.clone(), key.as_ref(), by)
     }

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// A transaction: conditions, the steps to run if all of them hold, and the steps to run otherwise. Created by
 /// [`Client::transaction`], run by awaiting it. It is applied as a whole, at one revision and once, or not at all.
 ///
-/// Conditions and steps, including those that read, see the state before the transaction. Two steps of the same list
-/// must not change the same key.
+/// All conditions and steps see the state before the transaction, even steps that read. Two steps of the same list must
+/// not change the same key.
 ///
 /// # Limits
 /// | what | at most |
@@ -25,15 +25,15 @@ use std::time::Duration;
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
 /// | keys and values together | 2 x (the largest key + the largest value), or 4 KiB if that is more |
-/// | data that is read | the largest key, the largest value and 256 KiB. A record counts 128 bytes more than its key and value, and a step 16 bytes |
+/// | data that is read | the largest key + the largest value + 256 KiB. A record counts as its key, its value and 128 bytes, and a step as 16 bytes |
 ///
 /// A transaction that would read more changes nothing, and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has
-/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). Two
-/// conditions must hold for this: the answer was lost in a failover, or clients left more answers unread than members
-/// hold for them (64 MiB for one client); and other transactions read that much in the meantime.
+/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This takes
+/// two events. First, the answer is lost: in a failover, or because clients leave more answers unread than members hold
+/// for them (64 MiB for one client). Second, the results of other transactions fill the store before the retry arrives.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -50,7 +50,7 @@ use std::time::Duration;
 pub struct Transaction {
     client: Client,
     transaction: TransactionRequest,
-    /// Whether further steps belong to the case that a condition does not hold.
+    /// Whether further steps belong to the list that is run if a condition does not hold.
     otherwise: bool,
     deadline: Option<Duration>,
 }
@@ -65,7 +65,7 @@ pub struct Transacted {
     pub results: Vec<StepResult>,
     /// The revision of the transaction, which is now the `modified` revision of each key that it set.
     pub revision: Revision,
-    /// When it was applied, on the cluster's clock.
+    /// When the transaction was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -136,8 +136,8 @@ impl Transaction {
     }
 
     /// Step: adds to a counter, a key whose value is a 64-bit integer in decimal digits. An absent key counts as 0. If
-    /// the value is not such a number, or the sum does not fit, the transaction changes nothing. The key keeps its time
-    /// to live or lease.
+    /// the value is not such a number, or the sum does not fit into 64 bits, the transaction changes nothing. The key
+    /// keeps its time to live or lease.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
         self.step(TransactionStep::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
     }
@@ -161,7 +161,7 @@ impl Transaction {
         self.step(TransactionStep::Scan { from, to, limit })
     }
 
-    /// Runs the following steps if a condition does not hold.
+    /// Adds the following steps to the list that is run if a condition does not hold.
     pub fn otherwise(mut self) -> Self {
         self.otherwise = true;
         self
@@ -181,8 +181,8 @@ impl IntoFuture for Transaction {
     /// Runs the transaction.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the transaction may have been applied, or may still be, once. Nothing
-    /// else is affected.
+    /// Dropping the future stops the retries. The transaction may have been applied, or may still be applied, at most
+    /// once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, transaction, otherwise: _, deadline } = self;
         Box::pin(async move {
@@ -192,7 +192,7 @@ impl IntoFuture for Transaction {
                 Effect::Transacted { succeeded, results } => {
                     Ok(Transacted { succeeded, results, revision, timestamp })
                 }
-                // The only condition of a transaction that leads to an error.
+                // The condition of `fenced`, which is the only one that leads to an error.
                 Effect::ConditionFailed { .. } => Err(WriteError::LockLost { revision }),
                 effect => Err(failure(revision, effect)),
             }

@@ -17,16 +17,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// The deadline of one watch call; then the next one is made.
+/// The deadline of one watch call. After that, the client makes the next call.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Watches the changes in a range: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run
 /// by [`stream`](Self::stream) or [`follow`](Self::follow).
 ///
 /// # Limits
-/// A member serves up to 512 watches of one client and its clones. A further one ends with [`WatchError::Refused`],
-/// even if it moved there from a member that failed. Waiting for a [lock](Client::lock) uses a watch, too. For more,
-/// connect more clients.
+/// A member serves up to 512 watches of one client and its clones. A further watch ends with [`WatchError::Refused`],
+/// even if it moves to this member because another member failed. Waiting for a [lock](Client::lock) uses a watch, too.
+/// For more, connect more clients.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -65,8 +65,9 @@ impl Watch {
     }
 
     /// Starts with the first change after this revision. By default, a watch starts when a member receives its first
-    /// request, which is sent when the stream is first polled; it may include changes of other clients from shortly
-    /// before. To miss nothing after a certain point, give its revision, or use [`follow`](Self::follow).
+    /// request, which the client sends when the stream is first polled. The watch may include changes that other
+    /// clients made shortly before. To miss no change after a certain point, give the revision of that point, or use
+    /// [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
         self.after = Some(revision.sendable());
         self
@@ -78,12 +79,13 @@ impl Watch {
         self
     }
 
-    /// Returns the changes as a stream: each exactly once, in the order of revisions and, within a revision, of keys.
-    /// It continues through failovers, restarts and broken connections, and ends after the first error.
+    /// Returns the changes as a stream. The stream returns each change exactly once, in the order of revisions, and in
+    /// the order of keys within a revision. It continues through failovers, restarts and broken connections, and ends
+    /// after the first error.
     ///
-    /// Any data member serves it, from committed data. While no data member can be reached, or the cluster has no
-    /// primary, the stream returns nothing. Members keep a limited number of past changes. If the stream needs older
-    /// ones, it ends with [`WatchError::Compacted`]; it never leaves out a change silently.
+    /// Any data member serves the stream, from committed data. While no data member can be reached, or the cluster has
+    /// no primary, the stream returns nothing. Members keep a limited number of past changes. If the stream needs older
+    /// changes, it ends with [`WatchError::Compacted`]. It never leaves out a change silently.
     ///
     /// The client fetches at most one answer (about a megabyte) ahead, so the consumer may be as slow as it likes.
     ///
@@ -153,7 +155,8 @@ impl WatchTask {
         self.complete.store(self.cursor.complete().get(), Ordering::Relaxed);
     }
 
-    /// All received events have been taken: requests changes, until there are some or the member reports its position.
+    /// Requests changes, after all received events have been taken. Returns when there are events, or when the member
+    /// has reported its position.
     async fn ask(&mut self) -> Result<(), WatchError> {
         self.publish_progress();
         self.cursor.check(self.client.limits().sizes()).map_err(WatchError::Malformed)?;
@@ -178,7 +181,7 @@ impl WatchStream {
     /// Once, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
-    /// Cancel safe: the next call returns what was not returned.
+    /// Cancel safe: no item is lost. The next call returns it.
     pub async fn next(&mut self) -> Option<Result<Event, WatchError>> {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
@@ -186,7 +189,7 @@ impl WatchStream {
     /// Returns the last revision of which all events were taken from the stream. A new watch [after](Watch::after) this
     /// revision continues without a gap. The revision advances with the last event of each revision (a revision that
     /// changed several keys has several events). It also advances about every half a minute while nothing in the range
-    /// changes. It is 0 until a member has answered a watch without a given revision.
+    /// changes. If the watch was started without a revision, this is 0 until a member has answered.
     #[must_use]
     pub fn complete(&self) -> Revision {
         Revision::new(self.complete.load(Ordering::Relaxed))
@@ -239,7 +242,7 @@ impl Follow {
     /// Once, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
-    /// Cancel safe: the next call returns what was not returned.
+    /// Cancel safe: no item is lost. The next call returns it.
     pub async fn next(&mut self) -> Option<Result<Update, WatchError>> {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }

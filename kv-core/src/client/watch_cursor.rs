@@ -1,5 +1,5 @@
-//! A watch between two answers: what it asks next, and what an answer means for it. Pure, like
-//! [`ClientProtocol`](super::ClientProtocol), which runs its calls.
+//! The state of a watch between two answers. It determines the next request and processes the answer. Like
+//! [`ClientProtocol`](super::ClientProtocol), which runs its calls, it does no I/O.
 
 use super::call::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;
@@ -24,12 +24,12 @@ impl WatchCursor {
         Self { query, prefer: None, waiting: VecDeque::new() }
     }
 
-    /// Checks that its range is within the limits.
+    /// Checks that the range of the watch is within the limits.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         self.query.check(limits)
     }
 
-    /// The next call. It asks `local` first, if no member has answered yet.
+    /// The next call. If no member has answered yet, the call asks `local` first.
     pub fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
     }
@@ -44,14 +44,15 @@ impl WatchCursor {
         self.waiting.pop_front()
     }
 
-    /// All events up to this revision were taken, whether there were any or not. 0 if the watch began without a
+    /// The revision up to which all events, if there were any, have been taken. This is 0 if the watch began without a
     /// position and no member has answered yet.
     pub fn complete(&self) -> Revision {
         let place = || self.place().map_or(Revision::ZERO, Position::behind);
         self.waiting.front().map_or_else(place, |next| next.revision.back(1))
     }
 
-    /// The call has ended: there may be events now. Otherwise make the next call.
+    /// Processes the result of a call. Afterwards, take the events that have arrived, or make the next call if there
+    /// are none.
     ///
     /// # Errors
     /// If the watch has ended.
@@ -67,7 +68,7 @@ impl WatchCursor {
             Err(
                 CallError::NotApplied(Cause::Refused(why)) | CallError::OutcomeUnknown(Cause::Refused(why)),
             ) => Err(WatchError::Refused(why)),
-            // Try again, as long as the watch is used.
+            // The next call tries again, as long as the watch is used.
             Ok(_) | Err(_) => Ok(()),
         }
     }

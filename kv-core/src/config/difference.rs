@@ -1,12 +1,12 @@
-//! Finds out how a member list differs of which only the fingerprint is known.
+//! Finds out how two member lists differ, if only the fingerprint of one of them is known.
 
 use super::{Role, fingerprint_of};
 use crate::ids::{Hash, MemberId};
 use std::collections::BTreeMap;
 
-/// Describes how the member list with the fingerprint `other` differs from `members`, if it differs in one member. A
-/// hash reveals nothing, so this tries all such lists. The description begins with a colon, and continues a sentence.
-/// Otherwise it is empty.
+/// Describes how the member list with the fingerprint `other` differs from `members`, if the two lists differ in one
+/// member. A hash does not reveal the list, so this tries every list that differs in one member. The description begins
+/// with a colon, and continues a sentence. If no such list has the fingerprint, the description is empty.
 pub(crate) fn difference(name: &str, members: &BTreeMap<MemberId, Role>, other: Hash) -> String {
     found(name, members, other).map_or_else(String::new, |difference| format!(": {difference}"))
 }

@@ -13,11 +13,12 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Scope {
-    /// Affects the outcome of requests, or a proof of the protocol depends on it. It is stored when the cluster forms,
-    /// and is the same on all members and after every restart. Another value is refused, with the name of the option.
+    /// The option affects the outcome of requests, or a proof of the protocol depends on it. It is stored when the
+    /// cluster forms, and is the same on all members and after every restart. A member refuses another value, and names
+    /// the option.
     Fixed,
-    /// May differ between members, and change with every restart. It affects when and how fast things happen, or how
-    /// much memory and disk space they take, but never the outcome of a request that is in the log.
+    /// The option may differ between members, and may change with every restart. It affects when and how fast things
+    /// happen, or how much memory and disk space they take, but never the outcome of a request that is in the log.
     Local,
 }
 
@@ -27,9 +28,10 @@ pub enum Scope {
 pub struct OptionRow {
     /// The name of its field in [`Options`].
     pub name: &'static str,
-    /// Whether it is fixed or local.
+    /// Whether the option is fixed or local.
     pub scope: Scope,
-    /// What it decides: for a fixed option, which outcomes it affects; for a local one, why it affects none.
+    /// What the option decides. For a fixed option, which outcomes it affects; for a local option, why it affects no
+    /// outcome.
     pub decides: &'static str,
 }
 
@@ -41,8 +43,9 @@ const fn local(name: &'static str, decides: &'static str) -> OptionRow {
     OptionRow { name, scope: Scope::Local, decides }
 }
 
-/// Every field of [`Options`], in its order. Fixed ones are compared at three places, the same way: the superblock when
-/// a directory is opened, the hello between members, and the checkpoint of a state that is opened or received.
+/// Every field of [`Options`], in the order of the fields. Fixed options are compared in three places: with the
+/// superblock when a directory is opened, in the hello between members, and with the checkpoint of a state that is
+/// opened or received.
 pub const OPTION_TABLE: &[OptionRow] = &[
     local("heartbeat", "how often the primary sends a heartbeat, and how long a vote to leave a view counts"),
     local(
@@ -155,7 +158,7 @@ impl FixedOptions {
         }
     }
 
-    /// Every option by its name, as it is written in a configuration.
+    /// The name of every option, and its value as written in a configuration.
     fn named(&self) -> [(&'static str, String); 10] {
         // Without `..`, so that a new option does not compile until it is named here.
         let Self {

@@ -87,12 +87,12 @@ impl<T> TypedGet<T> {
         self.with(Get::local)
     }
 
-    /// Reads the state of some member once it has applied this revision or a later one: see [`Get::at_least`].
+    /// Reads the state of some member that has applied this revision or a later one: see [`Get::at_least`].
     pub fn at_least(self, revision: Revision) -> Self {
         self.with(|get| get.at_least(revision))
     }
 
-    /// Reads the state of some member if it is not older than this: see [`Get::max_staleness`].
+    /// Reads the state of some member if the state is not older than this: see [`Get::max_staleness`].
     pub fn max_staleness(self, bound: Duration) -> Self {
         self.with(|get| get.max_staleness(bound))
     }
@@ -117,7 +117,7 @@ impl<T: DeserializeOwned> TypedGet<T> {
     /// Runs the read, and also returns the revision at which it was read: see [`Get::with_revision`].
     ///
     /// # Errors
-    /// As the read itself.
+    /// As for the read itself.
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -20,10 +20,10 @@ use std::ops::Deref;
 use tokio::time::Instant;
 
 /// The keys that begin with a prefix, with values of type `T` stored as JSON: created by [`Client::typed`]. `kv get`
-/// prints them, and programs in other languages can read them. To add a field later, use `#[serde(default)]`.
+/// prints the values, and programs in other languages can read them. To add a field later, use `#[serde(default)]`.
 ///
 /// Keys are given and returned without the prefix. A clone is cheap. All calls have the guarantees and limits of the
-/// client. Each can have its own options and deadline; the default deadline is that of the client.
+/// client. Each call can have its own options and deadline. The default deadline is the client's.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::client::TypedError> {
@@ -67,13 +67,13 @@ pub struct Entry<T> {
     pub value: T,
     /// The revision at which the key was created.
     pub created: Revision,
-    /// The revision at which it was last changed: for [`Typed::replace`].
+    /// The revision at which the key was last changed, which [`Typed::replace`] compares.
     pub modified: Revision,
-    /// How often it was written since it was created.
+    /// How often the key was written since it was created.
     pub version: u64,
-    /// When it expires, on the cluster's clock, if it has a time to live.
+    /// When the key expires, on the cluster's clock, if it has a time to live.
     pub expires: Option<Timestamp>,
-    /// The lease that it belongs to.
+    /// The lease that the key belongs to.
     pub lease: Option<LeaseId>,
 }
 
@@ -133,7 +133,7 @@ impl TypedError {
         }
     }
 
-    /// Returns whether the write may have been applied, or may still be.
+    /// Returns whether the write may have been applied, or may still be applied.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(self, Self::Write(error) if error.outcome_unknown())
@@ -172,16 +172,16 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         self.put(key, value).if_revision(seen.modified)
     }
 
-    /// Changes a value: calls `change` with the present value, and writes what it returns. `None` stands for a key that
-    /// does not exist, and returning it removes the key. If another client changes the value in the meantime, `change`
-    /// is called again with the new value. Returns the value that was written. A time to live or a lease of the old
-    /// value does not apply to it.
+    /// Changes a value: calls `change` with the present value, and writes the value that `change` returns. `change`
+    /// gets `None` if the key does not exist, and returns `None` to remove the key. If another client changes the value
+    /// in the meantime, `change` is called again with the new value. Returns the value that was written. A time to live
+    /// or a lease of the old value does not apply to the new value.
     ///
     /// # Errors
     /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the change may have been applied, or may still be, once.
+    /// Dropping the future stops the retries. The change may have been applied, or may still be applied, at most once.
     pub async fn update(
         &self,
         key: impl AsRef<[u8]>,

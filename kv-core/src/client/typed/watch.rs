@@ -15,9 +15,9 @@ use std::task::{Context, Poll};
 /// Watches values: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or
 /// [`follow`](Self::follow). It has the guarantees of a [`Watch`].
 ///
-/// A value of another type yields [`TypedError::Decode`] in its place, and the stream continues. After any other error
-/// it ends. If [previous values](Self::previous) are included, a change of a value of another type yields `Decode` too,
-/// whatever the new value is.
+/// For a value of another type, the stream returns [`TypedError::Decode`] and continues. After any other error, the
+/// stream ends. If [previous values](Self::previous) are included, an event whose previous value has another type is
+/// also returned as `Decode`, whatever the new value is.
 #[must_use = "nothing is followed before this is run"]
 pub struct TypedWatch<T> {
     watch: Watch,
@@ -59,7 +59,7 @@ pub enum TypedUpdate<T> {
         /// The value.
         entry: Entry<T>,
     },
-    /// All present values have been returned: they are the content at this revision.
+    /// All present values have been returned. They are the content of the range at this revision.
     UpToDate {
         /// The revision whose events are complete.
         revision: Revision,
@@ -129,7 +129,7 @@ impl<I> TypedStream<I> {
     /// See [`TypedWatch`].
     ///
     /// # Cancel safety
-    /// Cancel safe: the next call returns what was not returned.
+    /// Cancel safe: no item is lost. The next call returns it.
     pub async fn next(&mut self) -> Option<Result<I, TypedError>> {
         self.inner.next().await
     }

@@ -181,7 +181,7 @@ impl WatchStream {
     /// Once, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
-    /// Cancel safe: no item is lost. The next call returns it.
+    /// Cancel safe: a cancelled call loses no item.
     pub async fn next(&mut self) -> Option<Result<Event, WatchError>> {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
@@ -242,7 +242,7 @@ impl Follow {
     /// Once, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
-    /// Cancel safe: no item is lost. The next call returns it.
+    /// Cancel safe: a cancelled call loses no item.
     pub async fn next(&mut self) -> Option<Result<Update, WatchError>> {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }

@@ -11,9 +11,9 @@ use std::time::Duration;
 /// From a client to a member.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClientMessage {
-    /// The client's number for this attempt, which the answer contains. It grows on a connection. A member ignores a
-    /// message whose number is not above all before it, so that `NotPrimary` and similar answers are final for an
-    /// attempt.
+    /// The client's number for this attempt, which the answer contains. The numbers on a connection grow. A member
+    /// ignores a message whose number is not greater than all earlier ones, so that `NotPrimary` and similar answers
+    /// are final for an attempt.
     pub call: u64,
     /// The call.
     pub what: ClientCall,
@@ -31,15 +31,15 @@ pub enum ClientCall {
         /// What to read.
         query: Query,
     },
-    /// Which changes has a range had since a position in the history? Answered when there are some, or after half a
-    /// minute.
+    /// Return the changes of a range since a position in the history. The member answers when there are changes, or
+    /// after half a minute.
     Watch(WatchQuery),
-    /// The `Watch` with this number is cancelled. There is no answer.
+    /// Cancel the `Watch` with this number. There is no answer.
     Unwatch {
-        /// Its call number, on the same connection.
+        /// The call number of the watch, on the same connection.
         call: u64,
     },
-    /// What is the status of this member?
+    /// Return the status of this member.
     Status,
     /// Hand over the primary role, if this member has it.
     Handover,
@@ -54,11 +54,12 @@ pub enum ReadMode {
     Linearizable,
     /// Any state that the member has applied: may be stale.
     Local,
-    /// The state of the member once it has applied this revision or a later one. It waits at most a second for it.
+    /// The state of the member once it has applied this revision or a later one. The member waits at most a second for
+    /// the revision.
     AtLeast(Revision),
     /// The state must contain every write that was acknowledged this long before the read arrived, in true time (rule
-    /// R4). Answered by any member that can prove it, and always by the primary, which if necessary asks a quorum, as
-    /// for a linearizable read.
+    /// R4). Any member that can prove this answers. The primary always answers. If necessary, it asks a quorum, as for
+    /// a linearizable read.
     MaxStaleness(Duration),
 }
 
@@ -86,11 +87,11 @@ pub enum Query {
         from: Bytes,
         /// The end (exclusive); `None` for the end of the key space.
         to: Option<Bytes>,
-        /// At most this many. The member may return fewer and report that there are more.
+        /// The most records to return. The member may return fewer and report that there are more.
         limit: u32,
         /// Whether to begin at the end.
         reverse: bool,
-        /// Whether the values are left out: they are empty.
+        /// Whether to leave out the values. They are then empty.
         keys_only: bool,
         /// The revision to read at; `None` for the newest.
         at: Option<Revision>,
@@ -101,11 +102,11 @@ impl Query {
     /// The most keys in one read.
     pub const MAX_KEYS: usize = 1000;
 
-    /// Checks that the query is within the limits. The client checks it, and the member when it arrives, because a
-    /// waiting query holds memory.
+    /// Checks that the query is within the limits. The client checks a query before it sends it. The member checks it
+    /// on arrival, because a waiting query holds memory.
     ///
     /// # Errors
-    /// [`RequestError`] names the part that is not.
+    /// [`RequestError`] names the part that exceeds a limit.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         /// The overhead of each of several keys, in bytes.
         const OVERHEAD: usize = 8;
@@ -137,16 +138,16 @@ impl Query {
 pub struct Record {
     /// The value.
     pub value: Bytes,
-    /// The revision at which the key was created (since it last did not exist).
+    /// The revision at which the key was created. If it was removed and created again, the last creation counts.
     pub created: Revision,
-    /// The revision at which it was last changed.
+    /// The revision at which the key was last changed.
     pub modified: Revision,
-    /// How many times it was put since it was created; 1 after the first put.
+    /// How many times the key was put since it was created; 1 after the first put.
     pub version: u64,
-    /// When it expires, on the cluster's clock, if it has a time to live. It is removed then or a little later, never
-    /// earlier, and exists until then.
+    /// When the key expires, on the cluster's clock, if it has a time to live. The key is removed at this time or a
+    /// little later, never earlier. It exists until it is removed.
     pub expires: Option<Timestamp>,
-    /// The lease that it belongs to.
+    /// The lease that the key belongs to.
     pub lease: Option<LeaseId>,
 }
 
@@ -171,11 +172,11 @@ pub struct Event {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// It was set.
+    /// The key was set.
     Put,
-    /// It was removed.
+    /// The key was removed.
     Deleted,
-    /// It was removed because it has expired.
+    /// The key was removed because it had expired.
     Expired,
 }
 
@@ -197,7 +198,7 @@ pub struct ServerMessage {
 /// The answer to a call.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// The write was applied: its stored outcome, or why it has none.
+    /// The write was applied. Contains its stored outcome, or the reason why it has none.
     Written(Result<Outcome, Rejection>),
     /// The answer to [`Query::Get`].
     Value {
@@ -208,11 +209,11 @@ pub enum Answer {
     },
     /// The answer to [`Query::Scan`] and [`Query::Many`].
     Records {
-        /// Keys and records in order. May be empty although the range continues, because the work for one answer is
-        /// limited.
+        /// Keys and records in order. The list may be empty although the range continues, because the work for one
+        /// answer is limited.
         records: Vec<(Bytes, Record)>,
-        /// Where the range continues: the first key of the next call, or in reverse its (exclusive) end. `None` if this
-        /// was all.
+        /// Where the next call begins: at this first key or, in a reverse scan, at this exclusive end. `None` if there
+        /// is no more.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
@@ -222,7 +223,8 @@ pub enum Answer {
         /// The oldest revision that this member can read.
         oldest: Revision,
     },
-    /// This member has not applied the requested revision. It may not exist yet, or be applied elsewhere.
+    /// This member has not applied the requested revision. The revision may not exist yet, or only other members may
+    /// have applied it.
     Future {
         /// The newest revision that this member can read.
         newest: Revision,
@@ -233,25 +235,25 @@ pub enum Answer {
         events: Vec<Event>,
         /// The position to continue at, on any member. It advances even if nothing in the range has changed.
         next: Position,
-        /// Whether there may be more now.
+        /// Whether there may be more events now.
         more: bool,
     },
     /// The answer to [`ClientCall::Status`].
     Status(Box<MemberStatus>),
-    /// Done (a handover was started, or was not needed).
+    /// A handover was started, or was not needed.
     Done,
     /// This member is not the serving primary. The call was **not** proposed here.
     NotPrimary {
-        /// The member that probably is.
+        /// The member that is probably the serving primary.
         hint: Option<MemberId>,
     },
-    /// The call was proposed here, and then this member lost the primary role: the outcome is unknown. Retry with the
-    /// same number.
+    /// The call was proposed here, and then this member lost the primary role. The outcome is unknown. Retry with the
+    /// same request number.
     Abandoned,
     /// Too much is in flight. The call was **not** proposed here.
     Overloaded,
-    /// The call exceeds a limit, or asks a witness for data. It was **not** proposed. The text names the limit and what
-    /// to do.
+    /// The call exceeds a limit, or asks a witness for data. The call was **not** proposed. The text names the limit
+    /// and what to do.
     Refused(String),
 }
 
@@ -261,13 +263,13 @@ pub enum Answer {
 pub struct MemberStatus {
     /// Its id.
     pub id: MemberId,
-    /// What it keeps.
+    /// The role of the member.
     pub role: Role,
     /// What it is doing.
     pub state: MemberState,
     /// Its view.
     pub view: View,
-    /// The primary that it knows to serve.
+    /// The serving primary, as far as the member knows.
     pub primary: Option<MemberId>,
     /// The last op of its log.
     pub head: Op,
@@ -279,12 +281,12 @@ pub struct MemberStatus {
     pub revision: Revision,
     /// Its durable checkpoint.
     pub checkpoint: Op,
-    /// How long the last change of primary took, as seen here, in milliseconds: from the first suspicion until the new
-    /// primary served.
+    /// How long the last change of primary took, as this member saw it, in milliseconds. The time counts from the first
+    /// suspicion until the new primary served.
     pub last_failover_ms: Option<u64>,
-    /// If it is the primary: the progress of its peers.
+    /// If the member is the primary, the progress of its peers.
     pub peers: Vec<PeerStatus>,
-    /// Its clients, and the calls that it answered.
+    /// The clients of the member, and the calls that it answered.
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
@@ -295,19 +297,19 @@ pub struct MemberStatus {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MemberState {
-    /// It opens its data, or waits until all members have been seen once.
+    /// It opens its data, or waits for the cluster to form, until all members have been seen once.
     Forming,
     /// It serves as the primary.
     Primary,
     /// It follows a primary, or waits for one to serve.
     Backup,
-    /// It is in between two views.
+    /// It is changing from one view to the next.
     ViewChange,
     /// It replaces its log with the log of the view. It acknowledges nothing yet.
     CatchingUp,
     /// Its log is damaged. It votes, but acknowledges nothing until it has received the log from a primary.
     Damaged,
-    /// A state that only a newer version knows.
+    /// A state that this version does not know, from a newer version.
     #[serde(other)]
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! The lifetimes of keys: time to live, leases, and the request with which the primary removes what has expired.
+//! The lifetimes of keys: time to live, leases, and the request with which the primary removes expired keys and leases.
 
 use super::{Request, RequestError};
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
@@ -7,44 +7,44 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long a put keeps its key. By default, with neither field set, forever. A put without them also clears what an
-/// earlier put has set.
+/// How long a key is kept after a put. By default, with neither field set, the key is kept forever. A put with neither
+/// field also clears the lifetime that an earlier put has set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Lifetime {
-    /// At least this many milliseconds after the stamp of the put's entry.
+    /// The key is kept for at least this many milliseconds after the timestamp of the put's log entry.
     pub ttl_ms: Option<u64>,
-    /// As long as this lease: the key is removed when the lease ends.
+    /// The key is kept as long as this lease, and is removed when the lease ends.
     pub lease: Option<LeaseId>,
 }
 
 impl Lifetime {
-    /// For ever.
+    /// The key is kept forever.
     pub const FOREVER: Self = Self { ttl_ms: None, lease: None };
     /// The shortest time to live.
     pub const MIN_TTL_MS: u64 = 1;
     /// The longest time to live: a hundred years.
     pub const MAX_TTL_MS: u64 = 100 * 365 * 86_400_000;
 
-    /// For this time on the cluster's clock, rounded up to whole milliseconds.
+    /// The key is kept for this time on the cluster's clock, rounded up to whole milliseconds.
     #[must_use]
     pub fn ttl(ttl: Duration) -> Self {
         Self { ttl_ms: Some(millis(ttl)), lease: None }
     }
 
-    /// As long as this lease.
+    /// The key is kept as long as this lease.
     #[must_use]
     pub const fn lease(lease: LeaseId) -> Self {
         Self { ttl_ms: None, lease: Some(lease) }
     }
 
-    /// The same, with a lease id that can be sent.
+    /// Returns the same lifetime, with a lease id that can be sent.
     #[must_use]
     pub(crate) fn sendable(self) -> Self {
         Self { lease: self.lease.map(LeaseId::sendable), ..self }
     }
 
-    /// The stamp at which something ends that lasts `ttl_ms` from `stamp` on. It is a millisecond later, because stamps
-    /// are rounded down, and later by a thousandth of the time, because clocks differ (rule X1).
+    /// The timestamp at which a key or lease ends that lasts `ttl_ms` from `stamp` on. A millisecond is added, because
+    /// timestamps are rounded down. A thousandth of `ttl_ms` is added, because clocks differ (rule X1).
     #[must_use]
     pub(crate) fn deadline(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
         stamp.advance(ttl_ms).advance(ttl_ms.div_ceil(1000) + 1)
@@ -68,22 +68,22 @@ fn within(ms: u64, min: u64, max: u64) -> Result<(), RequestError> {
 /// A request about a lease. Keys belong to a lease, and its holder must renew it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LeaseCommand {
-    /// Creates a lease. Its id is this request's number in the log.
+    /// Creates a lease. The id of the lease is the number of this request among all requests in the log.
     Grant {
-        /// The lease ends no sooner than this after the entry in which it was last renewed, and soon after that.
+        /// The lease ends this long after the log entry in which it was last renewed, or a little later, never earlier.
         ttl_ms: u64,
     },
-    /// Renews it, even if its time is over, as long as it has not been ended.
+    /// Renews a lease that has not been ended, even if its time is over.
     KeepAlive {
         /// The lease to renew or end.
         lease: LeaseId,
     },
-    /// Ends it now. Its keys are removed at the same revision.
+    /// Ends a lease now. The keys of the lease are removed at the same revision.
     Revoke {
         /// The lease to renew or end.
         lease: LeaseId,
     },
-    /// Only returns its state.
+    /// Returns the state of a lease, and changes nothing.
     Info {
         /// The lease to inspect.
         lease: LeaseId,
@@ -113,7 +113,7 @@ pub enum LeaseFailure {
     /// There is no lease with this id: it has ended, or never existed.
     #[error("the lease has ended")]
     Unknown,
-    /// It has as many keys as a lease may have.
+    /// The lease has as many keys as a lease may have.
     #[error("the lease has {} keys, and no more are allowed", LeaseCommand::MAX_KEYS)]
     Full,
     /// The cluster has as many leases as it may have (`max_leases`).
@@ -125,17 +125,17 @@ pub enum LeaseFailure {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct LeaseInfo {
-    /// How long it lasts after each renewal, in milliseconds.
+    /// How long the lease lasts after each renewal, in milliseconds.
     pub ttl_ms: u64,
-    /// It ends once the cluster's clock has reached this, unless it is renewed.
+    /// The lease ends once the cluster's clock has reached this time, unless the lease is renewed.
     pub deadline: Timestamp,
     /// The number of its keys.
     pub keys: u32,
 }
 
-/// A proposal of the primary to remove something that has expired. It is only done if the item has not changed since,
-/// and the stamp of the entry has reached its deadline (rule X2). So it may be proposed twice, late, or by two
-/// primaries.
+/// A proposal of the primary to remove a key or lease that has expired. The item is removed only if it has not changed
+/// since, and the timestamp of the log entry has reached the item's deadline (rule X2). So the same removal may be
+/// proposed twice, late, or by two primaries.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Expiry {
     /// A key with a time to live.
@@ -157,8 +157,8 @@ impl Expiry {
 }
 
 impl Request {
-    /// The request with which the primary removes what has expired. It belongs to no session, and clients must not send
-    /// it.
+    /// The request with which the primary removes expired keys and leases. It belongs to no session, and clients must
+    /// not send it.
     #[must_use]
     pub fn expiry(due: Vec<Expiry>) -> Self {
         Self {

@@ -11,9 +11,10 @@ use std::collections::BTreeSet;
 pub struct Request {
     /// The session. Zero only for [`Operation::OpenSession`] and [`Operation::Expire`].
     pub session: SessionId,
-    /// The client's number for it, which a retry keeps. Zero only without a session.
+    /// The client's number for the request, which a retry keeps. Zero only without a session.
     pub number: RequestNumber,
-    /// The client has the results of all numbers up to this one. They may be dropped, and the requests never run again.
+    /// The client has received the results of all requests up to this number. Members may drop these results, and never
+    /// run these requests again.
     pub acked_through: RequestNumber,
     /// What to do.
     pub operation: Operation,
@@ -22,8 +23,8 @@ pub struct Request {
 /// What a request does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
-    /// Opens a session. Its id is this request's number in the log. A retry with the same nonce opens another session;
-    /// the first one is never used and expires.
+    /// Opens a session. The id of the session is the number of this request among all requests in the log. A retry with
+    /// the same nonce opens another session; the first one is never used and expires.
     OpenSession {
         /// Chosen at random by the client, so that it recognizes its own answer.
         nonce: u128,
@@ -32,7 +33,7 @@ pub enum Operation {
     CloseSession,
     /// Changes the data.
     Command(Command),
-    /// Removes what has expired. Proposed by the primary; not accepted from clients.
+    /// Removes expired keys and leases. Only the primary proposes this; members do not accept it from clients.
     Expire(#[serde(deserialize_with = "bounded::list::<_, _, { Expiry::MOST }>")] Vec<Expiry>),
 }
 
@@ -43,7 +44,7 @@ pub enum Command {
     Put {
         key: Bytes,
         value: Bytes,
-        /// The condition under which it is done.
+        /// The condition under which the key is changed.
         condition: Option<Condition>,
         /// How long the key is kept.
         life: Lifetime,
@@ -51,19 +52,19 @@ pub enum Command {
     /// Removes a key.
     Delete {
         key: Bytes,
-        /// The condition under which it is done.
+        /// The condition under which the key is changed.
         condition: Option<Condition>,
     },
     /// Runs several steps at one revision.
     Transaction(TransactionRequest),
-    /// Removes keys from the beginning of a range. It ends early, and reports that there are more, once the removed
-    /// values have 16 MiB.
+    /// Removes keys from the beginning of a range. The removal ends early, and reports that there are more keys, once
+    /// the removed values have 16 MiB.
     DeleteRange {
         /// The first key (inclusive).
         from: Bytes,
         /// The end (exclusive); `None` for the end of the key space.
         to: Option<Bytes>,
-        /// At most this many. More than [`Command::MAX_RANGE`] counts as that, and 0 as 1.
+        /// The most keys. A greater number than [`Command::MAX_RANGE`] counts as `MAX_RANGE`, and 0 counts as 1.
         limit: u32,
     },
     /// A request about a lease.
@@ -111,7 +112,7 @@ pub enum TransactionStep {
         from: Bytes,
         /// The end (exclusive); `None` for the end of the key space.
         to: Option<Bytes>,
-        /// At most this many. More than [`Command::MAX_RANGE`] counts as that, and 0 as 1.
+        /// The most keys. A greater number than [`Command::MAX_RANGE`] counts as `MAX_RANGE`, and 0 counts as 1.
         limit: u32,
     },
 }
@@ -150,12 +151,12 @@ impl TransactionStep {
 /// The stored result of a request: every retry gets the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The revision at which the request first ran: its own or, if it takes none ([`Request::takes_revision`]), the
-    /// last one before it.
+    /// The revision at which the request first ran: its own revision or, if it takes none
+    /// ([`Request::takes_revision`]), the last revision before it.
     pub revision: Revision,
-    /// The stamp of the entry in which it ran.
+    /// The timestamp of the log entry in which the request ran.
     pub timestamp: Timestamp,
-    /// What it did.
+    /// What the request did.
     pub effect: Effect,
 }
 
@@ -172,7 +173,8 @@ pub enum Effect {
         /// Whether the key existed.
         existed: bool,
     },
-    /// The condition did not hold: nothing was changed. (In a transaction, only [`Condition::Held`] leads to it.)
+    /// The condition did not hold: nothing was changed. In a transaction, only [`Condition::Held`] leads to this
+    /// outcome.
     ConditionFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
@@ -211,7 +213,7 @@ pub enum Effect {
     Lease(LeaseInfo),
     /// The request about the lease failed: nothing was changed.
     LeaseFailed(LeaseFailure),
-    /// What had expired was removed.
+    /// Expired keys and leases were removed.
     Expired {
         /// The number of removed keys, including those of leases.
         keys: u32,
@@ -253,8 +255,8 @@ pub struct Scanned {
 }
 
 impl StepResult {
-    /// The weight of a result, and of each record in it, besides the data. It is the same everywhere, because it
-    /// decides which results are kept.
+    /// The weight of a result, and of each record in it, besides the data. The weight is the same on every member,
+    /// because it decides which results are kept.
     const WEIGHT: usize = 16;
     const RECORD: usize = 128;
 
@@ -267,7 +269,7 @@ impl StepResult {
         }
     }
 
-    /// About how much memory it takes, in bytes.
+    /// About how much memory the result takes, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         Self::WEIGHT
@@ -289,7 +291,7 @@ impl StepResult {
 }
 
 impl Effect {
-    /// About how much memory it takes besides its own size, in bytes: the same number everywhere.
+    /// About how much memory the value takes besides its own size, in bytes. The number is the same on every member.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {
@@ -331,29 +333,30 @@ pub enum StepFailure {
         /// [`Transaction`](crate::client::Transaction)).
         max: u64,
     },
-    /// Other transactions in the same entry have returned as much as may be returned at once. Try again.
+    /// Other transactions in the same log entry have used up the data that one entry may return. Try again.
     #[error("transactions are reading too much data at the moment: try again")]
     Busy,
 }
 
-/// Why an applied request has no outcome of its own. Deterministic: the same on every member.
+/// Why an applied request has no outcome of its own. The reason is the same on every member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// The session is unknown: it has expired, or was evicted or closed. Earlier requests of it may have run.
+    /// The session is unknown, because it has expired, or was evicted or closed. Earlier requests of the session may
+    /// have run.
     #[error("the session has expired")]
     SessionExpired,
     /// The client has acknowledged the result of this number, or of a greater one.
     #[error("the request number was already acknowledged")]
     Forgotten,
-    /// More requests are in flight than the session's window allows. It was not run.
+    /// More requests are in flight than the session's window allows. The request was not run.
     #[error("too many requests are in flight in this session")]
     WindowExceeded,
-    /// The request exceeds a limit or does not decode. It was not run.
+    /// The request exceeds a limit or does not decode. The request was not run.
     #[error("the request is malformed or too large")]
     Invalid,
-    /// It has run, once, and its result is no longer kept: it was large, and other requests have returned much since
-    /// then.
+    /// The request has run once, but its result is no longer kept, because it was large and later requests have
+    /// returned much data.
     #[error("the request was executed, but its result is no longer stored")]
     ResultDropped,
 }
@@ -394,7 +397,7 @@ pub enum RequestError {
     /// The keys and values of the transaction are too large together.
     #[error("the transaction's keys and values have {len} bytes together: up to {max} are allowed")]
     Transaction {
-        /// Their bytes.
+        /// Their size in bytes.
         len: usize,
         /// The greatest value allowed.
         max: usize,
@@ -402,11 +405,11 @@ pub enum RequestError {
     /// A time to live is too short or too long.
     #[error("invalid time to live {ms} ms: {min} to {max} ms are allowed")]
     Ttl {
-        /// In milliseconds.
+        /// The given time to live, in milliseconds.
         ms: u64,
-        /// The least.
+        /// The shortest time allowed, in milliseconds.
         min: u64,
-        /// The most.
+        /// The longest time allowed, in milliseconds.
         max: u64,
     },
     /// Too many keys in one read.
@@ -450,7 +453,7 @@ impl SizeLimits {
     }
 
     pub(super) fn range(self, from: &Bytes, to: Option<&Bytes>) -> Result<(), RequestError> {
-        // The smallest key above the largest one is a byte longer.
+        // A range may end just after the longest key. This end is one byte longer than the key.
         let max = self.max_key_bytes + 1;
         let too_long = [Some(from), to].into_iter().flatten().find(|end| end.len() > max);
         too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
@@ -485,11 +488,11 @@ impl Command {
     /// The most keys that one request removes.
     pub const MAX_RANGE: u32 = 1000;
 
-    /// Checks that the request is within the limits. The client checks it, the member when it arrives, and again the
-    /// state machine when it is applied.
+    /// Checks that the request is within the limits. The client checks a request before it sends it, the member checks
+    /// it on arrival, and the state machine checks it when it is applied.
     ///
     /// # Errors
-    /// [`RequestError`] names the part that is not.
+    /// [`RequestError`] names the part that exceeds a limit.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         match self {
             Self::Put { key, value, condition, life } => {
@@ -508,7 +511,7 @@ impl Command {
         }
     }
 
-    /// Bytes of its keys and values.
+    /// The size of the keys and values, in bytes.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         match self {
@@ -530,8 +533,8 @@ impl TransactionRequest {
     pub const MAX_CONDITIONS: usize = 64;
     /// The most steps in each of its lists.
     pub const MAX_STEPS: usize = 1000;
-    /// The keys and values of a transaction may have as many bytes together as twice the largest key and the largest
-    /// value, or this many if that is more.
+    /// The keys and values of a transaction may together have 2 x (`max_key_bytes` + `max_value_bytes`) bytes, or this
+    /// many bytes if that is more.
     pub const MIN_BYTES: usize = 4 << 10;
 
     fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {

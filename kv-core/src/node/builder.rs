@@ -26,7 +26,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long a start waits for an address or a directory that is still in use by a node that was just dropped, or by a
-/// cancelled start. They are released when the tasks of the old node run, or when its disk operation ends.
+/// cancelled start. The address is released when the tasks of the old node run, and the directory when its disk
+/// operation ends.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 /// How long to wait before the next attempt.
 const RETRY: Duration = Duration::from_millis(5);
@@ -49,7 +50,7 @@ pub struct NodeBuilder {
     test: Option<Test>,
 }
 
-/// How a node in a test differs.
+/// The settings of a node in a test that differ from those of other nodes.
 #[cfg(feature = "testing")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Test {
@@ -98,7 +99,7 @@ impl NodeBuilder {
         (Clock::start(), IdleTracker::default(), random())
     }
 
-    /// Sets the transport: one, or an `Arc` of one, also of a `dyn Transport`. Required.
+    /// Sets the transport: a value or an `Arc`, including `Arc<dyn Transport>`. Required.
     ///
     /// If the transport has a certificate (TLS over TCP, or QUIC), it must be the certificate of this member. All other
     /// members and clients must then authenticate: members by the ids in the configuration, clients by a certificate
@@ -109,7 +110,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Stores the data of the member in this directory. It is created if it does not exist, with those above it.
+    /// Stores the data of the member in this directory. The directory and its parents are created if they do not exist.
     /// Required.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.disk = Some(Disk::Directory(path.into()));
@@ -128,7 +129,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Time-outs and limits. Default: [`Options::default`].
+    /// Sets the time-outs and limits. Default: [`Options::default`].
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
@@ -144,17 +145,17 @@ impl NodeBuilder {
     /// ignored. A name is the `NAME` in the client's certificate, `kv://CLUSTER/client/NAME`, without `%` encoding.
     /// Members are always accepted. Default: every client with a certificate for this cluster.
     ///
-    /// The member reloads the file about every second. It refuses clients that were removed, and closes their
-    /// connections. If the file cannot be read, the last list stays in use, and the failure is logged.
+    /// The member reloads the file about every second. It refuses clients whose names were removed from the file, and
+    /// closes their connections. If the file cannot be read, the previous list stays in use, and the failure is logged.
     pub fn clients(mut self, file: impl Into<PathBuf>) -> Self {
         self.clients = Some(file.into());
         self
     }
 
-    /// Starts the member on the current tokio runtime, with its own threads for everything that waits for the disk. It
-    /// checks everything first; if a check fails, nothing on disk has changed.
+    /// Starts the member on the current tokio runtime, with separate threads for everything that waits for the disk.
+    /// All checks come first. If a check fails, nothing on disk has changed.
     ///
-    /// It returns as soon as the member runs. [`Node::wait_formed`] waits until the cluster has formed.
+    /// This returns as soon as the member runs. [`Node::wait_formed`] waits until the cluster has formed.
     ///
     /// # Errors
     /// [`StartError`] names in one line what is wrong and what to do.
@@ -163,8 +164,8 @@ impl NodeBuilder {
     /// Outside a tokio runtime with its clock and I/O enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the start. A read of the disk that is under way ends at its next access, and the
-    /// directory is free then. Another start waits up to one second for that.
+    /// Dropping the future cancels the start. If data is being read from the disk, that ends at the next disk access,
+    /// and the directory is then free. Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
         let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;
@@ -177,7 +178,8 @@ impl NodeBuilder {
         credentials::check(&*transport, cluster.name(), me, clients.is_some())?;
         let authenticated = transport.identity() != Peer::Unauthenticated;
         let clients = clients.map(ClientList::open).transpose()?;
-        // Before the disk is opened: a start that is refused because the address is in use has changed nothing.
+        // The node binds before it opens the disk. So a start that is refused because the address is in use has changed
+        // nothing.
         let listener = bind(&*transport, listen.as_deref().unwrap_or(&member.address)).await?;
 
         let span = tracing::info_span!("member", id = %me);
@@ -219,7 +221,8 @@ impl NodeBuilder {
             seed,
         });
         let applied = opened.recovered.checkpoint.op;
-        // Not the seed of the node: its jitter and that of the replica must not be the same numbers.
+        // The replica does not get the seed of the node, so that the two do not use the same random numbers for their
+        // jitter.
         let mut config = ReplicaConfig::new(cluster, me, options, !seed);
         config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
         config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
@@ -269,7 +272,7 @@ impl Drop for FenceOnDrop {
     }
 }
 
-/// What was on disk.
+/// The opened data of a member.
 struct Opened {
     journal: Journal,
     recovered: Recovered,
@@ -334,7 +337,8 @@ impl Opened {
     }
 }
 
-/// Opens the state and aligns it with the log. `None` means that the state is lost and another one must be fetched.
+/// Opens the state and aligns it with the log. `None` means that the state is lost, and that a state must be fetched
+/// from another member.
 fn open_state(
     storage: &Arc<dyn Storage>,
     limits: &kv::Limits,
@@ -342,7 +346,7 @@ fn open_state(
     journal: &mut Journal,
     recovered: &mut Recovered,
 ) -> Result<Option<StateMachine>, StartError> {
-    // If no other member has a state, this one is left untouched.
+    // If no other member has a state, the state of this member is left untouched.
     let alone = !has_data_peer(cluster, me);
     let opened = match alone {
         true => Some(StateMachine::open(storage.clone(), limits.clone())?),

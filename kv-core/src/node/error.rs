@@ -30,11 +30,11 @@ pub enum StartError {
         "the certificate belongs to {found}, but this is member {me} of {cluster:?}: use the certificate of this member"
     )]
     OtherIdentity {
-        /// Whose it is.
+        /// The owner of the certificate.
         found: String,
         /// The id of this member.
         me: MemberId,
-        /// The cluster that it belongs to.
+        /// The cluster of this member.
         cluster: String,
     },
     /// The file with the list of clients cannot be read.
@@ -69,7 +69,7 @@ pub enum StartError {
     StateLost {
         /// The op of the state file.
         found: Op,
-        /// Where it was.
+        /// The op of the state file that the superblock records.
         recorded: Op,
     },
     /// The system could not start a thread.
@@ -78,7 +78,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Returns the fixed option that differs from the one with which the cluster was formed, if that is the reason.
+    /// If a fixed option differs from its value when the cluster was formed, and that is the reason, returns the
+    /// mismatch.
     #[must_use]
     pub const fn other_option(&self) -> Option<&OptionMismatch> {
         match self {
@@ -112,15 +113,15 @@ pub enum StopReason {
     /// A committed entry is not in the journal. This is a bug.
     #[error("the committed entry {op} is not in the journal: please report this")]
     Missing {
-        /// Its op.
+        /// The op of the entry.
         op: Op,
     },
     /// The state could not be read, changed or made durable.
     #[error("the state failed: {0}{advice}", advice = Advice(DiskProblem::of_state(.0)))]
     Engine(#[from] EngineError),
-    /// An operation of the disk did not return within five seconds after the member stopped. The member has stopped
-    /// and reports nothing more, but one of its threads still waits, and the data directory stays locked until the
-    /// disk returns or the process ends.
+    /// A disk operation did not return within five seconds after the member stopped. The member has stopped and reports
+    /// nothing more, but one of its threads still waits, and the data directory stays locked until the disk returns or
+    /// the process ends.
     #[error(
         "{stopped}, and an operation of the disk does not finish: the data directory stays locked until it does, or the process ends"
     )]
@@ -129,7 +130,7 @@ pub enum StopReason {
         stopped: Box<Self>,
     },
     /// The data directory, or a file in it, was removed or replaced while the member was using it. The member notices
-    /// that within about a second. Writes that it acknowledged meanwhile may be on the other members only.
+    /// the change within about a second. Writes that it acknowledged in that time may be only on the other members.
     #[error(
         "the data directory changed under the running member: {0}. If it was moved, move it back and start the member again; \
          if it was deleted, this member cannot take part any more"
@@ -138,10 +139,10 @@ pub enum StopReason {
     /// The system could not start a thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(Arc<io::Error>),
-    /// A bug.
+    /// A part of the node panicked. This is a bug.
     #[error("{part} panicked: please report this with the panic's text")]
     Panicked {
-        /// The name of the part.
+        /// The name of the part that panicked.
         part: &'static str,
     },
 }
@@ -164,7 +165,7 @@ impl StopReason {
         }
     }
 
-    /// Returns the problem with the disk, if that is why the member stopped.
+    /// Returns the problem with the disk, if the member stopped because of one.
     #[must_use]
     pub fn disk_problem(&self) -> Option<DiskProblem> {
         match self {

@@ -12,19 +12,19 @@
 //                   ├─────┼────────┼──────────── waiters ◀────────────┘
 //                   └── reads ◀────┴─── pool (threads that may wait for the disk)
 //
-// - The *driver* is one task. It owns the `Replica`, takes all that has happened from the inbox at once, and carries
-//   out the replica's outputs. It never waits for disk or network.
-// - The *journal thread* makes writes durable. It takes all writes that wait, and reports the last one when all are
-//   durable.
-// - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on
-//   a thread of its own. A witness has neither.
-// - Two *pools* of threads read what may have to come from the disk: one reads the state for clients, the other reads
-//   old entries and the state for peers.
+// - The *driver* is one task. It owns the `Replica`, takes all waiting events from the inbox together, and carries out
+//   the replica's outputs. It never waits for disk or network.
+// - The *journal thread* makes writes durable. It takes all waiting writes together, and reports the last of them when
+//   all are durable.
+// - The *applier thread* applies committed entries in order and answers the waiting clients. It begins checkpoints,
+//   each on a thread of its own. A witness has no applier and no checkpoints.
+// - Two *pools* of threads perform the reads that may have to wait for the disk. One pool reads the state for clients.
+//   The other reads old entries and the state for peers.
 // - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
-// - `health` looks at all of this twice a second, and logs what an operator must see.
+// - `health` checks all of these parts twice a second, and logs the conditions that an operator must know.
 // - Every queue is bounded. Messages are bounded by bytes: a full queue to a peer drops messages, and a full queue from
-//   a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. Beyond that they
-//   are answered `Overloaded`, and no client can use up a limit alone (`quota`).
+//   a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. Further ones
+//   are answered `Overloaded`. No client can use up a limit alone (`quota`).
 
 mod accept;
 mod applier;
@@ -101,11 +101,11 @@ const DUPLEX_BYTES: usize = 256 << 10;
 
 /// A running member of a cluster.
 ///
-/// Dropping it stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of others is
-/// unknown. When the drop returns, the threads of the member have ended and its directory is free, unless an operation
-/// of the disk takes longer than five seconds ([`StopReason::DiskHangs`]). Its tasks end when the runtime next runs
-/// them, and then its port is free; a new start on the same address waits for that. A node may be dropped anywhere: in
-/// a task, in a `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
+/// Dropping a node stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of other
+/// writes is unknown. When the drop returns, the threads of the member have ended and its directory is free, unless a
+/// disk operation takes longer than five seconds ([`StopReason::DiskHangs`]). The tasks of the member end when the
+/// runtime next runs them, and only then is its port free. A new start on the same address waits for the port. A node
+/// may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
 ///
 /// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Node {
         NodeBuilder::new(cluster, MemberId::new(id))
     }
 
-    /// Starts the threads and tasks around what has been opened.
+    /// Starts the threads and tasks of a member whose data has been opened.
     fn run(
         shared: Arc<Shared>,
         replica: Replica,
@@ -156,7 +156,7 @@ impl Node {
         Ok(Self { shared, acceptor, threads, stopped, address })
     }
 
-    /// Its id.
+    /// The id of the member.
     #[must_use]
     pub fn id(&self) -> MemberId {
         self.shared.me
@@ -175,7 +175,8 @@ impl Node {
     }
 
     /// A client of the cluster. It reaches this member inside the process and the others through the transport, and
-    /// works no matter which of them is primary. The clients of one node are separate, each with a session of its own.
+    /// works no matter which member is the primary. The clients of one node are separate, each with a session of its
+    /// own.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -201,7 +202,7 @@ impl Node {
     /// Waits until the cluster has formed and this member knows of a serving primary.
     ///
     /// # Errors
-    /// Why the member stopped, if it stops before.
+    /// The reason why the member stopped, if it stops before that.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -234,9 +235,9 @@ impl Node {
     }
 
     /// Stops the member gracefully: passes the primary role on, answers pending requests, then ends all tasks and
-    /// threads and releases the port and the directory. Later calls wait for the first.
+    /// threads and releases the port and the directory. Later calls wait until the first has finished.
     ///
-    /// It takes a few seconds at most. If an operation of the disk takes longer than five seconds, its thread is left
+    /// A shutdown takes a few seconds at most. If a disk operation takes longer than five seconds, its thread is left
     /// behind, the directory stays locked, and [`stopped`](Self::stopped) returns [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
@@ -255,12 +256,12 @@ impl Node {
             tracing::info!(parent: &self.shared.span, %error, "shutting down as primary");
         }
         self.shared.closing.send_replace(true);
-        // Clients that do not read their answers in time are not waited for.
+        // The shutdown does not wait for clients that do not read their answers in time.
         let _ = timeout(DRAIN_WITHIN, self.acceptor.no_clients()).await;
     }
 
-    /// Waits until the member has stopped for any reason, and returns the reason. Its port is free then, and so is its
-    /// directory, except after [`StopReason::DiskHangs`].
+    /// Waits until the member has stopped for any reason, and returns the reason. The port of the member is then free.
+    /// Its directory is free too, except after [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// Cancel safe.

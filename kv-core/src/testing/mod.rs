@@ -1,5 +1,5 @@
-//! Whole clusters for the tests of an application: find out what it does when the primary fails, messages are lost, or
-//! a member is cut off.
+//! Whole clusters for the tests of an application. They show what the application does when the primary fails, messages
+//! are lost, or a member is cut off.
 //!
 //! [`TestCluster::in_memory`] starts the same nodes as in production, with an in-memory network and in-memory disks,
 //! and returns ordinary clients. Requires the feature `testing`.
@@ -52,7 +52,7 @@ use tokio::time::{Instant, sleep};
 const WITHIN: Duration = Duration::from_secs(120);
 /// How often a condition is checked.
 const LOOK: Duration = Duration::from_millis(5);
-/// The name of every such cluster.
+/// The name of every test cluster.
 const NAME: &str = "test";
 
 /// Configures a cluster; [`start`](Self::start) starts it.
@@ -121,8 +121,8 @@ impl TestClusterBuilder {
 
 /// A cluster in this process.
 ///
-/// The ids of the members start at 0. A method panics if it is used wrongly (an id that does not exist, a member that
-/// is killed twice), and if the condition that it waits for is not met within two minutes.
+/// The ids of the members start at 0. A method panics if it is used wrongly, for example with an id that does not
+/// exist, or to kill a member twice. It also panics if the condition for which it waits is not met within two minutes.
 #[derive(Debug)]
 pub struct TestCluster {
     config: Cluster,
@@ -139,9 +139,9 @@ pub struct TestCluster {
 #[derive(Debug)]
 struct Member {
     disk: Disk,
-    /// The faults between this member and everybody else.
+    /// The faults between this member and all other members and clients.
     faults: Faults,
-    /// `None` if it does not run.
+    /// `None` if the member does not run.
     node: Option<Node>,
 }
 
@@ -193,13 +193,15 @@ impl TestCluster {
         primary
     }
 
-    /// Kills a member, like `kill -9`. Data that it has passed to the operating system is there when it restarts.
+    /// Kills a member, like `kill -9`. Data that the member has passed to the operating system is still there when it
+    /// restarts.
     pub fn kill(&mut self, id: u8) {
         let node = self.member_mut(id).node.take();
         drop(node.unwrap_or_else(|| panic!("member {id} does not run")));
     }
 
-    /// Cuts the power of a member: data that it had not made durable is kept, lost or torn, depending on the seed.
+    /// Cuts the power of a member. Data that the member had not made durable is kept, lost or torn, depending on the
+    /// seed.
     pub fn cut_power(&mut self, id: u8) {
         self.kill(id);
         let mut rng = self.rng.fork();
@@ -235,7 +237,7 @@ impl TestCluster {
     }
 
     /// Applies a fault to every message between members and between members and clients, for example
-    /// `Fault::new().loss(0.1)`. It replaces the fault of an earlier call.
+    /// `Fault::new().loss(0.1)`. This replaces the fault of an earlier call.
     pub fn faults(&self, fault: &Fault) {
         for faults in self.all_faults() {
             faults.set(Scope::all(), fault.clone());

@@ -129,7 +129,7 @@ impl<I> TypedStream<I> {
     /// See [`TypedWatch`].
     ///
     /// # Cancel safety
-    /// Cancel safe: no item is lost. The next call returns it.
+    /// Cancel safe: a cancelled call loses no item.
     pub async fn next(&mut self) -> Option<Result<I, TypedError>> {
         self.inner.next().await
     }

@@ -20,11 +20,11 @@ use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at};
 /// How many bytes may wait to be sent to one member before its connection counts as dead.
 const MAX_QUEUED: usize = 64 << 20;
 
-/// The shortest and the longest interval of pings, whatever idle time-out a member announces.
+/// The shortest interval of pings, whatever idle time-out a member announces. The longest is `LONGEST_ALIVE`.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
 /// If a member leaves all requests on a connection unanswered for this long, the client opens a new connection, because
-/// a device on the path may have dropped the old one. The slowest answer of a healthy member is that to a watch, which
-/// takes less than this.
+/// a device on the path may have dropped the old one. The slowest answer of a healthy member, the answer to a watch,
+/// takes less time than this.
 const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 

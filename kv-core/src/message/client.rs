@@ -138,7 +138,7 @@ impl Query {
 pub struct Record {
     /// The value.
     pub value: Bytes,
-    /// The revision at which the key was created. If it was removed and created again, the last creation counts.
+    /// The revision at which the key was created. If the key was removed and created again, the last creation counts.
     pub created: Revision,
     /// The revision at which the key was last changed.
     pub modified: Revision,

@@ -69,7 +69,7 @@ pub enum StartError {
     StateLost {
         /// The op of the state file.
         found: Op,
-        /// The op of the state file that the superblock records.
+        /// The op that the superblock records for the state file.
         recorded: Op,
     },
     /// The system could not start a thread.

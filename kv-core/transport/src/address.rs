@@ -12,7 +12,7 @@ use std::{io, net::SocketAddr};
 pub fn check_host_port(address: &str) -> Result<(), TransportError> {
     let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
     let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;
-    // A sign, which Rust accepts in front of a number, is not a digit.
+    // Rust also parses a number with a sign, so the port must consist of digits.
     if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
         let reason = format!("{port:?} is not a port (0 to 65535); {form}");
         return Err(TransportError::address(address, reason));

@@ -30,8 +30,8 @@ pub enum TransportError {
         /// The system's error.
         source: io::Error,
     },
-    /// The two ends do not accept each other, because of their certificates or because only one of them has any. Trying
-    /// again helps only after somebody has changed that.
+    /// The two ends do not accept each other, because of their certificates or because only one of them has any. A
+    /// retry helps only after somebody has changed the certificates or the configuration.
     #[error("no secure connection with {address}: {reason}")]
     Handshake {
         /// The given address.

@@ -4,10 +4,10 @@
 //! transport itself knows about the [`Peer`]. Framing, versions, checksums and limits are not the task of a transport:
 //! `kv-core` implements them once, for all transports.
 //!
-//! Besides the trait, the crate contains what transports share, and their tests:
+//! Besides the trait, the crate contains code that transports share, and tests for transports:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;
-//! - [`Faulty`]: any transport, with loss, delay, duplication, reordering and cuts, controlled by [`Faults`];
-//! - [`preface`]: how a transport whose streams have no names sends the lane;
+//! - [`Faulty`]: adds loss, delay, duplication, reordering and cuts to any transport, controlled by [`Faults`];
+//! - [`preface`]: the bytes by which a transport whose streams have no names sends the lane;
 //! - `conformance` (feature of that name): the requirements for a transport, as tests.
 
 mod address;

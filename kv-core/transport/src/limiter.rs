@@ -1,4 +1,4 @@
-//! Limits who may begin a handshake with a listener, when only the address of the caller is known.
+//! Limits which callers may begin a handshake with a listener, while only their addresses are known.
 //!
 //! A handshake makes the listening end compute a signature, and a half-open connection takes a place. So both are
 //! limited before they begin: for all strangers together, for each source, and separately for callers from the
@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many sources are remembered. If there are more, sources that were quiet for a second are forgotten. If there is
-/// none, a new source only counts towards the limit for all strangers.
+/// How many sources are remembered. If there are more, sources that were quiet for a second are forgotten. If no source
+/// was quiet, a new source only counts towards the limit for all strangers.
 const SOURCES: usize = 4096;
-/// One source may use one half (1 / this) of the limit for all.
+/// One source may use one half (1 / `PART_OF_ONE`) of the limit for all sources.
 const PART_OF_ONE: u32 = 2;
 /// How often the names of members are resolved again.
 #[cfg(feature = "net")]
@@ -38,7 +38,7 @@ impl MemberSources {
     /// again. A name that cannot be resolved keeps its last addresses.
     ///
     /// # Cancel safety
-    /// Cancel safe. It never returns.
+    /// Cancel safe. The future never returns.
     #[cfg(feature = "net")]
     pub fn keep_resolving(self, addresses: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
         let parsed = |address: &String| address.parse::<std::net::SocketAddr>().ok();
@@ -77,7 +77,7 @@ fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// The rest of the budget for a second, which refills within a second.
+/// The rest of a budget of handshakes per second. A used budget refills within a second.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: Duration,
@@ -101,7 +101,7 @@ impl Level {
         self.left == Self::FULL
     }
 
-    /// Takes one of `per_second`.
+    /// Takes one handshake from a budget of `per_second`, if any is left.
     fn take(&mut self, per_second: u32, now: Instant) -> bool {
         self.fill(now);
         let each = Self::FULL / per_second.max(1);
@@ -150,14 +150,15 @@ impl<H> ConnectionLimiter<H> {
         is_member || self.strangers.get_or_insert_with(|| Level::full(now)).take(self.per_second, now)
     }
 
-    /// The number of half-open connections. `is_done` returns true for those that no longer are.
+    /// The number of half-open connections. `is_done` returns true for connections that are no longer half-open.
     pub fn half_open(&mut self, is_done: impl Fn(&H) -> bool) -> usize {
         self.half_open.retain(|(_, one)| !is_done(one));
         self.half_open.len()
     }
 
-    /// Makes room for one more, if there is none, and returns the one to close: the oldest of the source with the most
-    /// half-open connections; a member's address only if there is no other.
+    /// Makes room for one more half-open connection. If there is no room, removes and returns the connection to close:
+    /// the oldest one of the source with the most half-open connections. Connections from members' addresses are chosen
+    /// only if there are no others.
     pub fn make_room(&mut self) -> Option<H> {
         if self.half_open.len() < self.places {
             return None;
@@ -171,7 +172,7 @@ impl<H> ConnectionLimiter<H> {
         self.half_open.remove(victim).map(|(_, one)| one)
     }
 
-    /// A caller has begun a handshake.
+    /// Records that a caller has begun a handshake.
     pub fn enter(&mut self, from: IpAddr, one: H) {
         self.half_open.push_back((source(from), one));
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
-/// How many connections a listener queues before they are accepted. Further ones wait.
+/// How many connections a listener queues before they are accepted. Further connections wait.
 const BACKLOG: usize = 128;
 /// The buffer of a connection in each direction, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -18,11 +18,12 @@ const FIRST_FREE_PORT: u16 = 40_000;
 
 /// A network inside the process: nodes that share a `Memory` (or its clones) reach each other.
 ///
-/// - An address is `NAME` or `NAME:PORT`, with any name. Port 0 takes a free port. Nothing is resolved: two addresses
-///   are the same if their text is.
+/// - An address is `NAME` or `NAME:PORT`, with any name. Port 0 takes a free port. Names are not resolved: two
+///   addresses are the same if their text is the same.
 /// - A connection buffers up to 64 KiB in each direction, and a listener queues up to 128 connections that are not
 ///   accepted yet. Anything beyond waits.
-/// - Nothing takes time. Under tokio's paused clock on one thread, the same program runs the same way each time.
+/// - No operation takes time by itself. Under tokio's paused clock on one thread, the same program runs the same way
+///   each time.
 /// - A connection ends when either side drops it. A dropped listener refuses further connections at once, and breaks
 ///   those that are not accepted yet.
 ///

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How the writing end finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
-    /// Regularly: everything written is read first, then end of file.
+    /// Regularly. The reader reads everything that was written, then end of file.
     Ended,
-    /// By an error, which both ends get at once. Unread data is lost.
+    /// With an error, which both ends get at once. Unread data is lost.
     Broken(io::ErrorKind),
 }
 

@@ -1,5 +1,5 @@
-//! The first bytes on a socket or stream, which contain the lane that the connecting end chose: for transports that
-//! have no other way to send it.
+//! The first bytes on a socket or stream. They contain the lane that the connecting end chose, for transports that have
+//! no other way to send the lane.
 //!
 //! ```text
 //! offset  bytes  meaning

@@ -9,8 +9,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// At most this many refusals are logged as warnings in that time.
 const AT_MOST: usize = 32;
 
-/// The refusals that a transport recently logged as warnings: of whom, and why. Neither repeated refusals nor a flood
-/// of strangers may flood the log. Clones share the record.
+/// The refusals that a transport recently logged as warnings, by caller and reason. This keeps repeated refusals and
+/// many strangers from flooding the log. Clones share the record.
 #[derive(Clone, Debug, Default)]
 pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 

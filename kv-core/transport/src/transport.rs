@@ -13,7 +13,7 @@ pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// A class of traffic. Lanes never block one another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Lane {
-    /// Signs of life, votes, read rounds.
+    /// Heartbeats, votes and read rounds.
     Control,
     /// Prepare, PrepareOk.
     Log,
@@ -27,7 +27,8 @@ impl Lane {
     /// Every lane.
     pub const ALL: [Self; 4] = [Self::Control, Self::Log, Self::Bulk, Self::Client];
 
-    /// Returns its number in what is sent: 1 to 4, in the order of [`ALL`](Self::ALL). It never changes.
+    /// Returns the number of the lane on the network: 1 to 4, in the order of [`ALL`](Self::ALL). This number never
+    /// changes.
     #[must_use]
     pub const fn code(self) -> u8 {
         self as u8 + 1
@@ -141,17 +142,17 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// Dropping the future gives up. The peer may see a connection that ends at once.
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
 
-    /// The identity of this end, as the [`Connection::peer`] of others returns it. Default: the transport authenticates
-    /// nobody.
+    /// The identity of this end, as other ends see it in [`Connection::peer`]. Default: [`Peer::Unauthenticated`],
+    /// because the transport authenticates nobody.
     ///
     /// If this end has an identity, the peer of every connection has one too.
     fn identity(&self) -> Peer {
         Peer::Unauthenticated
     }
 
-    /// Loads changed credentials, such as certificates in files, for all later connections; returns whether anything
-    /// has changed. Nodes and clients call it about every second, where it may block for a moment. Default: nothing
-    /// ever changes.
+    /// Loads changed credentials, such as certificates in files, for all later connections. Returns whether they have
+    /// changed. Nodes and clients call this about every second, on a thread where it may block for a moment. Default:
+    /// nothing ever changes.
     ///
     /// # Errors
     /// [`TransportError::Credentials`] if the new credentials cannot be used. The old ones stay in use.
@@ -159,23 +160,24 @@ pub trait Transport: Send + Sync + Debug + 'static {
         Ok(false)
     }
 
-    /// When the credentials expire, as the time since the beginning of 1970 (UTC), as of the last
-    /// [`refresh`](Self::refresh): the certificate, or one of its intermediate certificates. Nodes and clients log a
-    /// warning from [`EXPIRY_WARNING`] before that. Default: `None`, never.
+    /// When the credentials that the last [`refresh`](Self::refresh) loaded expire: the certificate, or one of its
+    /// intermediate certificates. The time counts from the beginning of 1970 (UTC). From [`EXPIRY_WARNING`] before this
+    /// time, nodes and clients log a warning. Default: `None`, which means never.
     fn expires(&self) -> Option<Duration> {
         None
     }
 }
 
-/// Accepts byte streams. Dropping it frees the address and breaks streams that are not accepted yet. Accepted
-/// connections continue.
+/// Accepts byte streams. Dropping the listener frees its address, and breaks streams that are not accepted yet.
+/// Accepted connections continue.
 #[async_trait]
 pub trait Listener: Send + Debug {
     /// Waits for the next stream whose lane (and, if the transport authenticates, peer) is known. Openers that are slow
     /// or send garbage do not delay others.
     ///
     /// # Errors
-    /// [`TransportError::Accept`] if accepting one failed: call again. [`TransportError::Closed`] if no more can come.
+    /// [`TransportError::Accept`] if accepting a stream failed; call this again. [`TransportError::Closed`] if no more
+    /// streams can arrive.
     ///
     /// # Cancel safety
     /// Dropping the future loses no connection.
@@ -184,9 +186,9 @@ pub trait Listener: Send + Debug {
     /// The address that it listens on, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves places for callers from the hosts of these addresses, which belong to other members, so that they are
-    /// accepted however many strangers call. For listeners that limit what callers may cost before their identity is
-    /// known. Default: does nothing.
+    /// Reserves places for callers from the hosts of these addresses, which belong to other members. Such callers are
+    /// then accepted however many strangers call. Listeners implement this if they limit the cost of callers whose
+    /// identity is not yet known. Default: does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

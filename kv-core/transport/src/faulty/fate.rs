@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(super) struct Fate {
     pub(super) lost: bool,
     pub(super) delay: Duration,
-    /// For how long it is held back, so that others overtake it.
+    /// How long the frame is held back, so that others overtake it.
     pub(super) held_back: Option<Duration>,
     /// If there is a copy: how much later it arrives.
     pub(super) copy: Option<Duration>,
@@ -33,8 +33,8 @@ impl Dice {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// The fate of the next frame. It draws the same number of random values for any faults, so that changing one fault
-    /// does not change the fates that depend on the others.
+    /// The fate of the next frame. The number of random values that are drawn does not depend on the faults. So a
+    /// change of one fault does not change the fates that depend on the other faults.
     pub(super) fn roll(&mut self, fault: &Fault) -> Fate {
         let lost = self.0.f64() < fault.loss;
         let delay = self.delay(fault);

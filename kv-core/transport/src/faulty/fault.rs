@@ -66,13 +66,13 @@ impl Scope {
         self
     }
 
-    /// Whether it includes a connection with `peer` in `lane`, in at least one direction.
+    /// Whether the scope includes a connection with `peer` in `lane`, in at least one direction.
     pub(super) fn has_connection(&self, peer: &str, lane: Lane) -> bool {
         self.peer.as_deref().is_none_or(|wanted| wanted == peer)
             && self.lane.is_none_or(|wanted| wanted == lane)
     }
 
-    /// Whether it includes this direction of a connection.
+    /// Whether the scope includes this direction of a connection.
     pub(super) fn has_direction(&self, direction: Direction) -> bool {
         self.direction.is_none_or(|wanted| wanted == direction)
     }
@@ -112,18 +112,18 @@ impl Fault {
     /// A frame is lost with this probability. With 1, all frames are lost, but connections still open and end.
     ///
     /// # Panics
-    /// If it is not within 0 and 1.
+    /// If the probability is not between 0 and 1.
     #[must_use]
     pub fn loss(mut self, probability: f64) -> Self {
         self.loss = checked(probability);
         self
     }
 
-    /// A frame arrives twice with this probability. If there is a delay, the copy has a delay of its own, and may
+    /// A frame arrives twice with this probability. If frames are delayed, the copy has a delay of its own, and may
     /// arrive after later frames.
     ///
     /// # Panics
-    /// If it is not within 0 and 1.
+    /// If the probability is not between 0 and 1.
     #[must_use]
     pub fn duplication(mut self, probability: f64) -> Self {
         self.duplication = checked(probability);
@@ -133,7 +133,7 @@ impl Fault {
     /// With this probability a frame is held back for up to `within`, and later frames overtake it.
     ///
     /// # Panics
-    /// If it is not within 0 and 1.
+    /// If the probability is not between 0 and 1.
     #[must_use]
     pub fn reordering(mut self, probability: f64, within: Duration) -> Self {
         self.reordering = checked(probability);
@@ -141,18 +141,18 @@ impl Fault {
         self
     }
 
-    /// One bit of a frame is flipped with this probability. It may be a bit of its length; then the receiver cannot
-    /// decode the rest of the stream.
+    /// One bit of a frame is flipped with this probability. If the bit belongs to the length of the frame, the receiver
+    /// cannot decode the rest of the stream.
     ///
     /// # Panics
-    /// If it is not within 0 and 1.
+    /// If the probability is not between 0 and 1.
     #[must_use]
     pub fn corruption(mut self, probability: f64) -> Self {
         self.corruption = checked(probability);
         self
     }
 
-    /// Each frame takes a time drawn from `range`, or longer if that keeps the order of frames.
+    /// Each frame takes a time drawn from `range`, or longer if that is necessary to keep the order of frames.
     ///
     /// # Panics
     /// If the range is empty.
@@ -163,7 +163,7 @@ impl Fault {
         self
     }
 
-    /// Everything disappears silently, as when a cable is pulled: frames, including those in flight, and the signal
+    /// Everything disappears silently, as when a cable is pulled: frames, including frames in flight, and the signal
     /// that the other end is gone. Connecting from here hangs until the cut is removed. A peer that connects to here
     /// gets a connection on which nothing arrives. Frames disappear as a whole, so a connection still works after the
     /// cut is removed.
@@ -182,7 +182,7 @@ impl Fault {
     }
 
     /// New connections from here are refused at once, as if nobody listened, and new connections from the peer are
-    /// broken. Open connections continue (but see [`Faults::reset`](crate::Faults::reset)).
+    /// broken. Open connections continue. To break them, use [`Faults::reset`](crate::Faults::reset).
     #[must_use]
     pub fn refuse(mut self) -> Self {
         self.refuse = true;

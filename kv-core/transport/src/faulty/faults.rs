@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 /// How many directions of dropped connections may wait for the end of a cut or a clog.
 const MAX_LINGERING: usize = 1024;
 
-/// How many frames had which fate.
+/// The number of frames with each fate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Counts {
@@ -42,11 +42,11 @@ impl std::iter::Sum for Counts {
     }
 }
 
-/// Controls the faults of one or more [`Faulty`](crate::Faulty) transports. Clones control the same ones.
+/// Controls the faults of one or more [`Faulty`](crate::Faulty) transports. Clones control the same transports.
 ///
 /// At first there are no faults. A change affects everything written after it, also on open connections. Frames that
 /// are already delayed keep their time. If scopes overlap, their faults are combined: any cut, clog or refusal applies,
-/// and otherwise the greatest probability and the longest delay.
+/// and of probabilities and delays the greatest applies.
 ///
 /// The fate of the n-th frame in one direction of the n-th connection to a peer in a lane (or accepted in a lane)
 /// depends only on the seed and the faults, and not on other connections.
@@ -65,7 +65,8 @@ struct Shared {
 #[derive(Default)]
 struct Tally {
     counts: BTreeMap<(Lane, Direction), Counts>,
-    /// The number of connections so far, by the peer that was connected to (`None`: accepted), and the lane.
+    /// The number of connections so far, by lane and by the peer to which they were opened (`None` for accepted
+    /// connections).
     connections: BTreeMap<(Option<String>, Lane), u64>,
 }
 
@@ -170,7 +171,7 @@ pub(super) struct Path {
     faults: Faults,
     peer: Arc<str>,
     lane: Lane,
-    /// The number of the last reset before it was opened.
+    /// The number of the last reset before the connection was opened.
     born: u64,
     rules: watch::Receiver<Rules>,
 }
@@ -213,7 +214,8 @@ impl Path {
         resets.any(|(scope, reset)| *reset > self.born && scope.has_connection(&self.peer, self.lane))
     }
 
-    /// The seeds of the fates on the next connection on this path, by direction. `opened`: from here.
+    /// The seeds of the fates on the next connection on this path, by direction. `opened` means that this end opened
+    /// the connection.
     pub(super) fn seeds(&self, opened: bool) -> impl Fn(Direction) -> u64 + use<> {
         let peer = opened.then(|| self.peer.to_string());
         let connection = self.faults.tally(|tally| {
@@ -229,7 +231,7 @@ impl Path {
         self.faults.tally(|tally| add(tally.counts.entry((self.lane, direction)).or_default()));
     }
 
-    /// A permit to outlive its user, if there are not too many.
+    /// A permit for one direction to outlive the user of its connection, if there are not too many such permits.
     pub(super) fn linger(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.faults.shared.lingering).try_acquire_owned().ok()
     }

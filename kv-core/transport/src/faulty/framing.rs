@@ -18,9 +18,9 @@ pub struct Framing {
 
 impl Framing {
     /// Frames begin with a header of `header_bytes` bytes, from which `length` computes the length of the whole frame,
-    /// header included. If it returns `None`, less than `header_bytes` or more than `max_bytes`, these are not frames,
-    /// and the rest of the stream is treated as by [`Framing::raw`]. A frame is forwarded when it is complete, or
-    /// incomplete when the stream ends.
+    /// header included. If `length` returns `None`, less than `header_bytes` or more than `max_bytes`, the bytes are
+    /// not a frame, and the rest of the stream is treated as by [`Framing::raw`]. A frame is forwarded when it is
+    /// complete. If the stream ends first, the incomplete frame is forwarded.
     ///
     /// # Panics
     /// If `header_bytes` is 0 or above `max_bytes`.
@@ -30,7 +30,7 @@ impl Framing {
         Self { header: header_bytes, limit: max_bytes, length }
     }
 
-    /// No frames: each write is a unit or, on the reading side, whatever arrived together.
+    /// The stream has no frames. Each write is a unit. On the reading side, the bytes that arrive together are a unit.
     pub fn raw() -> Self {
         Self { header: 0, limit: 0, length: |_| None }
     }

@@ -16,14 +16,15 @@ use async_trait::async_trait;
 use std::io;
 use std::time::Duration;
 
-/// Any transport, with faults between it and its user that a [`Faults`] handle controls.
+/// Any transport, with faults between the transport and its user. A [`Faults`] handle controls the faults.
 ///
-/// It is at one end: outgoing data is affected after it is written, and incoming data before it is read; [`Scope`]
-/// distinguishes both. One `Faulty` with one `Faults` at each node can produce every fault of a network.
+/// The faults act at one end of a connection. They affect outgoing data after it is written, and incoming data before
+/// it is read. [`Scope`] distinguishes the two directions. One `Faulty` with one `Faults` at each node can produce
+/// every fault of a network.
 ///
 /// Without faults it forwards everything, with a delay of one scheduling of its task. Frames in flight are held in
-/// memory, up to 4 MiB in each direction of a connection; beyond that, writing waits. It needs a tokio runtime. It uses
-/// tokio's clock, which may be paused.
+/// memory, up to 4 MiB in each direction of a connection; beyond that, writing waits. A `Faulty` needs a tokio runtime.
+/// It uses tokio's clock, which may be paused.
 ///
 /// ```
 /// use kv_transport::{Fault, Faults, Faulty, Framing, Lane, Memory, Scope, Transport};
@@ -67,8 +68,9 @@ impl<T: Transport> Faulty<T> {
         Self { inner, settings: Settings { faults, framing, spare_first: false } }
     }
 
-    /// Protects the first frame in each direction of each connection, which is the hello or its answer: of the random
-    /// faults, only delay affects it. Cuts and clogs still do. By default, it is a frame like any other.
+    /// Protects the first frame in each direction of each connection, which is the hello or its answer. Of the random
+    /// faults, only delay affects that frame. Cuts and clogs still affect it. By default, the first frame is treated
+    /// like any other.
     #[must_use]
     pub fn spare_first(mut self) -> Self {
         self.settings.spare_first = true;

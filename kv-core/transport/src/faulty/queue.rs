@@ -23,7 +23,7 @@ struct QueueState {
     path: Path,
     splitter: Splitter,
     dice: Dice,
-    /// The next frame is the first, and is protected.
+    /// Whether the next frame is the first one and is protected.
     spare_next: bool,
     /// Ordered by when they are due, and then by arrival.
     held: BTreeMap<(Instant, u64), QueuedFrame>,
@@ -241,7 +241,7 @@ impl Drop for Intake {
 /// The next output of a queue.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Next {
-    /// A frame. `more`: the next one is due as well.
+    /// A frame. If `more` is true, the next frame is due as well.
     Frame { frame: Bytes, more: bool },
     /// The end of the stream.
     End(End),
@@ -314,7 +314,7 @@ impl Queue {
         state.wake_writer();
     }
 
-    /// Waits for the end of a cut of this direction, unless too many do.
+    /// Waits for the end of a cut of this direction, unless too many queues already wait.
     pub(super) async fn mended(&mut self) {
         let Some(_lingering) = self.path.linger() else { return };
         while self.path.fault(self.shared.direction).cut {
@@ -325,8 +325,8 @@ impl Queue {
 
 /// No frame is due yet.
 struct Wait {
-    /// When one will be, if nothing else happens before.
+    /// When a frame will be due, if nothing else happens before.
     wake_at: Option<Instant>,
-    /// The stream has ended, which cannot be reported yet.
+    /// How the stream has ended, if it has and this cannot be reported yet.
     ended: Option<End>,
 }

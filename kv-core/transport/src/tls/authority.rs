@@ -28,14 +28,14 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// From an hour ago until this many days from now.
+    /// Valid from an hour ago until this many days from now.
     #[must_use]
     pub fn days(days: u32) -> Self {
         let now = SystemTime::now();
         Self { from: now - BACKDATED, until: now + Duration::from_secs(u64::from(days) * 86_400) }
     }
 
-    /// Between these times, in whole seconds.
+    /// Valid between these times, in whole seconds.
     #[must_use]
     pub fn between(from: SystemTime, until: SystemTime) -> Self {
         Self { from, until }
@@ -59,8 +59,8 @@ impl Debug for Issued {
 }
 
 impl Issued {
-    /// Writes the certificate and the key to their files, and replaces existing ones: each file is complete at any
-    /// time. Only its owner can read the key's file (mode 0600, on systems with modes).
+    /// Writes the certificate and the key to their files, and replaces existing files. Each file is complete at any
+    /// time. Only the owner of the key's file can read it (mode 0600, on systems with modes).
     ///
     /// # Errors
     /// The system's error.
@@ -70,7 +70,7 @@ impl Issued {
     }
 }
 
-/// Writes a file beside `path` and renames it over.
+/// Writes a file beside `path`, and renames it to `path`.
 fn replace(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -91,7 +91,7 @@ fn replace(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Whether `key` belongs to one of these certificates. Everybody would refuse what another key signs.
+/// Whether `key` belongs to one of these certificates. Every peer would refuse certificates that another key signs.
 fn is_key_of(certificates: &str, key: &KeyPair) -> bool {
     CertificateDer::pem_slice_iter(certificates.as_bytes()).flatten().any(|certificate| {
         webpki::anchor_from_trusted_cert(&certificate)
@@ -141,8 +141,8 @@ impl Authority {
     /// PEM.
     ///
     /// # Errors
-    /// [`AuthorityError`] if the key is not valid, or is not the key of the certificate. (While an authority is being
-    /// replaced, `certificate` may contain both certificates.)
+    /// [`AuthorityError`] if the key is not valid, or is not the key of the certificate. While an authority is being
+    /// replaced, `certificate` may contain the old and the new certificate.
     pub fn from_pem(cluster: &str, certificate: &str, key: &str) -> Result<Self, AuthorityError> {
         let key = KeyPair::from_pem(key)?;
         if !is_key_of(certificate, &key) {
@@ -198,7 +198,8 @@ impl Authority {
     }
 }
 
-/// The parameters of the authority of a cluster. They are the same each time, so only its key must be kept.
+/// The parameters of the authority of a cluster. The parameters are the same each time, so only the key of the
+/// authority must be kept.
 fn authority(cluster: &str) -> Result<CertificateParams, AuthorityError> {
     if cluster.is_empty() || cluster.len() > 100 {
         return Err(AuthorityError(format!(

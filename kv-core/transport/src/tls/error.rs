@@ -73,9 +73,9 @@ pub enum TlsError {
     Dates {
         /// The path of the file.
         path: PathBuf,
-        /// Whether it has expired; otherwise it is not valid yet.
+        /// Whether the certificate has expired; otherwise it is not valid yet.
         expired: bool,
-        /// By how much.
+        /// The time since it expired, or until it becomes valid.
         by: Duration,
     },
     /// The certificate of a member is not signed by one of the roots, so no other member would accept it.
@@ -102,7 +102,7 @@ pub enum TlsError {
     Renamed {
         /// The path of the file.
         path: PathBuf,
-        /// Who this is.
+        /// The name of this process.
         expected: String,
         /// The name in the new certificate.
         found: String,
@@ -138,7 +138,7 @@ fn dates(expired: bool, by: Duration) -> String {
     }
 }
 
-/// What is wrong with this end's own certificate: the library only names the kind of error.
+/// Describes what is wrong with this end's own certificate, because the library only names the kind of error.
 pub(super) fn wrong_with(error: &webpki::Error) -> String {
     use webpki::Error;
     match error {
@@ -174,8 +174,8 @@ fn rough(time: Duration) -> String {
     format!("{number} {unit}")
 }
 
-/// Why a handshake failed, in one line: whether it is because of the other end's certificate or this one's, and what is
-/// wrong with it.
+/// Describes in one line why a handshake failed: which end's certificate is the cause, and what is wrong with that
+/// certificate.
 #[must_use]
 pub fn explain(error: &Error) -> String {
     match error {
@@ -217,7 +217,8 @@ fn its_certificate(reason: &CertificateError) -> String {
     }
 }
 
-/// Why this end refused the other one in a handshake, from the alert that it sent, if only that and a text are known.
+/// Describes why this end refused the other end in a handshake, if only a text and the alert that this end sent are
+/// known.
 #[must_use]
 pub fn explain_sent(alert: AlertDescription, text: &str) -> String {
     match alert {

@@ -28,15 +28,15 @@ pub struct Files {
     pub certificate: PathBuf,
     /// Its private key: PKCS #8, SEC 1 or PKCS #1.
     pub key: PathBuf,
-    /// The certificates of the trusted authorities: one, or several while they are being replaced.
+    /// The certificates of the trusted authorities: one, or several while an authority is being replaced.
     pub roots: PathBuf,
-    /// For a member: the certificates of the authorities that sign clients. These cannot sign members, and `roots` then
-    /// cannot sign clients. Default: none; then `roots` sign both.
+    /// For a member: the certificates of the authorities that sign clients. These authorities cannot sign members. If
+    /// they are given, `roots` cannot sign clients. Default: none, so that `roots` sign both.
     pub client_roots: Option<PathBuf>,
 }
 
 impl Files {
-    /// These three.
+    /// These three files, and no separate authorities for clients.
     pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>, roots: impl Into<PathBuf>) -> Self {
         let (certificate, key, roots) = (certificate.into(), key.into(), roots.into());
         Self { certificate, key, roots, client_roots: None }
@@ -95,7 +95,7 @@ pub(super) struct Material {
     pub(super) name: Name,
     pub(super) own: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
-    /// The roots for clients: the same ones, or others.
+    /// The roots for clients, which may be the same as those for members.
     pub(super) client_roots: Arc<RootCertStore>,
     /// When the certificate or an intermediate certificate expires.
     pub(super) expires: Option<Duration>,
@@ -161,8 +161,8 @@ fn roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Checks whether others would accept this certificate. It is checked here, where the operator can fix it, and not only
-/// by the others.
+/// Checks whether others would accept this certificate. The others check it too, but here the operator can see the
+/// error and fix it.
 fn check(
     files: &Files,
     name: &Name,
@@ -199,7 +199,8 @@ fn check(
                 let by = distance(now, Duration::from_secs(not_before.as_secs()));
                 return Err(TlsError::Dates { path: path.clone(), expired: false, by });
             }
-            // Members and clients may have different authorities: a client need not trust its own.
+            // Members and clients may have different authorities: a client need not trust the authority that signed its
+            // own certificate.
             Err(error) if is_unknown_issuer(&error) => {
                 if is_member {
                     return Err(TlsError::Untrusted {
@@ -217,8 +218,8 @@ fn check(
     Ok(())
 }
 
-/// When the first certificate of the chain expires. Found by checking whether it is valid at later times, because
-/// `webpki` has no other access to the dates. `None`: it does not expire.
+/// When the first certificate of the chain expires; `None` if it does not expire. The time is found by checking whether
+/// the chain is valid at later times, because `webpki` gives no other access to the dates.
 fn expiry(
     chain: &[CertificateDer<'static>],
     roots: &RootCertStore,
@@ -242,7 +243,7 @@ fn expiry(
     }
 }
 
-/// Another key under the same name appears as a bad signature.
+/// If the issuer has the name of a root but another key, `webpki` reports a bad signature.
 fn is_unknown_issuer(error: &webpki::Error) -> bool {
     matches!(error, webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey)
 }

@@ -31,8 +31,9 @@ impl Debug for Identity {
 }
 
 impl Identity {
-    /// Reads the files. They must match each other, and the certificate must be one that others would accept: valid
-    /// now, with a [`Name`], for its intended use, and, for a member, signed by one of the roots.
+    /// Reads the files. They must match each other, and others must be able to accept the certificate: it must be valid
+    /// now, contain a [`Name`], and be for its intended use. The certificate of a member must be signed by one of the
+    /// roots.
     ///
     /// Blocks on the files.
     ///
@@ -50,14 +51,14 @@ impl Identity {
         self.current.get().name.clone()
     }
 
-    /// The files from which it was read.
+    /// The files from which the identity was read.
     #[must_use]
     pub fn files(&self) -> &Files {
         &self.files
     }
 
     /// When the certificate expires, or one of its intermediate certificates if that is earlier, as the time since the
-    /// beginning of 1970 (UTC); `None`: never. It may change with a [`refresh`](Self::refresh).
+    /// beginning of 1970 (UTC); `None` if it never expires. A [`refresh`](Self::refresh) may change this.
     #[must_use]
     pub fn expires(&self) -> Option<Duration> {
         self.current.get().expires
@@ -101,12 +102,12 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// Reads the files again. If they have changed, the next handshakes use the new content; returns whether they have.
-    /// Open connections are not affected. It is cheap enough to be called every second. Blocks on the files.
+    /// Reads the files again, and returns whether they have changed. If so, later handshakes use the new content. Open
+    /// connections are not affected. This is cheap enough to be called every second. Blocks on the files.
     ///
     /// # Errors
-    /// [`TlsError`] if the files cannot be used, for example because a new certificate has been written and its key has
-    /// not yet. The old content stays in use, and the next call tries again.
+    /// [`TlsError`] if the files cannot be used, for example because a new certificate has been written, but its key
+    /// has not been written yet. The old content stays in use, and the next call tries again.
     pub fn refresh(&self) -> Result<bool, TlsError> {
         let contents = self.files.read()?;
         let old = self.current.get();

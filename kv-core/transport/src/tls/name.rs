@@ -13,8 +13,8 @@ const LONGEST: usize = 100;
 /// The owner of a certificate, as a URI among its alternative names: `kv://CLUSTER/member/ID` or
 /// `kv://CLUSTER/client/NAME`.
 ///
-/// Every character other than an ASCII letter or digit or one of `-._~` is written as its bytes in UTF-8, each as `%`
-/// and two digits (`0-9A-F`). Each name has exactly one such form, and any other is refused.
+/// ASCII letters, digits and the characters `-._~` are written as they are. Of every other character, each UTF-8 byte
+/// is written as `%` and two digits (`0-9A-F`). Each name has exactly one such form, and any other is refused.
 ///
 /// ```
 /// use kv_transport::tls::Name;
@@ -116,7 +116,7 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(uri: &str) -> Result<Self, NameError> {
-        // Only the form that is written is accepted, so that no two texts mean the same name.
+        // Only the form that `Display` writes is accepted, so that no two texts mean the same name.
         parse(uri)
             .filter(|name| name.to_string() == uri)
             .ok_or_else(|| NameError::Form { uri: uri.to_owned() })

@@ -56,8 +56,8 @@ fn refused(reason: TlsError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
-/// Another key under the name of a root appears as a bad signature. The other end should receive an understandable
-/// reason.
+/// If the issuer has the name of a root but another key, the library reports a bad signature. This turns the error into
+/// one that the other end understands.
 fn unsigned(error: Error) -> Error {
     match error {
         Error::InvalidCertificate(CertificateError::BadSignature) => CertificateError::UnknownIssuer.into(),
@@ -108,10 +108,10 @@ impl ResolvesClientCert for Current {
     }
 }
 
-/// The verifier of the accepting end: members and clients are verified by the roots for their kind. What they may do is
-/// decided later.
+/// The verifier of the accepting end: members and clients are verified by the roots for their kind. Their permissions
+/// are decided later.
 impl ClientCertVerifier for Current {
-    /// None: the roots may change, and a caller has only one certificate.
+    /// Sends no hints, because the roots may change, and a caller has only one certificate.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -123,7 +123,8 @@ impl ClientCertVerifier for Current {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let (current, name) = (self.get(), name_of(end_entity));
-        // An authority for clients must not be able to sign members, and the other way round.
+        // An authority for clients must not be able to sign members, and an authority for members must not be able to
+        // sign clients.
         let is_client = matches!(name, Ok(Name::Client { .. }));
         let roots = if is_client { &current.client_roots } else { &current.roots };
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), self.provider.clone())

@@ -23,7 +23,7 @@ const CONNECTION_ID_BYTES: usize = 8;
 /// The identity of this end, and whom it trusts.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
-    /// Trusts everybody, and has no identity.
+    /// This end trusts everybody, and has no identity.
     Anybody,
     Certified(Identity),
 }
@@ -59,8 +59,8 @@ impl Trust {
     }
 
     /// The settings of an endpoint. A restarted process notifies the peers of its predecessor that their connections
-    /// are gone. It proves that it may do so with a secret that both processes have, because it is derived from the
-    /// private key.
+    /// are gone. It authenticates the notification with a secret that both processes have, because the secret is
+    /// derived from the private key.
     pub(crate) fn endpoint(&self) -> EndpointConfig {
         let secret = match self {
             // Without authentication, anyone who sees the traffic could forge the end of a connection anyway.
@@ -74,13 +74,14 @@ impl Trust {
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), b"kv: the end of a QUIC connection");
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())));
         config.cid_generator(|| Box::new(RandomIds));
-        // A restart resets all connections that there were. The answer is no larger than the packet that it answers.
+        // A restart resets all earlier connections at the same time. An answer is no larger than the packet that it
+        // answers.
         config.min_reset_interval(Duration::from_millis(1));
         config
     }
 }
 
-/// Connection ids without a pattern. The default ones contain a check by which a process would not recognize those of
+/// Connection ids without a pattern. The default ids contain a check, so that a process would not recognize the ids of
 /// its predecessor.
 #[derive(Debug)]
 struct RandomIds;

@@ -1,8 +1,7 @@
 //! The connecting end: two connections to each address, one for the streams of the Bulk lane and one for all others.
 //!
 //! Streams of one connection do not wait for each other's lost bytes. But they share a congestion window, and one task
-//! processes their datagrams one by one. With a single connection, a sign of life would wait behind a window of bulk
-//! data.
+//! processes their datagrams one by one. With a single connection, a heartbeat would wait behind a window of bulk data.
 
 use crate::socket::Socket;
 use crate::stream::{self, lost};
@@ -19,17 +18,17 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How many streams share a connection. For more, another one is opened.
+/// How many streams share a connection. For more streams, another connection is opened.
 const STREAMS: usize = settings::MAX_STREAMS / 2;
-/// A silent connection is probed after this long...
+/// The pause before the first probe of a silent connection.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-/// ... and, while nobody has anything to send, after twice as long each time, up to this: a third of the shortest idle
-/// time-out.
+/// The longest pause between probes: a third of the shortest idle time-out. While nobody has anything to send, the
+/// pause doubles after each probe, up to this value.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that has not answered for this long is not used for new streams.
 const SILENT: Duration = Duration::from_millis(500);
 
-/// The open connections in use, by address and whether they are for bulk.
+/// The open connections in use, by address, and by whether they are for the Bulk lane.
 #[derive(Debug, Default)]
 pub(crate) struct Pool(Mutex<HashMap<(SocketAddr, bool), Arc<Slot>>>);
 
@@ -60,7 +59,7 @@ impl Pool {
         Ok(stream::connection((send, receive), lane, peer, remote.to_owned(), Arc::new(link)))
     }
 
-    /// New streams no longer share older connections, which were opened with other certificates.
+    /// Makes later streams use new connections, because the open connections were opened with other certificates.
     pub(crate) fn begin_anew(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -79,7 +78,8 @@ impl Slot {
             && self.0.try_lock().is_ok_and(|opened| opened.links.iter().all(|it| it.strong_count() == 0))
     }
 
-    /// A connection with room for a stream. Callers that ask while one is being opened share it, or its error.
+    /// A connection with room for a stream. Callers that ask while a connection is being opened share that connection,
+    /// or the error.
     async fn link(&self, quic: &Quic, address: SocketAddr) -> io::Result<Arc<Link>> {
         let asked = Instant::now();
         let mut opened = self.0.lock().await;
@@ -134,7 +134,7 @@ impl Link {
             }
         };
         let peer = quic.trust.peer(&connection)?;
-        // The accepting end verifies last, and sends nothing before that.
+        // The accepting end verifies the certificates last, and sends nothing before that.
         let greeted = connection.accept_uni().await.map_err(|e| lost(&e))?;
         drop(greeted);
         let silent = Arc::new(AtomicBool::new(false));
@@ -148,8 +148,8 @@ impl Link {
     }
 }
 
-/// Notices that the process at the other end is gone. QUIC notices it only after the idle time-out. But the kernel
-/// answers datagrams to a port that nobody uses, so a ping shows it at once.
+/// Notices that the process at the other end is gone. QUIC notices this only after the idle time-out. But the other
+/// machine's kernel answers datagrams to a port that nobody uses, so a ping shows it at once.
 struct Watch {
     connection: quinn::Connection,
     refusals: tokio::sync::watch::Receiver<u64>,
@@ -192,8 +192,8 @@ impl Watch {
         }
     }
 
-    /// Returns whether the other end is gone after a report of that. A live peer answers a probe, so a forged report
-    /// alone ends no connection.
+    /// Checks a report that the other end is gone, and returns whether it is. A live peer answers a probe, so a forged
+    /// report alone ends no connection.
     async fn is_gone(&mut self) -> bool {
         let before = self.carried().datagrams_received;
         self.ask();

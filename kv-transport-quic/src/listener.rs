@@ -23,10 +23,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 const BACKLOG: usize = 128;
 /// A connection is closed this long after its last stream has ended. The connecting end closes it as well.
 const UNUSED: Duration = Duration::from_millis(500);
-/// How long the notification that a connection ends may take to leave this machine before the port is released.
+/// How long the port is kept for notifications of ended connections to leave this machine.
 const FAREWELL: Duration = Duration::from_millis(10);
-/// The part (1 / this) of the half-open connections whose addresses may be forged. Above that, callers must prove that
-/// they can be reached there.
+/// The part (1 / this) of the half-open connections whose addresses may be forged. Above this part, callers must prove
+/// that they can be reached at their address.
 const UNPROVEN_PART: usize = 4;
 
 /// A port with a listener, or with connections of an earlier listener.
@@ -38,7 +38,7 @@ pub(crate) struct Port {
     address: SocketAddr,
     /// Where accepted streams are sent; `None` if there is no listener any more.
     queue: watch::Sender<Option<mpsc::Sender<Connection>>>,
-    /// The number of streams that are accepted, or wait to be.
+    /// The number of streams that are accepted, or wait to be accepted.
     lanes: AtomicUsize,
     members: MemberSources,
     /// The configuration for callers from members' addresses.
@@ -73,7 +73,7 @@ impl Port {
         Ok(port)
     }
 
-    /// Returns whether it is only kept for connections of a dropped listener, at this address.
+    /// Returns whether this is the port at `address`, and only connections of a dropped listener keep it.
     pub(crate) fn is_orphan_at(&self, address: SocketAddr) -> bool {
         self.address == address && self.queue.borrow().is_none() && self.lanes.load(Ordering::Relaxed) > 0
     }
@@ -155,7 +155,7 @@ impl Listener for QuicLanes {
 
 /// Admits callers, for as long as the port exists.
 async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
-    // Those that have not opened a lane yet, and some that have.
+    // Contains the callers that have not opened a lane yet, and some that have.
     let mut limiter: Option<ConnectionLimiter<oneshot::Sender<()>>> = None;
     while let Some(incoming) = endpoint.accept().await {
         let Some(port) = port.upgrade() else { return };
@@ -170,12 +170,12 @@ async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
         let from = incoming.remote_address().ip();
         let half_open = limiter.half_open(oneshot::Sender::is_closed);
         if half_open >= limit.div_ceil(UNPROVEN_PART) && !incoming.remote_address_validated() {
-            // It fails only for callers that have already proven their address.
+            // This fails only for callers that have already proven their address.
             let _ = incoming.retry();
             continue;
         }
         if !limiter.admits(std::time::Instant::now(), from) {
-            // No answer: it would have to be encrypted, and an honest caller tries again.
+            // The caller gets no answer, because an answer would have to be encrypted. An honest caller tries again.
             incoming.ignore();
             continue;
         }
@@ -200,7 +200,7 @@ async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Rece
             if is_member { incoming.accept_with(port.for_members.clone()) } else { incoming.accept() };
         let connection = connecting.map_err(|e| lost(&e))?.await.map_err(|e| lost(&e))?;
         let peer = port.settings.trust.peer(&connection)?;
-        // Dropping it ends it, and its end is the greeting.
+        // Dropping the stream ends it. The end of this stream is the greeting.
         drop(connection.open_uni().await.map_err(|e| lost(&e))?);
         Ok::<_, io::Error>((connection, peer))
     };
@@ -231,14 +231,14 @@ async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Rece
     guest.serve().await;
 }
 
-/// How many streams of a connection are accepted, or wait to be.
+/// How many streams of a connection are accepted, or wait to be accepted.
 #[derive(Debug)]
 struct Lanes {
     count: watch::Sender<usize>,
     port: Arc<Port>,
 }
 
-/// One of them.
+/// One of these streams.
 #[derive(Debug)]
 struct LaneHeld(Arc<Lanes>);
 
@@ -267,12 +267,12 @@ struct Guest {
     queue: watch::Receiver<Option<mpsc::Sender<Connection>>>,
     /// Streams that are about to send their lane, or wait to be accepted.
     telling: JoinSet<()>,
-    /// `None` once it has opened a lane.
+    /// `None` once the connection has opened a lane.
     evicted: Option<oneshot::Receiver<()>>,
 }
 
 impl Guest {
-    /// Accepts its streams, for as long as it uses them.
+    /// Accepts the streams of the connection, for as long as it is in use.
     async fn serve(mut self) {
         let mut counted = self.lanes.count.subscribe();
         let mut unused_at = Instant::now() + self.lanes.port.settings.preface_timeout;
@@ -322,7 +322,7 @@ impl Guest {
                 Ok(lane) => {
                     let held = Arc::new(LaneHeld::one(&lanes));
                     let connection = stream::connection(stream, lane, peer, remote.to_string(), held);
-                    // If it fails, the listener is gone, and the stream breaks.
+                    // If this fails, the listener is gone, and the stream breaks.
                     let _ = queue.send(connection).await;
                 }
                 Err(error) => tracing::debug!(%remote, %error, "closed a stream that did not send its lane"),
@@ -331,7 +331,7 @@ impl Guest {
     }
 }
 
-/// Waits until it must make room; forever if it need not.
+/// Waits until the connection must make room for another. Waits forever if the connection has opened a lane.
 async fn evicted(eviction: &mut Option<oneshot::Receiver<()>>) {
     match eviction {
         Some(eviction) => {

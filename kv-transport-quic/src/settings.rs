@@ -8,14 +8,15 @@ use std::time::Duration;
 
 /// How many streams may be open on a connection.
 pub(crate) const MAX_STREAMS: usize = 128;
-/// How many bytes an attempt to connect may send before it is looked at, and all of them together.
+/// How many bytes an attempt to connect may send before the listener handles it. `INCOMING_BYTES_IN_ALL` limits all
+/// attempts together.
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_IN_ALL: u64 = 1 << 20;
-/// The window of a stream from an address that is no member's: what it may send per round trip. That is 64 MiB/s at 1
-/// ms and 3 MiB/s at 20 ms, for one client. A member may send three times as fast.
+/// The window of a stream from an address that is no member's: how many bytes it may send per round trip. One client
+/// can send 64 MiB/s at 1 ms and 3 MiB/s at 20 ms. A member may send three times as fast.
 pub(crate) const STRANGERS_WINDOW: u32 = 64 << 10;
-/// The assumed round-trip time before anything was measured. A lost first datagram is sent again after three times as
-/// long.
+/// The assumed round-trip time before anything was measured. A lost first datagram is sent again after three times
+/// this.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// The buffer for probe datagrams, which nobody reads.
 const DATAGRAM_BYTES: usize = 1 << 10;
@@ -45,7 +46,7 @@ impl Quic {
         Ok(config)
     }
 
-    /// With this many streams that the other end may open.
+    /// The configuration of a connection on which the other end may open this many streams.
     fn transport_config(&self, streams: usize, window: u32) -> TransportConfig {
         let mut config = TransportConfig::default();
         config

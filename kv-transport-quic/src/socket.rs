@@ -17,13 +17,13 @@ use tokio::sync::watch;
 
 /// The requested size of the kernel's buffers in each direction. The kernel may grant less.
 const BUFFER_BYTES: usize = 4 << 20;
-/// How many errors are skipped in a row before others get a turn.
+/// How many errors are skipped in a row before other tasks get a turn.
 const ERRORS_IN_A_ROW: usize = 16;
 
 /// A UDP socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    /// `None` after it was closed.
+    /// `None` after the socket was closed.
     io: RwLock<Option<Arc<UdpSocket>>>,
     state: UdpSocketState,
     address: SocketAddr,
@@ -50,7 +50,7 @@ impl Socket {
     fn new(local: SocketAddr, remote: Option<SocketAddr>) -> io::Result<Arc<Self>> {
         let socket = socket2::Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        // The kernel reduces it to what it allows.
+        // The kernel reduces the size to the allowed maximum.
         let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
         let _ = socket.set_send_buffer_size(BUFFER_BYTES);
         socket.bind(&SockAddr::from(local))?;
@@ -66,13 +66,13 @@ impl Socket {
         }))
     }
 
-    /// Closes it: its port is free at once, and nothing is sent or received any more.
+    /// Closes the socket. Its port is free at once, and nothing is sent or received any more.
     pub(crate) fn close(&self) {
         *self.io.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Counts how often the other machine has answered that nobody listens there. It is only a hint: anyone who guesses
-    /// the port can forge it.
+    /// Counts how often the other machine has answered that nobody listens there. The count is only a hint, because
+    /// anyone who guesses the port can forge such an answer.
     pub(crate) fn refusals(&self) -> watch::Receiver<u64> {
         self.refusals.subscribe()
     }
@@ -81,7 +81,8 @@ impl Socket {
         self.io.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An error either concerns an earlier datagram, or means that this one is lost. Connections tolerate both.
+    /// An error either concerns an earlier datagram, or means that the current datagram is lost. Connections tolerate
+    /// both.
     fn on_error(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.refusals.send_modify(|count| *count += 1);
@@ -100,10 +101,10 @@ impl AsyncUdpSocket for Socket {
         let Some(io) = self.io() else { return Ok(()) };
         let send = || io.try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&*io), transmit));
         match send() {
-            // The error concerns an earlier datagram, and this one was not sent.
+            // The error concerns an earlier datagram, and the current datagram was not sent.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 self.on_error(&error);
-                // The connection resends what is lost.
+                // The connection resends lost data.
                 let _ = send();
                 Ok(())
             }

@@ -19,7 +19,7 @@ pub(crate) const LINGER: Duration = Duration::from_secs(3);
 /// What must live as long as either direction of a stream.
 pub(crate) type Held = Arc<dyn Any + Send + Sync>;
 
-/// The priority of a lane: bytes of a higher one are sent first.
+/// The priority of a lane. Bytes of a lane with a higher priority are sent first.
 fn priority(lane: Lane) -> i32 {
     match lane {
         Lane::Control => 3,
@@ -29,7 +29,7 @@ fn priority(lane: Lane) -> i32 {
     }
 }
 
-/// Makes a connection of a stream on which the lane has been sent.
+/// Makes a [`Connection`] of a stream on which the lane has been sent.
 pub(crate) fn connection(
     (send, receive): (SendStream, RecvStream),
     lane: Lane,
@@ -37,7 +37,7 @@ pub(crate) fn connection(
     remote: String,
     held: Held,
 ) -> Connection {
-    // It fails only if the stream has ended, and then there is nothing to send.
+    // This fails only if the stream has ended, and then there is nothing to send.
     let _ = send.set_priority(priority(lane));
     Connection {
         lane,
@@ -73,7 +73,7 @@ impl AsyncRead for Reader {
 
 struct Writer {
     stream: SendStream,
-    /// `None` only while it is being dropped.
+    /// `None` only while this end is being dropped.
     held: Option<Held>,
 }
 
@@ -95,7 +95,7 @@ impl AsyncWrite for Writer {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // It fails only if the direction has ended already.
+        // This fails only if the direction has ended already.
         let _ = self.stream.finish();
         Poll::Ready(Ok(()))
     }
@@ -105,13 +105,13 @@ impl Drop for Writer {
     /// Ends the direction, and keeps the connection until everything has arrived: a closed connection drops unsent
     /// data.
     fn drop(&mut self) {
-        // It fails only if the direction has ended already.
+        // This fails only if the direction has ended already.
         let _ = self.stream.finish();
         let held = self.held.take();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let arrived = self.stream.stopped();
             runtime.spawn(async move {
-                // It has arrived, or has had its time.
+                // The data has arrived, or the time is over.
                 let _ = timeout(LINGER, arrived).await;
                 drop(held);
             });

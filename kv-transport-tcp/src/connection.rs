@@ -26,9 +26,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// The protection of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Security {
-    /// As they are.
+    /// No encryption, and no authentication.
     None,
-    /// Encrypted, and both ends authenticated by certificates.
+    /// The connection is encrypted, and both ends are authenticated by certificates.
     #[cfg(feature = "tls")]
     Tls(tls::Tls),
 }
@@ -127,8 +127,9 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A connection to an unused local port can, rarely, be connected to itself, if the kernel chooses the same port as its
-/// source. If it were kept, it would also hold the port that a listener needs.
+/// Whether a socket is connected to itself. Rarely, this happens to a connection to an unused local port, if the kernel
+/// chooses the same port as its source. Such a socket must not be kept, because it would occupy the port that a
+/// listener needs.
 fn is_connected_to_itself(socket: &TcpStream) -> bool {
     matches!((socket.local_addr(), socket.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
 }

@@ -1,10 +1,10 @@
 //! TCP for kv, with a socket per lane, so that lanes do not block one another.
 //!
-//! [`Tcp`] is the [`Transport`]. The connecting end sends a preface of eight bytes, by which it shows that it speaks
-//! kv, the version, and the lane of the socket. Then the stream belongs to the user.
+//! [`Tcp`] is the [`Transport`]. The connecting end first sends a preface of eight bytes. The preface identifies the
+//! protocol, its version and the lane of the socket. The bytes after it belong to the user.
 //!
 //! [`Tcp::new`] authenticates nobody: every connection's peer is `Peer::Unauthenticated`, and anyone who can read the
-//! network can read everything. With `Tcp::with_tls` (feature `tls`) everything is encrypted, and both ends are
+//! network can read everything. With `Tcp::with_tls` (feature `tls`), everything is encrypted, and both ends are
 //! authenticated by their certificates.
 
 mod connection;
@@ -57,7 +57,7 @@ impl Default for Tcp {
 }
 
 impl Tcp {
-    /// Without TLS, with default settings.
+    /// Creates a transport without TLS, with default settings.
     pub fn new() -> Self {
         Self {
             preface_timeout: Duration::from_secs(3),
@@ -67,8 +67,8 @@ impl Tcp {
         }
     }
 
-    /// With TLS 1.3, certificates at both ends, and default settings. `identity` may be refreshed at any time: each
-    /// handshake uses the current files.
+    /// Creates a transport with TLS 1.3, certificates at both ends, and default settings. `identity` may be refreshed
+    /// at any time: each handshake uses the current files.
     ///
     /// If an end does not accept the other, the reason is in the error of `connect` ([`TransportError::Handshake`]), or
     /// in the log of the accepting end.
@@ -77,26 +77,27 @@ impl Tcp {
         Self { security: Security::Tls(tls::Tls::new(identity)), ..Self::new() }
     }
 
-    /// How long an accepted socket may take to send its lane and, with TLS, its identity, before it is closed. Default
-    /// 3 s.
+    /// Sets how long an accepted socket may take to send its lane and, with TLS, its identity. After that, it is
+    /// closed. Default 3 s.
     #[must_use]
     pub fn preface_timeout(mut self, timeout: Duration) -> Self {
         self.preface_timeout = timeout;
         self
     }
 
-    /// How many accepted sockets of a listener may not have sent their lane yet. Beyond that, the oldest one of the
-    /// source with the most is closed (members' addresses last), so that a flood of silent openers does not keep others
-    /// out. Default 128; at least 1.
+    /// Sets how many accepted sockets of a listener may be half-open, which means that they have not sent their lane
+    /// yet. Beyond that, the listener closes the oldest half-open socket of the source with the most half-open sockets.
+    /// It closes sockets from members' addresses last. So a flood of silent openers does not keep others out. Default
+    /// 128; at least 1.
     #[must_use]
     pub fn max_half_open(mut self, sockets: usize) -> Self {
         self.max_half_open = sockets.max(1);
         self
     }
 
-    /// How many handshakes per second a listener with TLS begins with callers from other addresses than members'; half
-    /// of that for one address, and for each address of a member. Further sockets are closed at once, before they cost
-    /// a signature. Default 1,000; at least 1.
+    /// Sets how many handshakes per second a listener with TLS begins with callers from other addresses than members'.
+    /// One such address, and each address of a member, may use half of this number. The listener closes further sockets
+    /// at once, before it computes a signature. Default 1,000; at least 1.
     #[must_use]
     pub fn max_handshakes_per_second(mut self, handshakes: u32) -> Self {
         self.max_handshakes_per_second = handshakes.max(1);

@@ -21,11 +21,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How many connections may wait to be accepted. More stay in the system's backlog.
+/// How many connections may wait to be accepted. Further connections stay in the system's backlog.
 const READY: usize = 128;
 
-/// A listening socket. Connections are accepted on a task of its own, so that an opener gets an answer however long the
-/// user takes to ask for the next connection.
+/// A listening socket. A separate task accepts the connections, so that an opener gets an answer however long the user
+/// takes to ask for the next connection.
 #[derive(Debug)]
 pub(crate) struct TcpLanes {
     address: SocketAddr,
@@ -36,7 +36,8 @@ pub(crate) struct TcpLanes {
     looking_up: Option<AbortHandle>,
 }
 
-/// Shared with the task, and taken from it when the listener is dropped, so that the address is free at once.
+/// The socket is shared with the task, and taken from it when the listener is dropped, so that the address is free at
+/// once.
 type Socket = Arc<Mutex<Option<TcpListener>>>;
 
 impl TcpLanes {
@@ -82,7 +83,7 @@ struct Accepting {
     settings: Tcp,
     /// Accepted sockets that are about to send their lane, each on a task of its own.
     opening: JoinSet<Option<Connection>>,
-    /// The same, and some that are done.
+    /// Limits the sockets in `opening`. It may also contain some that are done.
     limiter: ConnectionLimiter<AbortHandle>,
     /// Set after a failure: when to accept again, and the length of the pause.
     pause: Option<(Instant, Duration)>,
@@ -163,7 +164,7 @@ impl Accepting {
     }
 
     /// A failed accept never ends the listener. A peer that gave up is forgotten. If resources are missing, accepting
-    /// pauses, because the kernel would report the same at once, and the others wait in the backlog.
+    /// pauses, because the kernel would report the same error again at once. Other connections wait in the backlog.
     fn on_accept_error(&mut self, error: &io::Error) {
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             return;

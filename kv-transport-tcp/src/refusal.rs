@@ -17,7 +17,7 @@ const PARTING_READS: usize = 64;
 /// Why a socket did not become a connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// It broke, or someone else is at the other end.
+    /// The socket broke, or the other end does not speak this protocol.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The two ends do not accept each other.
@@ -39,8 +39,8 @@ pub(crate) fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// Sends the closing message and closes. What the other end still sends is read and dropped: closing a socket with
-/// unread data resets it, and the message might be lost. The accepting end limits the time.
+/// Sends the closing message, and closes the socket. Data that the other end still sends is read and dropped, because
+/// closing a socket with unread data resets it, and the message might be lost. The accepting end limits the time.
 pub(crate) async fn part(mut socket: TcpStream, last_word: &[u8]) {
     if socket.write_all(last_word).await.is_ok() && socket.shutdown().await.is_ok() {
         let mut unread = [0; 1024];

@@ -17,11 +17,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 /// The protocol that both ends announce.
 const ALPN: &[u8] = b"kvt/1";
 
-/// The answer to the preface, by which the connecting end knows that its certificate was accepted: its handshake alone
-/// ends before that.
+/// The answer to the preface. It informs the connecting end that its certificate was accepted, because the handshake of
+/// the connecting end completes before that.
 const ACCEPTED: u8 = 1;
 
-/// Creates both ends of connections.
+/// Creates the connecting and the accepting ends of connections.
 #[derive(Clone)]
 pub(crate) struct Tls {
     identity: Identity,
@@ -50,8 +50,8 @@ impl Tls {
         &self.identity
     }
 
-    /// The connecting end. It waits until the other end has accepted its certificate, so that a refusal is reported
-    /// here.
+    /// Creates the connecting end. Waits until the other end has accepted this end's certificate, so that a refusal is
+    /// reported here.
     pub(crate) async fn open(
         &self,
         socket: TcpStream,
@@ -79,7 +79,7 @@ impl Tls {
         Ok(connection(stream, lane, peer, remote.to_owned()))
     }
 
-    /// The accepting end.
+    /// Creates the accepting end.
     pub(crate) async fn accept(&self, socket: TcpStream, remote: SocketAddr) -> Result<Connection, Failure> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 1 && first != [TLS_HANDSHAKE] {
@@ -107,7 +107,7 @@ fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Result<Peer, Failure> {
     peer_of(certificates).map_err(|error| Failure::Handshake(error.to_string()))
 }
 
-/// The reason of a failed handshake: TLS's own, if there is one.
+/// The reason of a failed handshake: the TLS error, if there is one.
 fn failure(error: io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(reason) => Failure::Handshake(explain(reason)),
@@ -127,7 +127,7 @@ where
     Connection { lane, peer, remote, reader: Box::new(reader), writer: Box::new(Ending(writer)) }
 }
 
-/// The writing half: ends its direction when it is dropped.
+/// The writing half. It ends its direction when it is dropped.
 struct Ending<S: AsyncWrite>(WriteHalf<S>);
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
@@ -146,7 +146,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
 
 impl<S: AsyncWrite> Drop for Ending<S> {
     fn drop(&mut self) {
-        // As far as possible without waiting. What the socket does not accept now is lost, which is allowed.
+        // Sends as much as possible without waiting. Data that the socket does not accept now is lost, which is
+        // allowed.
         let mut context = Context::from_waker(Waker::noop());
         let _ = Pin::new(&mut self.0).poll_shutdown(&mut context);
     }

@@ -1,4 +1,4 @@
-//! A measurement rather than a claim: how long small messages take in one lane while another one is full.
+//! Measures how long small messages take in one lane while another lane is full. This is a measurement, not a claim.
 
 use super::Subject;
 use crate::{Connection, Lane};
@@ -10,18 +10,18 @@ use tokio::time::sleep;
 /// How many messages are sent, and the pause between them.
 const ROUNDS: usize = 500;
 const PACE: Duration = Duration::from_millis(1);
-/// As long as a sign of life.
+/// The size of a small message: as long as a heartbeat.
 const SMALL_BYTES: usize = 64;
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// How long messages took there and back.
+/// The round-trip times of messages.
 #[derive(Clone, Copy, Debug)]
 pub struct RoundTrips {
-    /// Half of them were faster.
+    /// Half of the messages were faster.
     pub median: Duration,
-    /// One in a hundred was slower.
+    /// One message in a hundred was slower.
     pub p99: Duration,
-    /// The slowest.
+    /// The slowest message.
     pub slowest: Duration,
 }
 
@@ -32,8 +32,7 @@ impl Display for RoundTrips {
     }
 }
 
-/// Prints how long small messages take on the Control lane: alone, and beside as many bytes on the Bulk lane as it
-/// takes.
+/// Prints how long small messages take on the Control lane: alone, and while the Bulk lane is full.
 pub async fn delays_beside_a_full_lane(subject: Subject) {
     let (mut listener, mut near, far) = subject.pair(Lane::Control).await;
     let echo = tokio::spawn(echo(far));

@@ -1,10 +1,10 @@
-//! What a transport has to do, as tests to run on it.
+//! The requirements for a transport, as tests that run on it.
 //!
 //! In a transport's tests, one call makes a `#[test]` of every claim:
 //! ```ignore
 //! kv_transport::conformance!(Subject::new(Tcp::new(), "127.0.0.1:0"));
 //! ```
-//! Each claim builds a tokio runtime of its own and is given half a minute.
+//! Each claim builds a tokio runtime of its own, and fails if it takes longer than half a minute.
 
 mod delays;
 mod opening;
@@ -41,23 +41,25 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// `transport` at both ends. `address` is one to listen on, with port 0, so that tests may run in parallel.
+    /// Tests `transport` at both ends. `address` is an address to listen on, with port 0, so that tests may run in
+    /// parallel.
     pub fn new(transport: impl Transport, address: &str) -> Self {
         let server: Arc<dyn Transport> = Arc::new(transport);
         Self { client: Arc::clone(&server), server, address: address.to_owned(), garbage: None }
     }
 
-    /// Another transport for the connecting end, if the two ends differ, for example in their certificates.
+    /// Sets another transport for the connecting end, if the two ends differ, for example in their certificates.
     #[must_use]
     pub fn client(mut self, transport: impl Transport) -> Self {
         self.client = Arc::new(transport);
         self
     }
 
-    /// How to reach the address of a listener without being a connection: for example by being silent, or by sending
-    /// garbage. Without it, [`garbage_openers_hold_up_nobody`] claims nothing.
+    /// Sets how to reach the address of a listener without opening a valid connection, for example by staying silent or
+    /// by sending garbage. Without this, [`garbage_openers_hold_up_nobody`] tests nothing.
     ///
-    /// Give the transport a deadline for such openers above half a minute: the claim is that nobody waits for it.
+    /// Give the transport a deadline above half a minute for such openers, because the claim is that nobody waits for
+    /// that deadline.
     #[must_use]
     pub fn garbage<F>(mut self, open: impl Fn(String) -> F + Send + Sync + 'static) -> Self
     where
@@ -75,7 +77,7 @@ impl Subject {
         self.client.connect(&listener.local_address(), lane).await.expect("the listener can be reached")
     }
 
-    /// A listener, and both ends of a connection through it: the connecting one first.
+    /// A listener, and both ends of a connection to it: first the connecting end, then the accepting end.
     async fn pair(&self, lane: Lane) -> (Box<dyn Listener>, Connection, Connection) {
         let mut listener = self.listen().await;
         let near = self.connect(&*listener, lane).await;
@@ -112,8 +114,8 @@ pub fn run<F: Future<Output = ()>>(claim: &str, subject: impl FnOnce() -> Subjec
     runtime.shutdown_background();
 }
 
-/// Makes a `#[test]` of each claim on a transport: `conformance!(subject)`, where the expression gives a
-/// [`Subject`](crate::conformance::Subject), anew for each test.
+/// Makes a `#[test]` of each claim on a transport. In `conformance!(subject)`, the expression returns a
+/// [`Subject`](crate::conformance::Subject), and is evaluated for each test.
 #[macro_export]
 macro_rules! conformance {
     ($subject:expr) => {

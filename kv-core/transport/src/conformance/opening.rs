@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// How often a test tries again, if another process may have taken the port that was just freed.
+/// How often a test is repeated if another process may have taken the port that was just freed.
 const TRIES: usize = 5;
 
 /// Each lane can be opened. Both ends report the lane and the other end's address.
@@ -22,7 +22,7 @@ pub async fn each_lane_is_reported_to_the_acceptor(subject: Subject) {
     }
 }
 
-/// Port 0 gives each listener a port of its own, on which it is reached.
+/// Port 0 gives each listener a port of its own, at which callers reach it.
 pub async fn port_zero_gives_a_usable_address(subject: Subject) {
     let mut one = subject.listen().await;
     let mut two = subject.listen().await;
@@ -34,7 +34,7 @@ pub async fn port_zero_gives_a_usable_address(subject: Subject) {
     }
 }
 
-/// Where nobody listens, connecting fails, and the error names the address.
+/// Connecting fails if nobody listens at the address, and the error names the address.
 pub async fn connecting_to_nobody_is_refused(subject: Subject) {
     for _ in 0..TRIES {
         let address = subject.listen().await.local_address();
@@ -50,7 +50,7 @@ pub async fn connecting_to_nobody_is_refused(subject: Subject) {
     panic!("connecting to where nobody listens succeeds");
 }
 
-/// An address that is taken is refused, and the error names it; the first listener is unharmed.
+/// Listening on an address that is in use fails, and the error names the address. The first listener is not affected.
 pub async fn listening_twice_on_an_address_is_refused(subject: Subject) {
     let mut listener = subject.listen().await;
     let address = listener.local_address();
@@ -63,7 +63,7 @@ pub async fn listening_twice_on_an_address_is_refused(subject: Subject) {
 
 /// Text that cannot be an address is distinguished from an address that cannot be reached.
 pub async fn what_is_no_address_is_refused_as_such(subject: Subject) {
-    // Where addresses are of another form than HOST:PORT, nobody knows which are none, but for this one.
+    // If addresses have another form than HOST:PORT, the empty text is the only one known to be invalid.
     let mut wrong = vec![""];
     if check_host_port(&subject.address).is_ok() {
         wrong.extend([":7000", "host:", "host:port", "host:70000", "host:-1"]);
@@ -79,7 +79,7 @@ pub async fn what_is_no_address_is_refused_as_such(subject: Subject) {
     subject.client.check_address(&listener.local_address()).expect("it is an address");
 }
 
-/// A dropped listener frees its address for another; what it had accepted lives on.
+/// A dropped listener frees its address for another listener. The connections that it has accepted stay open.
 pub async fn a_dropped_listener_frees_its_address_and_leaves_connections_open(subject: Subject) {
     for _ in 0..TRIES {
         let (listener, mut near, mut far) = subject.pair(Lane::Log).await;
@@ -96,7 +96,7 @@ pub async fn a_dropped_listener_frees_its_address_and_leaves_connections_open(su
     panic!("the address of a dropped listener stays taken");
 }
 
-/// A connection that was opened and not yet accepted breaks when the listener is dropped.
+/// A connection that was opened but not yet accepted breaks when the listener is dropped.
 pub async fn a_dropped_listener_breaks_what_it_had_not_accepted(subject: Subject) {
     let listener = subject.listen().await;
     let mut near = subject.connect(&*listener, Lane::Log).await;
@@ -143,7 +143,7 @@ pub async fn many_connections_open_at_once(subject: Subject) {
     echo.await.expect("all are accepted");
 }
 
-/// However often accepting is given up, before or while a connection comes: each comes once.
+/// However often `accept` is cancelled, before or while a connection arrives, each connection is returned once.
 pub async fn a_cancelled_accept_loses_no_connection(subject: Subject) {
     const MANY: u8 = 40;
     let mut listener = subject.listen().await;
@@ -167,7 +167,7 @@ pub async fn a_cancelled_accept_loses_no_connection(subject: Subject) {
     assert_eq!(seen, (0..MANY).collect());
 }
 
-/// Giving up connecting, at any moment, leaves the listener good for others.
+/// Cancelling `connect` at any moment does not affect the listener for other callers.
 pub async fn a_cancelled_connect_harms_no_other(subject: Subject) {
     let mut listener = subject.listen().await;
     let address = listener.local_address();
@@ -176,7 +176,7 @@ pub async fn a_cancelled_connect_harms_no_other(subject: Subject) {
         drop(timeout(patience, subject.client.connect(&address, Lane::Bulk)).await);
     }
     let mut near = subject.connect(&*listener, Lane::Control).await;
-    // Those given up may be accepted first, as connections that end at once.
+    // Cancelled connections may be accepted first. They end at once.
     let mut far = loop {
         let connection = listener.accept().await.expect("accepting works");
         if connection.lane == Lane::Control {
@@ -186,7 +186,7 @@ pub async fn a_cancelled_connect_harms_no_other(subject: Subject) {
     ping(&mut near, &mut far, 1).await;
 }
 
-/// Openers that are silent or send garbage hold up nobody, and are not handed out.
+/// Openers that are silent or send garbage delay no other caller, and `accept` does not return them.
 pub async fn garbage_openers_hold_up_nobody(subject: Subject) {
     let Some(open) = &subject.garbage else { return };
     let mut listener = subject.listen().await;

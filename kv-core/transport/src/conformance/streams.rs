@@ -8,7 +8,7 @@ use tokio::time::timeout;
 /// More than any transport should hold for a peer that does not read.
 const TOO_MUCH_BYTES: usize = 64 * 1024 * 1024;
 
-/// What was written and flushed arrives, in order, in both directions, by turns.
+/// Data that was written and flushed arrives in order, in both directions, by turns.
 pub async fn bytes_flow_both_ways_in_order(subject: Subject) {
     let (_listener, mut near, mut far) = subject.pair(Lane::Log).await;
     for turn in 0..100_u32 {
@@ -20,7 +20,7 @@ pub async fn bytes_flow_both_ways_in_order(subject: Subject) {
     }
 }
 
-/// Megabytes arrive whole and in order, in both directions at the same time.
+/// Megabytes of data arrive completely and in order, in both directions at the same time.
 pub async fn large_transfers_arrive_whole_both_ways_at_once(subject: Subject) {
     const BYTES: usize = 8 * 1024 * 1024;
     let (_listener, near, far) = subject.pair(Lane::Bulk).await;
@@ -35,7 +35,7 @@ pub async fn large_transfers_arrive_whole_both_ways_at_once(subject: Subject) {
     }
 }
 
-/// What was written before the direction was ended and the connection dropped still arrives.
+/// Data that was written before the direction was ended and the connection dropped still arrives.
 pub async fn what_was_written_before_the_end_arrives(subject: Subject) {
     const BYTES: usize = 10_000;
     let (_listener, near, far) = subject.pair(Lane::Client).await;
@@ -44,7 +44,7 @@ pub async fn what_was_written_before_the_end_arrives(subject: Subject) {
     receive(far.reader, BYTES, 3).await;
 }
 
-/// Ending one direction is the end of file there, and the other direction goes on.
+/// If one end ends its direction, the other end reads end of file. The other direction continues.
 pub async fn ending_one_direction_leaves_the_other_open(subject: Subject) {
     let (_listener, mut near, mut far) = subject.pair(Lane::Client).await;
     near.writer.write_all(b"request").await.expect("bytes go");
@@ -60,22 +60,22 @@ pub async fn ending_one_direction_leaves_the_other_open(subject: Subject) {
     assert_eq!(&answer, b"answer");
 }
 
-/// When the opener drops the connection, the acceptor reads its end, and cannot write for ever.
+/// When the opener drops the connection, the acceptor reads end of file, and its writes fail sooner or later.
 pub async fn a_dropped_connection_is_noticed_by_the_acceptor(subject: Subject) {
     let (_listener, near, far) = subject.pair(Lane::Control).await;
     drop(near);
     notices_the_end(far.reader, far.writer).await;
 }
 
-/// When the acceptor drops the connection, the opener reads its end, and cannot write for ever.
+/// When the acceptor drops the connection, the opener reads end of file, and its writes fail sooner or later.
 pub async fn a_dropped_connection_is_noticed_by_the_opener(subject: Subject) {
     let (_listener, near, far) = subject.pair(Lane::Control).await;
     drop(far);
     notices_the_end(near.reader, near.writer).await;
 }
 
-/// A peer that does not read stops the writer after a bounded number of bytes. Meanwhile the other lanes
-/// between the same two go on, and when it reads at last, all of it arrives.
+/// A peer that does not read stops the writer after a bounded number of bytes. Meanwhile the other lanes between the
+/// same two ends continue. When the peer reads at last, all bytes arrive.
 pub async fn a_peer_that_does_not_read_stops_its_lane_and_no_other(subject: Subject) {
     let (mut listener, mut full, clogged) = subject.pair(Lane::Bulk).await;
     let mut written = 0;

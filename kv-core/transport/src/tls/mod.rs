@@ -33,7 +33,7 @@ use crate::Peer;
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-/// The server name for `rustls`, which requires one. The name is neither sent nor checked.
+/// The server name to use where `rustls` requires one. The name is neither sent nor checked.
 pub const SERVER_NAME: &str = "kv";
 
 /// The identity of the other end, from its verified certificates.

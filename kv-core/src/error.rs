@@ -249,8 +249,8 @@ pub enum ReadError {
         /// The oldest revision that the asked member can read.
         oldest: Revision,
     },
-    /// The revision does not exist yet. After a local read, it may also mean that the revision exists but the member
-    /// has not received it yet.
+    /// The revision does not exist yet. After a local read, this error may also mean that the member has not received
+    /// the revision yet.
     #[error("the revision does not exist yet: the newest revision is {newest}")]
     Future {
         /// The newest revision that the asked member can read.

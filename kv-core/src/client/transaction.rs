@@ -31,9 +31,10 @@ use std::time::Duration;
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has
-/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This takes
-/// two events. First, the answer is lost: in a failover, or because clients leave more answers unread than members hold
-/// for them (64 MiB for one client). Second, the results of other transactions fill the store before the retry arrives.
+/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). Two events
+/// must happen for this. First, the answer is lost: in a failover, or because clients leave more answers unread than
+/// members hold for them (64 MiB for one client). Second, the results of other transactions fill the store before the
+/// retry arrives.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

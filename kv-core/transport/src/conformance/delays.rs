@@ -10,7 +10,7 @@ use tokio::time::sleep;
 /// How many messages are sent, and the pause between them.
 const ROUNDS: usize = 500;
 const PACE: Duration = Duration::from_millis(1);
-/// The size of a small message: as long as a heartbeat.
+/// The size of a small message, in bytes: that of a heartbeat.
 const SMALL_BYTES: usize = 64;
 const BLOCK_BYTES: usize = 256 << 10;
 

@@ -363,7 +363,7 @@ impl Lock {
         }
     }
 
-    /// Returns when the key no longer belongs to this tenure.
+    /// Waits until the key no longer belongs to this tenure.
     async fn key_gone(&self) {
         loop {
             let mut events = self.client.watch_key(&self.name).after(self.token.revision()).stream();

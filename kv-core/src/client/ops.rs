@@ -289,8 +289,8 @@ impl IntoFuture for Put {
     /// Runs the put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries. The put may have been applied, or may still be applied, at most once.
-    /// Nothing else is affected.
+    /// Dropping the future stops the retries. The put may have been applied, or may still be applied. It is applied at
+    /// most once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, value, condition, life, deadline } = self;
         Box::pin(async move {

@@ -60,8 +60,8 @@ impl IntoFuture for DeleteRange {
     /// Runs the removal. After an error, some of the range may have been removed. Run it again to remove the rest.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the removal. The current step may have been applied, or may still be applied, at most
-    /// once.
+    /// Dropping the future stops the removal. The current step may have been applied, or may still be applied. It is
+    /// applied at most once.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, from, to, deadline } = self;
         Box::pin(async move {
@@ -82,7 +82,7 @@ impl IntoFuture for DeleteRange {
     }
 }
 
-/// The first key of a range, and the first key after it.
+/// The first key of a range, and the first key after the range.
 pub(super) fn ends_of<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> (Bytes, Option<Bytes>) {
     let from = match range.start_bound() {
         Bound::Unbounded => Bytes::new(),

@@ -182,8 +182,8 @@ impl IntoFuture for Transaction {
     /// Runs the transaction.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries. The transaction may have been applied, or may still be applied, at most
-    /// once. Nothing else is affected.
+    /// Dropping the future stops the retries. The transaction may have been applied, or may still be applied. It is
+    /// applied at most once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, transaction, otherwise: _, deadline } = self;
         Box::pin(async move {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 /// How often the replica is asked again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// Returns when another member serves as primary; at once if this member is not the primary.
+/// Waits until another member serves as primary. Returns at once if this member is not the primary.
 pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), HandoverError> {
     let me = shared.me;
     let mut status = shared.status.watch();

@@ -249,7 +249,7 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Returns when something may have happened since the last [`take`](Self::take). Cancel safe.
+    /// Waits until something may have happened since the last [`take`](Self::take). Cancel safe.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
     }

@@ -63,8 +63,8 @@ impl Memory {
     }
 
     /// Returns the same network for a node with this name: nodes that accept its connections see the name as
-    /// [`Connection::remote`]. Use the address on which the node listens; then faults on that address affect
-    /// connections in either direction.
+    /// [`Connection::remote`]. As the name, give the address on which the node listens. Then faults that are limited to
+    /// that address affect the connections to the node and those from it.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

@@ -134,7 +134,7 @@ impl PipeWatch {
         finish(&self.0, end);
     }
 
-    /// Returns when the reader was dropped.
+    /// Waits until the reader has been dropped.
     pub(crate) async fn reader_gone(&self) {
         std::future::poll_fn(|cx| {
             let mut state = lock(&self.0);

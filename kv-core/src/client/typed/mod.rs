@@ -181,7 +181,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
     /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries. The change may have been applied, or may still be applied, at most once.
+    /// Dropping the future stops the retries. The change may have been applied, or may still be applied. It is applied
+    /// at most once.
     pub async fn update(
         &self,
         key: impl AsRef<[u8]>,

@@ -201,7 +201,7 @@ impl Path {
         self.rules.changed().await.expect("the sender is in `faults`");
     }
 
-    /// Returns when the connection is reset.
+    /// Waits until the connection is reset.
     pub(super) async fn reset(&mut self) {
         while !self.is_reset() {
             self.changed().await;

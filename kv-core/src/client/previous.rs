@@ -49,8 +49,9 @@ impl WithPrevious {
 }
 
 impl Put {
-    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. The cluster stores it for retries, under
-    /// the same limits as the reads of a [`Transaction`]. Set the conditions and options of the put before this call.
+    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. The cluster stores this value to answer a
+    /// retry of the put. Its storage has the same limits as that of the values that a [`Transaction`] reads. Set the
+    /// conditions and options of the put before this call.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
         WithPrevious::new(

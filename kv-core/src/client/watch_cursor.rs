@@ -44,8 +44,8 @@ impl WatchCursor {
         self.waiting.pop_front()
     }
 
-    /// The revision up to which all events, if there were any, have been taken. This is 0 if the watch began without a
-    /// position and no member has answered yet.
+    /// All events up to this revision have been taken. A revision without events for this watch counts as taken. This
+    /// is 0 if the watch began without a position and no member has answered yet.
     pub fn complete(&self) -> Revision {
         let place = || self.place().map_or(Revision::ZERO, Position::behind);
         self.waiting.front().map_or_else(place, |next| next.revision.back(1))

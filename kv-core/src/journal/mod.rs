@@ -141,7 +141,8 @@ impl Journal {
             .sync_directory()
             .map_err(|source| OpenError::Disk { doing: "sync the data directory".into(), source })?;
         let (file, superblock) = loaded.complete()?;
-        let mut segments = Segments::new(Arc::clone(&storage), owner, blocks, superblock.generation);
+        let registered = superblock.generation.max(superblock.cuts.settled().position.generation);
+        let mut segments = Segments::new(Arc::clone(&storage), owner, blocks, registered);
         let last = recovery.last_by_generation();
         for scan in &scans {
             segments.register(scan, last.get(&scan.generation).copied().unwrap_or_default(), &superblock);

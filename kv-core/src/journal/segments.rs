@@ -49,6 +49,8 @@ pub(super) struct Segments {
     next_number: u32,
     /// The greatest generation so far.
     newest: Generation,
+    /// The greatest generation in which an earlier life can have written.
+    registered: Generation,
     /// The next free block in the last active segment; `None` if nothing may be written to it.
     next_block: Option<u32>,
 }
@@ -72,6 +74,7 @@ impl Segments {
             spares: Vec::new(),
             next_number: 0,
             newest: registered,
+            registered,
             next_block: None,
         }
     }
@@ -138,7 +141,9 @@ impl Segments {
     pub(super) fn frontier(&self) -> Position {
         match (self.next_block, self.active.last()) {
             (Some(block), Some(last)) => Position { generation: last.generation, block },
-            _ => Position { generation: self.newest, block: u32::MAX },
+            // Not the newest one: the header that shows it may never have reached the disk. Then the same generation
+            // begins again after a power cut, and what is written in it must not count as written before.
+            _ => Position { generation: self.registered, block: u32::MAX },
         }
     }
 

@@ -146,3 +146,27 @@ fn t3_a_point_below_the_checkpoint_is_refused() {
     journal.execute(&[Write::Append(log.clone()), Write::Checkpoint(log[7].header.anchor())]).unwrap();
     assert!(matches!(journal.execute(&[rebase(&log[3], 1)]), Err(JournalWriteError::UnknownPoint { .. })));
 }
+
+/// The header of a segment is written, and is not durable when the process ends: it is read, until a power cut takes it
+/// back. Then the same generation begins again. What is written in it must not count as written before the rebase.
+#[test]
+fn t3_a_generation_that_was_never_durable_voids_nothing_that_is_written_later() {
+    let (disk, mut journal) = formed();
+    let log = entries_after(None, 1, 2000, 8);
+    let first = segments(&disk).remove(0);
+    assert!(disk.fail_sync_of(&first, 1));
+    assert!(journal.execute(&[Write::Append(log[..1].to_vec())]).is_err());
+    drop(journal);
+    disk.kill();
+    let (mut journal, _) = open(&disk).unwrap();
+    journal.execute(&[rebase(&log[3], 1)]).unwrap();
+    disk.crash_losing_all();
+    let (mut journal, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.floor, log[3].header.anchor());
+    journal.execute(&[Write::Append(log[4..].to_vec())]).unwrap();
+    disk.crash_losing_all();
+    let (mut journal, recovered) = open(&disk).unwrap();
+    assert_eq!((head(&recovered), recovered.is_damaged()), (8, false));
+    journal.execute(&[view(2, 2, Some((log[5].header.anchor(), 2)))]).unwrap();
+    assert_eq!(head(&open(&disk.fork()).unwrap().1), 6);
+}

@@ -3,6 +3,7 @@
 use crate::config::{ConnectArgs, DurationArg, SizeArg, TransportKind, listed};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Args, Debug)]
 #[command(
@@ -61,10 +62,10 @@ pub(crate) struct LoadTestArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) rate: Option<u32>,
     /// Measure for this long.
-    #[arg(long, value_name = "TIME", default_value = "10s")]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = length)]
     pub(crate) time: DurationArg,
     /// Run the load for this long before the measurement begins.
-    #[arg(long, value_name = "TIME", default_value = "1s")]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = warm_up)]
     pub(crate) warm_up: DurationArg,
     /// Use this many different keys.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
@@ -73,7 +74,7 @@ pub(crate) struct LoadTestArgs {
     #[arg(long, value_name = "DISTRIBUTION", default_value = "uniform")]
     pub(crate) distribution: Distribution,
     /// Write values of this size, incompressible.
-    #[arg(long, value_name = "SIZE", default_value = "256")]
+    #[arg(long, value_name = "SIZE", default_value = "256", value_parser = value_size)]
     pub(crate) value_size: SizeArg,
     /// Let each write set this many keys, in one transaction.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -159,6 +160,25 @@ pub(crate) enum ReadMode {
     Linearizable,
     /// Reads the state of any member, which may be stale.
     Local,
+}
+
+/// The longest load, and the largest value that any cluster can be configured for.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const LARGEST: u64 = 8 << 20;
+
+fn length(text: &str) -> Result<DurationArg, String> {
+    let time = warm_up(text)?;
+    if time.0.is_zero() { Err("it must be more than zero, as in 10s".to_owned()) } else { Ok(time) }
+}
+
+fn warm_up(text: &str) -> Result<DurationArg, String> {
+    let time: DurationArg = text.parse()?;
+    if time.0 > LONGEST { Err("a load lasts one day at most".to_owned()) } else { Ok(time) }
+}
+
+fn value_size(text: &str) -> Result<SizeArg, String> {
+    let size: SizeArg = text.parse()?;
+    if size.0 > LARGEST { Err("values have up to 8 MiB".to_owned()) } else { Ok(size) }
 }
 
 fn spawned(text: &str) -> Result<u8, String> {

@@ -108,6 +108,7 @@ fn start_workers(
                     Err(error) => {
                         let mut first = failed.lock().unwrap_or_else(PoisonError::into_inner);
                         first.get_or_insert_with(|| error.to_string());
+                        return;
                     }
                 }
             }

@@ -67,12 +67,13 @@ impl Recorder {
 
     /// An operation that began, or was due, at `begun` has ended at `ended`. Counted by its end.
     fn record(&self, shard: usize, begun: Instant, ended: Instant, result: Result<(), OpError>) {
-        if ended < self.begin || ended > self.end {
-            return;
-        }
         if let Err(error) = result {
+            // Those of the warm-up count too: a watch that fails is not begun again.
             self.errors.fetch_add(1, Ordering::Relaxed);
             lock(&self.first_error).get_or_insert_with(|| error.to_string());
+            return;
+        }
+        if ended < self.begin || ended > self.end {
             return;
         }
         let micros = u64::try_from(ended.saturating_duration_since(begun).as_micros()).unwrap_or(u64::MAX);
@@ -188,6 +189,10 @@ fn operate(clients: &[Client], args: &LoadTestArgs, recorder: &Arc<Recorder>) ->
                     }
                 };
                 let result = worker_state.operate().await;
+                if result.is_err() {
+                    // A request that is refused before it is sent never waits, and would let no other task run.
+                    tokio::task::yield_now().await;
+                }
                 recorder.record(at, begun, Instant::now(), result);
             }
         });

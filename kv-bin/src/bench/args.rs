@@ -189,6 +189,11 @@ fn spawned(text: &str) -> Result<u8, String> {
 }
 
 impl LoadTestArgs {
+    /// The size of a value.
+    pub(crate) fn value_bytes(&self) -> usize {
+        usize::try_from(self.value_size.0).expect("it was parsed as at most 8 MiB")
+    }
+
     /// The number of connections.
     pub(crate) fn connections(&self) -> u32 {
         self.connections.unwrap_or(self.clients).min(self.clients)

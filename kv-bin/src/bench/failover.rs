@@ -1,8 +1,9 @@
 //! `kv bench --failover`: kills the primary again and again, and measures how long no write is acknowledged.
 
 use super::args::{LoadTestArgs, Op};
+use super::lock;
 use super::target::Target;
-use super::workload::{Keys, Values, Worker};
+use super::workload::workers;
 use crate::commands::print_line;
 use crate::demo::members::Members;
 use crate::demo::watch as cluster;
@@ -10,8 +11,7 @@ use crate::failure::Failure;
 use crate::output::{self, Cell};
 use kv_core::Client;
 use serde_json::json;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -41,34 +41,35 @@ struct Kill {
 type Log = Arc<Mutex<Vec<Acknowledged>>>;
 
 fn take(log: &Log) -> Vec<Acknowledged> {
-    std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut *lock(log))
 }
 
 /// Runs it, and prints the distribution of the outages.
 pub(super) async fn run(args: &LoadTestArgs, json: bool) -> Result<(), Failure> {
-    let args = LoadTestArgs { spawn: Some(args.spawn.unwrap_or(MEMBERS)), ..args.clone() };
+    let spawn = Some(args.spawn.unwrap_or(MEMBERS));
+    let args = LoadTestArgs { spawn, op: Op::Put, in_flight: 1, ..args.clone() };
     if args.spawn == Some(1) {
         return Err(Failure::usage("a cluster of one has no backup: use --spawn 3 or --spawn 5"));
     }
     let target = Target::start(&args).await?;
     let clients = target.connect(&args, args.connections()).await?;
     let Target::Spawned(mut members) = target else { return Err(Failure::failed("no cluster was started")) };
-    let (log, stopping) = (Log::default(), Arc::new(AtomicBool::new(false)));
-    let (mut workers, failed) = start_workers(&clients, &args, &log, &stopping)?;
+    let log = Log::default();
+    let (mut tasks, failed) = start_workers(&clients, &args, &log);
     let mut kills = Vec::new();
     for number in 1..=args.kills {
-        let kill = one_kill(&clients[0], &mut members, &log).await?;
+        let kill = one_kill(&clients[0], &mut members, &log).await;
+        // It is the reason, if no write was acknowledged at all.
+        if let Some(error) = lock(&failed).take() {
+            return Err(Failure::failed(format!("a write failed: {error}")));
+        }
+        let kill = kill?;
         if json {
             print_line(&json!({ "kill": number, "outage_ms": ms(kill.outage) }).to_string())?;
         }
         kills.push(kill);
-        if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(Failure::failed(format!("a write failed: {error}")));
-        }
     }
-    stopping.store(true, Ordering::Relaxed);
-    workers.abort_all();
-    while workers.join_next().await.is_some() {}
+    tasks.shutdown().await;
     if let (Some(file), Some(longest)) = (&args.svg, kills.iter().max_by_key(|kill| kill.outage)) {
         std::fs::write(file, draw(longest))
             .map_err(|error| Failure::failed(format!("cannot write {}: {error}", file.display())))?;
@@ -78,43 +79,24 @@ pub(super) async fn run(args: &LoadTestArgs, json: bool) -> Result<(), Failure> 
 
 type FirstError = Arc<Mutex<Option<String>>>;
 
-/// Clients that write all the time.
-fn start_workers(
-    clients: &[Client],
-    args: &LoadTestArgs,
-    log: &Log,
-    stopping: &Arc<AtomicBool>,
-) -> Result<(JoinSet<()>, FirstError), Failure> {
-    let size = usize::try_from(args.value_size.0).map_err(|_| Failure::usage("--value-size is too large"))?;
-    let (mut workers, failed) = (JoinSet::new(), FirstError::default());
-    for worker in 0..u64::from(args.clients) {
-        let at = usize::try_from(worker).unwrap_or(0) % clients.len();
-        let mut worker = Worker {
-            client: clients[at].clone(),
-            args: LoadTestArgs { op: Op::Put, ..args.clone() },
-            keys: Keys::new(args, worker, args.clients.into()),
-            values: Values::new(size),
-            rng: fastrand::Rng::with_seed(worker),
-        };
-        let (log, stopping, failed) = (log.clone(), stopping.clone(), failed.clone());
-        workers.spawn(async move {
-            while !stopping.load(Ordering::Relaxed) {
+/// Clients that write all the time, each until its first failure.
+fn start_workers(clients: &[Client], args: &LoadTestArgs, log: &Log) -> (JoinSet<()>, FirstError) {
+    let (mut tasks, failed) = (JoinSet::new(), FirstError::default());
+    for mut worker in workers(clients, args) {
+        let (log, failed) = (log.clone(), failed.clone());
+        tasks.spawn(async move {
+            loop {
                 let begun = Instant::now();
-                match worker.operate().await {
-                    Ok(()) => {
-                        let now = Instant::now();
-                        log.lock().unwrap_or_else(PoisonError::into_inner).push((now, now - begun));
-                    }
-                    Err(error) => {
-                        let mut first = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        first.get_or_insert_with(|| error.to_string());
-                        return;
-                    }
+                if let Err(error) = worker.operate().await {
+                    lock(&failed).get_or_insert_with(|| error.to_string());
+                    return;
                 }
+                let now = Instant::now();
+                lock(&log).push((now, now - begun));
             }
         });
     }
-    Ok((workers, failed))
+    (tasks, failed)
 }
 
 /// Kills the primary, waits for its successor, and starts it again.

@@ -1,9 +1,10 @@
 //! Runs a load and records it.
 
 use super::args::{LoadTestArgs, Op};
+use super::lock;
 use super::report::Summary;
 use super::target::Target;
-use super::workload::{Keys, OpError, PREFIX, Values, Worker, key};
+use super::workload::{Keys, OpError, PREFIX, Values, key, workers};
 use crate::failure::Failure;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -11,7 +12,7 @@ use hdrhistogram::Histogram;
 use kv_core::Client;
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -40,10 +41,6 @@ pub(super) struct Recorder {
     errors: AtomicU64,
     first_error: Mutex<Option<String>>,
     over: AtomicBool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn histogram() -> Histogram<u64> {
@@ -107,8 +104,7 @@ pub(super) async fn run(args: &LoadTestArgs, json: bool) -> Result<Summary, Fail
     let after = target.usage();
     recorder.over.store(true, Ordering::Relaxed);
     // An operation that hangs ends at its deadline, and counts for nothing.
-    tasks.abort_all();
-    while tasks.join_next().await.is_some() {}
+    tasks.shutdown().await;
 
     let mut latencies = histogram();
     for shard in &recorder.shards {
@@ -133,7 +129,7 @@ pub(super) async fn run(args: &LoadTestArgs, json: bool) -> Result<Summary, Fail
 
 /// Writes all keys.
 async fn fill(clients: &[Client], args: &LoadTestArgs) -> Result<(), Failure> {
-    let values = Values::new(value_size(args)?);
+    let values = Values::new(args.value_bytes());
     let each = (FILL_BYTES / (values.size() + 32)).clamp(1, FILL_KEYS) as u64;
     let begins = (0..args.keys).step_by(usize::try_from(each).unwrap_or(1));
     let batches = begins.enumerate().map(|(at, from)| {
@@ -148,33 +144,17 @@ async fn fill(clients: &[Client], args: &LoadTestArgs) -> Result<(), Failure> {
     filled.map_err(|error| Failure::failed(format!("cannot write the keys: {error}")))
 }
 
-fn value_size(args: &LoadTestArgs) -> Result<usize, Failure> {
-    usize::try_from(args.value_size.0)
-        .map_err(|_| Failure::usage("--value-size is more than this machine can address"))
-}
-
 /// Starts the workers: one task for each operation in flight.
 fn operate(clients: &[Client], args: &LoadTestArgs, recorder: &Arc<Recorder>) -> JoinSet<()> {
-    let values = Values::new(usize::try_from(args.value_size.0).unwrap_or(usize::MAX >> 1));
-    let workers = u64::from(args.clients) * u64::from(args.in_flight);
+    let count = f64::from(args.clients) * f64::from(args.in_flight);
     let mut tasks = JoinSet::new();
     let start = Instant::now();
-    for worker in 0..workers {
-        let at = usize::try_from(worker).unwrap_or(0);
-        // The operations of one client use one connection.
-        let connection = at / args.in_flight as usize % clients.len();
-        let mut worker_state = Worker {
-            client: clients[connection].clone(),
-            args: args.clone(),
-            keys: Keys::new(args, worker, workers),
-            values: values.clone(),
-            rng: fastrand::Rng::with_seed(worker),
-        };
+    for (at, mut worker) in workers(clients, args).enumerate() {
         let recorder = recorder.clone();
         // Each worker has its place in the common schedule.
         let schedule = args.rate.map(|rate| {
-            let each = Duration::from_secs_f64(workers as f64 / f64::from(rate));
-            (start + each.mul_f64(worker as f64 / workers as f64), each)
+            let each = Duration::from_secs_f64(count / f64::from(rate));
+            (start + each.mul_f64(at as f64 / count), each)
         });
         tasks.spawn(async move {
             let mut due = schedule;
@@ -188,7 +168,7 @@ fn operate(clients: &[Client], args: &LoadTestArgs, recorder: &Arc<Recorder>) ->
                         now
                     }
                 };
-                let result = worker_state.operate().await;
+                let result = worker.operate().await;
                 if result.is_err() {
                     // A request that is refused before it is sent never waits, and would let no other task run.
                     tokio::task::yield_now().await;
@@ -206,7 +186,7 @@ async fn watch(
     args: &LoadTestArgs,
     recorder: &Arc<Recorder>,
 ) -> Result<JoinSet<()>, Failure> {
-    let size = value_size(args)?.max(STAMP_BYTES);
+    let size = args.value_bytes().max(STAMP_BYTES);
     let start = Instant::now();
     let first = clients[0].put(key(0), vec![0; size]).await;
     let after = first.map_err(|error| Failure::failed(format!("a write failed: {error}")))?.revision;
@@ -229,7 +209,7 @@ async fn watch(
         });
     }
     let (client, recorder) = (clients[0].clone(), recorder.clone());
-    let (mut keys, mut rng) = (Keys::new(args, 0, 1), fastrand::Rng::with_seed(1));
+    let (mut keys, mut rng) = (Keys::new(args), fastrand::Rng::with_seed(1));
     let each = Duration::from_secs(1) / args.rate.unwrap_or(WATCHED_RATE);
     tasks.spawn(async move {
         let mut writes = JoinSet::new();

@@ -15,6 +15,7 @@ pub(crate) use args::{BenchArgs, BenchCommand};
 
 use crate::failure::Failure;
 use crate::signals::Signals;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Runs a measurement. Leaves neither a process nor a folder behind, however it ends.
 pub(crate) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
@@ -43,4 +44,9 @@ async fn load(args: &args::LoadTestArgs, json: bool) -> Result<(), Failure> {
             Err(Failure::failed(format!("{} operations failed, the first with: {error}", summary.errors)))
         }
     }
+}
+
+/// Locks. What a task that has panicked had recorded still counts.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,10 +25,10 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// For the worker with this index among `workers`, which share the sequence of keys.
-    pub(super) fn new(args: &LoadTestArgs, worker: u64, workers: u64) -> Self {
+    /// For a single worker.
+    pub(super) fn new(args: &LoadTestArgs) -> Self {
         let zipf = (args.distribution == Distribution::Zipf).then(|| Zipf::new(args.keys));
-        Self { count: args.keys, distribution: args.distribution, zipf, next: worker, step: workers }
+        Self { count: args.keys, distribution: args.distribution, zipf, next: 0, step: 1 }
     }
 
     pub(super) fn next(&mut self, rng: &mut Rng) -> u64 {
@@ -66,6 +66,7 @@ fn gcd(mut a: u128, mut b: u128) -> u128 {
 #[derive(Clone, Copy, Debug)]
 struct Zipf {
     count: f64,
+    last: u64,
     alpha: f64,
     zeta: f64,
     eta: f64,
@@ -80,7 +81,7 @@ impl Zipf {
         let zeta = Self::sum(count);
         let n = count as f64;
         let eta = (1.0 - (2.0 / n).powf(1.0 - Self::EXPONENT)) / (1.0 - Self::sum(2.min(count)) / zeta);
-        Self { count: n, alpha: 1.0 / (1.0 - Self::EXPONENT), zeta, eta }
+        Self { count: n, last: count - 1, alpha: 1.0 / (1.0 - Self::EXPONENT), zeta, eta }
     }
 
     /// The sum of the weights of the first `count` ranks.
@@ -108,13 +109,7 @@ impl Zipf {
             reason = "it is below the count, and not negative"
         )]
         let rank = rank as u64;
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "it was made from a whole number"
-        )]
-        let last = self.count as u64 - 1;
-        rank.min(last)
+        rank.min(self.last)
     }
 }
 
@@ -154,6 +149,22 @@ pub(super) struct Worker {
     pub(super) keys: Keys,
     pub(super) values: Values,
     pub(super) rng: Rng,
+}
+
+/// One worker for each operation in flight. They share the sequence of keys.
+pub(super) fn workers(clients: &[Client], args: &LoadTestArgs) -> impl Iterator<Item = Worker> {
+    let (keys, values) = (Keys::new(args), Values::new(args.value_bytes()));
+    let count = u64::from(args.clients) * u64::from(args.in_flight);
+    // The operations of one client use one connection.
+    let connections =
+        clients.iter().cycle().flat_map(|client| std::iter::repeat_n(client, args.in_flight as usize));
+    connections.zip(0..count).map(move |(client, worker)| Worker {
+        client: client.clone(),
+        args: args.clone(),
+        keys: Keys { next: worker, step: count, ..keys.clone() },
+        values: values.clone(),
+        rng: Rng::with_seed(worker),
+    })
 }
 
 impl Worker {

@@ -56,5 +56,9 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         964_666_022,
         "a member whose first source had no useful snapshot asked only the one that was down, for ever",
     ),
+    (
+        51_569,
+        "the simulator examined what was left on a disk that was about to fail, and took the failure for an answer",
+    ),
     (18_021, "a member asked sources without a state again and again, while the one that has it was slow"),
 ];

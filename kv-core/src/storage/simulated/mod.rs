@@ -122,10 +122,12 @@ impl Disk {
         Arc::new(self.clone())
     }
 
-    /// Another disk with the same content, cached and durable.
+    /// Another disk with the same content, cached and durable. It has no injected failures.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self { inner: Arc::new(Mutex::new(self.lock().clone())) }
+        let mut inner = self.lock().clone();
+        inner.restart();
+        Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// A power cut: each unsynced write is kept, lost or torn, and each unsynced name kept or lost. Earlier handles

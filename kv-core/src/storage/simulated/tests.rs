@@ -173,3 +173,15 @@ fn a_fork_is_another_disk() {
     file.write_at(&[2], 0).unwrap();
     assert_eq!((disk.contents("a").unwrap(), other.contents("a").unwrap()), (vec![2], vec![1]));
 }
+
+/// What is on a disk that is about to fail can be examined on a fork.
+#[test]
+fn a_fork_has_no_injected_failures() {
+    let (disk, file) = disk_with("a", &[1]);
+    disk.fail_after(0);
+    let other = disk.fork();
+    assert!(file.write_at(&[2], 0).is_err());
+    let mut bytes = [0];
+    other.storage().open("a").unwrap().read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [1]);
+}

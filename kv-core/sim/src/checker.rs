@@ -206,13 +206,13 @@ impl Checker {
         Err(("what is acknowledged is durable", found))
     }
 
-    /// A member considers everything up to `commit` committed. `some_are_down`: not every log can be inspected. `read`
-    /// reads the entry with this parent in its log.
+    /// A member considers everything up to `commit` committed. `unreadable`: some member is down, or its disk is
+    /// about to fail, so not every log can be inspected. `read` reads the entry with this parent in its log.
     pub(super) fn on_commit(
         &mut self,
         member: usize,
         commit: Anchor,
-        some_are_down: bool,
+        unreadable: bool,
         read: impl Fn(Op, Hash) -> Option<Entry>,
     ) -> Checked {
         let before = std::mem::replace(&mut self.shown[member].commit, commit.op);
@@ -226,7 +226,7 @@ impl Checker {
             let op = self.committed().next();
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
             let Some(entry) = read(op, parent) else {
-                if some_are_down {
+                if unreadable {
                     // It is on another disk, if it was acknowledged there and the copy here is bad: checked again with
                     // the next commit.
                     return Ok(());

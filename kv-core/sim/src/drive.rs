@@ -328,8 +328,8 @@ impl World {
             });
             fitting.next()
         };
-        let some_are_down = self.members.iter().any(|member| member.process.is_none());
-        let checked = self.checker.on_commit(member, commit, some_are_down, read);
+        let unreadable = self.members.iter().any(|member| member.process.is_none() || member.may_fail());
+        let checked = self.checker.on_commit(member, commit, unreadable, read);
         self.check(checked);
         self.kick_apply(member);
     }

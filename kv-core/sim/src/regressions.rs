@@ -60,5 +60,10 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         51_569,
         "the simulator examined what was left on a disk that was about to fail, and took the failure for an answer",
     ),
+    (56_941, "the simulator read what was committed from a disk that was about to fail, and found nothing"),
+    (
+        54_119,
+        "the simulator gave a healed cluster less time than its slowest source needed for the pieces of its state",
+    ),
     (18_021, "a member asked sources without a state again and again, while the one that has it was slow"),
 ];

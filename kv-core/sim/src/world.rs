@@ -14,12 +14,15 @@ use super::trace::Trace;
 use super::{Bug, perkey};
 use fastrand::Rng;
 use kv_core::config::Cluster;
-use kv_core::ids::Op;
-use kv_core::message::Message;
+use kv_core::ids::{Anchor, Op};
+use kv_core::message::{ChunkEnd, Message};
 use kv_core::replica::StallReason;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
+
+/// A healed cluster has this many times its usual bound while a transfer of a state goes on.
+const TRANSFER_SETTLES: u64 = 4;
 
 #[derive(Debug)]
 struct Scheduled {
@@ -71,6 +74,9 @@ pub(super) struct World {
     pub(super) violation: Option<(Finding, Time)>,
     /// When the world was healed.
     pub(super) healed: Option<Time>,
+    /// What members have stored of snapshots, and when that last grew; see [`World::transfer_goes_on`].
+    staged: Vec<Option<(Anchor, ChunkEnd)>>,
+    staged_at: Time,
     /// When everything that expires must have expired, once nothing else is missing.
     pub(super) ends_by: Option<Time>,
     converged: bool,
@@ -120,6 +126,8 @@ impl World {
             history: History::default(),
             violation: None,
             healed: None,
+            staged: Vec::new(),
+            staged_at: 0,
             ends_by: None,
             converged: false,
             plan,
@@ -301,19 +309,31 @@ impl World {
     fn probe(&mut self) {
         let since = self.healed.unwrap_or(self.now);
         let Scale { settle, probe, .. } = self.plan.scale;
+        let goes_on = self.transfer_goes_on() && self.now <= since + TRANSFER_SETTLES * settle;
         match self.unsettled() {
             None => {
                 self.check_digests();
                 self.converged = true;
             }
-            Some(_) if self.now > since + settle && self.no_state_is_left(Op::ZERO) => {
-                self.excuse_without_a_state()
+            Some(_) if self.now <= since + settle || goes_on => {
+                self.schedule(self.now + probe, Event::Probe);
             }
-            Some(reason) if self.now > since + settle => match self.stall_reason() {
+            Some(_) if self.no_state_is_left(Op::ZERO) => self.excuse_without_a_state(),
+            Some(reason) => match self.stall_reason() {
                 Some(excuse) if self.plan.damage.is_some() => self.excuse_with(excuse),
                 Some(_) | None => self.fail(("a healed cluster converges", reason)),
             },
-            Some(_) => self.schedule(self.now + probe, Event::Probe),
         }
+    }
+
+    /// Whether a member has stored another piece of a snapshot not long ago. A large state from a slow source takes
+    /// longer than everything else.
+    fn transfer_goes_on(&mut self) -> bool {
+        let progress = |member: &Member| member.process.as_ref()?.transfers.receiver.as_ref()?.progress();
+        let staged: Vec<_> = self.members.iter().map(progress).collect();
+        if staged != self.staged {
+            (self.staged, self.staged_at) = (staged, self.now);
+        }
+        self.now <= self.staged_at + self.plan.scale.settle / 3
     }
 }

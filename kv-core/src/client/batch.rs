@@ -8,9 +8,10 @@ use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// Several puts and deletes: created by [`Client::batch`], run by awaiting it. They are applied atomically at one
-/// revision, exactly once, or not at all. A batch is a [`Transaction`] without conditions, and has the limits of a
-/// transaction: up to 1,000 keys, each at most once.
+/// A builder that runs several puts and deletes when it is awaited. [`Client::batch`] returns it. Either all puts and
+/// deletes are applied exactly once, at one revision, or none of them is applied. A batch is a [`Transaction`] without
+/// conditions, and has the limits of a transaction. For example, it changes up to 1,000 keys, and each key at most
+/// once.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -33,7 +34,7 @@ impl Batch {
         Self(self.0.put(key, value))
     }
 
-    /// Sets a key with a time to live or a lease ([`Lifetime`]).
+    /// Sets a key, and gives it a time to live or a lease ([`Lifetime`]).
     pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
         Self(self.0.put_for(key, value, life))
     }
@@ -66,7 +67,7 @@ impl IntoFuture for Batch {
     /// Runs the batch.
     ///
     /// # Cancel safety
-    /// As for [`Transaction`].
+    /// The same as for a [`Transaction`].
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { revision, timestamp, .. } = self.0.await?;

@@ -14,13 +14,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The longest name that is sent to members, in bytes.
+/// The most bytes of the client's name that are sent to members.
 const MAX_NAME: usize = 100;
 
-/// The pause between two rounds over the addresses.
+/// If no address answers, all addresses are tried again after this pause.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
-/// How to reach a member in this process without the transport.
+/// The way to reach a member that runs in this process, without the transport.
 pub(crate) struct LocalMember {
     pub(crate) id: MemberId,
     pub(crate) connect: Box<dyn Fn() -> Connection + Send + Sync>,
@@ -32,10 +32,11 @@ impl fmt::Debug for LocalMember {
     }
 }
 
-/// Configures a [`Client`]; [`connect`](Self::connect) starts it.
+/// Configures a [`Client`]. [`connect`](Self::connect) starts the client.
 #[derive(Debug)]
 pub struct ClientBuilder {
-    /// The addresses to try first. Addresses with a member id are also used to reach that member later.
+    /// The addresses to try first. If an address has a member id, the client later uses the address to reach that
+    /// member.
     addresses: Vec<(Option<MemberId>, String)>,
     dialer: Dialer,
     deadline: Duration,
@@ -61,19 +62,20 @@ impl ClientBuilder {
         }
     }
 
-    /// Adds the address of a member. One address that answers is enough: the client learns the others from that member.
+    /// Adds the address of a member. One member that answers is enough: the client learns the addresses of the other
+    /// members from that member.
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.addresses.push((None, address.into()));
         self
     }
 
-    /// Adds the address at which this client reaches the member `id`. Use it behind NAT, port forwarding or a proxy, if
-    /// this client cannot use the address that the cluster reports for the member.
+    /// Adds the address at which this client reaches the member `id`. Use this method behind NAT, port forwarding or a
+    /// proxy, if this client cannot use the address that the cluster reports for the member.
     ///
-    /// If another member answers at the address, the client does not use the address. The client reaches the other
-    /// members at the addresses that the cluster reports. If this is called twice for one member, the later address
-    /// counts.
+    /// If a different member answers at the address, the client does not use the address. If no address was given for a
+    /// member, the client reaches that member at the address that the cluster reports. If this method is called twice
+    /// for one member, the second address replaces the first.
     #[must_use]
     pub fn member_address(mut self, id: MemberId, address: impl Into<String>) -> Self {
         self.addresses.retain(|(member, _)| *member != Some(id));
@@ -81,17 +83,20 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the transport: a value or an `Arc`, including `Arc<dyn Transport>`. Required.
+    /// Sets the transport, which is required. The argument is a transport or an `Arc` of a transport, including
+    /// `Arc<dyn Transport>`.
     ///
-    /// If the transport has a certificate (TLS over TCP, or QUIC), the other end must prove that it is a member of the
-    /// cluster. New certificates in the same files are loaded before the next connection is opened.
+    /// If the transport has a certificate (TLS over TCP, or QUIC), each member that the client connects to must prove
+    /// that it belongs to the cluster. If the certificate files are replaced, the client loads the new certificates
+    /// before it opens the next connection.
     #[must_use]
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.dialer.transport = Some(Arc::new(transport));
         self
     }
 
-    /// Sets the name of this client in the members' logs. Only the first 100 bytes are sent. Default: empty.
+    /// Sets the name of this client, which appears in the members' logs. The client sends at most the first 100 bytes.
+    /// Default: empty.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         let mut name = name.into();
@@ -114,15 +119,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the seed of the client's jitter and nonces, for tests that must be repeatable. Each client needs a
-    /// different seed. Default: random.
+    /// Sets the seed of the client's random choices (jitter and nonces), for tests that must be repeatable. Each client
+    /// needs a different seed. Default: random.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Reaches the member `id` through `connect` instead of the transport.
+    /// Makes the client reach the member `id` through `connect` instead of the transport.
     #[must_use]
     pub(crate) fn local_member(
         mut self,
@@ -133,16 +138,19 @@ impl ClientBuilder {
         self
     }
 
-    /// Finds a member that answers, and starts the client. Tries the addresses in turn until one answers.
+    /// Tries the addresses in turn until a member answers, and starts the client. If no address answers, all of them
+    /// are tried again.
     ///
     /// # Errors
-    /// [`ConnectError`] if no member answers in time, or if a member refuses this client.
+    /// [`ConnectError`] if no member answers in time, or if a member refuses this client and no other address answers.
+    /// The settings may also be wrong: there is no address, no transport or no data member, or a [member
+    /// address](Self::member_address) has an unknown id.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// If it runs outside a tokio runtime.
     ///
     /// # Cancel safety
-    /// Cancel safe: nothing is left behind.
+    /// Cancel safe: dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<Client, ConnectError> {
         if self.addresses.is_empty() {
             return Err(ConnectError::NoAddress);
@@ -165,7 +173,7 @@ impl ClientBuilder {
         Ok(self.spawn(members, limits, Some(dialed)))
     }
 
-    /// Tries the addresses in turn until one answers.
+    /// Tries the addresses in turn, again and again, until one answers or the time is over.
     async fn find_member(&self) -> Result<(String, Dialed), ConnectError> {
         let deadline = Instant::now() + self.connect_timeout;
         let mut reasons = vec!["not tried".to_owned(); self.addresses.len()];
@@ -188,7 +196,7 @@ impl ClientBuilder {
                         Err(error) => *reason = error.to_string(),
                     }
                 }
-                // The other addresses have been tried too, so trying again would not help.
+                // A member refuses this client, and none of the other addresses has answered: give up now.
                 if refused.is_some() {
                     return None;
                 }
@@ -209,10 +217,10 @@ impl ClientBuilder {
         })
     }
 
-    /// Starts a client of known members. The client connects when it is first used.
+    /// Starts a client that already knows the members. It connects when it is first used.
     ///
     /// # Panics
-    /// Without a data member, or outside a tokio runtime.
+    /// If `members` contains no data member, or outside a tokio runtime.
     pub(crate) fn start(self, members: Vec<MemberInfo>, limits: Limits) -> Client {
         self.spawn(members, limits, None)
     }
@@ -236,7 +244,7 @@ impl ClientBuilder {
     }
 }
 
-/// Adds the address, unless the reason contains it.
+/// Puts the address before the reason, if the reason does not contain the address.
 fn describe(address: &str, reason: &str) -> String {
     if reason.contains(address) { reason.to_owned() } else { format!("{address}: {reason}") }
 }

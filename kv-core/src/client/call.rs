@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
 
-/// The driver's id of a call. It is never used twice.
+/// The id that the driver gives to a call. The driver uses each id only once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(u64);
 
@@ -45,25 +45,25 @@ pub enum Call {
         mode: ReadMode,
         /// What to read.
         query: Query,
-        /// For a read that any member can answer: the member to ask first. Ignored otherwise.
+        /// The member to ask first, if more than one member can answer the read. Otherwise ignored.
         prefer: Option<MemberId>,
         /// Ask this member and no other.
         only: Option<MemberId>,
     },
-    /// Watch for changes. The call ends when there are changes, or after a while, and returns the position from which
-    /// to continue.
+    /// Watch for changes. The call ends when there are changes or, if there are none, after a while. It returns the
+    /// position from which to continue.
     Watch {
-        /// The range, and the position.
+        /// The range to watch, and the position to start from.
         query: WatchQuery,
         /// The member to ask first.
         prefer: Option<MemberId>,
     },
-    /// Ask this member for its status. There is one attempt.
+    /// Ask this member for its status. The client makes only one attempt.
     Status {
         /// The member that must answer.
         member: MemberId,
     },
-    /// Ask this member to hand over the primary role. There is one attempt.
+    /// Ask this member to hand over the primary role. The client makes only one attempt.
     Handover {
         /// The member that must answer.
         member: MemberId,
@@ -75,7 +75,7 @@ pub enum Call {
 /// An input of the protocol.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProtocolInput {
-    /// A call begins. It ends with one [`ProtocolOutput::Done`], at `deadline` at the latest.
+    /// A call begins. The call ends with one [`ProtocolOutput::Done`], at `deadline` at the latest.
     Call {
         /// The id of the call.
         id: CallId,
@@ -96,13 +96,13 @@ pub enum ProtocolInput {
         /// The message that arrived.
         message: ServerMessage,
     },
-    /// The connection to this member broke. What was sent on it may or may not have arrived.
+    /// The connection to this member broke. Messages that were sent on the connection may or may not have arrived.
     ConnectionLost {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Messages sent to it since the last connection was lost have not
-    /// left this process, and never will.
+    /// No connection to this member could be opened. If messages were sent to the member since its previous connection
+    /// was lost, they have not left this process, and never will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -114,10 +114,11 @@ pub enum ProtocolInput {
 /// An action for the driver. Outputs must be carried out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProtocolOutput {
-    /// Send to a member, and open a connection if there is none. The message may be lost. The driver may report the
-    /// loss with [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], but need not.
+    /// Send a message to a member. If there is no connection to the member, open one. The message may be lost. The
+    /// driver may report the loss with [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], but it does
+    /// not have to.
     Send {
-        /// The member to send it to.
+        /// The member that must receive the message.
         member: MemberId,
         /// The message to send.
         message: ClientMessage,
@@ -134,7 +135,7 @@ pub enum ProtocolOutput {
 /// The result of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The stored outcome of a write, or of closing the session. A condition that did not hold is an outcome too.
+    /// The stored outcome of a write. If the condition of the write did not hold, that is an outcome too.
     Written(Outcome),
     /// The result of reading one key.
     Value {
@@ -147,18 +148,18 @@ pub enum Reply {
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,
-        /// Where the next page begins: its first key, or, in a reverse scan, its exclusive end. `None` after the last
-        /// page.
+        /// The position of the next page: its first key or, in a reverse scan, its exclusive end. `None` if this is the
+        /// last page.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// The read asked for a revision that is no longer kept.
+    /// The member no longer keeps a revision that the read or the watch needs.
     Compacted {
         /// The oldest revision that the member can read.
         oldest: Revision,
     },
-    /// The read asked for a revision that does not exist yet.
+    /// The member has not applied the revision that the read asked for. The revision may not exist yet.
     Future {
         /// The newest revision that the member can read.
         newest: Revision,
@@ -167,9 +168,9 @@ pub enum Reply {
     Watched {
         /// The member that answered.
         member: MemberId,
-        /// What has changed.
+        /// The changes.
         events: Vec<Event>,
-        /// The position to continue at.
+        /// The position from which the next watch call continues.
         next: Position,
     },
     /// The result of a status call.
@@ -188,7 +189,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Why it ended.
+    /// Why the call ended.
     #[must_use]
     pub const fn cause(&self) -> &Cause {
         match self {
@@ -197,32 +198,35 @@ impl CallError {
     }
 }
 
-/// What ended a call.
+/// The reason why a call ended without a result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Its deadline passed.
+    /// The deadline of the call passed.
     #[error("the deadline passed: {0}")]
     Deadline(FailureReason),
-    /// Its session expired.
+    /// The session of the call expired.
     #[error("the session expired")]
     SessionExpired,
-    /// The request was executed once, and its result is no longer stored.
+    /// The request was executed once, but the cluster no longer stores its result.
     #[error("the request was executed, but its result is no longer stored")]
     ResultDropped,
-    /// The request violates a limit or a rule.
+    /// A member refused the request, for example because the request exceeds a limit, or gave an answer of the wrong
+    /// kind. The text is the reason.
     #[error("{0}")]
     Refused(String),
-    /// The member could not be reached, or its connection broke. Only calls with one attempt end in this way.
+    /// The only attempt failed. Status calls and handovers end in this way, because the client makes only one attempt
+    /// for each of them. Any other call ends in this way only if the client's task has ended, for example because the
+    /// runtime shut down.
     #[error("{0}")]
     Failed(FailureReason),
 }
 
-/// Why a call had not succeeded when it ended.
+/// Why a call had not succeeded by the time it ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureReason {
-    /// Unknown, because the call was not tried yet.
+    /// The call ended before its first attempt, so the reason is unknown.
     #[error("it waited behind earlier calls")]
     Waiting,
     /// No session could be opened.
@@ -234,7 +238,7 @@ pub enum FailureReason {
     /// The cluster is overloaded.
     #[error("the cluster is overloaded")]
     Overloaded,
-    /// No connection could be opened.
+    /// No connection to a member could be opened.
     #[error("no member could be reached")]
     Unreachable,
     /// The connection broke.
@@ -243,7 +247,7 @@ pub enum FailureReason {
     /// No answer arrived.
     #[error("no answer arrived")]
     Silent,
-    /// No member had applied the requested revision.
+    /// The members that answered had not applied the requested revision yet.
     #[error("no member has reached that revision yet")]
     Behind,
     /// The primary lost its role.
@@ -254,26 +258,27 @@ pub enum FailureReason {
 /// Settings of [`ClientProtocol`](super::ClientProtocol).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProtocolOptions {
-    /// The most writes in flight. Never more than the members' session window. Default 256; at least 1.
+    /// The greatest number of writes in flight. It must not exceed `max_in_flight_per_session` of the members. Default
+    /// 256; at least 1.
     pub window: u32,
-    /// A session that is unused for this long is replaced before it is used again: half of the members' session TTL.
-    /// Default 5 min.
+    /// A session that is unused for this long is replaced before it is used again. The driver sets this to half of the
+    /// members' `session_ttl`. Default 5 min.
     pub session_idle: Duration,
-    /// The shortest time after which an unanswered attempt is repeated. The client waits longer if answers are slower,
-    /// and while a call receives no answer at all. Default 200 ms.
+    /// The shortest time after which an unanswered attempt is repeated. The client waits longer if members answer more
+    /// slowly, or if earlier attempts of the call were not answered. Default 200 ms.
     pub attempt_min: Duration,
     /// The longest time after which an unanswered attempt is repeated. A repeated attempt costs the members little,
     /// because they recognize the request. Default 1 s.
     pub attempt_max: Duration,
-    /// The first pause before a retry. It doubles, with jitter. Default 5 ms.
+    /// The first pause before a retry. Each further pause is twice as long. All pauses have jitter. Default 5 ms.
     pub backoff_min: Duration,
     /// The longest pause between attempts while the client searches for the primary. After a long search, the pause is
     /// up to eight times this value. Default 25 ms.
     pub search_max: Duration,
     /// The longest pause between retries while the cluster is overloaded. Default 1 s.
     pub backoff_max: Duration,
-    /// How long the client waits for the answer to a watch. This is a little longer than members wait before they
-    /// answer. Default 40 s.
+    /// How long the client waits for the answer to a watch. Members answer a little earlier, even if nothing has
+    /// changed. Default 40 s.
     pub watch_patience: Duration,
 }
 

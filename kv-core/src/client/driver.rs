@@ -1,4 +1,4 @@
-//! The task of a client: it carries out what [`ClientProtocol`] decides.
+//! The task of a client. It carries out the decisions of [`ClientProtocol`].
 
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
@@ -17,18 +17,19 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at};
 
-/// How many bytes may wait to be sent to one member before its connection counts as dead.
+/// If more bytes than this wait to be sent to one member, the connection to that member counts as dead.
 const MAX_QUEUED: usize = 64 << 20;
 
-/// The shortest interval of pings, whatever idle time-out a member announces. The longest is `LONGEST_ALIVE`.
+/// The shortest interval between pings, even if a member announces a very short idle time-out. The longest interval is
+/// `LONGEST_ALIVE`.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
-/// If a member leaves all requests on a connection unanswered for this long, the client opens a new connection, because
-/// a device on the path may have dropped the old one. The slowest answer of a healthy member, the answer to a watch,
-/// takes less time than this.
+/// If a member leaves all requests on a connection unanswered for this long, the client closes the connection, because
+/// a device on the path may have dropped it. A healthy member answers every request in less time, even a watch, which
+/// takes longest.
 const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 
-/// How many events are processed before their outputs are sent.
+/// About how many events are processed before the messages that they cause are sent.
 const BATCH: usize = 256;
 
 /// A command from a handle to the task.
@@ -45,7 +46,7 @@ pub(super) struct NewCall {
     pub(super) call: Call,
     pub(super) deadline: tokio::time::Instant,
     pub(super) reply: oneshot::Sender<Result<Reply, CallError>>,
-    /// Its share of the memory of all calls.
+    /// The call's share of the memory budget that all unfinished calls have in common.
     pub(super) permit: OwnedSemaphorePermit,
 }
 
@@ -58,15 +59,16 @@ struct PendingCall {
 /// The connection to one member.
 struct Link {
     generation: u64,
-    /// Ends the reading side.
+    /// Stops reading from the connection.
     reading: AbortHandle,
-    /// Since when an expected answer is missing.
+    /// When the first request after the last answer was sent; `None` if no request was sent after it. An `Unwatch` is
+    /// not answered, so it does not count.
     asked: Option<Instant>,
     state: LinkState,
 }
 
 enum LinkState {
-    /// The connection is being opened. Contains the waiting messages and their total size.
+    /// The connection is being opened. Contains the waiting messages and their approximate total size in bytes.
     Opening(Vec<ClientMessage>, usize),
     Open(FrameWriter<Writer>),
 }
@@ -86,7 +88,7 @@ enum Wake {
     Timer,
 }
 
-/// What the handles of a client share with its task.
+/// The ends of the channels through which the handles of a client reach its task.
 pub(super) struct Channels {
     pub(super) commands: mpsc::Receiver<DriverCommand>,
     pub(super) cancels: mpsc::UnboundedReceiver<CallId>,
@@ -101,14 +103,14 @@ pub(super) struct Driver {
     members: BTreeMap<MemberId, MemberInfo>,
     started: tokio::time::Instant,
     channels: Channels,
-    /// No more commands can come.
+    /// No handle can send a command any more.
     no_more_commands: bool,
     calls: BTreeMap<CallId, PendingCall>,
     links: BTreeMap<MemberId, Link>,
     generations: u64,
     events: LinkEvents,
     timer: Pin<Box<Sleep>>,
-    /// When to ping idle connections, because members close silent connections.
+    /// The interval at which idle connections are pinged. Members close silent connections.
     alive: Interval,
 }
 
@@ -146,13 +148,13 @@ impl Driver {
         }
     }
 
-    /// Uses a connection that was opened before.
+    /// Adds a connection that is already open.
     pub(super) fn add_connection(&mut self, dialed: Dialed) {
         let Dialed { reader, writer, welcome } = dialed;
         self.insert_link(welcome.member, LinkState::Open(writer), link::read(reader));
     }
 
-    /// Runs until every handle is dropped, or the client is closed.
+    /// Runs until every handle is dropped or the client is closed, and all calls have ended.
     pub(super) async fn run(mut self) {
         loop {
             self.carry_out();
@@ -161,7 +163,8 @@ impl Driver {
             }
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             self.on_wake(wake);
-            // Events that have arrived in the meantime are processed and sent together.
+            // More events may have arrived. They are processed now, so that the messages that all of them cause are
+            // sent together.
             for _ in 0..BATCH {
                 let Some(wake) = std::future::poll_fn(|cx| self.poll_wake(cx)).now_or_never() else { break };
                 self.on_wake(wake);
@@ -173,19 +176,19 @@ impl Driver {
         self.core_time(tokio::time::Instant::now())
     }
 
-    /// The protocol's clock starts with the client.
+    /// Converts a time to the protocol's clock, which is zero when the client starts.
     fn core_time(&self, time: tokio::time::Instant) -> Instant {
         Instant::ZERO.after(time.saturating_duration_since(self.started))
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        // Pings come first, because a client with a flood of events must still ping: members close silent connections.
+        // Pings come first. Even in a flood of events, the client must ping, because members close silent connections.
         while self.alive.poll_tick(cx).is_ready() {
             self.show_life();
             self.end_silence();
         }
         for (member, link) in &mut self.links {
-            // A writer that is not ready must not delay the others.
+            // A writer that is not ready must not delay the other writers.
             if let LinkState::Open(writer) = &mut link.state
                 && !writer.is_idle()
                 && let Poll::Ready(Err(error)) = writer.poll_flush(cx)
@@ -196,7 +199,7 @@ impl Driver {
         if let Poll::Ready(Some((member, generation, event))) = self.events.poll_next_unpin(cx) {
             return Poll::Ready(Wake::Link(member, generation, event));
         }
-        // Cancellations come before new commands, because cancelled calls make room in the window for new ones.
+        // Cancellations come before new commands, because cancelled calls make room in the window for new calls.
         if let Poll::Ready(Some(id)) = self.channels.cancels.poll_recv(cx) {
             return Poll::Ready(Wake::Cancel(id));
         }
@@ -218,7 +221,7 @@ impl Driver {
         }
     }
 
-    /// Closes connections on which nothing is answered.
+    /// Closes each connection on which requests have been unanswered for too long.
     fn end_silence(&mut self) {
         let now = self.now();
         let is_silent = |link: &Link| link.asked.is_some_and(|asked| now.since(asked) >= UNANSWERED);
@@ -249,10 +252,10 @@ impl Driver {
             Wake::Command(Some(DriverCommand::Call(begin))) => {
                 let NewCall { id, call, deadline, reply, permit } = begin;
                 if reply.is_closed() {
-                    return; // Its cancellation has overtaken it.
+                    return; // The call was cancelled before it arrived here.
                 }
-                // The permit is kept until the answer: it bounds the memory of all calls, not only of those that wait
-                // in the channel.
+                // The permit is kept until the call ends. So it bounds the memory of all unfinished calls, including
+                // calls that have left the channel.
                 self.calls.insert(id, PendingCall { reply, _permit: permit });
                 let deadline = self.core_time(deadline);
                 self.protocol.handle(now, ProtocolInput::Call { id, call, deadline });
@@ -288,7 +291,7 @@ impl Driver {
                 let opened = LinkState::Open(writer);
                 if let LinkState::Opening(waiting, _) = std::mem::replace(&mut link.state, opened) {
                     for message in waiting {
-                        // A message whose caller no longer waits is not sent.
+                        // If the caller of a message no longer waits, the message is not sent.
                         if self.protocol.awaits(message.call) {
                             self.send(now, member, message);
                         }
@@ -298,8 +301,8 @@ impl Driver {
         }
     }
 
-    /// Reports that a connection was lost or could not be opened. A connection that was never open has carried no
-    /// messages.
+    /// Closes a connection, and reports to the protocol that it was lost or could not be opened. A connection that was
+    /// never open has carried no messages.
     fn close_link(&mut self, now: Instant, member: MemberId, reason: &str) {
         let Some(link) = self.links.remove(&member) else { return };
         let input = match &link.state {
@@ -366,7 +369,7 @@ impl Driver {
     }
 }
 
-/// About how much memory a message takes.
+/// The approximate size of a message in memory, in bytes.
 fn size(message: &ClientMessage) -> usize {
     let body = if let ClientCall::Write(request) = &message.what { request.len() } else { 0 };
     body + 100

@@ -1,15 +1,17 @@
 //! Elapsed time, including the time while the machine was suspended.
 //!
-//! On Linux the monotonic clock, and with it all timers, stops while the machine is suspended. A lock holder that was
-//! suspended for an hour would believe that it still holds its lease. The boot-time clock does not stop.
+//! On Linux, the monotonic clock and all timers stop while the machine is suspended. With that clock alone, a lock
+//! holder that was suspended for an hour would believe that it still holds the lock. The boot-time clock does not stop.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Timers stop while the machine is suspended. Afterwards it takes at most this long until the time is checked again.
+/// The longest time between two checks of the elapsed time. Timers stop while the machine is suspended. So after a
+/// suspension, the next check comes at most this late.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// A start time: on tokio's clock, which tests can pause and advance, and on the boot-time clock if there is one.
+/// A start time on two clocks: tokio's clock, which tests can pause and advance, and the boot-time clock, if there is
+/// one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Since {
     tokio: Instant,
@@ -17,12 +19,12 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    /// A start time of now.
+    /// Returns the present time as a start time.
     pub(crate) fn now() -> Self {
         Self { tokio: Instant::now(), boot: boot() }
     }
 
-    /// The time since the start, on the clock that shows more.
+    /// Returns the time since the start, on the clock on which more time has passed.
     pub(crate) fn elapsed(&self) -> Duration {
         more(self.tokio.elapsed(), self.boot, boot())
     }
@@ -42,13 +44,15 @@ impl Since {
     }
 }
 
-/// The elapsed time on tokio's clock, or from `since` to `now` on the boot-time clock: whichever is longer.
+/// Returns the longer of two times: `tokio`, which has passed on tokio's clock, and the time from `since` to `now` on
+/// the boot-time clock.
 fn more(tokio: Duration, since: Option<Duration>, now: Option<Duration>) -> Duration {
     let boot = now.zip(since).map(|(now, since)| now.saturating_sub(since));
     tokio.max(boot.unwrap_or_default())
 }
 
-/// The time since the machine was booted. `None` if there is no such clock, and in tests, which use tokio's clock.
+/// Returns the time since the machine was booted. Returns `None` if there is no such clock, and in tests, which use
+/// tokio's clock.
 fn boot() -> Option<Duration> {
     #[cfg(all(target_os = "linux", not(any(test, feature = "testing"))))]
     {

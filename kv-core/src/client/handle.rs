@@ -24,10 +24,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// How many calls may wait to be received by the task.
+/// The most calls that may wait until the task receives them.
 pub(super) const MAX_COMMANDS: usize = 1024;
 
-/// The memory for unfinished calls, in KiB. Further calls wait.
+/// The memory budget of unfinished calls, in KiB. While the budget is used up, further calls wait.
 const ROOM_KIB: u32 = 64 << 10;
 
 /// How long a status call to one member may take.
@@ -36,14 +36,15 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long closing the session may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longer deadlines are shortened to this: a year.
+/// The longest deadline: a year. A longer deadline is shortened to it.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task.
 ///
-/// Many tasks may make calls at the same time. Up to 256 writes (by default; see `max_in_flight_per_session`) are in
-/// flight together. Unfinished calls use at most 64 MiB of memory; further calls wait. When the last clone is dropped,
-/// the connections are closed, and the session expires later. [`close`](Self::close) closes the session at once.
+/// Many tasks may make calls at the same time. Up to 256 writes are in flight at once, or fewer if the cluster's
+/// [`max_in_flight_per_session`](field@crate::Options::max_in_flight_per_session) is smaller. Unfinished calls use at
+/// most 64 MiB of memory. While this memory is used up, further calls wait. When the last clone is dropped, the
+/// connections are closed, and the session expires later. [`close`](Self::close) closes the session at once.
 ///
 /// ```no_run
 /// use kv_core::{Client, transport::Transport};
@@ -77,14 +78,14 @@ pub struct Client {
 struct Shared {
     commands: mpsc::Sender<DriverCommand>,
     cancels: mpsc::UnboundedSender<CallId>,
-    /// Closed when the task has ended.
+    /// This channel is closed when the task has ended.
     ended: watch::Receiver<()>,
     next_call: AtomicU64,
     closed: AtomicBool,
     room: Arc<Semaphore>,
     members: Vec<MemberInfo>,
     limits: Limits,
-    /// The member in this process.
+    /// The member that runs in this process, if there is one.
     local: Option<MemberId>,
     deadline: Duration,
 }
@@ -99,7 +100,7 @@ pub struct MemberReport {
     pub address: String,
     /// The role of the member.
     pub role: Role,
-    /// Its status, or why the status is unknown.
+    /// The status of the member, or the reason why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,
 }
 
@@ -108,7 +109,7 @@ pub struct MemberReport {
 pub(crate) struct Closed;
 
 impl Client {
-    /// Starts to configure a client of the cluster with this name.
+    /// Returns a builder that configures a client of the cluster with this name.
     pub fn builder(cluster: impl Into<String>) -> ClientBuilder {
         ClientBuilder::new(cluster.into())
     }
@@ -116,7 +117,7 @@ impl Client {
     /// Connects to the cluster through one of its members, with default settings.
     ///
     /// # Errors
-    /// As [`ClientBuilder::connect`].
+    /// The errors of [`ClientBuilder::connect`].
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -152,36 +153,37 @@ impl Client {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Sets a key. Await the builder to run it.
+    /// Sets a key, when the returned builder is awaited.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Put {
         Put::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), value.into())
     }
 
-    /// Removes a key. Await the builder to run it.
+    /// Removes a key, when the returned builder is awaited.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Adds to a counter. A counter is a key whose value is a whole number in decimal digits, and an absent key counts
-    /// as 0. Await the builder to run it.
+    /// Adds to a counter, when the returned builder is awaited. A counter is a key whose value is a whole number in
+    /// decimal digits. An absent key counts as 0.
     pub fn add(&self, key: impl AsRef<[u8]>, by: i64) -> Add {
         Add::new(self.clone(), key.as_ref(), by)
     }
 
-    /// Runs several changes and reads at one revision, or none of them. Add conditions and steps, then await the
-    /// builder to run it.
+    /// Runs several changes and reads at one revision, or none of them. Add conditions and steps to the returned
+    /// builder, then await the builder.
     pub fn transaction(&self) -> Transaction {
         Transaction::new(self.clone())
     }
 
-    /// Sets and removes many keys at one revision. Add them, then await the builder to run it.
+    /// Sets and removes many keys at one revision. Add the puts and deletes to the returned builder, then await the
+    /// builder.
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
     }
 
-    /// Requests a lease, and renews it until the returned [`Lease`](super::Lease) is dropped. Keys can belong to the
-    /// lease, and are removed when the lease ends. The lease ends if it is not renewed for `ttl` (100 ms to 30 days).
-    /// Await the builder to run it.
+    /// Requests a lease, when the returned builder is awaited. The client renews the lease until the resulting
+    /// [`Lease`](super::Lease) is dropped. Keys can belong to the lease, and are removed when the lease ends. The lease
+    /// ends if it is not renewed for `ttl` (100 ms to 30 days).
     pub fn lease(&self, ttl: Duration) -> LeaseRequest {
         LeaseRequest::new(self.clone(), ttl)
     }
@@ -192,8 +194,8 @@ impl Client {
         LeaseHandle::new(self.clone(), id)
     }
 
-    /// Waits for the lock of this name and acquires it: see [`Lock`](super::Lock). Await the builder to run it. The
-    /// name must be at least 15 bytes shorter than the largest key.
+    /// Waits for the lock with this name and acquires it, when the returned builder is awaited: see
+    /// [`Lock`](super::Lock). The name must be at least 15 bytes shorter than the longest key that the cluster allows.
     ///
     /// ```no_run
     /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -207,52 +209,52 @@ impl Client {
         LockRequest::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
-    /// Returns the election of this name.
+    /// Returns the election with this name.
     pub fn election(&self, name: impl AsRef<[u8]>) -> Election {
         Election::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
-    /// Reads a key, by default linearizably. Await the builder to run it.
+    /// Reads a key, when the returned builder is awaited. By default, the read is linearizable.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
         Get::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Reads several keys at one revision. Await the builder to run it.
+    /// Reads several keys at one revision, when the returned builder is awaited.
     ///
     /// # Limits
-    /// Up to 1,000 keys. All keys together may have up to 2 x (`max_key_bytes` + `max_value_bytes`) bytes. The records
-    /// that are found may have about one megabyte.
+    /// One call may read up to 1,000 keys. All keys together may have up to 2 x (`max_key_bytes` + `max_value_bytes`)
+    /// bytes. All found records together may have about one megabyte.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
         let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
         GetMany::new(self.clone(), keys.collect())
     }
 
-    /// Removes the keys that begin with `prefix`. Await the builder to run it.
+    /// Removes the keys that begin with `prefix`, when the returned builder is awaited.
     pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> DeleteRange {
         DeleteRange::prefix(self.clone(), prefix.as_ref())
     }
 
-    /// Removes the keys in a range. Await the builder to run it.
+    /// Removes the keys in a range, when the returned builder is awaited.
     pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> DeleteRange {
         DeleteRange::range(self.clone(), &range)
     }
 
-    /// Returns a view of the keys that begin with `prefix`, with values of the type `T`.
+    /// Returns a view of the keys that begin with `prefix`. In this view, values have the type `T`.
     pub fn typed<T: Serialize + DeserializeOwned + 'static>(&self, prefix: impl AsRef<[u8]>) -> Typed<T> {
         Typed::new(self.clone(), prefix.as_ref())
     }
 
-    /// Reads the keys that begin with `prefix`, in order. Await the builder to run it.
+    /// Reads the keys that begin with `prefix`, in order, when the returned builder is awaited.
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
         Scan::prefix(self.clone(), prefix.as_ref())
     }
 
-    /// Reads the keys in a range, in order. Await the builder to run it.
+    /// Reads the keys in a range, in order, when the returned builder is awaited.
     pub fn scan_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Scan {
         Scan::range(self.clone(), &range)
     }
 
-    /// Watches the keys that begin with `prefix`: returns each change once, in order.
+    /// Watches the keys that begin with `prefix`. The watch returns each change once, in order.
     pub fn watch(&self, prefix: impl AsRef<[u8]>) -> Watch {
         Watch::prefix(self.clone(), prefix.as_ref())
     }
@@ -267,8 +269,8 @@ impl Client {
         Watch::range(self.clone(), &range)
     }
 
-    /// Asks all members for their status at once. A member that does not answer within two seconds, or within the
-    /// default deadline if that is shorter, is reported with an error.
+    /// Asks all members at the same time for their status. A member that does not answer within two seconds, or within
+    /// the default deadline if that is shorter, is reported with an error.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -299,13 +301,15 @@ impl Client {
         }
     }
 
-    /// Finds the primary and asks it to pass its role to another member. Returns when the handover has started.
+    /// Finds the primary and asks it to pass its role to another member. Returns when the primary has answered. The
+    /// handover may then still be in progress.
     ///
     /// # Errors
-    /// If no primary is found, or the primary does not answer.
+    /// If no primary is found, if the primary does not answer, or if it was asked for another handover a short time
+    /// ago.
     ///
     /// # Cancel safety
-    /// The handover may continue if the future is dropped.
+    /// If the future is dropped, the handover may still take place.
     pub async fn handover(&self) -> Result<(), AdminError> {
         let reports = self.cluster_status().await;
         let answers = reports.into_iter().filter_map(|report| report.status.ok());
@@ -316,11 +320,12 @@ impl Client {
         Ok(())
     }
 
-    /// Closes the client and all of its clones. The client refuses new operations, and waits for the operations in
-    /// flight. Then it closes the session, which takes at most two seconds, and the connections.
+    /// Closes the client and all of its clones. The client refuses new operations, waits for the operations in flight,
+    /// and then closes the connections. When the writes in flight have ended, it also closes the session. If this is
+    /// not done two seconds after the call, the session expires later.
     ///
     /// # Cancel safety
-    /// The client continues to close if the future is dropped.
+    /// If the future is dropped, the client continues to close.
     pub async fn close(&self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.shared.deadline);
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
@@ -335,8 +340,8 @@ impl Client {
         while self.shared.ended.clone().changed().await.is_ok() {}
     }
 
-    /// Returns approximately how many bytes of memory the unfinished calls of this client and its clones use. If there
-    /// are none, this is 0. At 64 MiB, further calls wait.
+    /// Returns approximately how many bytes of memory the unfinished calls of this client and its clones use. Without
+    /// unfinished calls, this is 0. At 64 MiB, further calls wait.
     #[must_use]
     pub fn in_flight_bytes(&self) -> usize {
         (ROOM_KIB as usize).saturating_sub(self.shared.room.available_permits()) << 10
@@ -354,7 +359,7 @@ impl Client {
         self.shared.deadline
     }
 
-    /// Returns an error if this is not a data member.
+    /// Returns an error if `id` is not a data member.
     pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), ReadError> {
         match self.shared.members.iter().find(|member| member.id == id) {
             Some(member) if member.holds_data() => Ok(()),
@@ -367,7 +372,7 @@ impl Client {
         CallId::new(self.shared.next_call.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Makes a call that holds about `size` bytes, and waits until it ends.
+    /// Makes a call whose contents have about `size` bytes, and waits until the call ends.
     ///
     /// Dropping the future cancels the call.
     pub(super) async fn call(
@@ -389,8 +394,8 @@ impl Client {
         Ok(result.unwrap_or_else(gone))
     }
 
-    /// Begins a call without waiting for its end, if there is room for the call at once. A later [`close`](Self::close)
-    /// waits for the call.
+    /// Begins a call and does not wait for its end. If there is no room for the call now, the call is not begun. A
+    /// later [`close`](Self::close) waits for the call.
     pub(super) fn call_and_forget(&self, call: Call) {
         let (Ok(runtime), Ok(permit)) = (Handle::try_current(), self.shared.room.clone().try_acquire_owned())
         else {

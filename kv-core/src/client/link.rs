@@ -1,4 +1,4 @@
-//! Connections to members: opening them, the hello, and receiving.
+//! Connections to members: opens them, exchanges hellos, and receives messages.
 
 use super::LocalMember;
 use crate::detached;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 /// How long opening a connection may take, including the hello.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a client logs that its certificate expires soon.
+/// The shortest time between two log messages that the client's certificate expires soon.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is needed to open connections.
@@ -54,7 +54,7 @@ pub(super) enum DialError {
 }
 
 impl Dialer {
-    /// Connects to any member that listens at `address`.
+    /// Connects to the member that listens at `address`, whichever member it is.
     pub(super) async fn dial(&self, address: &str) -> Result<Dialed, DialError> {
         let dialed = async {
             let transport = self.transport.as_ref().ok_or(DialError::NoTransport)?;
@@ -101,7 +101,7 @@ impl Dialer {
         writer.push(wire::encode_hello(&hello));
         writer.flush().await.map_err(WireError::Io)?;
         let reply = match reader.read_hello_reply().await {
-            // The member will not speak another version at the next attempt.
+            // At the next attempt, the member would still speak the same version.
             Err(error @ WireError::Version { .. }) => {
                 return Err(DialError::Refused { reason: error.to_string(), temporary: false });
             }
@@ -117,7 +117,7 @@ impl Dialer {
     }
 
     /// Loads new certificates, if there are any. Unusable certificates are ignored, because an operator may be
-    /// replacing them just now. Only one check runs at a time, so a disk that hangs blocks only one thread.
+    /// replacing the files at this moment. Only one check runs at a time, so a disk that hangs blocks only one thread.
     async fn refresh(&self, transport: &Arc<dyn Transport>) {
         if transport.identity() == Peer::Unauthenticated || self.refreshing.swap(true, Ordering::AcqRel) {
             return;
@@ -138,12 +138,12 @@ impl Dialer {
         }
     }
 
-    /// Logs once a day that this client's certificate expires soon. Once it has expired, members refuse it.
+    /// Logs, at most once a day, that this client's certificate expires soon. Members refuse an expired certificate.
     fn warn_of_expiry(&self, transport: &dyn Transport) {
         let Some(ends) = transport.expires() else { return };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let left = ends.saturating_sub(now);
-        // A member logs this about its own certificate itself.
+        // If the certificate is a member's certificate, the member itself logs this.
         if left >= EXPIRY_WARNING || !matches!(transport.identity(), Peer::Client { .. }) {
             return;
         }
@@ -158,8 +158,8 @@ impl Dialer {
         }
     }
 
-    /// If this end has a certificate, checks that the other end has proved that it is a member and, if `id` is given,
-    /// that it is this member.
+    /// If this end has a certificate, checks what the other end has proved: that it is a member and, if `id` is given,
+    /// that it is the member `id`.
     fn verify_member(&self, peer: &Peer, id: Option<MemberId>) -> Result<(), DialError> {
         let own = self.transport.as_ref().map_or(Peer::Unauthenticated, |transport| transport.identity());
         wire::prove_member(&own, peer, &self.cluster, id)

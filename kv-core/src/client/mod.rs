@@ -1,10 +1,11 @@
-//! The client: it finds the primary, keeps a session, retries, and never runs a write twice.
+//! The client. It finds the primary, retries calls, and never runs a write twice: it numbers its writes in a session,
+//! so members recognize a retry.
 //!
-//! A [`Client`] and its clones share one session, and one connection to each member that they use. Every operation is a
-//! builder: set what differs from the defaults, then await it.
+//! A [`Client`] and its clones share one session, and one connection to each member that they use. Most operations are
+//! builders: change the settings that should differ from the defaults, then await the builder.
 
-// `ClientProtocol` decides and does no I/O (the simulator drives the same code). `Client` is the tokio part around it:
-// handles that pass calls on, and one task (`Driver`) that owns the protocol and the connections.
+// `ClientProtocol` makes the decisions and does no I/O, so the simulator can run the same code. Around it is the tokio
+// part: handles (`Client`) pass calls to one task (`Driver`), which owns the protocol and the connections.
 
 mod batch;
 mod builder;

@@ -1,4 +1,4 @@
-//! Public errors: one enum per operation.
+//! Public errors: one enum for each kind of operation.
 
 pub use crate::client::call::{Cause, FailureReason};
 pub use crate::message::{LeaseFailure, RequestError, StepFailure};
@@ -16,7 +16,7 @@ pub enum ConnectError {
     /// No transport was given.
     #[error("no transport: choose one, such as TCP")]
     NoTransport,
-    /// A member answered and refused.
+    /// A member answered, and refused this client.
     #[error("{address} refuses: {reason}")]
     Refused {
         /// The address of the member.
@@ -30,7 +30,7 @@ pub enum ConnectError {
         /// The address of the member that was asked.
         address: String,
     },
-    /// An address was given for a member that does not exist.
+    /// An address was given for a member id that the cluster does not have.
     #[error("the cluster has no member {id}, according to {address}: use the ids of its members")]
     UnknownMember {
         /// The id that was given.
@@ -58,18 +58,19 @@ pub enum WriteError {
     /// The condition did not hold. Nothing was changed.
     #[error("the condition did not hold at revision {revision}: {}", Found(.found))]
     ConditionFailed {
-        /// The revision at which the key was last changed; `None` if it does not exist.
+        /// The revision at which the key was last changed; `None` if the key does not exist.
         found: Option<Revision>,
         /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state in which
-        /// the condition did not hold.
+        /// the condition did not hold, or a later one.
         revision: Revision,
     },
     /// The transaction requires a lock ([`Lock::transaction`](crate::client::Lock::transaction),
     /// [`Transaction::fenced`](crate::client::Transaction::fenced)) that was released or lost before the transaction
-    /// was applied. Nothing was changed.
+    /// could take effect. Nothing was changed.
     #[error("the lock was no longer held at revision {revision}: nothing was changed")]
     LockLost {
-        /// The revision at which the lock was checked. A read with `.at_least(revision)` sees that state.
+        /// The revision at which the lock was checked. A read with `.at_least(revision)` sees the state at that check,
+        /// or a later one.
         revision: Revision,
     },
     /// The key is empty or too long. Nothing was changed.
@@ -91,23 +92,24 @@ pub enum WriteError {
     /// The lease has ended or takes no more keys, or no further lease is allowed. Nothing was changed.
     #[error(transparent)]
     Lease(LeaseFailure),
-    /// The time to live is out of range, or the transaction is malformed. Nothing was changed.
+    /// The time to live is out of range, or the transaction is malformed or exceeds a limit. Nothing was changed.
     #[error(transparent)]
     Malformed(RequestError),
     /// A step of the transaction failed. Nothing was changed.
     #[error("step {step} failed: {why}")]
     StepFailed {
-        /// The index of the step in its list, from 0.
+        /// The index of the step, from 0, in the list of steps that was run.
         step: usize,
-        /// Why it failed.
+        /// Why the step failed.
         why: StepFailure,
-        /// The revision at which the step failed. A read with `.at_least(revision)` sees the state that made it fail.
+        /// The revision at which the step failed. A read with `.at_least(revision)` sees the state in which the step
+        /// failed, or a later one.
         revision: Revision,
     },
     /// The cluster refuses the request. Nothing was changed. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
-    /// The write was not applied and will not be. The same call may succeed later.
+    /// The write was not applied and will not be applied. The same call may succeed later.
     #[error("not applied: {0}")]
     NotApplied(Cause),
     /// It is unknown whether the write was applied or will be applied. It is applied at most once.
@@ -134,7 +136,8 @@ impl From<RequestError> for WriteError {
 }
 
 impl WriteError {
-    /// Returns whether nothing was changed, and the same call may succeed later.
+    /// Returns whether both are true: nothing was changed, and the same call may succeed later. The errors are
+    /// [`NotApplied`](Self::NotApplied) and [`StepFailure::Busy`].
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::NotApplied(_) | Self::StepFailed { why: StepFailure::Busy, .. })
@@ -146,7 +149,7 @@ impl WriteError {
         matches!(self, Self::OutcomeUnknown(_))
     }
 
-    /// Returns whether the lease of the write has ended, or never existed.
+    /// Returns whether the write failed because its lease has ended or never existed.
     #[must_use]
     pub const fn is_lease_ended(&self) -> bool {
         matches!(
@@ -156,13 +159,13 @@ impl WriteError {
         )
     }
 
-    /// Returns whether the lock that the transaction requires was no longer held.
+    /// Returns whether the write failed because the lock that the transaction requires was no longer held.
     #[must_use]
     pub const fn is_lock_lost(&self) -> bool {
         matches!(self, Self::LockLost { .. })
     }
 
-    /// Whether the condition did not hold.
+    /// Returns whether the write failed because its condition did not hold.
     #[must_use]
     pub const fn is_condition_failed(&self) -> bool {
         matches!(self, Self::ConditionFailed { .. })
@@ -173,10 +176,11 @@ impl WriteError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another client held the lock for the whole waiting time.
+    /// The waiting time ended before the lock was acquired, usually because another client held the lock. The cluster
+    /// may also have been unable to answer in that time.
     #[error("another client holds the lock")]
     Held,
-    /// A write failed. If the lock was acquired nevertheless, it is released when its lease ends.
+    /// A write failed. If the lock was acquired nevertheless, it is released when its lease ends, or earlier.
     #[error(transparent)]
     Write(#[from] WriteError),
     /// A read failed.
@@ -185,14 +189,15 @@ pub enum LockError {
 }
 
 impl LockError {
-    /// Returns whether another client held the lock.
+    /// Returns whether the waiting time ended before the lock was acquired: [`Held`](Self::Held).
     #[must_use]
     pub const fn is_held(&self) -> bool {
         matches!(self, Self::Held)
     }
 
-    /// Returns whether the same call may succeed later, because another client held the lock or no member could be
-    /// asked.
+    /// Returns whether the same call may succeed later. This is true for [`Held`](Self::Held), for a
+    /// [retryable](WriteError::is_retryable) write error, for a write whose [outcome is
+    /// unknown](WriteError::outcome_unknown), and for a [retryable](ReadError::is_retryable) read error.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -202,7 +207,7 @@ impl LockError {
         }
     }
 
-    /// Whether the lease ended while the client waited for the lock.
+    /// Returns whether the lease ended while the client waited for the lock.
     pub(crate) const fn is_lease_ended(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_lease_ended())
     }
@@ -234,26 +239,26 @@ pub enum ReadError {
     /// The range of keys, or the number of keys, is not allowed.
     #[error(transparent)]
     Malformed(RequestError),
-    /// The read was restricted to this member, and the cluster has no such member.
+    /// The read was restricted to a member that the cluster does not have.
     #[error("the cluster has no member {0}: kv status lists its members")]
     UnknownMember(MemberId),
-    /// The read was restricted to this member, which is a witness.
+    /// The read was restricted to a member that is a witness.
     #[error("member {0} is a witness, which holds no data: ask a data member")]
     Witness(MemberId),
     /// The cluster refuses the read. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
-    /// The revision is no longer kept.
+    /// The member that was asked no longer keeps the revision.
     #[error("the revision is compacted: the oldest readable revision is {oldest}")]
     Compacted {
-        /// The oldest revision that the asked member can read.
+        /// The oldest revision that this member can read.
         oldest: Revision,
     },
-    /// The revision does not exist yet. After a local read, this error may also mean that the member has not received
-    /// the revision yet.
+    /// The revision does not exist yet. After a read that is not linearizable, this error may also mean that the member
+    /// that was asked has not applied the revision yet.
     #[error("the revision does not exist yet: the newest revision is {newest}")]
     Future {
-        /// The newest revision that the asked member can read.
+        /// The newest revision that the member can read.
         newest: Revision,
     },
     /// The read was not answered in time. The same call may succeed later.
@@ -280,7 +285,7 @@ impl ReadError {
         matches!(self, Self::Unavailable(_) | Self::Future { .. })
     }
 
-    /// Returns whether the revision is no longer kept.
+    /// Returns whether the read failed because its revision is no longer kept.
     #[must_use]
     pub const fn is_compacted(&self) -> bool {
         matches!(self, Self::Compacted { .. })
@@ -291,7 +296,7 @@ impl ReadError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WatchError {
-    /// Some of the changes that the watch needs are no longer kept. To continue, use
+    /// Members no longer keep some of the changes that the watch needs. To continue, use
     /// [`Watch::follow`](crate::client::Watch::follow), which reads the present state and watches the changes after it.
     #[error("history compacted: changes are available only after revision {oldest}")]
     Compacted {
@@ -313,21 +318,21 @@ pub enum WatchError {
 }
 
 impl WatchError {
-    /// Returns whether the watch ended because changes are no longer kept.
+    /// Returns whether the watch ended because members no longer keep some of its changes.
     #[must_use]
     pub const fn is_compacted(&self) -> bool {
         matches!(self, Self::Compacted { .. })
     }
 }
 
-/// Why a call to one member failed.
+/// Why a status call or a handover failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
-    /// The member did not answer.
+    /// The member did not answer, or it refused.
     #[error("{0}")]
     Unavailable(Cause),
-    /// No member is known to be primary.
+    /// No member that answered is the primary.
     #[error("no primary was found")]
     NoPrimary,
     /// No member has this id.

@@ -1,4 +1,5 @@
-//! Leases: keys can belong to a lease, and are removed when its holder stops renewing it.
+//! Leases. A key can belong to a lease. If the holder stops renewing the lease, the lease ends and its keys are
+//! removed.
 
 use super::Client;
 use super::call::Call;
@@ -12,12 +13,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// A lease counts as alive for this many tenths of its time to live, counted from before it was requested. The rest
-/// covers clock errors: the clock of this process may run at nine tenths of the true rate, and the cluster's clock at
-/// eleven tenths.
+/// A lease counts as alive for this many tenths of its time to live, counted from the moment before it was requested or
+/// renewed. The remaining tenths cover clock errors: the clock of this process may run at nine tenths of the true rate,
+/// and the cluster's clock at eleven tenths.
 const BELIEVED: u32 = 8;
 
-/// For how long a lease counts as alive after it was requested or renewed.
+/// Returns how long a lease counts as alive after it was requested or renewed.
 pub fn believed(ttl: Duration) -> Duration {
     ttl / 10 * BELIEVED
 }
@@ -28,7 +29,8 @@ const BEATS: u32 = 3;
 /// The longest pause before a failed renewal is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Requests a lease: created by [`Client::lease`], run by awaiting it, or by [`detached`](Self::detached).
+/// A builder that requests a lease: returned by [`Client::lease`]. To run it, await it or call
+/// [`detached`](Self::detached).
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct LeaseRequest {
@@ -48,10 +50,10 @@ impl LeaseRequest {
         self
     }
 
-    /// Requests a lease that is renewed only by calls of [`LeaseHandle::keep_alive`].
+    /// Requests a lease that the client does not renew by itself. Renew it with [`LeaseHandle::keep_alive`].
     ///
     /// # Errors
-    /// As for awaiting the request.
+    /// The same as for awaiting the request.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.
@@ -70,7 +72,7 @@ impl IntoFuture for LeaseRequest {
     type Output = Result<Lease, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Requests the lease, and renews it from then on.
+    /// Requests the lease. Afterwards, the client renews the lease until the returned [`Lease`] is dropped.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.
@@ -85,7 +87,8 @@ impl IntoFuture for LeaseRequest {
     }
 }
 
-/// A lease with a known id. It is renewed only by [`keep_alive`](Self::keep_alive).
+/// A handle for a lease whose id is known. The handle renews the lease only when [`keep_alive`](Self::keep_alive) is
+/// called.
 #[derive(Clone, Debug)]
 pub struct LeaseHandle {
     client: Client,
@@ -97,7 +100,7 @@ impl LeaseHandle {
         Self { client, id: id.sendable() }
     }
 
-    /// The id of the lease. It is unique in the cluster and never used again. Leases that are granted later have
+    /// The id of the lease. The id is unique in the cluster and never used again. Leases that are granted later have
     /// greater ids.
     #[must_use]
     pub fn id(&self) -> LeaseId {
@@ -108,13 +111,14 @@ impl LeaseHandle {
         Ok(write(&self.client, Command::Lease(command), deadline).await?.effect)
     }
 
-    /// Renews the lease: its time to live starts again.
+    /// Renews the lease, so that its time to live starts again.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if it has ended; others as for a put.
+    /// If the lease has ended, an error for which [`WriteError::is_lease_ended`] is true. Otherwise the errors of a
+    /// put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries. The lease may have been renewed.
+    /// Dropping the future stops the retries. The lease may have been renewed, or may still be renewed.
     pub async fn keep_alive(&self) -> Result<(), WriteError> {
         self.keep_alive_within(None).await
     }
@@ -126,10 +130,12 @@ impl LeaseHandle {
         }
     }
 
-    /// Revokes the lease, and returns the number of its keys. All of them are removed at one revision.
+    /// Revokes the lease, so that it ends now. Returns the number of its keys, all of which are removed at one
+    /// revision.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put.
+    /// If the lease has ended already, an error for which [`WriteError::is_lease_ended`] is true. Otherwise the errors
+    /// of a put.
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The lease may have been revoked, or may still be revoked.
@@ -140,11 +146,11 @@ impl LeaseHandle {
         }
     }
 
-    /// Returns the lease's time to live, its deadline and the number of its keys; `None` if it has ended. The answer is
-    /// as fresh as a linearizable read, and is ordered like a write.
+    /// Returns the time to live, the deadline and the number of keys of the lease; `None` if the lease has ended. The
+    /// request is ordered like a write, so the answer is as fresh as the answer to a linearizable read.
     ///
     /// # Errors
-    /// As for a put.
+    /// The errors of a put.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -157,28 +163,29 @@ impl LeaseHandle {
     }
 }
 
-/// What this process knows of its lease.
+/// What this process knows about a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum LeaseState {
-    /// It was last renewed by a request that was first sent at this time.
+    /// The last request that granted or renewed the lease was first sent at this time.
     Kept(Since),
-    /// The cluster has reported that it ended.
+    /// The cluster has reported that the lease ended.
     Ended,
 }
 
-/// A lease that the client renews as long as this value exists: created by [`Client::lease`].
+/// A lease that the client renews as long as this value exists. Awaiting [`Client::lease`] returns it.
 ///
 /// [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease) make a key belong to the
-/// lease. Up to 1,000 keys can belong to it. All of them are removed at the revision at which the lease ends. The lease
+/// lease. Up to 1,000 keys can belong to a lease. When the lease ends, all of them are removed at one revision. A lease
 /// ends when it is [revoked](Self::revoke), or when its time to live passes on the cluster's clock without a renewal.
-/// It never ends early, but it may end a little late, because the primary checks leases only at its heartbeats. A new
-/// primary first gives every holder `failure_timeout_max` (2 s by default) to renew.
+/// Without a revocation, a lease never ends early. It may end a little late, because the primary checks leases only at
+/// its heartbeats. A new primary first gives every holder `failure_timeout_max` (2 s by default) to renew.
 ///
 /// If this value is dropped, the client stops renewing the lease, and the lease ends when its time to live is over.
 ///
-/// What this process knows depends on its own clock and on the last successful renewal. The process may be paused for a
-/// minute between [`is_alive`](Self::is_alive) and the next line. So an action that must not happen after the end of
-/// the lease has to be protected where it takes effect, by a [fencing token](super::FencingToken).
+/// This process judges whether the lease is alive by its own clock and the last successful renewal. But the process may
+/// be paused for a minute between a call of [`is_alive`](Self::is_alive) and the next line. So if an action must not
+/// happen after the end of the lease, protect the action where it takes effect, with a [fencing
+/// token](super::FencingToken).
 #[derive(Debug)]
 pub struct Lease {
     it: LeaseHandle,
@@ -209,20 +216,20 @@ impl Lease {
         self.ttl
     }
 
-    /// Returns whether the lease has certainly not ended. This returns true for eight tenths of the time to live,
-    /// counted from when the last successful renewal was first sent. On Linux, the time during which the machine was
-    /// suspended counts too.
+    /// Returns whether the lease has certainly not ended. This is true for eight tenths of the time to live, counted
+    /// from the moment at which the last successful renewal was first sent. On Linux, the time during which the machine
+    /// was suspended counts too.
     ///
-    /// This assumes only that the clock of this process and the clock of the primary each run within 10 % of the true
-    /// rate. While this returns true, the cluster has neither ended the lease nor given a lock on it to another holder,
-    /// unless the lease was revoked or the key of the lock was removed.
+    /// While this is true, the cluster has not ended the lease, except if it was revoked. A lock that belongs to the
+    /// lease has no other holder, except if the lease was revoked or the key of the lock was removed. This assumes only
+    /// that the clock of this process and the clock of the primary each run within 10 % of the true rate.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(*self.known.borrow(), LeaseState::Kept(since) if since.elapsed() < believed(self.ttl))
     }
 
-    /// Returns when [`is_alive`](Self::is_alive) is no longer true. If the machine was suspended, this may return up to
-    /// a second late. `is_alive` may become true again later, if a renewal still succeeds in time.
+    /// Waits until [`is_alive`](Self::is_alive) is no longer true. If the machine was suspended, this may return up to
+    /// a second late. If a renewal succeeds later, before the lease has ended, `is_alive` may become true again.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -237,24 +244,24 @@ impl Lease {
         }
     }
 
-    /// Returns when the cluster has reported that the lease ended. Never returns after the client was closed, because a
-    /// closed client does not ask the cluster: see [`at_risk`](Self::at_risk).
+    /// Waits until the cluster has reported that the lease ended. If the client is closed before such a report, this
+    /// never returns, because a closed client does not ask the cluster. In that case, use [`at_risk`](Self::at_risk).
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn ended(&self) {
         let mut known = self.known.clone();
         if known.wait_for(|known| *known == LeaseState::Ended).await.is_err() {
-            // The task has ended with the client, and the cluster has reported nothing.
+            // The client was closed, so the task that renews the lease has ended. The cluster has reported nothing.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Returns the lease's time to live, its deadline and the number of its keys, as the cluster knows them; `None` if
-    /// it has ended.
+    /// Asks the cluster for the time to live, the deadline and the number of keys of the lease. Returns `None` if the
+    /// lease has ended.
     ///
     /// # Errors
-    /// As for a put.
+    /// The errors of a put.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -262,11 +269,12 @@ impl Lease {
         self.it.info().await
     }
 
-    /// Revokes the lease, and returns the number of its keys. All of them are removed at one revision.
+    /// Revokes the lease, so that it ends now. Returns the number of its keys, all of which are removed at one
+    /// revision.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error, the client does not
-    /// renew the lease any more.
+    /// If the lease has ended already, an error for which [`WriteError::is_lease_ended`] is true. Otherwise the errors
+    /// of a put. After an error, the client does not renew the lease any more.
     ///
     /// # Cancel safety
     /// Dropping the future stops the renewals. If the lease was not revoked, it ends when its time to live is over.
@@ -277,7 +285,8 @@ impl Lease {
 }
 
 impl Lease {
-    /// Revokes the lease without waiting. If that fails, the lease ends when its time to live is over.
+    /// Revokes the lease, and does not wait for the answer. If the call fails, the lease ends when its time to live is
+    /// over.
     pub(super) fn give_back(self) {
         let revoke = LeaseCommand::Revoke { lease: self.it.id };
         self.it.client.call_and_forget(Call::Write(Command::Lease(revoke)));
@@ -300,8 +309,8 @@ async fn keep_alive(lease: LeaseHandle, ttl: Duration, state: watch::Sender<Leas
                 state.send_replace(LeaseState::Ended);
                 return;
             }
-            // The client has retried until its deadline. The remaining time of the lease is for further attempts.
             Err(WriteError::Closed) => return,
+            // The client has retried until the deadline of the call. Try again: the lease may not have ended yet.
             Err(_) => pause = (beat / 4).min(RETRY),
         }
     }

@@ -1,4 +1,4 @@
-//! Locks and elections: keys on a lease, and tokens that fence off former holders.
+//! Locks and elections. A lock is a key that belongs to a lease. Fencing tokens keep out former holders.
 
 use super::ops::OpFuture;
 use super::{Client, Lease, Transacted, Transaction};
@@ -12,21 +12,22 @@ use std::ops::Deref;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// The suffix after the name of a lock in the keys of waiting clients. The id of their lease follows.
+/// The key of a waiting client consists of the name of the lock, this text, and the id of the client's lease.
 const QUEUE: &[u8] = b"\0waits/";
 
-/// A longer wait counts as forever.
+/// The longest wait: a year. A longer wait is shortened to it.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How long to wait before a lock's key that cannot be watched is read again.
+/// If a lock's key cannot be watched, the key is read again after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The default time to live of a lock's lease.
 const TTL: Duration = Duration::from_secs(10);
 
-/// Identifies one tenure of a lock by the revision at which the tenure began. Each new holder of a lock gets a greater
-/// token. To reject writes of former holders, a resource remembers the greatest token that it has seen, and rejects
-/// smaller tokens. For transactions with [`Transaction::fenced`], the cluster itself checks the token.
+/// Identifies one tenure of a lock (the time during which one holder has it) by the revision at which the tenure began.
+/// Each new holder of a lock gets a greater token. To reject writes of former holders, a resource remembers the
+/// greatest token that it has seen, and rejects smaller tokens. If a transaction uses [`Transaction::fenced`], the
+/// cluster itself checks the token.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FencingToken(Revision);
 
@@ -51,15 +52,16 @@ impl fmt::Display for FencingToken {
 }
 
 impl Transaction {
-    /// Requires that the tenure of the lock `name` with this token has not ended. If the lock was released or lost
-    /// before the transaction is applied, the transaction changes nothing and fails with [`WriteError::LockLost`]. Its
-    /// [other steps](Self::otherwise) are not run either.
+    /// Requires that the tenure that `token` identifies, of the lock `name`, has not ended. If the lock is released or
+    /// lost before the transaction is applied, the transaction changes nothing and fails with [`WriteError::LockLost`].
+    /// The steps after [`otherwise`](Self::otherwise) are not run either.
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
         self.condition(name, Condition::Held(token.revision().sendable()))
     }
 }
 
-/// Waits for a lock: created by [`Client::lock`] and [`Election::campaign`], run by awaiting it.
+/// A builder that waits for a lock and acquires it when the builder is awaited: returned by [`Client::lock`] and
+/// [`Election::campaign`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct LockRequest {
@@ -70,27 +72,27 @@ pub struct LockRequest {
     wait: Option<Duration>,
 }
 
-/// Why a lock may be lost: see [`Lock::lost`].
+/// Why a lock may be lost: returned by [`Lock::lost`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockLoss {
     /// The cluster reports that the lock's lease has ended.
     #[error("the lock's lease has ended")]
     LeaseEnded,
-    /// A client has removed the lock's key, or created it again.
+    /// A client has removed the lock's key. The key may have been created again since.
     #[error("the lock's key was removed")]
     KeyRemoved,
-    /// The lease could not be renewed in time: another client may hold the lock.
+    /// The lease could not be renewed in time, so another client may hold the lock.
     #[error("the lock's lease could not be renewed in time: another client may hold the lock")]
     AtRisk,
 }
 
-/// A lock that this client holds: returned by [`Client::lock`] and [`Election::campaign`].
+/// A lock that this client has acquired, by awaiting [`Client::lock`] or [`Election::campaign`].
 ///
-/// A key of the lock's name exists while the lock is held. It belongs to a lease that the client renews. The lock is
-/// lost when the lease ends, or when a client removes the key. A holder that was paused may not know that it has lost
-/// the lock. So protect every action that only the holder may perform. In this store, use
-/// [`transaction`](Self::transaction); elsewhere, use the [token](Self::token).
+/// While the lock is held, the lock's name exists as a key. This key belongs to a lease that the client renews. The
+/// lock is lost when the lease ends, or when a client removes the key. A holder that was paused may not know that it
+/// has lost the lock. So protect every action that only the holder may perform. To change keys in this cluster, use
+/// [`transaction`](Self::transaction). For other resources, use the [token](Self::token).
 ///
 /// If this value is dropped, the lock is released when its lease ends. [`release`](Self::release) releases it at once.
 #[derive(Debug)]
@@ -106,25 +108,26 @@ impl LockRequest {
         Self { client, name, value: Bytes::new(), ttl: TTL, wait: None }
     }
 
-    /// Sets the value of the lock's key, for others to read. Default: empty.
+    /// Sets the value of the lock's key, which other clients can read. Default: empty.
     pub fn value(mut self, value: impl Into<Bytes>) -> Self {
         self.value = value.into();
         self
     }
 
-    /// Sets the time after which the lock is released if its holder does not renew it. Default 10 s; 100 ms to 30 days.
+    /// Sets the time to live of the lock's lease. If the client cannot renew the lease for this long, the lock is
+    /// released. Default 10 s; 100 ms to 30 days.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Sets how long to wait while another client holds the lock; zero does not wait. Default: forever.
+    /// Sets how long to wait while another client holds the lock. Zero means not to wait. Default: wait forever.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = Some(at_most);
         self
     }
 
-    /// Takes the lock if it is free. Does not join the queue.
+    /// Acquires the lock if it is free. Does not join the queue.
     async fn attempt(&self, lease: LeaseId) -> Result<Option<FencingToken>, LockError> {
         let put = self.client.put(&self.name, self.value.clone()).if_absent().lease(lease);
         let error = match put.await {
@@ -141,7 +144,7 @@ impl LockRequest {
         if own.is_none() && error.outcome_unknown() { Err(error.into()) } else { Ok(own) }
     }
 
-    /// Acquires the lock with a lease, before a time.
+    /// Acquires the lock with this lease. Gives up at the time `until`.
     async fn get_with(&self, lease: &Lease, until: Option<Instant>) -> Result<FencingToken, LockError> {
         if self.wait.is_some_and(|wait| wait.is_zero()) {
             return self.attempt(lease.id()).await?.ok_or(LockError::Held);
@@ -154,7 +157,7 @@ impl LockRequest {
         }
     }
 
-    /// Waits for the lock with a live lease.
+    /// Waits in the queue until the lock is acquired with this lease.
     async fn wait_with(&self, lease: LeaseId) -> Result<FencingToken, LockError> {
         let queue = Queue::new(self, lease);
         loop {
@@ -171,8 +174,9 @@ impl LockRequest {
     }
 }
 
-/// The queue of a lock. Each waiting client has a key that belongs to its lease and contains the id of the lease, so
-/// the queue has the order in which the leases were granted. Each client watches only the key ahead of its own.
+/// The queue of a lock. Each waiting client has a key in the queue. The key belongs to the client's lease and contains
+/// the id of the lease, so the keys have the order in which the leases were granted. Each client watches only the key
+/// ahead of its own key.
 struct Queue<'a> {
     lock: &'a LockRequest,
     lease: LeaseId,
@@ -184,8 +188,8 @@ struct Queue<'a> {
 /// The position of a client in the queue.
 enum QueuePosition {
     Holder(FencingToken),
-    /// The client waits for the removal of this key, which existed at this revision: the key ahead of its own, or the
-    /// lock's.
+    /// The client waits for the removal of the key `front`: the key ahead of its own key or, at the head of the queue,
+    /// the lock's key. `front` existed at the revision `at`.
     Behind {
         front: Bytes,
         at: Revision,
@@ -199,7 +203,7 @@ impl<'a> Queue<'a> {
         Self { lock, lease, keys: keys.into(), own }
     }
 
-    /// Takes the lock if it is free. Otherwise joins the queue, or stays in it.
+    /// Acquires the lock if it is free. Otherwise joins the queue, or stays in it.
     async fn try_acquire(&self) -> Result<QueuePosition, LockError> {
         let LockRequest { client, name, value, .. } = self.lock;
         let life = Lifetime::lease(self.lease);
@@ -240,7 +244,7 @@ impl<'a> Queue<'a> {
     }
 }
 
-/// Returns at this time; never if there is none.
+/// Waits until this time. Without a time, this never returns.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -248,7 +252,8 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// A lease that is revoked on drop unless it is kept, so that its key does not stay in the queue.
+/// Revokes a lease when dropped, so that the lease's key does not stay in the queue. After [`keep`](Self::keep), the
+/// lease is not revoked.
 struct RevokeOnDrop(Option<Lease>);
 
 impl RevokeOnDrop {
@@ -277,16 +282,16 @@ impl IntoFuture for LockRequest {
     type Output = Result<Lock, LockError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Acquires the lock when it is free. Waiting clients form a queue, in the order in which they began to wait; each
-    /// watches the one ahead of it. Only a client that asks for the lock at the moment of its release can acquire it
-    /// before the first client in the queue.
+    /// Waits until the lock is free, and acquires it. Waiting clients form a queue, in the order in which they began to
+    /// wait. Each client watches the key of the client ahead of it. The first client in the queue can be overtaken only
+    /// by a client that asks for the lock at the moment of its release.
     ///
     /// A waiting client has a key of its own, which begins with the name of the lock and a zero byte. The key is
-    /// removed when its lease ends.
+    /// removed when the client acquires the lock or the client's lease ends.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the queue, and releases the lock if it was acquired at that moment. Both happen at
-    /// once or, if the cluster cannot be reached, when the lease ends. Nothing else is affected.
+    /// If the future is dropped, the client leaves the queue, and releases the lock if it has just acquired the lock.
+    /// Both happen at once or, if the cluster cannot be reached, when the lease ends. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
@@ -297,10 +302,10 @@ impl IntoFuture for LockRequest {
                         let Self { client, name, .. } = self;
                         return Ok(Lock { client, name, token, lease: lease.keep() });
                     }
-                    // This process was paused or disconnected while it waited.
+                    // The lease ended during the wait, because this process was paused or disconnected: begin again.
                     Err(error) if error.is_lease_ended() => {}
                     Err(error) => {
-                        // If this fails, the lease ends when its time is over.
+                        // If this fails, the lease ends when its time to live is over.
                         let _ = lease.keep().revoke().await;
                         return Err(error);
                     }
@@ -323,14 +328,14 @@ impl Lock {
         &self.name
     }
 
-    /// Returns the lease of the lock. Other keys of the holder may belong to it too.
+    /// Returns the lease of the lock. Other keys of the holder may belong to the same lease.
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Starts a transaction that requires that this lock is still held when the transaction is applied. If the lock is
-    /// no longer held, the transaction changes nothing, and fails with [`WriteError::LockLost`].
+    /// Starts a transaction that takes effect only if this lock is still held when the transaction is applied. If the
+    /// lock is no longer held, the transaction changes nothing, and fails with [`WriteError::LockLost`].
     pub fn transaction(&self) -> Transaction {
         self.client.transaction().fenced(&self.name, self.token)
     }
@@ -338,7 +343,7 @@ impl Lock {
     /// Asks the cluster whether this lock is still held.
     ///
     /// # Errors
-    /// As for a read.
+    /// The errors of a read.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -347,10 +352,10 @@ impl Lock {
         Ok(found.is_some_and(|record| record.created == self.token.revision()))
     }
 
-    /// Waits until the lock may be lost, and returns the reason: see [`LockLoss`]. This watches the lock's key, so it
-    /// notices a removal as soon as any watch does.
+    /// Waits until the lock may be lost, and returns the reason: see [`LockLoss`]. To notice a removal of the lock's
+    /// key without delay, this watches the key.
     ///
-    /// This uses one of the client's watches while it runs.
+    /// While it runs, this uses one of the [watches](super::Watch) that the client may have.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -368,12 +373,13 @@ impl Lock {
         loop {
             let mut events = self.client.watch_key(&self.name).after(self.token.revision()).stream();
             while let Some(Ok(event)) = events.next().await {
-                // A put by another client does not end the tenure, as long as the key was not created again.
+                // A put by another client does not end the tenure. A removal does, even if the key was created again.
                 if event.record.is_none_or(|record| record.created != self.token.revision()) {
                     return;
                 }
             }
-            // The history is too short, or the member serves no more watches: the present state decides.
+            // The watch has ended: the changes are no longer kept, or the member serves no more watches. Now the
+            // present state decides.
             if let Ok(false) = self.is_held().await {
                 return;
             }
@@ -381,11 +387,11 @@ impl Lock {
         }
     }
 
-    /// Releases the lock now, and removes all other keys of its lease.
+    /// Releases the lock now, and removes all other keys that belong to the lock's lease.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if the lock was already lost. The other errors are those of a put; after one of
-    /// them, the lock is released when its lease ends.
+    /// If the lock's lease has ended already, an error for which [`WriteError::is_lease_ended`] is true. The other
+    /// errors are the errors of a put. After such an error, the lock is released when its lease ends, or earlier.
     ///
     /// # Cancel safety
     /// If the future is dropped, the lock is released when its lease ends, or earlier.
@@ -394,8 +400,8 @@ impl Lock {
     }
 }
 
-/// An election among the clients that campaign under one name: created by [`Client::election`]. The leader is the
-/// client that holds the lock of that name. The value of the lock describes the leader.
+/// An election among the clients that campaign under one name: returned by [`Client::election`]. The leader is the
+/// client that holds the lock with that name. The value of the lock describes the leader.
 #[derive(Clone, Debug)]
 pub struct Election {
     client: Client,
@@ -408,7 +414,7 @@ pub struct Election {
 pub struct Leader {
     /// The value with which the leader campaigned.
     pub value: Bytes,
-    /// The token of its tenure.
+    /// The token of the leader's tenure.
     pub token: FencingToken,
 }
 
@@ -417,7 +423,8 @@ impl Election {
         Self { client, name }
     }
 
-    /// Waits to become the leader. Others then read `value`.
+    /// Waits until this client becomes the leader, when the returned builder is awaited. Other clients can then read
+    /// `value`.
     pub fn campaign(&self, value: impl Into<Bytes>) -> LockRequest {
         LockRequest::new(self.client.clone(), self.name.clone()).value(value)
     }
@@ -425,7 +432,7 @@ impl Election {
     /// Returns the current leader, if there is one.
     ///
     /// # Errors
-    /// As for a read.
+    /// The errors of a read.
     ///
     /// # Cancel safety
     /// Cancel safe.

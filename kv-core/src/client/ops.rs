@@ -1,4 +1,4 @@
-//! Single operations. Await a builder to run it.
+//! Puts, deletes and reads of keys. Each is a builder, which runs when it is awaited.
 
 use super::Client;
 use super::call::{Call, CallError, Cause, Reply};
@@ -18,9 +18,9 @@ pub(super) type OpFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Written {
-    /// The revision of the put, which is now the key's `modified`.
+    /// The revision of the write. It is now the [`modified`](Record::modified) revision of each key that was put.
     pub revision: Revision,
-    /// When the write was applied, on the cluster's clock.
+    /// The time at which the write was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -32,11 +32,11 @@ pub struct Deleted {
     pub existed: bool,
     /// The revision of the delete.
     pub revision: Revision,
-    /// When the write was applied, on the cluster's clock.
+    /// The time at which the write was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
-/// Sets a key: created by [`Client::put`], run by awaiting it.
+/// A builder that sets a key when it is awaited: returned by [`Client::put`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Put {
@@ -48,7 +48,7 @@ pub struct Put {
     pub(super) deadline: Option<Duration>,
 }
 
-/// Removes a key: created by [`Client::delete`], run by awaiting it.
+/// A builder that removes a key when it is awaited: returned by [`Client::delete`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Delete {
@@ -58,7 +58,7 @@ pub struct Delete {
     pub(super) deadline: Option<Duration>,
 }
 
-/// Reads a key: created by [`Client::get`], run by awaiting it.
+/// A builder that reads a key when it is awaited: returned by [`Client::get`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Get {
@@ -77,15 +77,15 @@ pub(super) struct ReadOptions {
 }
 
 impl ReadOptions {
-    /// A linearizable read at the newest revision.
+    /// The options of a linearizable read at the newest revision.
     pub(super) const fn new(client: Client) -> Self {
         Self { client, mode: ReadMode::Linearizable, only: None, at: None, deadline: None }
     }
 
-    /// Checks a read of one key, several keys or one page, and runs it.
+    /// Checks a read (of one key, several keys or one page), and runs the read.
     pub(super) async fn run(&self, query: Query) -> Result<Reply, ReadError> {
         let Self { client, mode, only, deadline, .. } = self;
-        // Members close a connection that sends more than any valid request.
+        // If a request is larger than any valid request, members close the connection. So check the size here.
         query.check(client.limits().sizes())?;
         if let Some(member) = only {
             client.check_data_member(*member)?;
@@ -106,7 +106,7 @@ impl ReadOptions {
     }
 }
 
-/// The conditions and the deadline of a write.
+/// The methods that set the condition and the deadline of a write.
 macro_rules! conditions {
     ($name:ident) => {
         impl $name {
@@ -146,57 +146,57 @@ macro_rules! conditions {
 conditions!(Put);
 conditions!(Delete);
 
-/// The freshness of a read, and its deadline.
+/// The methods that set the freshness and the deadline of a read.
 macro_rules! freshness {
     ($name:ident, $deadline:literal) => {
         impl $name {
-            /// Reads the state that some member has applied. This is fast and needs no primary, but the state may be
-            /// stale.
+            /// Reads the state of any one member. This is fast and needs no primary, but the state may be stale.
             pub fn local(mut self) -> Self {
                 self.how.mode = $crate::message::ReadMode::Local;
                 self
             }
 
-            /// Reads the state of some member that has applied this revision or a later one. A member that lags waits
-            /// until it has applied the revision. Use it to read your own writes, or any writes whose revision you
-            /// know, without asking the primary. If no member gets that far before the deadline, the read is
-            /// [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// Reads the state of any member that has applied this revision or a later revision. A member that lags
+            /// waits until it has applied the revision. Use this to read your own writes, or any writes whose revision
+            /// you know, without asking the primary. If no member applies the revision before the deadline, the read
+            /// fails with [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
                 self.how.mode = $crate::message::ReadMode::AtLeast(revision.sendable());
                 self
             }
 
-            /// Reads the state of some member if it contains every write that was acknowledged to any client at least
-            /// this long before the read began. A backup that hears from its primary can prove this for a bound of a
-            /// few heartbeats ([`heartbeat`](field@crate::Options::heartbeat)), and then answers without the primary.
-            /// If a member cannot prove it, the client asks other members. The primary always answers, if necessary
-            /// with a linearizable read. A bound of zero is a linearizable read. If the primary is needed and there is
-            /// none before the deadline, the read is [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// Reads the state of any member that can prove the bound: its state contains every write that was
+            /// acknowledged to any client at least `bound` before the read began. While a backup hears from its
+            /// primary, it can prove a bound of a few [heartbeats](field@crate::Options::heartbeat), and then answers
+            /// without the primary. If a member cannot prove the bound, the client asks other members. The primary
+            /// always answers, if necessary with a linearizable read. A bound of zero is a linearizable read. If the
+            /// primary is needed and there is none before the deadline, the read fails with
+            /// [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
-            /// This assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends neither
-            /// on wall clocks nor on message delays.
+            /// The bound assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends
+            /// neither on wall clocks nor on message delays.
             pub fn max_staleness(mut self, bound: std::time::Duration) -> Self {
                 self.how.mode = $crate::message::ReadMode::MaxStaleness(bound);
                 self
             }
 
-            /// Asks only this data member, whatever the freshness. Default: any member that can answer.
+            /// Asks only this data member. This applies to every freshness. Default: any member that can answer.
             ///
-            /// While the member cannot answer, no other member is asked, and at the deadline the read is
-            /// [`Unavailable`](crate::error::ReadError::Unavailable). A linearizable read at a member that is not the
-            /// primary ends in this way.
+            /// If the member cannot answer before the deadline, the read fails with
+            /// [`Unavailable`](crate::error::ReadError::Unavailable). The client asks no other member. A linearizable
+            /// read at a member that is not the primary fails in this way.
             pub fn member(mut self, id: $crate::ids::MemberId) -> Self {
                 self.how.only = Some(id);
                 self
             }
 
-            /// Reads the state as it was at this revision. Members keep the last
+            /// Reads the state at this revision, without later changes. Members keep the last
             /// [`history_revisions`](field@crate::Options::history_revisions) revisions, in up to
             /// [`history_bytes`](field@crate::Options::history_bytes) bytes. A read at an older revision returns
             /// [`Compacted`](crate::error::ReadError::Compacted). A read at a revision that does not exist yet returns
             /// [`Future`](crate::error::ReadError::Future).
             ///
-            /// Default: the newest.
+            /// Default: the newest revision.
             pub fn at(mut self, revision: $crate::ids::Revision) -> Self {
                 self.how.at = Some(revision.sendable());
                 self
@@ -221,21 +221,22 @@ impl Put {
         Self { client, key, value, condition: None, life: Lifetime::FOREVER, deadline: None }
     }
 
-    /// The key expires this long after the put, on the cluster's clock. It never expires earlier, and usually at most a
-    /// fraction of a second later. Until the key is removed, every reader sees it. The time counts in whole
-    /// milliseconds, up to a hundred years. Default: the key does not expire.
+    /// Makes the key expire this long after the put, on the cluster's clock. The key never expires earlier. It expires
+    /// later by about a thousandth of this time, and usually at most a fraction of a second more. Every reader sees the
+    /// key until it is removed. The time is rounded up to whole milliseconds, and may be up to a hundred years.
+    /// Default: the key does not expire.
     ///
-    /// Each put replaces the time to live: after a later put without one, the key does not expire.
+    /// Each put replaces the time to live. After a later put without a time to live, the key does not expire.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.life.ttl_ms = Some(millis(ttl));
         self
     }
 
-    /// The key belongs to this lease, and is removed when the lease ends. If the lease has ended already, nothing is
-    /// put ([`WriteError::Lease`]). If the key also has a [time to live](Self::ttl), it is removed when the first of
-    /// the two ends. Default: no lease.
+    /// Makes the key belong to this lease, so that the key is removed when the lease ends. If the lease has ended
+    /// already or takes no more keys, the put changes nothing and fails with [`WriteError::Lease`]. If the key also has
+    /// a [time to live](Self::ttl), the key is removed when the first of the two ends. Default: no lease.
     ///
-    /// Each put replaces the lease: after a later put without one, the key belongs to no lease.
+    /// Each put replaces the lease. After a later put without a lease, the key belongs to no lease.
     pub fn lease(mut self, lease: LeaseId) -> Self {
         self.life.lease = Some(lease.sendable());
         self
@@ -248,24 +249,24 @@ impl Delete {
     }
 }
 
-/// The result of a read, and the revision of the state that was read: created by [`Get::with_revision`],
+/// The result of a read, and the revision of the state that was read: returned by [`Get::with_revision`],
 /// [`GetMany::with_revision`] and [`TypedGet::with_revision`](super::TypedGet::with_revision).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct AtRevision<T> {
-    /// What was found.
+    /// The result of the read.
     pub found: T,
-    /// The revision of the state that was read. It is at least the revision of the last change of every requested key,
-    /// even of a key that was removed. A later read with [`at_least`](Get::at_least) this revision sees no older state.
+    /// The revision of the state that was read. The result reflects every change up to this revision, including
+    /// removals, and no later change. A later read with [`at_least`](Get::at_least) this revision sees no older state.
     /// A later read with [`at`](Get::at) this revision sees the same state.
     pub revision: Revision,
 }
 
 impl Get {
-    /// Runs the read, and also returns the revision at which it was read.
+    /// Runs the read, and also returns the revision of the state that was read.
     ///
     /// # Errors
-    /// As for the read itself.
+    /// The errors of the read itself.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -310,7 +311,7 @@ impl IntoFuture for Delete {
     /// Runs the delete.
     ///
     /// # Cancel safety
-    /// As for [`Put`].
+    /// The same as for a [`Put`].
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, condition, deadline } = self;
         Box::pin(async move {
@@ -337,7 +338,7 @@ impl IntoFuture for Get {
     }
 }
 
-/// Reads several keys at one revision: created by [`Client::get_many`], run by awaiting it.
+/// A builder that reads several keys at one revision when it is awaited: returned by [`Client::get_many`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct GetMany {
@@ -346,10 +347,10 @@ pub struct GetMany {
 }
 
 impl GetMany {
-    /// Runs the read, and also returns the revision at which everything was read.
+    /// Runs the read, and also returns the revision at which all keys were read.
     ///
     /// # Errors
-    /// As for the read itself.
+    /// The errors of the read itself.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -371,7 +372,8 @@ impl GetMany {
 }
 
 impl IntoFuture for GetMany {
-    /// For each requested key, its record, or `None` if it does not exist.
+    /// One element for each requested key, in the same order: the record of the key, or `None` if the key does not
+    /// exist.
     type Output = Result<Vec<Option<Record>>, ReadError>;
     type IntoFuture = OpFuture<Self::Output>;
 
@@ -384,7 +386,7 @@ impl IntoFuture for GetMany {
     }
 }
 
-/// Checks a write's sizes, runs it, and waits for its outcome.
+/// Checks the sizes of a write, runs the write, and waits for its outcome.
 pub(super) async fn write(
     client: &Client,
     command: Command,
@@ -403,7 +405,7 @@ pub(super) async fn write(
     }
 }
 
-/// Why a request that ran at `revision` has changed nothing.
+/// The error that says why a request that ran at `revision` has changed nothing.
 pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     match effect {
         Effect::ConditionFailed { found } => WriteError::ConditionFailed { found, revision },
@@ -412,7 +414,7 @@ pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     }
 }
 
-/// An unexpected outcome of an operation that has neither conditions nor steps.
+/// The error for an outcome that does not fit the operation, if the operation has neither conditions nor steps.
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::LeaseFailed(why) => WriteError::Lease(why),
@@ -432,7 +434,7 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
     }
 }
 
-/// The error for a page instead of a value, or a value instead of a page.
+/// The error for an answer of the wrong kind, such as a page instead of a value.
 pub(super) fn unexpected_reply(reply: &Reply) -> ReadError {
     ReadError::Unavailable(unexpected_answer(reply))
 }

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// A put or a delete that returns the previous value of its key: created by [`Put::previous`] and [`Delete::previous`],
-/// run by awaiting it.
+/// A builder that puts or deletes a key when it is awaited, and returns the previous record of the key: returned by
+/// [`Put::previous`] and [`Delete::previous`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct WithPrevious(Transaction);
@@ -23,7 +23,7 @@ pub struct WrittenWithPrevious {
     pub previous: Option<Record>,
     /// The revision of the put or the delete.
     pub revision: Revision,
-    /// When the write was applied, on the cluster's clock.
+    /// The time at which the write was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -49,8 +49,8 @@ impl WithPrevious {
 }
 
 impl Put {
-    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. The cluster stores this value to answer a
-    /// retry of the put. Its storage has the same limits as that of the values that a [`Transaction`] reads. Set the
+    /// Makes the put also return the previous record of the key: [`WrittenWithPrevious`]. The cluster stores this
+    /// record to answer a retry of the put, within the same limits as the data that a [`Transaction`] reads. Set the
     /// conditions and options of the put before this call.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
@@ -65,7 +65,7 @@ impl Put {
 }
 
 impl Delete {
-    /// Also returns the previous value of the key, like [`Put::previous`].
+    /// Makes the delete also return the previous record of the key, like [`Put::previous`].
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, condition, deadline } = self;
         WithPrevious::new(client, &key.clone(), TransactionStep::Delete { key }, condition, deadline)
@@ -79,7 +79,7 @@ impl IntoFuture for WithPrevious {
     /// Runs the put or the delete.
     ///
     /// # Cancel safety
-    /// As for [`Put`].
+    /// The same as for a [`Put`].
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let done = self.0.await.map_err(|error| match error {

@@ -11,11 +11,12 @@ use std::future::IntoFuture;
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
-/// Removes a range of keys: created by [`Client::delete_range`] and [`Client::delete_prefix`], run by awaiting it.
+/// A builder that removes a range of keys when it is awaited: returned by [`Client::delete_range`] and
+/// [`Client::delete_prefix`].
 ///
-/// The range is removed in steps. Each step removes up to 1,000 keys at one revision, or fewer if their values exceed
-/// 16 MiB. So a small range is removed atomically. Between the steps of a larger range, other clients may read and
-/// write. Each step takes about as long as the first, however many keys the earlier steps removed.
+/// The range is removed in steps. Each step removes up to 1,000 keys at one revision. A step removes fewer keys if
+/// their values reach 16 MiB. So a small range is removed atomically. Between the steps of a larger range, other
+/// clients may read and write. The duration of a step does not grow with the number of keys that earlier steps removed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {
@@ -57,7 +58,8 @@ impl IntoFuture for DeleteRange {
     type Output = Result<RangeDeleted, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Runs the removal. After an error, some of the range may have been removed. Run it again to remove the rest.
+    /// Runs the removal. After an error, a part of the range may have been removed. Run the removal again to remove the
+    /// rest.
     ///
     /// # Cancel safety
     /// Dropping the future stops the removal. The current step may have been applied, or may still be applied. It is
@@ -82,7 +84,7 @@ impl IntoFuture for DeleteRange {
     }
 }
 
-/// The first key of a range, and the first key after the range.
+/// The first key of a range, and the first key after the range; `None` if the range has no end.
 pub(super) fn ends_of<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> (Bytes, Option<Bytes>) {
     let from = match range.start_bound() {
         Bound::Unbounded => Bytes::new(),

@@ -1,4 +1,4 @@
-//! Scans: page after page.
+//! Scans, which read a range page after page.
 
 use super::Client;
 use super::call::Reply;
@@ -12,19 +12,19 @@ use futures::stream::{self, Stream, TryStreamExt};
 use std::future::IntoFuture;
 use std::ops::RangeBounds;
 
-/// How many records are requested at once. A member may return fewer.
+/// How many records one page may contain. A member may return fewer.
 const PAGE: usize = 1000;
 
-/// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
-/// [`stream`](Self::stream).
+/// A builder that reads keys in order: returned by [`Client::scan`] and [`Client::scan_range`]. To run it, await it or
+/// call [`stream`](Self::stream).
 ///
-/// A long scan is read in pages, all at one revision: the revision of the first page, or the revision given to
-/// [`at`](Self::at). The first page is as fresh as a read that begins when the scan begins. The scan does not see later
-/// writes. If the scan takes longer than the cluster keeps its history, it ends with
-/// [`Compacted`](ReadError::Compacted); start it again.
+/// A long scan is read in pages. All pages are read at one revision: the revision of the first page, or the revision
+/// given to [`at`](Self::at). The first page is as fresh as a read that begins when the scan begins. The scan does not
+/// see writes after that revision. If the members stop keeping the revision before the scan ends, the scan fails with
+/// [`Compacted`](ReadError::Compacted). In that case, start the scan again.
 ///
-/// The work for a page is bounded. A page that contains many removed keys, old revisions or large values ends early,
-/// and the scan continues with the next page.
+/// A member does a limited amount of work for one page. A page that contains many removed keys, old revisions or large
+/// values ends early, and the scan continues with the next page.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {
@@ -64,7 +64,7 @@ impl Scan {
         self
     }
 
-    /// Returns records with empty values; members do not send the values.
+    /// Returns records with empty values. Members do not send the values.
     pub fn keys_only(mut self) -> Self {
         self.keys_only = true;
         self
@@ -89,8 +89,8 @@ impl Scan {
         Ok(Snapshot { records, revision })
     }
 
-    /// Returns the records as a stream. The stream requests the next page when the current page is used up, and ends
-    /// after the first error.
+    /// Returns the records as a stream. The stream requests the next page when all records of the current page have
+    /// been taken. It ends after the first error.
     ///
     /// # Cancel safety
     /// Dropping the stream stops the scan.
@@ -98,12 +98,13 @@ impl Scan {
         self.pages().map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten()
     }
 
-    /// Page after page. Ends after the first error.
+    /// Returns the pages as a stream, which ends after the first error.
     fn pages(self) -> impl Stream<Item = Result<Vec<(Bytes, Record)>, ReadError>> + Send + 'static {
         self.pages_at().map_ok(|(records, _)| records)
     }
 
-    /// Page after page, each with the revision at which it was read. Ends after the first error.
+    /// Returns the pages as a stream, each with the revision at which it was read. The stream ends after the first
+    /// error.
     pub(super) fn pages_at(
         self,
     ) -> impl Stream<Item = Result<(Vec<(Bytes, Record)>, Revision), ReadError>> + Send + 'static {
@@ -114,7 +115,7 @@ impl Scan {
         })
     }
 
-    /// The next page, and the scan that continues after it.
+    /// Reads the next page. Returns it with the scan that continues after it.
     async fn page(mut self) -> Result<Page, ReadError> {
         let wanted = self.limit.unwrap_or(PAGE).min(PAGE);
         let limit = u32::try_from(wanted).expect("a page is small");
@@ -146,7 +147,7 @@ impl Scan {
         }
         self.how.at = Some(revision);
         if self.how.mode != ReadMode::Linearizable {
-            // The next member may lag behind this one.
+            // Another member may answer the next request, and may lag behind this member.
             self.how.mode = ReadMode::AtLeast(revision);
         }
         Ok(Page { records, revision, rest: Some(self) })
@@ -157,7 +158,7 @@ impl Scan {
 struct Page {
     records: Vec<(Bytes, Record)>,
     revision: Revision,
-    /// The rest of the scan.
+    /// The rest of the scan; `None` after the last page.
     rest: Option<Scan>,
 }
 
@@ -167,7 +168,7 @@ struct Page {
 pub struct Snapshot {
     /// Keys and records in the order of the scan.
     pub records: Vec<(Bytes, Record)>,
-    /// The revision.
+    /// The revision at which the range was read.
     pub revision: Revision,
 }
 

@@ -13,11 +13,12 @@ use std::future::IntoFuture;
 use std::ops::RangeBounds;
 use std::time::Duration;
 
-/// A transaction: conditions, the steps to run if all of them hold, and the steps to run otherwise. Created by
-/// [`Client::transaction`], run by awaiting it. It is applied as a whole, at one revision and once, or not at all.
+/// A builder that runs a transaction when it is awaited: returned by [`Client::transaction`]. A transaction consists of
+/// conditions, steps to run if all conditions hold, and steps to run otherwise. It is applied as a whole, at one
+/// revision and once, or not at all.
 ///
-/// All conditions and steps see the state before the transaction, even steps that read. Two steps of the same list must
-/// not change the same key.
+/// All conditions and all steps, including steps that read, see the state before the transaction. Two steps of the same
+/// list must not change the same key.
 ///
 /// # Limits
 /// | what | at most |
@@ -30,11 +31,11 @@ use std::time::Duration;
 /// A transaction that would read more changes nothing, and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
-/// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has
-/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). Two events
-/// must happen for this. First, the answer is lost: in a failover, or because clients leave more answers unread than
-/// members hold for them (64 MiB for one client). Second, the results of other transactions fill the store before the
-/// retry arrives.
+/// The cluster stores results to answer retries: 4 MiB of large results for each client, and 32 MiB in total. If a
+/// result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This
+/// happens only after two events. First, the answer is lost, in a failover, or because clients leave more answers
+/// unread than members hold for them (64 MiB for one client). Second, the results of other transactions fill the store
+/// before the retry arrives.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -62,11 +63,11 @@ pub struct Transaction {
 pub struct Transacted {
     /// Whether all conditions held. If not, the steps after [`Transaction::otherwise`] were run, if there are any.
     pub succeeded: bool,
-    /// The result of each step, in order.
+    /// The result of each step that was run, in order.
     pub results: Vec<StepResult>,
     /// The revision of the transaction, which is now the `modified` revision of each key that it set.
     pub revision: Revision,
-    /// When the transaction was applied, on the cluster's clock.
+    /// The time at which the transaction was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -136,33 +137,33 @@ impl Transaction {
         self.step(TransactionStep::Delete { key: Bytes::copy_from_slice(key.as_ref()) })
     }
 
-    /// Step: adds to a counter, a key whose value is a 64-bit integer in decimal digits. An absent key counts as 0. If
-    /// the value is not such a number, or the sum does not fit into 64 bits, the transaction changes nothing. The key
-    /// keeps its time to live or lease.
+    /// Step: adds to a counter. A counter is a key whose value is a 64-bit integer in decimal digits. An absent key
+    /// counts as 0. If the value is not such a number, or the sum does not fit into 64 bits, the transaction changes
+    /// nothing. The key keeps its time to live or lease.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
         self.step(TransactionStep::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
     }
 
-    /// Step: reads a key, as it was before the transaction. Its result is [`StepResult::Got`]; see
+    /// Step: reads the record that a key had before the transaction. The result of the step is [`StepResult::Got`]; see
     /// [`StepResult::record`].
     pub fn get(self, key: impl AsRef<[u8]>) -> Self {
         self.step(TransactionStep::Get { key: Bytes::copy_from_slice(key.as_ref()) })
     }
 
-    /// Step: reads the first keys that begin with `prefix`, as they were before the transaction: up to `limit`, and
-    /// 1,000 at most. Its result is [`StepResult::Scanned`].
+    /// Step: reads the first keys that begin with `prefix`, in the state before the transaction. It reads up to `limit`
+    /// keys, and at most 1,000. The result of the step is [`StepResult::Scanned`].
     pub fn scan(self, prefix: impl AsRef<[u8]>, limit: u32) -> Self {
         let (from, to) = (Bytes::copy_from_slice(prefix.as_ref()), after_prefix(prefix.as_ref()));
         self.step(TransactionStep::Scan { from, to, limit })
     }
 
-    /// Step: reads the first keys of a range; otherwise like [`scan`](Self::scan).
+    /// Step: reads the first keys of a range. In all other respects, it is like [`scan`](Self::scan).
     pub fn scan_range<K: AsRef<[u8]>>(self, range: impl RangeBounds<K>, limit: u32) -> Self {
         let (from, to) = ends_of(&range);
         self.step(TransactionStep::Scan { from, to, limit })
     }
 
-    /// Adds the following steps to the list that is run if a condition does not hold.
+    /// Makes all steps that are added later belong to the list that is run if a condition does not hold.
     pub fn otherwise(mut self) -> Self {
         self.otherwise = true;
         self
@@ -193,7 +194,7 @@ impl IntoFuture for Transaction {
                 Effect::Transacted { succeeded, results } => {
                     Ok(Transacted { succeeded, results, revision, timestamp })
                 }
-                // The condition of `fenced`, which is the only one that leads to an error.
+                // The condition of `fenced` did not hold. No other condition leads to an error.
                 Effect::ConditionFailed { .. } => Err(WriteError::LockLost { revision }),
                 effect => Err(failure(revision, effect)),
             }
@@ -201,7 +202,7 @@ impl IntoFuture for Transaction {
     }
 }
 
-/// Adds to a counter: created by [`Client::add`], run by awaiting it.
+/// A builder that adds to a counter when it is awaited: returned by [`Client::add`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Add(Transaction);
@@ -212,7 +213,7 @@ pub struct Add(Transaction);
 pub struct Added {
     /// The counter's new value.
     pub sum: i64,
-    /// The revision of the addition, which is now the key's `modified`.
+    /// The revision of the addition. It is now the `modified` revision of the key.
     pub revision: Revision,
 }
 
@@ -234,7 +235,7 @@ impl IntoFuture for Add {
     /// Runs the addition.
     ///
     /// # Cancel safety
-    /// As for [`Transaction`].
+    /// The same as for a [`Transaction`].
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { results, revision, succeeded, .. } = self.0.await?;

@@ -1,4 +1,4 @@
-//! Watches: changes as a stream.
+//! Watches, which return changes as a stream.
 
 use super::range::{after_prefix, ends_of, successor};
 use super::watch_cursor::WatchCursor;
@@ -17,16 +17,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// The deadline of one watch call. After that, the client makes the next call.
+/// The deadline of one watch call. When it has passed, the client makes the next call.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Watches the changes in a range: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run
-/// by [`stream`](Self::stream) or [`follow`](Self::follow).
+/// A builder that watches the changes in a range: returned by [`Client::watch`], [`Client::watch_key`] and
+/// [`Client::watch_range`]. To run it, call [`stream`](Self::stream) or [`follow`](Self::follow).
 ///
 /// # Limits
-/// A member serves up to 512 watches of one client and its clones. A further watch ends with [`WatchError::Refused`],
-/// even if it moves to this member because another member failed. Waiting for a [lock](Client::lock) uses a watch, too.
-/// For more, connect more clients.
+/// A member serves up to 512 watches of one client and its clones. A watch beyond that ends with
+/// [`WatchError::Refused`]. This also applies to a running watch that moves to the member because another member
+/// failed. Waiting for a [lock](Client::lock) uses a watch, too. To run more watches, connect more clients.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -64,10 +64,10 @@ impl Watch {
         Self { client, from, to, after: None, previous: false }
     }
 
-    /// Starts with the first change after this revision. By default, a watch starts when a member receives its first
-    /// request, which the client sends when the stream is first polled. The watch may include changes that other
-    /// clients made shortly before. To miss no change after a certain point, give the revision of that point, or use
-    /// [`follow`](Self::follow).
+    /// Starts with the first change after this revision. By default, a watch starts when its first request reaches a
+    /// member. The client sends that request when the stream is first polled. The watch may include changes that other
+    /// clients made shortly before its start. To miss no change after a certain point, give the revision of that point,
+    /// or use [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
         self.after = Some(revision.sendable());
         self
@@ -112,14 +112,14 @@ impl Watch {
         })
     }
 
-    /// Returns the present records, all of one revision, then [`Update::UpToDate`], and then every change exactly once.
-    /// Use it to maintain a copy of the range. The stream ends after the first error. After [`WatchError::Compacted`],
-    /// call it again and start with an empty copy.
+    /// Returns the present records (all read at one revision), then [`Update::UpToDate`], and then every later change
+    /// exactly once. Use this to maintain a copy of the range. The stream ends after the first error. After
+    /// [`WatchError::Compacted`], call `follow` again and start with an empty copy.
     ///
     /// [`after`](Self::after) has no effect here.
     ///
     /// # Cancel safety
-    /// As for [`stream`](Self::stream).
+    /// The same as for [`stream`](Self::stream).
     #[must_use]
     pub fn follow(self) -> Follow {
         let pages = Scan::between(self.client.clone(), self.from.clone(), self.to.clone()).pages_at();
@@ -155,8 +155,8 @@ impl WatchTask {
         self.complete.store(self.cursor.complete().get(), Ordering::Relaxed);
     }
 
-    /// Requests changes, after all received events have been taken. Returns when there are events, or when the member
-    /// has reported its position.
+    /// Requests changes, after all received events have been taken. Returns when events have arrived, or when the
+    /// member has reported its position, or when the call must be repeated.
     async fn ask(&mut self) -> Result<(), WatchError> {
         self.publish_progress();
         self.cursor.check(self.client.limits().sizes()).map_err(WatchError::Malformed)?;
@@ -168,14 +168,14 @@ impl WatchTask {
     }
 }
 
-/// The stream of a watch: created by [`Watch::stream`].
+/// The stream of a watch: returned by [`Watch::stream`].
 pub struct WatchStream {
     inner: BoxStream<'static, Result<Event, WatchError>>,
     complete: Arc<AtomicU64>,
 }
 
 impl WatchStream {
-    /// The next change; `None` after an error.
+    /// Returns the next change; `None` after an error.
     ///
     /// # Errors
     /// Once, when the watch ends: see [`WatchError`].
@@ -186,10 +186,11 @@ impl WatchStream {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
 
-    /// Returns the last revision of which all events were taken from the stream. A new watch [after](Watch::after) this
-    /// revision continues without a gap. The revision advances with the last event of each revision (a revision that
-    /// changed several keys has several events). It also advances about every half a minute while nothing in the range
-    /// changes. If the watch was started without a revision, this is 0 until a member has answered.
+    /// Returns the last revision whose events have all been taken from the stream. A new watch [after](Watch::after)
+    /// the returned revision continues without a gap. If one revision changes several keys in the range, it has several
+    /// events. The returned value advances only when the last of these events has been taken. While nothing in the
+    /// range changes, the value advances about every 30 seconds. If the watch was started without a revision, this is 0
+    /// until a member has answered.
     #[must_use]
     pub fn complete(&self) -> Revision {
         Revision::new(self.complete.load(Ordering::Relaxed))
@@ -210,7 +211,7 @@ impl fmt::Debug for WatchStream {
     }
 }
 
-/// One step of [`Watch::follow`].
+/// An item of the stream of [`Watch::follow`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Update {
@@ -221,9 +222,9 @@ pub enum Update {
         /// The record.
         record: Record,
     },
-    /// All present records have been returned: they are the content of the range at this revision.
+    /// All present records have been returned. Together, they are the content of the range at this revision.
     UpToDate {
-        /// The revision whose events are complete.
+        /// The revision at which the records were read. The events that follow are of later revisions.
         revision: Revision,
     },
     /// A later change.
@@ -236,7 +237,7 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// The next step; `None` after an error.
+    /// Returns the next item; `None` after an error.
     ///
     /// # Errors
     /// Once, when the watch ends: see [`WatchError`].
@@ -265,7 +266,7 @@ impl fmt::Debug for Follow {
 /// Records, and the revision at which they were read.
 type Page = (Vec<(Bytes, Record)>, Revision);
 
-/// The part of following that is in progress.
+/// The phase that [`Watch::follow`] is in.
 enum Part {
     Pages(BoxStream<'static, Result<Page, ReadError>>),
     Events(BoxStream<'static, Result<Event, WatchError>>),

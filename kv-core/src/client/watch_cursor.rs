@@ -7,19 +7,19 @@ use crate::ids::{MemberId, Revision};
 use crate::message::{Event, Position, RequestError, SizeLimits, WatchQuery};
 use std::collections::VecDeque;
 
-/// The position of a watch, and its received events. Make the call that [`call`](Self::call) returns, pass the result
-/// to [`on_result`](Self::on_result), and take the events before the next call.
+/// The position of a watch, and the events that it has received. Make the call that [`call`](Self::call) returns, pass
+/// the result to [`on_result`](Self::on_result), and take the events before the next call.
 #[derive(Debug)]
 pub struct WatchCursor {
     query: WatchQuery,
     /// The member that answered last.
     prefer: Option<MemberId>,
-    /// Received events that were not taken yet.
+    /// Received events that have not been taken yet.
     waiting: VecDeque<Event>,
 }
 
 impl WatchCursor {
-    /// A watch that begins at the position of this query.
+    /// Creates a watch that begins at the position of this query.
     pub const fn new(query: WatchQuery) -> Self {
         Self { query, prefer: None, waiting: VecDeque::new() }
     }
@@ -29,30 +29,31 @@ impl WatchCursor {
         self.query.check(limits)
     }
 
-    /// The next call. If no member has answered yet, the call asks `local` first.
+    /// Returns the next call. If no member has answered yet, the call asks `local` first.
     pub fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
     }
 
-    /// The position of the next call, once there has been an answer or a position was given.
+    /// Returns the position from which the next call continues; `None` if no position was given and no member has
+    /// answered yet.
     pub const fn place(&self) -> Option<&Position> {
         self.query.after.as_ref()
     }
 
-    /// The next event that was received.
+    /// Takes the next received event.
     pub fn take(&mut self) -> Option<Event> {
         self.waiting.pop_front()
     }
 
-    /// All events up to this revision have been taken. A revision without events for this watch counts as taken. This
-    /// is 0 if the watch began without a position and no member has answered yet.
+    /// Returns the last revision up to which all events have been taken. A revision without events for this watch
+    /// counts as taken. If the watch began without a position and no member has answered yet, this is 0.
     pub fn complete(&self) -> Revision {
         let place = || self.place().map_or(Revision::ZERO, Position::behind);
         self.waiting.front().map_or_else(place, |next| next.revision.back(1))
     }
 
-    /// Processes the result of a call. Afterwards, take the events that have arrived, or make the next call if there
-    /// are none.
+    /// Processes the result of a call. Afterwards, take the events that have arrived. If there are none, make the next
+    /// call.
     ///
     /// # Errors
     /// If the watch has ended.

@@ -76,7 +76,7 @@ pub enum WriteError {
     /// The key is empty or too long. Nothing was changed.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
     Key {
-        /// Its length in bytes.
+        /// The length of the key in bytes.
         len: usize,
         /// The greatest length allowed, in bytes.
         max: usize,
@@ -84,7 +84,7 @@ pub enum WriteError {
     /// The value is too long. Nothing was changed.
     #[error("the value has {len} bytes: values have up to {max}")]
     Value {
-        /// Its length in bytes.
+        /// The length of the value in bytes.
         len: usize,
         /// The greatest length allowed, in bytes.
         max: usize,
@@ -136,8 +136,8 @@ impl From<RequestError> for WriteError {
 }
 
 impl WriteError {
-    /// Returns whether both are true: nothing was changed, and the same call may succeed later. The errors are
-    /// [`NotApplied`](Self::NotApplied) and [`StepFailure::Busy`].
+    /// Returns whether both are true: nothing was changed, and the same call may succeed later. This is the case for
+    /// [`NotApplied`](Self::NotApplied) and for [`StepFailure::Busy`].
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::NotApplied(_) | Self::StepFailed { why: StepFailure::Busy, .. })
@@ -231,7 +231,7 @@ pub enum ReadError {
     /// The key is empty or too long.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
     Key {
-        /// Its length in bytes.
+        /// The length of the key in bytes.
         len: usize,
         /// The greatest length allowed, in bytes.
         max: usize,

@@ -143,7 +143,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`ConnectError`] if no member answers in time, or if a member refuses this client and no other address answers.
-    /// The settings may also be wrong: there is no address, no transport or no data member, or a [member
+    /// This error is also returned if there is no address, no transport or no data member, or if a [member
     /// address](Self::member_address) has an unknown id.
     ///
     /// # Panics

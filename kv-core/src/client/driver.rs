@@ -24,8 +24,8 @@ const MAX_QUEUED: usize = 64 << 20;
 /// `LONGEST_ALIVE`.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
 /// If a member leaves all requests on a connection unanswered for this long, the client closes the connection, because
-/// a device on the path may have dropped it. A healthy member answers every request in less time, even a watch, which
-/// takes longest.
+/// a device on the path may have dropped the connection. A healthy member answers every request sooner, even a watch,
+/// which takes longest.
 const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 
@@ -163,8 +163,7 @@ impl Driver {
             }
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             self.on_wake(wake);
-            // More events may have arrived. They are processed now, so that the messages that all of them cause are
-            // sent together.
+            // More events may have arrived. Process them now, so that the resulting messages are sent together.
             for _ in 0..BATCH {
                 let Some(wake) = std::future::poll_fn(|cx| self.poll_wake(cx)).now_or_never() else { break };
                 self.on_wake(wake);

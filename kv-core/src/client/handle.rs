@@ -1,4 +1,4 @@
-//! The client's handle.
+//! The handle of a client.
 
 use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
 use super::driver::{DriverCommand, NewCall};
@@ -153,17 +153,17 @@ impl Client {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Sets a key, when the returned builder is awaited.
+    /// Sets a key when the returned builder is awaited.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Put {
         Put::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), value.into())
     }
 
-    /// Removes a key, when the returned builder is awaited.
+    /// Removes a key when the returned builder is awaited.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Adds to a counter, when the returned builder is awaited. A counter is a key whose value is a whole number in
+    /// Adds to a counter when the returned builder is awaited. A counter is a key whose value is a whole number in
     /// decimal digits. An absent key counts as 0.
     pub fn add(&self, key: impl AsRef<[u8]>, by: i64) -> Add {
         Add::new(self.clone(), key.as_ref(), by)
@@ -181,7 +181,7 @@ impl Client {
         Batch::new(self.clone())
     }
 
-    /// Requests a lease, when the returned builder is awaited. The client renews the lease until the resulting
+    /// Requests a lease when the returned builder is awaited. The client renews the lease until the resulting
     /// [`Lease`](super::Lease) is dropped. Keys can belong to the lease, and are removed when the lease ends. The lease
     /// ends if it is not renewed for `ttl` (100 ms to 30 days).
     pub fn lease(&self, ttl: Duration) -> LeaseRequest {
@@ -194,7 +194,7 @@ impl Client {
         LeaseHandle::new(self.clone(), id)
     }
 
-    /// Waits for the lock with this name and acquires it, when the returned builder is awaited: see
+    /// Waits for the lock with this name and acquires it when the returned builder is awaited. See
     /// [`Lock`](super::Lock). The name must be at least 15 bytes shorter than the longest key that the cluster allows.
     ///
     /// ```no_run
@@ -214,7 +214,7 @@ impl Client {
         Election::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
-    /// Reads a key, when the returned builder is awaited. By default, the read is linearizable.
+    /// Reads a key when the returned builder is awaited. By default, the read is linearizable.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
         Get::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
@@ -305,8 +305,8 @@ impl Client {
     /// handover may then still be in progress.
     ///
     /// # Errors
-    /// If no primary is found, if the primary does not answer, or if it was asked for another handover a short time
-    /// ago.
+    /// If no primary is found, if the primary does not answer, or if the primary was asked for another handover a few
+    /// seconds ago.
     ///
     /// # Cancel safety
     /// If the future is dropped, the handover may still take place.
@@ -321,8 +321,9 @@ impl Client {
     }
 
     /// Closes the client and all of its clones. The client refuses new operations, waits for the operations in flight,
-    /// and then closes the connections. When the writes in flight have ended, it also closes the session. If this is
-    /// not done two seconds after the call, the session expires later.
+    /// and then closes the connections. When the writes in flight have ended, the client also closes the session. If
+    /// the session is not closed within two seconds (or within the default deadline, if that is shorter), it expires
+    /// later.
     ///
     /// # Cancel safety
     /// If the future is dropped, the client continues to close.

@@ -53,7 +53,7 @@ impl LeaseRequest {
     /// Requests a lease that the client does not renew by itself. Renew it with [`LeaseHandle::keep_alive`].
     ///
     /// # Errors
-    /// The same as for awaiting the request.
+    /// The same errors as for awaiting the request.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.
@@ -217,12 +217,12 @@ impl Lease {
     }
 
     /// Returns whether the lease has certainly not ended. This is true for eight tenths of the time to live, counted
-    /// from the moment at which the last successful renewal was first sent. On Linux, the time during which the machine
-    /// was suspended counts too.
+    /// from the moment at which the last successful renewal (at first, the request for the lease) was first sent. On
+    /// Linux, the time during which the machine was suspended counts too.
     ///
-    /// While this is true, the cluster has not ended the lease, except if it was revoked. A lock that belongs to the
-    /// lease has no other holder, except if the lease was revoked or the key of the lock was removed. This assumes only
-    /// that the clock of this process and the clock of the primary each run within 10 % of the true rate.
+    /// While this is true, the lease has not ended, and a lock that belongs to the lease has no other holder. There are
+    /// two exceptions: the lease was revoked, or the key of the lock was removed. The guarantee assumes only that the
+    /// clock of this process and the clock of the primary each run within 10 % of the true rate.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(*self.known.borrow(), LeaseState::Kept(since) if since.elapsed() < believed(self.ttl))

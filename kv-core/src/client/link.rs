@@ -1,4 +1,4 @@
-//! Connections to members: opens them, exchanges hellos, and receives messages.
+//! Opens connections to members, exchanges hellos, and receives messages.
 
 use super::LocalMember;
 use crate::detached;

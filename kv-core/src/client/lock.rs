@@ -52,7 +52,7 @@ impl fmt::Display for FencingToken {
 }
 
 impl Transaction {
-    /// Requires that the tenure that `token` identifies, of the lock `name`, has not ended. If the lock is released or
+    /// Requires that the lock `name` is still held in the tenure that `token` identifies. If the lock is released or
     /// lost before the transaction is applied, the transaction changes nothing and fails with [`WriteError::LockLost`].
     /// The steps after [`otherwise`](Self::otherwise) are not run either.
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
@@ -60,7 +60,7 @@ impl Transaction {
     }
 }
 
-/// A builder that waits for a lock and acquires it when the builder is awaited: returned by [`Client::lock`] and
+/// A builder that waits for a lock, and acquires it, when the builder is awaited: returned by [`Client::lock`] and
 /// [`Election::campaign`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]

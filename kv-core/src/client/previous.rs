@@ -1,4 +1,4 @@
-//! Writes that return the previous value.
+//! Writes that return the previous record.
 
 use super::ops::{OpFuture, other_effect};
 use super::{Client, Delete, Put, Transacted, Transaction};

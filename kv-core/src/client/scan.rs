@@ -19,9 +19,9 @@ const PAGE: usize = 1000;
 /// call [`stream`](Self::stream).
 ///
 /// A long scan is read in pages. All pages are read at one revision: the revision of the first page, or the revision
-/// given to [`at`](Self::at). The first page is as fresh as a read that begins when the scan begins. The scan does not
-/// see writes after that revision. If the members stop keeping the revision before the scan ends, the scan fails with
-/// [`Compacted`](ReadError::Compacted). In that case, start the scan again.
+/// given to [`at`](Self::at). The first page is as fresh as a read with the same options that begins when the scan
+/// begins. The scan does not see writes after that revision. If the members stop keeping the revision before the scan
+/// ends, the scan fails with [`Compacted`](ReadError::Compacted). In that case, start the scan again.
 ///
 /// A member does a limited amount of work for one page. A page that contains many removed keys, old revisions or large
 /// values ends early, and the scan continues with the next page.
@@ -74,7 +74,7 @@ impl Scan {
     /// a watch after that revision.
     ///
     /// # Errors
-    /// As for the scan itself.
+    /// The errors of the scan itself.
     ///
     /// # Cancel safety
     /// Cancel safe.

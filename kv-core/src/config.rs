@@ -18,14 +18,14 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What a member does. Printed and serialized as `data` or `witness`.
+/// What a member does. A role is printed and serialized as `data` or `witness`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
-    /// Keeps the log and the data, votes, can be primary.
+    /// Keeps the log and the data, votes, and can be primary.
     Data,
-    /// Keeps the log and votes, holds no data, is never primary.
+    /// Keeps the log and votes, but stores no data, and is never primary.
     Witness,
 }
 
@@ -39,13 +39,13 @@ impl fmt::Display for Role {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Member {
-    /// Its id. It is never given to another member.
+    /// The id of the member. Never give it to another member.
     pub id: MemberId,
-    /// The address at which the other members and the clients reach it, in the transport's notation (`HOST:PORT`). The
-    /// address may change between restarts. It may differ between the configurations of the members, for example behind
-    /// NAT. A member logs such a difference.
+    /// The address at which the other members and the clients reach this member, in the transport's notation
+    /// (`HOST:PORT`). The address may change between restarts. The configurations of other members may contain
+    /// different addresses for this member, for example behind NAT. Members log such a difference.
     pub address: String,
-    /// What it does.
+    /// What the member does.
     pub role: Role,
 }
 
@@ -56,7 +56,7 @@ pub enum ConfigError {
     /// No member was given.
     #[error("the cluster has no members: name at least one")]
     NoMembers,
-    /// More members than the protocol's tables hold.
+    /// There are more members than the protocol supports.
     #[error("the cluster has {0} members: at most 15 are supported")]
     TooManyMembers(usize),
     /// The name is empty or too long.
@@ -68,8 +68,8 @@ pub enum ConfigError {
     /// Two members have the same address.
     #[error("duplicate address {0}: give each member an address of its own")]
     DuplicateAddress(String),
-    /// An address is empty, longer than 255 bytes, or contains spaces. (The transport checks the rest when a node
-    /// starts.)
+    /// An address is empty, is longer than 255 bytes, or contains white space. (When a node starts, the transport
+    /// checks the rest of the form.)
     #[error(
         "member {id} has the invalid address {address:?}: write an address of its transport, as in 127.0.0.1:7000"
     )]
@@ -79,7 +79,7 @@ pub enum ConfigError {
         /// What was given.
         address: String,
     },
-    /// Too many witnesses for the replication quorum.
+    /// There are so many witnesses that they could form a replication quorum without a data member.
     #[error(
         "{witnesses} of {members} members are witnesses: at most {most} can be, so that every write reaches a data member"
     )]
@@ -106,8 +106,8 @@ pub enum ConfigError {
     },
 }
 
-/// The members of a cluster and its quorums. The name, the ids and the roles are equal on all members: their
-/// [`fingerprint`](Self::fingerprint) is compared in every hello.
+/// The members of a cluster and its quorums. The name, the ids and the roles must be equal in the configurations of all
+/// members. Members compare the [`fingerprint`](Self::fingerprint) of these three when they connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cluster {
     name: String,
@@ -120,13 +120,13 @@ impl Cluster {
         ClusterBuilder { name: name.into(), members: Vec::new() }
     }
 
-    /// The name.
+    /// The name of the cluster.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The id: a hash of the name.
+    /// The id of the cluster: a hash of its name.
     #[must_use]
     pub fn id(&self) -> ClusterId {
         ClusterId::of_name(&self.name)
@@ -137,13 +137,13 @@ impl Cluster {
         self.members.values()
     }
 
-    /// How many members vote.
+    /// The number of members, witnesses included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Always false: a cluster has members.
+    /// Always false: a cluster has at least one member.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
@@ -155,7 +155,7 @@ impl Cluster {
         self.members.get(&id)
     }
 
-    /// The other members, in id order.
+    /// All members except `me`, in id order.
     pub fn peers(&self, me: MemberId) -> impl Iterator<Item = &Member> {
         self.members.values().filter(move |member| member.id != me)
     }
@@ -166,7 +166,8 @@ impl Cluster {
         self.members.len() / 2 + 1
     }
 
-    /// The view-change quorum: how many members must agree to leave a view.
+    /// The view-change quorum: the number of members that must agree to leave a view. (A view is a period with one
+    /// primary.)
     #[must_use]
     pub fn view_change_quorum(&self) -> usize {
         self.members.len() / 2 + 1
@@ -178,7 +179,7 @@ impl Cluster {
         self.members.len() - self.replication_quorum() + 1
     }
 
-    /// The primary of `view`: the data members in id order take turns.
+    /// The primary of `view`: the data members take turns, in id order.
     ///
     /// # Panics
     /// Never: a cluster has a data member.
@@ -192,15 +193,15 @@ impl Cluster {
     }
 
     /// A hash of the name, the ids of the members and their roles. Members whose fingerprints differ refuse each other.
-    /// The hash does not cover addresses, because the protocol counts votes by ids, and addresses may change or differ
-    /// between members.
+    /// The hash does not cover addresses: the protocol counts votes by ids, and addresses may change or differ between
+    /// members.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
 
-    /// Describes how another member list, of which only this fingerprint is known, differs from this one. The text
-    /// continues a sentence, and is empty unless the lists differ in exactly one member.
+    /// Describes how the member list with this fingerprint differs from the list of `self`. The text continues a
+    /// sentence. It is empty if the two lists do not differ in exactly one member.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -251,7 +252,7 @@ impl ClusterBuilder {
     /// Checks and returns the configuration.
     ///
     /// # Errors
-    /// [`ConfigError`] describes the first mistake.
+    /// A [`ConfigError`] that describes the first mistake.
     pub fn build(self) -> Result<Cluster, ConfigError> {
         if self.name.is_empty() || self.name.len() > 100 {
             return Err(ConfigError::Name(self.name.len()));
@@ -283,7 +284,7 @@ impl ClusterBuilder {
     }
 }
 
-/// The longest address, in bytes. Hellos contain the addresses of all members.
+/// The greatest length of an address, in bytes. It is limited because a hello contains the addresses of all members.
 const MAX_ADDRESS: usize = 255;
 
 fn check_address(member: &Member) -> Result<(), ConfigError> {
@@ -294,12 +295,12 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// How many entries may be uncommitted at once; fixed when a cluster is formed.
+/// How many log entries may be uncommitted at once. This value is fixed when a cluster forms.
 const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 
 /// Time-outs and limits of a node. Every option has a default, a range and a setter. A node checks the ranges when it
-/// starts, and [`checked`](Self::checked) checks them earlier. Some options are fixed when the cluster forms. The
-/// others may differ between members, and may change with every restart: see [`OPTION_TABLE`].
+/// starts; to check them earlier, call [`checked`](Self::checked). Some options are fixed when the cluster forms. The
+/// other options may differ between members, and may change with every restart: see [`OPTION_TABLE`].
 ///
 /// ```
 /// # use kv_core::Options;
@@ -312,92 +313,95 @@ const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 pub struct Options {
     /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
-    /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts its time-out to
-    /// the silences that it observes, between this value and [`failure_timeout_max`](field@Self::failure_timeout_max).
-    /// Default 150 ms; at least 3 heartbeats, at most 60 s.
+    /// Shortest silence after which a backup suspects that the primary has failed. Between this value and
+    /// [`failure_timeout_max`](field@Self::failure_timeout_max), the backup adapts its time-out to the silences that it
+    /// observes. Default 150 ms; at least 3 times `heartbeat`, at most 60 s.
     pub failure_timeout_min: Duration,
     /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least
     /// `failure_timeout_min`, at most 120 s.
     pub failure_timeout_max: Duration,
-    /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable
-    /// reads without asking the quorum again. Zero disables it; the primary then confirms reads by asking a quorum,
-    /// which relies on no clock. Fixed when the cluster forms. Default 0; otherwise at least 4 heartbeats, at most
-    /// `failure_timeout_max`.
+    /// Length of a read lease. A member that answers a heartbeat promises to help no other member to become primary
+    /// during this time. If a quorum has answered a heartbeat, the primary serves linearizable reads without asking the
+    /// quorum again, until 80 % of this time have passed since it sent the heartbeat. Zero disables read leases: then
+    /// the primary asks a quorum to confirm each read, which depends on no clock. Fixed when the cluster forms. Default
+    /// 0; otherwise at least 4 times `heartbeat`, at most `failure_timeout_max`.
     ///
     /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member
     /// must run within 10 % of the true rate, even while the process or the machine pauses. On Linux, kv uses a clock
-    /// that also runs while the machine is suspended. But the clock of a virtual machine stops while the host pauses
-    /// the virtual machine, so do not use read leases if the host may do that. Wall clocks do not matter. Writes do not
-    /// depend on clocks.
+    /// that also runs while the machine is suspended. However, the clock of a virtual machine stops while the host
+    /// pauses the virtual machine. So do not use read leases if the host may do that. Wall clocks do not matter. Writes
+    /// do not depend on clocks.
     ///
-    /// A read lease delays the replacement of a crashed primary by up to this time. A primary that only falls silent is
-    /// replaced without delay if the lease is not longer than `failure_timeout_min`, because the lease has then ended
-    /// when the backups stop waiting. A read lease never delays a handover. A member that has just started takes part
-    /// in no view change for this time.
+    /// A read lease delays the replacement of a crashed primary by up to this time. If a primary only falls silent, and
+    /// the lease is at most `failure_timeout_min` long, the lease does not delay its replacement: the lease has ended
+    /// before the backups suspect the primary. A read lease never delays a handover. For this time after its start, a
+    /// member sends nothing that could complete a view change, because it may have given a promise before it stopped.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
-    /// Wall clocks are used only after all members were down, to find out for how long. After that, leases and keys
-    /// with a time to live expire late by up to this time. This value may differ between members. Default 5 s; at most
-    /// 1 h.
+    /// Members use wall clocks only after all members were down, to find out how long they were down. In this case,
+    /// leases and keys with a time to live expire late by up to this time. This value may differ between members.
+    /// Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
-    /// Most log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
+    /// Maximum number of log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to
+    /// 256.
     pub pipeline_depth: u32,
-    /// Most bytes of requests in one log entry. Default 1 MiB; 64 KiB to 16 MiB.
+    /// Maximum total size of the requests in one log entry, in bytes. Default 1 MiB; 64 KiB to 16 MiB.
     pub max_batch_bytes: usize,
     /// Largest key, in bytes. Fixed when the cluster forms. Default 4 KiB; 1 B to 64 KiB.
     pub max_key_bytes: usize,
     /// Largest value, in bytes. Fixed when the cluster forms. Default 1 MiB; 1 B to 8 MiB.
     pub max_value_bytes: usize,
-    /// Size of a journal file, in bytes. A larger entry gets a file of its own. Default 16 MiB; 64 KiB to 1 GiB, at
-    /// least twice `max_batch_bytes`, and at least 2 x (`max_key_bytes` + `max_value_bytes`) + 80 KiB.
+    /// Size of a journal file, in bytes. (The journal is the log on disk.) A larger entry gets a file of its own.
+    /// Default 16 MiB; 64 KiB to 1 GiB, at least twice `max_batch_bytes`, and at least 2 x (`max_key_bytes` +
+    /// `max_value_bytes`) + 80 KiB.
     pub segment_bytes: u64,
     /// Write a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB; 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
     /// Keep this many bytes of the journal for members that are away. A member that needs older entries receives the
     /// whole state. Default 256 MiB; 0 to 1 TiB.
     pub journal_retention_bytes: u64,
-    /// Keep at most this many bytes of a witness's journal for a data member that is away. Beyond that, the witness
-    /// drops entries that the data member needs, and logs an error. The cluster may then become unavailable, but never
-    /// inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
+    /// Keep at most this many bytes of a witness's journal for a data member that is away. If the data member needs
+    /// more, the witness drops entries that the data member needs, and logs an error. Then the cluster may become
+    /// unavailable, but never inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
     /// Rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
-    /// Rate at which the journal and the state are read again to find damage, in bytes per second; 0 disables it.
-    /// Damaged data is fetched from another member. Default 1 MiB; 0 to 1 GiB.
+    /// Rate at which a member reads its journal and its state again to find damage, in bytes per second; 0 disables
+    /// this. The member fetches intact copies of damaged data from another member. Default 1 MiB; 0 to 1 GiB.
     pub scrub_bytes_per_second: u64,
-    /// Most memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
+    /// Maximum memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
-    /// Most client sessions. A further session evicts the session that has been silent longest. Fixed when the cluster
-    /// forms. Default 10,000; 1 to 1,000,000.
+    /// Maximum number of client sessions. A further session evicts the session that has been silent longest. Fixed when
+    /// the cluster forms. Default 10,000; 1 to 1,000,000.
     pub max_sessions: usize,
-    /// A session expires after this much silence, by the timestamps of the log. Fixed when the cluster forms. Default
-    /// 10 min; 1 s to 30 days.
+    /// A session expires after this much silence, measured by the timestamps in the log. Fixed when the cluster forms.
+    /// Default 10 min; 1 s to 30 days.
     pub session_ttl: Duration,
-    /// Most requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
+    /// Maximum number of requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub max_in_flight_per_session: usize,
-    /// Keep the changes of this many revisions for reads and watches, if they fit into `history_bytes`. Fixed when the
-    /// cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Keep the changes of this many revisions for reads and watches, or fewer if they exceed `history_bytes`. Fixed
+    /// when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
     /// Keep at most this many bytes of past values. A change counts as the sum of 64 bytes, twice the size of the key,
-    /// and the size of the value that it replaced. The oldest values are removed first. Fixed when the cluster forms.
-    /// Default 64 MiB; 0 (none) to 1 TiB.
+    /// and the size of the value that it replaced. Members remove the oldest values first. Fixed when the cluster
+    /// forms. Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
-    /// Most leases. Further requests for a lease are refused until one ends. Fixed when the cluster forms. Default
-    /// 10,000; 0 to 1,000,000.
+    /// Maximum number of leases. Members refuse requests for further leases until a lease ends. Fixed when the cluster
+    /// forms. Default 10,000; 0 to 1,000,000.
     pub max_leases: usize,
-    /// Most client connections. One client gets at most eight ninths of them. A client is identified by the name in its
-    /// certificate or, without TLS, by its address. Default 1,024; 1 to 100,000.
+    /// Maximum number of client connections. One client gets at most eight ninths of them. A member identifies a client
+    /// by the name in its certificate or, without TLS, by its address. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
-    /// Most client connections accepted per second. Further connections are closed immediately, and the clients retry.
-    /// Default 1,000; 1 to 1,000,000.
+    /// Maximum number of client connections that a member accepts per second. It closes further connections
+    /// immediately, and the clients retry. Default 1,000; 1 to 1,000,000.
     pub max_accepts_per_second: u32,
-    /// Most memory for all client connections together, in bytes: for requests that are being received or are in
-    /// flight, and for answers that are not yet written. When this memory is used up, requests wait or are answered
-    /// `Overloaded`. One client gets at most two thirds of it. Default 256 MiB; 16 MiB to 1 TiB, and at least 10 x
-    /// (`max_key_bytes` + `max_value_bytes`).
+    /// Maximum memory for all client connections together, in bytes. It holds requests that are being received or are
+    /// in flight, and answers that are not yet written. When this memory is used up, requests wait, or the member
+    /// answers them with `Overloaded`. One client gets at most two thirds of the memory. Default 256 MiB; 16 MiB to 1
+    /// TiB, and at least 10 x (`max_key_bytes` + `max_value_bytes`).
     pub client_memory_bytes: usize,
-    /// Close a client connection that has been silent for this long. Clients learn this time when they connect, and
-    /// send heartbeats within it. Default 60 s; 1 s to 1 day.
+    /// Close a client connection that has been silent for this long. A client learns this time when it connects, and
+    /// sends heartbeats often enough to stay connected. Default 60 s; 1 s to 1 day.
     pub client_idle_timeout: Duration,
 }
 
@@ -438,7 +442,7 @@ impl Options {
     /// Checks that every value is in its range.
     ///
     /// # Errors
-    /// [`ConfigError::Range`] names the first value that is out of range, and the range.
+    /// A [`ConfigError::Range`] that names the first value that is out of range, and the allowed range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let ms = Duration::from_millis;
         let (beat, least, most) = (self.heartbeat, self.failure_timeout_min, self.failure_timeout_max);
@@ -497,8 +501,8 @@ impl Options {
 }
 
 impl Options {
-    /// The most bytes that an encoded request can have. The longest request is the largest put with the largest value
-    /// in its condition, or the largest transaction with the overhead of its parts.
+    /// The greatest size of an encoded request, in bytes. The longest request is either the largest put with the
+    /// largest value in its condition, or the largest transaction, including the overhead of its parts.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

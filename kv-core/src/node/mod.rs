@@ -13,18 +13,19 @@
 //                   └── reads ◀────┴─── pool (threads that may wait for the disk)
 //
 // - The *driver* is one task. It owns the `Replica`, takes all waiting events from the inbox together, and carries out
-//   the replica's outputs. It never waits for disk or network.
-// - The *journal thread* makes writes durable. It takes all waiting writes together, and reports the last of them when
-//   all are durable.
-// - The *applier thread* applies committed entries in order and answers the waiting clients. It begins checkpoints,
-//   each on a thread of its own. A witness has no applier and no checkpoints.
+//   the replica's outputs. The driver never waits for the disk or the network.
+// - The *journal thread* makes journal writes durable. It takes all waiting writes together. When all of them are
+//   durable, it reports the last one.
+// - The *applier thread* applies committed entries in order and answers the waiting clients. It also starts the
+//   checkpoints; each checkpoint runs on a thread of its own. A witness has no applier and no checkpoints.
 // - Two *pools* of threads perform the reads that may have to wait for the disk. One pool reads the state for clients.
-//   The other reads old entries and the state for peers.
-// - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
+//   The other pool reads old entries and the state for peers.
+// - Each member opens one connection for each peer and lane, and sends to its peers only on these connections. It
+//   receives from its peers on the connections that it accepted.
 // - `health` checks all of these parts twice a second, and logs the conditions that an operator must know.
-// - Every queue is bounded. Messages are bounded by bytes: a full queue to a peer drops messages, and a full queue from
-//   a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. Further ones
-//   are answered `Overloaded`. No client can use up a limit alone (`quota`).
+// - Every queue is bounded. Queues of messages are bounded by bytes: a full queue to a peer drops messages, and a full
+//   queue from a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. The
+//   node answers further calls and watches with `Overloaded`. No client can use up a limit alone (`quota`).
 
 mod accept;
 mod applier;
@@ -102,10 +103,11 @@ const DUPLEX_BYTES: usize = 256 << 10;
 /// A running member of a cluster.
 ///
 /// Dropping a node stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of other
-/// writes is unknown. When the drop returns, the threads of the member have ended and its directory is free, unless a
-/// disk operation takes longer than five seconds ([`StopReason::DiskHangs`]). The tasks of the member end when the
-/// runtime next runs them, and only then is its port free. A new start on the same address waits for the port. A node
-/// may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
+/// writes is unknown. When the drop returns, the threads of the member have ended and its directory is free. The only
+/// exception is a disk operation that takes longer than five seconds ([`StopReason::DiskHangs`]). The tasks of the
+/// member end when the runtime next runs them. After that, its port is free. If you start a node on the same address,
+/// the start waits for the port. A node may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a
+/// runtime, and while a runtime ends.
 ///
 /// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
 #[derive(Debug)]
@@ -168,15 +170,15 @@ impl Node {
         &self.address
     }
 
-    /// The status of the member. Never blocks; the numbers may be a few milliseconds old.
+    /// The status of the member. This method never blocks. The numbers may be a few milliseconds old.
     #[must_use]
     pub fn status(&self) -> MemberStatus {
         status::status(&self.shared)
     }
 
-    /// A client of the cluster. It reaches this member inside the process and the others through the transport, and
-    /// works no matter which member is the primary. The clients of one node are separate, each with a session of its
-    /// own.
+    /// A new client of the cluster. It reaches this member inside the process, and the other members through the
+    /// transport. It works no matter which member is the primary. Each call returns a separate client with a session of
+    /// its own.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -199,10 +201,10 @@ impl Node {
             .start(expectation.members.clone(), expectation.limits)
     }
 
-    /// Waits until the cluster has formed and this member knows of a serving primary.
+    /// Waits until the cluster has formed and this member knows a primary that serves.
     ///
     /// # Errors
-    /// The reason why the member stopped, if it stops before that.
+    /// If the member stops before that, the reason why it stopped.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -217,15 +219,15 @@ impl Node {
         }
     }
 
-    /// Passes the primary role to another member, and returns when that member serves. Does nothing if this member is
-    /// not the primary.
+    /// Passes the primary role to another member, and returns when that member serves. If this member is not the
+    /// primary, this method does nothing.
     ///
     /// # Errors
-    /// If no other member took the role within five seconds, if there is no other data member, or if the node has
-    /// stopped.
+    /// The handover fails if no other member takes the role within five seconds, if there is no other data member, or
+    /// if the node stops or has stopped.
     ///
     /// # Cancel safety
-    /// If the future is dropped, the handover may continue.
+    /// If you drop the future, the handover may continue.
     pub async fn handover(&self) -> Result<(), HandoverError> {
         tokio::select! {
             biased;
@@ -234,14 +236,16 @@ impl Node {
         }
     }
 
-    /// Stops the member gracefully: passes the primary role on, answers pending requests, then ends all tasks and
-    /// threads and releases the port and the directory. Later calls wait until the first has finished.
+    /// Stops the member gracefully. If the member is the primary, it passes the role to another member, for which it
+    /// waits at most one second. It answers pending requests, ends all tasks and threads, and releases the port and the
+    /// directory. If you call this method again, the later call waits until the member has stopped.
     ///
-    /// A shutdown takes a few seconds at most. If a disk operation takes longer than five seconds, its thread is left
-    /// behind, the directory stays locked, and [`stopped`](Self::stopped) returns [`StopReason::DiskHangs`].
+    /// A shutdown takes a few seconds at most. If a disk operation takes longer than five seconds, the shutdown does
+    /// not wait for its thread. Then the directory stays locked, and [`stopped`](Self::stopped) returns
+    /// [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
-    /// Dropping the future may leave the member running, or stopping.
+    /// If you drop the future, the member may continue to run, or may continue to stop.
     pub async fn shutdown(&self) {
         tokio::select! {
             biased;
@@ -256,12 +260,12 @@ impl Node {
             tracing::info!(parent: &self.shared.span, %error, "shutting down as primary");
         }
         self.shared.closing.send_replace(true);
-        // The shutdown does not wait for clients that do not read their answers in time.
+        // The shutdown does not wait longer for clients that read their answers slowly or not at all.
         let _ = timeout(DRAIN_WITHIN, self.acceptor.no_clients()).await;
     }
 
-    /// Waits until the member has stopped for any reason, and returns the reason. The port of the member is then free.
-    /// Its directory is free too, except after [`StopReason::DiskHangs`].
+    /// Waits until the member has stopped, and returns the reason. When this method returns, the port of the member is
+    /// free. The directory is free too, except if the reason is [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -287,7 +291,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.shared.stop(StopReason::Dropped);
-        // Nothing here waits for the runtime: it may need this very thread, or be gone.
+        // Nothing here waits for the runtime: the runtime may need this very thread, or may be gone.
         self.shared.tasks.take().abort_all();
         self.threads.end(&self.shared);
     }
@@ -311,7 +315,7 @@ fn start_threads(
     Ok(())
 }
 
-/// One end of a connection inside the process. The other end belongs to the same member.
+/// One end of a connection inside the process. Both ends belong to the same member.
 fn in_process(stream: tokio::io::DuplexStream, peer: Peer) -> Connection {
     let (reader, writer) = tokio::io::split(stream);
     Connection {

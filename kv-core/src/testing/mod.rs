@@ -1,19 +1,19 @@
-//! Whole clusters for the tests of an application. They show what the application does when the primary fails, messages
-//! are lost, or a member is cut off.
+//! Whole clusters for the tests of an application. A test shows what the application does when the primary fails,
+//! messages are lost, or a member is cut off.
 //!
-//! [`TestCluster::in_memory`] starts the same nodes as in production, with an in-memory network and in-memory disks,
-//! and returns ordinary clients. Requires the feature `testing`.
+//! A [`TestCluster`] runs the same nodes as in production, but with an in-memory network and in-memory disks. Its
+//! clients are ordinary clients. This module requires the feature `testing`.
 //!
 //! # Time
 //! Run the test on one thread with the clock paused: `#[tokio::test(start_paused = true)]`. Then the test never waits
-//! in real time. The clock jumps to the next timer when there is nothing else to do, and stops while a thread of a node
-//! works, so that a slow machine does not look like a failed member. The wall clock of the nodes follows this clock. A
-//! test on a running clock works too.
+//! in real time. When there is nothing else to do, the clock jumps to the next timer. While a thread of a node works,
+//! the clock stands still, so that a slow machine does not look like a failed member. The wall clock of the nodes
+//! follows this clock. A test works without a paused clock too.
 //!
 //! # Seeds
-//! The seed determines everything random: jitter, and which messages [`faults`](TestCluster::faults) affect. But each
-//! node has its own threads, and the operating system schedules them. So the same seed gives a similar run, not an
-//! identical one.
+//! The seed determines everything random: jitter, what a power cut destroys, and which messages
+//! [`faults`](TestCluster::faults) affect. But each node has its own threads, and the operating system schedules these
+//! threads. So the same seed gives a similar run, not an identical run.
 //!
 //! ```
 //! use kv_core::testing::TestCluster;
@@ -50,7 +50,7 @@ use tokio::time::{Instant, sleep};
 
 /// How long to wait for any condition.
 const WITHIN: Duration = Duration::from_secs(120);
-/// How often a condition is checked.
+/// The time between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(5);
 /// The name of every test cluster.
 const NAME: &str = "test";
@@ -66,19 +66,21 @@ pub struct TestClusterBuilder {
 }
 
 impl TestClusterBuilder {
-    /// Sets the seed for everything random. Default 0.
+    /// Sets the [seed](crate::testing#seeds) for everything random. Default 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Adds this many witnesses, which vote and hold no data. Their ids follow those of the data members. Default 0.
+    /// Adds this many witnesses (members that vote but store no data). The ids of the witnesses follow the ids of the
+    /// data members. Default 0.
     pub fn witnesses(mut self, witnesses: u8) -> Self {
         self.witnesses = witnesses;
         self
     }
 
-    /// Sets the options of the members. Default: [`Options::default`] with journal files of 4 MiB.
+    /// Sets the options of all members. Default: [`Options::default`], but with journal files of 4 MiB
+    /// (`segment_bytes`).
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
@@ -87,7 +89,7 @@ impl TestClusterBuilder {
     /// Starts all members, and waits until they have formed a cluster.
     ///
     /// # Panics
-    /// If the number of members or the options are not allowed.
+    /// If the numbers of members and witnesses are not allowed, or the options are out of range.
     pub async fn start(self) -> TestCluster {
         let mut builder = Cluster::builder(NAME);
         for id in 0..self.members {
@@ -121,8 +123,9 @@ impl TestClusterBuilder {
 
 /// A cluster in this process.
 ///
-/// The ids of the members start at 0. A method panics if it is used wrongly, for example with an id that does not
-/// exist, or to kill a member twice. It also panics if the condition for which it waits is not met within two minutes.
+/// The ids of the members start at 0. A method panics if you use it wrongly, for example with an id that does not
+/// exist, or to kill a member twice. A method that waits for a condition panics if the condition does not hold within
+/// two minutes.
 #[derive(Debug)]
 pub struct TestCluster {
     config: Cluster,
@@ -162,8 +165,8 @@ impl TestCluster {
         TestClusterBuilder { members, witnesses: 0, seed: 0, options }
     }
 
-    /// Returns a client that knows all members. It uses the network with its faults. Its calls have a deadline of two
-    /// minutes.
+    /// Returns a new client that knows the addresses of all members. The [`faults`](Self::faults) of the cluster affect
+    /// its connections too. Its calls have a deadline of two minutes.
     pub async fn client(&self) -> Client {
         let number = self.clients.fetch_add(1, Ordering::Relaxed);
         let network = self.network.named(&format!("client-{number}"));
@@ -176,7 +179,8 @@ impl TestCluster {
         connected.unwrap_or_else(|error| panic!("no member answers a client: {error}"))
     }
 
-    /// Returns a running member, for [`Node::client`], [`Node::status`], [`Node::handover`] and [`Node::shutdown`].
+    /// Returns the node of a running member. You can call [`Node::client`], [`Node::status`], [`Node::handover`] and
+    /// [`Node::shutdown`] on it.
     pub fn node(&self, id: u8) -> &Node {
         self.member(id).node.as_ref().unwrap_or_else(|| panic!("member {id} does not run"))
     }
@@ -193,22 +197,23 @@ impl TestCluster {
         primary
     }
 
-    /// Kills a member, like `kill -9`. Data that the member has passed to the operating system is still there when it
-    /// restarts.
+    /// Kills a member, like `kill -9`. All data that the member has written is still there when the member restarts,
+    /// even if the data was not yet durable.
     pub fn kill(&mut self, id: u8) {
         let node = self.member_mut(id).node.take();
         drop(node.unwrap_or_else(|| panic!("member {id} does not run")));
     }
 
-    /// Cuts the power of a member. Data that the member had not made durable is kept, lost or torn, depending on the
-    /// seed.
+    /// Cuts the power of a running member. Data that was not yet durable is kept, lost, or torn (kept in part),
+    /// depending on the seed.
     pub fn cut_power(&mut self, id: u8) {
         self.kill(id);
         let mut rng = self.rng.fork();
         self.member_mut(id).disk.crash(&mut rng);
     }
 
-    /// Restarts a killed member on its disk. [`settle`](Self::settle) waits until it has caught up.
+    /// Restarts a killed member with the data on its disk. To wait until the member has caught up, call
+    /// [`settle`](Self::settle).
     pub async fn restart(&mut self, id: u8) {
         let test = Test { origin: self.origin, seed: self.rng.u64(..) };
         let member = self.member(id);
@@ -225,8 +230,9 @@ impl TestCluster {
         self.member_mut(id).node = Some(node.unwrap_or_else(|error| panic!("member {id}: {error}")));
     }
 
-    /// Cuts these members off from all others, in both directions and without closing connections, as if a cable were
-    /// pulled. Clients still reach all members. Earlier partitions remain.
+    /// Cuts these members off from all other members, in both directions. Connections stay open, as if a cable were
+    /// pulled. The members in `apart` still reach each other, and clients still reach all members. Earlier partitions
+    /// remain.
     pub fn partition(&self, apart: &[u8]) {
         for one in (0..).zip(&self.members).filter(|(id, _)| apart.contains(id)) {
             for other in (0..).zip(&self.members).filter(|(id, _)| !apart.contains(id)) {
@@ -236,15 +242,17 @@ impl TestCluster {
         }
     }
 
-    /// Applies a fault to every message between members and between members and clients, for example
-    /// `Fault::new().loss(0.1)`. This replaces the fault of an earlier call.
+    /// Applies a fault, for example `Fault::new().loss(0.1)`, to every message between two members and between a client
+    /// and a member. The fault acts at both ends of a connection, so in this example, a message is lost with a
+    /// probability of about 0.19. The first message in each direction of a connection may be delayed or cut off, but no
+    /// other fault affects it. This call replaces the fault of an earlier call.
     pub fn faults(&self, fault: &Fault) {
         for faults in self.all_faults() {
             faults.set(Scope::all(), fault.clone());
         }
     }
 
-    /// Returns the faulty network of a member, to control single links.
+    /// Returns the faults at the end of one member, to control single links of this member.
     pub fn faults_of(&self, id: u8) -> &Faults {
         &self.member(id).faults
     }
@@ -254,7 +262,8 @@ impl TestCluster {
         self.all_faults().for_each(Faults::heal);
     }
 
-    /// Waits until there is a primary, and every running member has everything that is committed now.
+    /// Waits for a primary. Then waits until every running member has received and applied everything that was
+    /// committed when the primary was found. (A witness applies nothing.)
     pub async fn settle(&self) {
         let running = self.members.iter().filter(|member| member.node.is_some()).count();
         let goal = self.wait("a primary", |all| serving(all).map(|it| it.commit)).await;
@@ -269,7 +278,7 @@ impl TestCluster {
         .await;
     }
 
-    /// Polls the running members until `check` returns something.
+    /// Checks the status of the running members again and again, until `check` returns something.
     async fn wait<T>(&self, what: &str, check: impl Fn(&[MemberStatus]) -> Option<T>) -> T {
         let until = Instant::now() + WITHIN;
         loop {

@@ -1,14 +1,14 @@
-//! The form of an address that most transports use.
+//! The form of addresses that most transports use.
 
 use crate::TransportError;
 use std::net::{Ipv4Addr, Ipv6Addr};
 #[cfg(feature = "net")]
 use std::{io, net::SocketAddr};
 
-/// Checks that `address` has the form `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name.
+/// Checks that `address` has the form `HOST:PORT`. The host is an IPv4 address, an IPv6 address in brackets, or a name.
 ///
 /// # Errors
-/// [`TransportError::Address`] with what is wrong.
+/// [`TransportError::Address`], which says what is wrong.
 pub fn check_host_port(address: &str) -> Result<(), TransportError> {
     let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
     let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;
@@ -24,14 +24,15 @@ pub fn check_host_port(address: &str) -> Result<(), TransportError> {
     problem.map_or(Ok(()), |problem| Err(TransportError::address(address, format!("{problem}; {form}"))))
 }
 
-/// What is wrong with an IPv6 address. `inner` is what follows the opening bracket, so it ends with the closing one.
+/// Returns what is wrong with an IPv6 address. `inner` is the part of the host after the opening bracket, so it should
+/// end with the closing bracket.
 fn ipv6_problem(inner: &str) -> Option<String> {
     let Some(inner) = inner.strip_suffix(']') else { return Some("the bracket is not closed".to_owned()) };
     let address = inner.split_once('%').map_or(inner, |(address, _)| address);
     address.parse::<Ipv6Addr>().is_err().then(|| format!("{inner:?} is not an IPv6 address"))
 }
 
-/// What is wrong with a name or an IPv4 address.
+/// Returns what is wrong with a name or an IPv4 address.
 fn host_problem(host: &str) -> Option<String> {
     if host.is_empty() {
         return Some("there is no host".to_owned());
@@ -50,14 +51,14 @@ fn host_problem(host: &str) -> Option<String> {
     if labels.split('.').any(|label| label.is_empty() || label.len() > 63) || labels.len() > 253 {
         return Some(format!("{host:?} is no name"));
     }
-    // No top-level domain is a number, so this must be meant as an IPv4 address.
+    // No top-level domain is a number. So if the last label is a number, the host is meant as an IPv4 address.
     let last = labels.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit());
     (is_number && host.parse::<Ipv4Addr>().is_err()).then(|| format!("{host:?} is not an IPv4 address"))
 }
 
-/// Puts loopback addresses of IPv4 before those of IPv6, if all addresses are loopback. A listener at `localhost` uses
-/// only the first address that works, which on many machines would be `::1`, but callers also use `127.0.0.1`.
+/// If all addresses are loopback addresses, puts the IPv4 addresses first. The reason: a listener at `localhost` uses
+/// only the first address that works. On many machines, this would be `::1`, but some callers use `127.0.0.1`.
 #[cfg(feature = "net")]
 fn order(candidates: &mut [SocketAddr]) {
     if candidates.iter().all(|candidate| candidate.ip().is_loopback()) {
@@ -68,7 +69,7 @@ fn order(candidates: &mut [SocketAddr]) {
 /// Resolves `address` (`HOST:PORT`), and tries the addresses one after the other until one works.
 ///
 /// # Errors
-/// The error of the last address that was tried; if there is no address, the reason for that.
+/// The error of the last address that was tried. If there is no address, the reason why there is none.
 #[cfg(feature = "net")]
 pub async fn try_each_address<T, E, F>(
     address: &str,

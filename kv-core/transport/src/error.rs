@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Why an operation of a transport failed. The text names the address and what to do.
+/// Why an operation of a transport failed. In most cases, the text of the error names the address and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
@@ -30,8 +30,8 @@ pub enum TransportError {
         /// The system's error.
         source: io::Error,
     },
-    /// The two ends do not accept each other, because of their certificates or because only one of them has any. A
-    /// retry helps only after somebody has changed the certificates or the configuration.
+    /// The two ends do not accept each other, because of their certificates, or because only one end has a certificate.
+    /// A retry helps only after somebody has changed the certificates or the configuration.
     #[error("no secure connection with {address}: {reason}")]
     Handshake {
         /// The given address.
@@ -42,7 +42,7 @@ pub enum TransportError {
     /// The credentials of the transport cannot be used.
     #[error("{reason}")]
     Credentials {
-        /// Which file, what is wrong with it and what to do.
+        /// Which file is affected, what is wrong with it, and what to do.
         reason: String,
     },
     /// Accepting a connection failed. The listener may still work.
@@ -59,7 +59,7 @@ impl TransportError {
         Self::Address { address: address.to_owned(), reason: reason.into() }
     }
 
-    /// Creates a [`Bind`](Self::Bind) error, and adds what can be done about it.
+    /// Creates a [`Bind`](Self::Bind) error. For common causes, the text also says what to do.
     pub fn bind(address: &str, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another port",
@@ -85,8 +85,8 @@ impl TransportError {
         Self::Handshake { address: address.to_owned(), reason: reason.into() }
     }
 
-    /// Returns whether the machine answered that nobody listens at the address. Unlike silence, this shows that the
-    /// process is gone.
+    /// Returns whether the machine at the address answered that nobody listens there. Such an answer shows that the
+    /// process is gone; silence does not.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
     }

@@ -1,14 +1,15 @@
 //! Transports: how kv exchanges byte streams with named peers, in lanes.
 //!
-//! A [`Transport`] listens and connects. A [`Connection`] is one byte stream in one [`Lane`], and reports what the
-//! transport itself knows about the [`Peer`]. Framing, versions, checksums and limits are not the task of a transport:
-//! `kv-core` implements them once, for all transports.
+//! A [`Transport`] listens and connects. A [`Connection`] is one byte stream in one [`Lane`] (a class of traffic). It
+//! reports what the transport itself knows about the [`Peer`]. A transport does not handle framing, versions, checksums
+//! and limits: `kv-core` implements these once, for all transports.
 //!
-//! Besides the trait, the crate contains code that transports share, and tests for transports:
+//! Besides the trait [`Transport`], the crate contains code that transports share, and tests for transports:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;
 //! - [`Faulty`]: adds loss, delay, duplication, reordering and cuts to any transport, controlled by [`Faults`];
-//! - [`preface`]: the bytes by which a transport whose streams have no names sends the lane;
-//! - `conformance` (feature of that name): the requirements for a transport, as tests.
+//! - [`preface`]: the first bytes of a stream, which name its lane, for transports that have no other way to send the
+//!   lane;
+//! - `conformance` (with the feature `conformance`): tests of the requirements for a transport.
 
 mod address;
 #[cfg(any(test, feature = "conformance"))]

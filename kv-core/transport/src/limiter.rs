@@ -1,24 +1,25 @@
-//! Limits which callers may begin a handshake with a listener, while only their addresses are known.
+//! Decides which callers may begin a handshake with a listener, while the listener knows only their addresses.
 //!
-//! A handshake makes the listening end compute a signature, and a half-open connection takes a place. So both are
-//! limited before they begin: for all strangers together, for each source, and separately for callers from the
-//! addresses of members.
+//! For a handshake, the listening end must compute a signature, and the half-open connection takes up one of a limited
+//! number of places. So handshakes are limited before they begin. There is a limit for all strangers together, and a
+//! limit for each source. Callers from the addresses of members do not count as strangers.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many sources are remembered. If there are more, sources that were quiet for a second are forgotten. If no source
-/// was quiet, a new source only counts towards the limit for all strangers.
+/// How many sources the limiter remembers. If a further source calls, the limiter forgets all sources whose budget is
+/// full again, which takes at most a second without a call. If there is no such source, it does not remember the
+/// further source, which then has no limit of its own.
 const SOURCES: usize = 4096;
-/// One source may use one half (1 / `PART_OF_ONE`) of the limit for all sources.
+/// One source may use one half (1 / `PART_OF_ONE`) of the limit for all strangers.
 const PART_OF_ONE: u32 = 2;
 /// How often the names of members are resolved again.
 #[cfg(feature = "net")]
 const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
 
-/// The addresses that members come from. Clones share them.
+/// The addresses from which members call. Clones share these addresses.
 #[derive(Clone, Debug, Default)]
 pub struct MemberSources(Arc<Mutex<HashSet<IpAddr>>>);
 
@@ -29,13 +30,13 @@ impl MemberSources {
         self.lock().contains(&source(from))
     }
 
-    /// Sets the addresses, and forgets all earlier ones.
+    /// Sets the addresses, and forgets all earlier addresses.
     pub fn set(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Sets the addresses among these `HOST:PORT` at once, and returns a future that resolves the names again and
-    /// again. A name that cannot be resolved keeps its last addresses.
+    /// Takes a list of `HOST:PORT`. At once, sets the hosts that are IP addresses. Returns a future that also resolves
+    /// the names, again and again. A name that cannot be resolved keeps the addresses that it had last.
     ///
     /// # Cancel safety
     /// Cancel safe. The future never returns.
@@ -65,8 +66,8 @@ impl MemberSources {
     }
 }
 
-/// Callers from these addresses count as one source: a single IPv4 address, or the IPv6 network of one customer of a
-/// provider.
+/// Returns the source to which an address belongs. A source is a single IPv4 address, or an IPv6 network of the size
+/// (`/64`) that a provider gives to one customer.
 fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(it) => {
@@ -77,7 +78,7 @@ fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// The rest of a budget of handshakes per second. A used budget refills within a second.
+/// What is left of a budget of handshakes per second, as a time. A budget that is used up is full again after a second.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: Duration,
@@ -113,7 +114,8 @@ impl Level {
     }
 }
 
-/// The state of the limits; see the module. `H` ends a half-open connection when it is used.
+/// Limits the handshakes that a listener allows, and its half-open connections. `H` is a handle with which the listener
+/// can close a half-open connection.
 #[derive(Debug)]
 pub struct ConnectionLimiter<H> {
     per_second: u32,
@@ -121,13 +123,14 @@ pub struct ConnectionLimiter<H> {
     members: MemberSources,
     strangers: Option<Level>,
     sources: HashMap<IpAddr, Level>,
-    /// The oldest first.
+    /// The half-open connections, the oldest first.
     half_open: VecDeque<(IpAddr, H)>,
 }
 
 impl<H> ConnectionLimiter<H> {
-    /// Allows `per_second` handshakes with strangers per second, half of that for one source and for each member's
-    /// address, and `places` half-open connections at once.
+    /// Creates a limiter that allows `per_second` handshakes per second with all strangers together. Each source,
+    /// whether a stranger or a member's address, may use half of this number. At most `places` connections may be
+    /// half-open at once.
     #[must_use]
     pub fn new(per_second: u32, places: usize, members: MemberSources) -> Self {
         let (strangers, sources, half_open) = (None, HashMap::new(), VecDeque::new());
@@ -150,15 +153,16 @@ impl<H> ConnectionLimiter<H> {
         is_member || self.strangers.get_or_insert_with(|| Level::full(now)).take(self.per_second, now)
     }
 
-    /// The number of half-open connections. `is_done` returns true for connections that are no longer half-open.
+    /// Returns the number of half-open connections. Pass an `is_done` that returns true for connections that are no
+    /// longer half-open; the limiter forgets these connections.
     pub fn half_open(&mut self, is_done: impl Fn(&H) -> bool) -> usize {
         self.half_open.retain(|(_, one)| !is_done(one));
         self.half_open.len()
     }
 
-    /// Makes room for one more half-open connection. If there is no room, removes and returns the connection to close:
-    /// the oldest one of the source with the most half-open connections. Connections from members' addresses are chosen
-    /// only if there are no others.
+    /// Makes room for one more half-open connection. If there is no room, removes one half-open connection and returns
+    /// it; the caller must close it. This is the oldest connection of the source that has the most half-open
+    /// connections. A connection from a member's address is chosen only if there are no other connections.
     pub fn make_room(&mut self) -> Option<H> {
         if self.half_open.len() < self.places {
             return None;
@@ -172,7 +176,7 @@ impl<H> ConnectionLimiter<H> {
         self.half_open.remove(victim).map(|(_, one)| one)
     }
 
-    /// Records that a caller has begun a handshake.
+    /// Records that a caller at this address has begun a handshake.
     pub fn enter(&mut self, from: IpAddr, one: H) {
         self.half_open.push_back((source(from), one));
     }

@@ -16,16 +16,16 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// The first port that is assigned for port 0.
 const FIRST_FREE_PORT: u16 = 40_000;
 
-/// A network inside the process: nodes that share a `Memory` (or its clones) reach each other.
+/// A network inside the process. Nodes that use the same `Memory`, or clones of it, reach each other.
 ///
 /// - An address is `NAME` or `NAME:PORT`, with any name. Port 0 takes a free port. Names are not resolved: two
 ///   addresses are the same if their text is the same.
-/// - A connection buffers up to 64 KiB in each direction, and a listener queues up to 128 connections that are not
-///   accepted yet. Anything beyond waits.
+/// - A connection buffers up to 64 KiB in each direction; a further write waits. A listener queues up to 128
+///   connections that are not accepted yet; a further `connect` waits.
 /// - No operation takes time by itself. Under tokio's paused clock on one thread, the same program runs the same way
 ///   each time.
-/// - A connection ends when either side drops it. A dropped listener refuses further connections at once, and breaks
-///   those that are not accepted yet.
+/// - A connection ends when either side drops it. If you drop a listener, further connections to it are refused at
+///   once, and connections that it has not accepted yet break.
 ///
 /// ```
 /// use kv_transport::{Lane, Memory, Transport};
@@ -57,14 +57,15 @@ struct Network {
 }
 
 impl Memory {
-    /// A new, empty network.
+    /// Creates a new, empty network.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns the same network for a node with this name: nodes that accept its connections see the name as
-    /// [`Connection::remote`]. As the name, give the address on which the node listens. Then faults that are limited to
-    /// that address affect the connections to the node and those from it.
+    /// Returns the same network for a node with this name: other nodes see the name as [`Connection::remote`] when they
+    /// accept a connection from this node. Give the address on which the node listens as the name. That way, a
+    /// [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that address affects the connections to the
+    /// node as well as the connections from it.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }
@@ -86,7 +87,7 @@ fn lock(network: &Mutex<Network>) -> MutexGuard<'_, Network> {
     network.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The name and port of an address.
+/// Splits an address into the name and the port.
 fn parse(address: &str) -> Result<(&str, Option<u16>), TransportError> {
     let reason = "expected NAME or NAME:PORT, for example member-0:7000";
     let (name, port) = match address.rsplit_once(':') {
@@ -153,7 +154,7 @@ impl Transport for Memory {
     }
 }
 
-/// Both ends of a connection: the one that opens it to `remote`, and the one that accepts it from `name`.
+/// Both ends of a connection: first the end that opens it to `remote`, then the end that accepts it from `name`.
 fn pair(lane: Lane, remote: String, name: String) -> (Connection, Connection) {
     let (near_writer, far_reader) = pipe(BUFFER_BYTES);
     let (far_writer, near_reader) = pipe(BUFFER_BYTES);

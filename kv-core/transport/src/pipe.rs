@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How the writing end finished.
+/// How the pipe was ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
-    /// Regularly. The reader reads everything that was written, then end of file.
+    /// The pipe ended regularly. The reader reads everything that was written, and then end of file.
     Ended,
-    /// With an error, which both ends get at once. Unread data is lost.
+    /// The pipe ended with an error, which both ends get at once. Unread data is lost.
     Broken(io::ErrorKind),
 }
 
@@ -61,12 +61,12 @@ fn lock(state: &Mutex<PipeState>) -> MutexGuard<'_, PipeState> {
 pub(crate) struct PipeWriter(Arc<Mutex<PipeState>>);
 
 impl PipeWriter {
-    /// Ends the pipe. Only the first call counts.
+    /// Ends the pipe. If the pipe has already ended, nothing changes.
     pub(crate) fn finish(&self, end: End) {
         finish(&self.0, end);
     }
 
-    /// Observes the pipe from elsewhere. There may be only one observer.
+    /// Returns a handle that observes the pipe from elsewhere. There may be only one observer.
     pub(crate) fn watch(&self) -> PipeWatch {
         PipeWatch(Arc::clone(&self.0))
     }
@@ -129,7 +129,7 @@ fn finish(state: &Mutex<PipeState>, end: End) {
 pub(crate) struct PipeWatch(Arc<Mutex<PipeState>>);
 
 impl PipeWatch {
-    /// The same as [`PipeWriter::finish`].
+    /// Ends the pipe, like [`PipeWriter::finish`].
     pub(crate) fn finish(&self, end: End) {
         finish(&self.0, end);
     }
@@ -148,7 +148,7 @@ impl PipeWatch {
     }
 }
 
-/// The reading end. Dropping it makes writing fail.
+/// The reading end. After it is dropped, writing to the pipe fails.
 #[derive(Debug)]
 pub(crate) struct PipeReader(Arc<Mutex<PipeState>>);
 

@@ -1,5 +1,5 @@
-//! The first bytes on a socket or stream. They contain the lane that the connecting end chose, for transports that have
-//! no other way to send the lane.
+//! The preface: the first bytes on a socket or stream. It contains the lane that the connecting end chose. Transports
+//! that have no other way to send the lane use a preface.
 //!
 //! ```text
 //! offset  bytes  meaning
@@ -14,19 +14,19 @@ use crate::Lane;
 const MAGIC: [u8; 4] = *b"kvt\n";
 const VERSION: u8 = 1;
 
-/// The length of a preface.
+/// The length of a preface, in bytes.
 pub const BYTES: usize = 8;
 
-/// The preface for `lane`.
+/// Returns the preface for `lane`.
 pub fn encode(lane: Lane) -> [u8; BYTES] {
     let [a, b, c, d] = MAGIC;
     [a, b, c, d, VERSION, lane.code(), 0, 0]
 }
 
-/// Decodes the lane in a preface.
+/// Decodes a preface, and returns its lane.
 ///
 /// # Errors
-/// What is wrong with it, as text.
+/// A text that says what is wrong with the preface.
 pub fn decode(bytes: [u8; BYTES]) -> Result<Lane, &'static str> {
     let [a, b, c, d, version, lane, reserved @ ..] = bytes;
     if [a, b, c, d] != MAGIC {

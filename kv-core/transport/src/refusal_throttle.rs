@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 /// The same refusal is logged as a warning at most once in this time.
 const AGAIN: Duration = Duration::from_secs(60);
-/// At most this many refusals are logged as warnings in that time.
+/// At most this many refusals are logged as warnings within `AGAIN`.
 const AT_MOST: usize = 32;
 
-/// The refusals that a transport recently logged as warnings, by caller and reason. This keeps repeated refusals and
-/// many strangers from flooding the log. Clones share the record.
+/// Remembers the refusals that a transport recently logged as warnings, by caller and reason. With this record, neither
+/// repeated refusals nor many strangers can flood the log. Clones share the record.
 #[derive(Clone, Debug, Default)]
 pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 
 impl RefusalThrottle {
-    /// Returns whether to log this refusal as a warning. It is not logged if the same refusal, or too many others, were
+    /// Returns whether to log this refusal as a warning. Returns false if the same refusal, or 32 refusals in all, were
     /// logged as warnings within the last minute.
     #[must_use]
     pub fn is_due(&self, now: Instant, who: IpAddr, reason: &str) -> bool {

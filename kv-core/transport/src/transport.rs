@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// How long before the expiry of a certificate nodes and clients begin to log a warning: 14 days.
+/// Nodes and clients begin to log a warning this long before a certificate expires: 14 days.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A class of traffic. Lanes never block one another.
@@ -15,11 +15,11 @@ pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 pub enum Lane {
     /// Heartbeats, votes and read rounds.
     Control,
-    /// Prepare, PrepareOk.
+    /// Log entries (`Prepare`) and their acknowledgements (`PrepareOk`).
     Log,
-    /// Catching up: old entries, snapshots.
+    /// Data for members that catch up: old log entries and snapshots of the state.
     Bulk,
-    /// Clients' requests and replies.
+    /// The requests of clients, and the replies to them.
     Client,
 }
 
@@ -52,20 +52,21 @@ impl Display for Lane {
     }
 }
 
-/// What the transport itself knows about the other end.
+/// What the transport itself knows about the other end of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Peer {
-    /// The transport does not authenticate: only the hello names the caller.
+    /// The transport has not authenticated the other end. Only the hello (the first message of a connection) names the
+    /// caller.
     Unauthenticated,
-    /// A member, proved by its certificate.
+    /// A member. Its certificate proves the cluster and the id.
     Member {
         /// The cluster's name.
         cluster: String,
         /// The member's id.
         id: u8,
     },
-    /// A client, proved by its certificate.
+    /// A client. Its certificate proves the cluster and the name.
     Client {
         /// The cluster's name.
         cluster: String,
@@ -74,25 +75,29 @@ pub enum Peer {
     },
 }
 
-/// Reads from the other end. End of file means that the other end has ended its direction, or is gone.
+/// Reads from the other end. End of file means that the other end has ended its direction of the connection, or is
+/// gone.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-/// Writes to the other end. Data may not be sent before a flush. A flush does not guarantee arrival.
+/// Writes to the other end. The transport may keep written data back until a flush. A flush does not guarantee that the
+/// data arrives.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// An open byte stream in both directions.
 ///
-/// - Bytes arrive in order and once, or the connection breaks; except with `Faulty`.
-/// - Buffers are bounded: a peer that does not read stops the writer, but only on that lane.
-/// - Shutting down or dropping `writer` ends that direction: the peer reads everything written, then end of file. The
-///   other direction continues.
+/// - Bytes arrive in order and once, or the connection breaks. (With [`Faulty`](crate::Faulty), this may not hold.)
+/// - Buffers are bounded: if a peer does not read, the writer on the same lane has to wait. Other lanes are not
+///   affected.
+/// - Shutting down or dropping `writer` ends the direction to the peer: the peer reads everything that was written, and
+///   then end of file. The other direction continues.
 /// - Dropping both halves closes the connection. A peer that continues to write gets an error.
-/// - If only `reader` is dropped, the effect on the peer is not specified: its writes may fail, or stall.
+/// - If only `reader` is dropped, the effect on the peer is not specified: the peer's writes may fail, or wait forever.
 pub struct Connection {
-    /// Its lane, as chosen by the end that connected.
+    /// The lane of the connection. The end that connected has chosen it.
     pub lane: Lane,
     /// The identity of the other end.
     pub peer: Peer,
-    /// The other end's address, for logs: as given to `connect`, or as the accepting end sees it.
+    /// The address of the other end, for logs. At the end that connected, this is the address that was given to
+    /// `connect`. At the accepting end, it is the address from which the connection arrived.
     pub remote: String,
     /// Reads from the other end.
     pub reader: Reader,
@@ -113,8 +118,8 @@ impl Debug for Connection {
 /// Opens and accepts byte streams.
 #[async_trait]
 pub trait Transport: Send + Sync + Debug + 'static {
-    /// Checks the form of `address`, so that a mistake in a configuration can be reported before anything is opened. It
-    /// does not access the network. By default, every address is valid.
+    /// Checks the form of `address`. With this method, a program can report a mistake in a configuration before it
+    /// opens anything. The method does not access the network. By default, every address is valid.
     ///
     /// # Errors
     /// [`TransportError::Address`] with what is wrong.
@@ -126,69 +131,70 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// Listens on `address`. Port 0 takes a free port, which [`Listener::local_address`] then returns.
     ///
     /// # Errors
-    /// [`TransportError::Address`] if it is malformed, [`TransportError::Bind`] if it is in use or does not belong to
-    /// this machine.
+    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Bind`] if it is in use or does not
+    /// belong to this machine.
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError>;
 
-    /// Opens a stream in `lane` to the peer at `address`. It may return before the peer has accepted.
+    /// Opens a stream in `lane` to the peer at `address`. This method may return before the peer has accepted the
+    /// stream.
     ///
-    /// It has no time-out of its own.
+    /// The method has no time-out of its own.
     ///
     /// # Errors
     /// [`TransportError::Address`] if the address is malformed, [`TransportError::Connect`] if nobody listens there or
-    /// it cannot be reached.
+    /// if it cannot be reached, [`TransportError::Handshake`] if the two ends do not accept each other.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up. The peer may see a connection that ends at once.
+    /// If you drop the future, the attempt ends. The peer may see a connection that ends at once.
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
 
-    /// The identity of this end, as other ends see it in [`Connection::peer`]. Default: [`Peer::Unauthenticated`],
-    /// because the transport authenticates nobody.
+    /// The identity of this end. The other end of each connection sees it in [`Connection::peer`]. By default, the
+    /// transport authenticates nobody, and this is [`Peer::Unauthenticated`].
     ///
-    /// If this end has an identity, the peer of every connection has one too.
+    /// If this end has an identity, the peer of every connection must have an identity too.
     fn identity(&self) -> Peer {
         Peer::Unauthenticated
     }
 
-    /// Loads changed credentials, such as certificates in files, for all later connections. Returns whether they have
-    /// changed. Nodes and clients call this about every second, on a thread where it may block for a moment. Default:
-    /// nothing ever changes.
+    /// Loads changed credentials, such as certificates in files, for all later connections. Returns whether the
+    /// credentials have changed. Nodes and clients call this method about every second, on a thread where it may block
+    /// for a moment. By default, credentials never change.
     ///
     /// # Errors
-    /// [`TransportError::Credentials`] if the new credentials cannot be used. The old ones stay in use.
+    /// [`TransportError::Credentials`] if the new credentials cannot be used. Then the old credentials stay in use.
     fn refresh(&self) -> Result<bool, TransportError> {
         Ok(false)
     }
 
-    /// When the credentials that the last [`refresh`](Self::refresh) loaded expire: the certificate, or one of its
-    /// intermediate certificates. The time counts from the beginning of 1970 (UTC). From [`EXPIRY_WARNING`] before this
-    /// time, nodes and clients log a warning. Default: `None`, which means never.
+    /// The time at which the credentials in use expire: the certificate, or one of its intermediate certificates. The
+    /// time counts from the beginning of 1970 (UTC). Nodes and clients begin to log a warning [`EXPIRY_WARNING`] before
+    /// this time. Default: `None`, which means never.
     fn expires(&self) -> Option<Duration> {
         None
     }
 }
 
-/// Accepts byte streams. Dropping the listener frees its address, and breaks streams that are not accepted yet.
-/// Accepted connections continue.
+/// Accepts byte streams. Dropping the listener frees its address, and breaks streams that the listener has not accepted
+/// yet. Accepted connections continue.
 #[async_trait]
 pub trait Listener: Send + Debug {
-    /// Waits for the next stream whose lane (and, if the transport authenticates, peer) is known. Openers that are slow
-    /// or send garbage do not delay others.
+    /// Waits for the next stream. A stream is returned when its lane is known and, if the transport authenticates, its
+    /// peer. A caller that is slow or sends garbage does not delay other callers.
     ///
     /// # Errors
-    /// [`TransportError::Accept`] if accepting a stream failed; call this again. [`TransportError::Closed`] if no more
-    /// streams can arrive.
+    /// [`TransportError::Accept`] if accepting a stream failed; call this method again. [`TransportError::Closed`] if
+    /// no more streams can arrive.
     ///
     /// # Cancel safety
     /// Dropping the future loses no connection.
     async fn accept(&mut self) -> Result<Connection, TransportError>;
 
-    /// The address that it listens on, with the actual port.
+    /// The address on which the listener listens, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves places for callers from the hosts of these addresses, which belong to other members. Such callers are
-    /// then accepted however many strangers call. Listeners implement this if they limit the cost of callers whose
-    /// identity is not yet known. Default: does nothing.
+    /// Reserves places for callers from the hosts of these addresses. The addresses are those of the other members. The
+    /// listener then accepts such callers no matter how many strangers call. A listener implements this method if it
+    /// limits callers while it does not yet know their identity. By default, the method does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

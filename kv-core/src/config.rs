@@ -284,7 +284,8 @@ impl ClusterBuilder {
     }
 }
 
-/// The greatest length of an address, in bytes. It is limited because a hello contains the addresses of all members.
+/// The greatest length of an address, in bytes. It is limited because the answer to a hello contains the addresses of
+/// all members.
 const MAX_ADDRESS: usize = 255;
 
 fn check_address(member: &Member) -> Result<(), ConfigError> {
@@ -332,10 +333,11 @@ pub struct Options {
     /// pauses the virtual machine. So do not use read leases if the host may do that. Wall clocks do not matter. Writes
     /// do not depend on clocks.
     ///
-    /// A read lease delays the replacement of a crashed primary by up to this time. If a primary only falls silent, and
-    /// the lease is at most `failure_timeout_min` long, the lease does not delay its replacement: the lease has ended
-    /// before the backups suspect the primary. A read lease never delays a handover. For this time after its start, a
-    /// member sends nothing that could complete a view change, because it may have given a promise before it stopped.
+    /// A read lease delays the replacement of a crashed primary by up to this time. There is an exception: if a primary
+    /// only falls silent, and the lease is at most `failure_timeout_min` long, the lease does not delay the
+    /// replacement. In that case, the lease has ended when the backups suspect the primary. A read lease never delays a
+    /// handover. For this time after its start, a member sends nothing that could complete a view change, because it
+    /// may have given a promise before it stopped.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
     /// Members use wall clocks only after all members were down, to find out how long they were down. In this case,
@@ -379,8 +381,8 @@ pub struct Options {
     pub session_ttl: Duration,
     /// Maximum number of requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub max_in_flight_per_session: usize,
-    /// Keep the changes of this many revisions for reads and watches, or fewer if they exceed `history_bytes`. Fixed
-    /// when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Keep the changes of this many revisions for reads and watches, or fewer if these changes exceed `history_bytes`.
+    /// Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
     /// Keep at most this many bytes of past values. A change counts as the sum of 64 bytes, twice the size of the key,
     /// and the size of the value that it replaced. Members remove the oldest values first. Fixed when the cluster
@@ -392,7 +394,7 @@ pub struct Options {
     /// Maximum number of client connections. One client gets at most eight ninths of them. A member identifies a client
     /// by the name in its certificate or, without TLS, by its address. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
-    /// Maximum number of client connections that a member accepts per second. It closes further connections
+    /// Maximum number of client connections that a member accepts per second. The member closes further connections
     /// immediately, and the clients retry. Default 1,000; 1 to 1,000,000.
     pub max_accepts_per_second: u32,
     /// Maximum memory for all client connections together, in bytes. It holds requests that are being received or are

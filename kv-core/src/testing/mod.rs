@@ -244,8 +244,8 @@ impl TestCluster {
 
     /// Applies a fault, for example `Fault::new().loss(0.1)`, to every message between two members and between a client
     /// and a member. The fault acts at both ends of a connection, so in this example, a message is lost with a
-    /// probability of about 0.19. The first message in each direction of a connection may be delayed or cut off, but no
-    /// other fault affects it. This call replaces the fault of an earlier call.
+    /// probability of about 0.19. The first message in each direction of a connection is spared: of the random faults,
+    /// only a delay affects it. This call replaces the fault of an earlier call.
     pub fn faults(&self, fault: &Fault) {
         for faults in self.all_faults() {
             faults.set(Scope::all(), fault.clone());

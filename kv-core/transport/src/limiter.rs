@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many sources the limiter remembers. If a further source calls, the limiter forgets all sources whose budget is
-/// full again, which takes at most a second without a call. If there is no such source, it does not remember the
-/// further source, which then has no limit of its own.
+/// full again, which takes at most a second without a call. If there is no such source, the limiter does not remember
+/// the further source. Then this source has no limit of its own.
 const SOURCES: usize = 4096;
 /// One source may use one half (1 / `PART_OF_ONE`) of the limit for all strangers.
 const PART_OF_ONE: u32 = 2;

@@ -20,8 +20,8 @@ const FIRST_FREE_PORT: u16 = 40_000;
 ///
 /// - An address is `NAME` or `NAME:PORT`, with any name. Port 0 takes a free port. Names are not resolved: two
 ///   addresses are the same if their text is the same.
-/// - A connection buffers up to 64 KiB in each direction; a further write waits. A listener queues up to 128
-///   connections that are not accepted yet; a further `connect` waits.
+/// - A connection buffers up to 64 KiB in each direction; further writes wait. A listener queues up to 128 connections
+///   that it has not accepted yet; further calls of `connect` wait.
 /// - No operation takes time by itself. Under tokio's paused clock on one thread, the same program runs the same way
 ///   each time.
 /// - A connection ends when either side drops it. If you drop a listener, further connections to it are refused at

@@ -13,7 +13,7 @@ pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// A class of traffic. Lanes never block one another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Lane {
-    /// Heartbeats, votes and read rounds.
+    /// Heartbeats, votes, and read rounds (in which a primary confirms that it is still the primary).
     Control,
     /// Log entries (`Prepare`) and their acknowledgements (`PrepareOk`).
     Log,
@@ -178,8 +178,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
 /// yet. Accepted connections continue.
 #[async_trait]
 pub trait Listener: Send + Debug {
-    /// Waits for the next stream. A stream is returned when its lane is known and, if the transport authenticates, its
-    /// peer. A caller that is slow or sends garbage does not delay other callers.
+    /// Waits for the next stream. The listener returns a stream when it knows the lane and, if the transport
+    /// authenticates, the peer. A caller that is slow or sends garbage does not delay other callers.
     ///
     /// # Errors
     /// [`TransportError::Accept`] if accepting a stream failed; call this method again. [`TransportError::Closed`] if

@@ -39,7 +39,7 @@ impl fmt::Display for Role {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Member {
-    /// The id of the member. Never give it to another member.
+    /// The id of the member. Never give this id to another member.
     pub id: MemberId,
     /// The address at which the other members and the clients reach this member, in the transport's notation
     /// (`HOST:PORT`). The address may change between restarts. The configurations of other members may contain
@@ -76,7 +76,7 @@ pub enum ConfigError {
     Address {
         /// The id of the member.
         id: MemberId,
-        /// What was given.
+        /// The address that was given.
         address: String,
     },
     /// There are so many witnesses that they could form a replication quorum without a data member.
@@ -99,9 +99,9 @@ pub enum ConfigError {
     Range {
         /// The name of the setting.
         name: &'static str,
-        /// What was given.
+        /// The value that was given.
         value: String,
-        /// What is allowed.
+        /// The allowed range.
         range: &'static str,
     },
 }
@@ -201,7 +201,7 @@ impl Cluster {
     }
 
     /// Describes how the member list with this fingerprint differs from the list of `self`. The text continues a
-    /// sentence. It is empty if the two lists do not differ in exactly one member.
+    /// sentence. If the difference is not in exactly one member, the text is empty.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -323,15 +323,15 @@ pub struct Options {
     pub failure_timeout_max: Duration,
     /// Length of a read lease. A member that answers a heartbeat promises to help no other member to become primary
     /// during this time. If a quorum has answered a heartbeat, the primary serves linearizable reads without asking the
-    /// quorum again, until 80 % of this time have passed since it sent the heartbeat. Zero disables read leases: then
-    /// the primary asks a quorum to confirm each read, which depends on no clock. Fixed when the cluster forms. Default
-    /// 0; otherwise at least 4 times `heartbeat`, at most `failure_timeout_max`.
+    /// quorum again, until 80 % of this time has passed since the primary sent the heartbeat. Zero disables read
+    /// leases: then the primary asks a quorum to confirm each linearizable read, and these reads depend on no clock.
+    /// Fixed when the cluster forms. Default 0; otherwise at least 4 times `heartbeat`, at most `failure_timeout_max`.
     ///
     /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member
     /// must run within 10 % of the true rate, even while the process or the machine pauses. On Linux, kv uses a clock
     /// that also runs while the machine is suspended. However, the clock of a virtual machine stops while the host
-    /// pauses the virtual machine. So do not use read leases if the host may do that. Wall clocks do not matter. Writes
-    /// do not depend on clocks.
+    /// pauses the virtual machine. So do not use read leases if the host may pause the virtual machine. Wall clocks do
+    /// not matter. Writes do not depend on clocks.
     ///
     /// A read lease delays the replacement of a crashed primary by up to this time. There is an exception: if a primary
     /// only falls silent, and the lease is at most `failure_timeout_min` long, the lease does not delay the
@@ -340,9 +340,9 @@ pub struct Options {
     /// may have given a promise before it stopped.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
-    /// Members use wall clocks only after all members were down, to find out how long they were down. In this case,
-    /// leases and keys with a time to live expire late by up to this time. This value may differ between members.
-    /// Default 5 s; at most 1 h.
+    /// Members use wall clocks only after all members were down, to find out how long they were down. After all members
+    /// were down, leases and keys with a time to live expire late by up to this value. The value may differ between
+    /// members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Maximum number of log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to
     /// 256.
@@ -353,9 +353,9 @@ pub struct Options {
     pub max_key_bytes: usize,
     /// Largest value, in bytes. Fixed when the cluster forms. Default 1 MiB; 1 B to 8 MiB.
     pub max_value_bytes: usize,
-    /// Size of a journal file, in bytes. (The journal is the log on disk.) A larger entry gets a file of its own.
-    /// Default 16 MiB; 64 KiB to 1 GiB, at least twice `max_batch_bytes`, and at least 2 x (`max_key_bytes` +
-    /// `max_value_bytes`) + 80 KiB.
+    /// Size of a journal file, in bytes. (The journal is the log on disk.) An entry that does not fit into a file of
+    /// this size gets a file of its own. Default 16 MiB; 64 KiB to 1 GiB, at least twice `max_batch_bytes`, and at
+    /// least 2 x (`max_key_bytes` + `max_value_bytes`) + 80 KiB.
     pub segment_bytes: u64,
     /// Write a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB; 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
@@ -368,13 +368,13 @@ pub struct Options {
     pub witness_journal_bytes: u64,
     /// Rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
-    /// Rate at which a member reads its journal and its state again to find damage, in bytes per second; 0 disables
-    /// this. The member fetches intact copies of damaged data from another member. Default 1 MiB; 0 to 1 GiB.
+    /// Rate at which a member reads its journal and its state again to find damage, in bytes per second; 0 disables the
+    /// search. The member fetches intact copies of damaged data from another member. Default 1 MiB; 0 to 1 GiB.
     pub scrub_bytes_per_second: u64,
     /// Maximum memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
-    /// Maximum number of client sessions. A further session evicts the session that has been silent longest. Fixed when
-    /// the cluster forms. Default 10,000; 1 to 1,000,000.
+    /// Maximum number of client sessions. (A session is the cluster's record of one client.) A further session evicts
+    /// the session that has been silent longest. Fixed when the cluster forms. Default 10,000; 1 to 1,000,000.
     pub max_sessions: usize,
     /// A session expires after this much silence, measured by the timestamps in the log. Fixed when the cluster forms.
     /// Default 10 min; 1 s to 30 days.

@@ -15,13 +15,13 @@
 // - The *driver* is one task. It owns the `Replica`, takes all waiting events from the inbox together, and carries out
 //   the replica's outputs. The driver never waits for the disk or the network.
 // - The *journal thread* makes journal writes durable. It takes all waiting writes together. When all of them are
-//   durable, it reports the last one.
+//   durable, it reports the last write.
 // - The *applier thread* applies committed entries in order and answers the waiting clients. It also starts the
 //   checkpoints; each checkpoint runs on a thread of its own. A witness has no applier and no checkpoints.
 // - Two *pools* of threads perform the reads that may have to wait for the disk. One pool reads the state for clients.
 //   The other pool reads old entries and the state for peers.
-// - Each member opens one connection for each peer and lane, and sends to its peers only on these connections. It
-//   receives from its peers on the connections that it accepted.
+// - Each member opens one connection for each peer and lane (class of traffic), and sends to its peers only on these
+//   connections. It receives from its peers on the connections that it accepted.
 // - `health` checks all of these parts twice a second, and logs the conditions that an operator must know.
 // - Every queue is bounded. Queues of messages are bounded by bytes: a full queue to a peer drops messages, and a full
 //   queue from a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. The
@@ -91,9 +91,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use writer::StateOpener;
 
-/// How long [`Node::handover`] waits for another member to serve.
+/// How long [`Node::handover`] waits until another member serves as the primary.
 const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
-/// How long [`Node::shutdown`] waits for another member to serve.
+/// How long [`Node::shutdown`] waits until another member serves as the primary.
 const LAST_HANDOVER_WITHIN: Duration = Duration::from_secs(1);
 /// How long the node waits until the last answers have been sent to clients.
 const DRAIN_WITHIN: Duration = Duration::from_millis(250);
@@ -105,9 +105,9 @@ const DUPLEX_BYTES: usize = 256 << 10;
 /// Dropping a node stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of other
 /// writes is unknown. When the drop returns, the threads of the member have ended and its directory is free. The only
 /// exception is a disk operation that takes longer than five seconds ([`StopReason::DiskHangs`]). The tasks of the
-/// member end when the runtime next runs them. After that, its port is free. If you start a node on the same address,
-/// the start waits for the port. A node may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a
-/// runtime, and while a runtime ends.
+/// member end when the runtime next runs them. After that, the port of the member is free. If you start a node on the
+/// same address, the start waits for the port. A node may be dropped anywhere: in a task, in a `LocalSet`, in a panic,
+/// outside of a runtime, and while a runtime ends.
 ///
 /// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
 #[derive(Debug)]
@@ -236,13 +236,14 @@ impl Node {
         }
     }
 
-    /// Stops the member gracefully. If the member is the primary, it passes the role to another member, for which it
-    /// waits at most one second. It answers pending requests, ends all tasks and threads, and releases the port and the
-    /// directory. If you call this method again, the later call waits until the member has stopped.
+    /// Stops the member gracefully. If the member is the primary, it first passes the role to another member, and waits
+    /// at most one second until that member serves. Then it answers pending requests, ends all tasks and threads, and
+    /// releases the port and the directory. If you call this method again, the later call waits until the member has
+    /// stopped.
     ///
     /// A shutdown takes a few seconds at most. If a disk operation takes longer than five seconds, the shutdown does
-    /// not wait for its thread. Then the directory stays locked, and [`stopped`](Self::stopped) returns
-    /// [`StopReason::DiskHangs`].
+    /// not wait for the thread of that operation. In that case, the directory stays locked, and
+    /// [`stopped`](Self::stopped) returns [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// If you drop the future, the member may continue to run, or may continue to stop.
@@ -260,7 +261,7 @@ impl Node {
             tracing::info!(parent: &self.shared.span, %error, "shutting down as primary");
         }
         self.shared.closing.send_replace(true);
-        // The shutdown does not wait longer for clients that read their answers slowly or not at all.
+        // Some clients read their answers slowly or not at all. The shutdown waits for them for at most `DRAIN_WITHIN`.
         let _ = timeout(DRAIN_WITHIN, self.acceptor.no_clients()).await;
     }
 

@@ -278,7 +278,7 @@ impl TestCluster {
         .await;
     }
 
-    /// Checks the status of the running members again and again, until `check` returns something.
+    /// Checks the status of the running members again and again, until `check` returns `Some`, and returns the value.
     async fn wait<T>(&self, what: &str, check: impl Fn(&[MemberStatus]) -> Option<T>) -> T {
         let until = Instant::now() + WITHIN;
         loop {

@@ -69,7 +69,7 @@ fn order(candidates: &mut [SocketAddr]) {
 /// Resolves `address` (`HOST:PORT`), and tries the addresses one after the other until one works.
 ///
 /// # Errors
-/// The error of the last address that was tried. If there is no address, the reason why there is none.
+/// The error of the last attempt. If `address` cannot be resolved, or resolves to nothing, the error says so.
 #[cfg(feature = "net")]
 pub async fn try_each_address<T, E, F>(
     address: &str,

@@ -11,7 +11,7 @@ pub enum TransportError {
     Address {
         /// The given address.
         address: String,
-        /// What is wrong with it.
+        /// What is wrong with the address.
         reason: String,
     },
     /// The transport cannot listen on the address.

@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many sources the limiter remembers. If a further source calls, the limiter forgets all sources whose budget is
-/// full again, which takes at most a second without a call. If there is no such source, the limiter does not remember
-/// the further source. Then this source has no limit of its own.
+/// The maximum number of sources that the limiter remembers. If this many are remembered and a new source calls, the
+/// limiter forgets all sources whose budget is full again. (A budget is full after at most a second without a call.) If
+/// this frees no place, the limiter does not remember the new source, and the new source has no limit of its own.
 const SOURCES: usize = 4096;
 /// One source may use one half (1 / `PART_OF_ONE`) of the limit for all strangers.
 const PART_OF_ONE: u32 = 2;
@@ -35,8 +35,8 @@ impl MemberSources {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Takes a list of `HOST:PORT`. At once, sets the hosts that are IP addresses. Returns a future that also resolves
-    /// the names, again and again. A name that cannot be resolved keeps the addresses that it had last.
+    /// Takes a list of `HOST:PORT`. The call itself sets the hosts that are IP addresses. It returns a future that also
+    /// resolves the host names, again and again. If a name cannot be resolved, its last known addresses stay in use.
     ///
     /// # Cancel safety
     /// Cancel safe. The future never returns.
@@ -78,7 +78,8 @@ fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// What is left of a budget of handshakes per second, as a time. A budget that is used up is full again after a second.
+/// The rest of a budget of handshakes per second, expressed as a time. A budget that is used up is full again after a
+/// second.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: Duration,
@@ -161,7 +162,7 @@ impl<H> ConnectionLimiter<H> {
     }
 
     /// Makes room for one more half-open connection. If there is no room, removes one half-open connection and returns
-    /// it; the caller must close it. This is the oldest connection of the source that has the most half-open
+    /// it; the caller must close it. The removed connection is the oldest one of the source that has the most half-open
     /// connections. A connection from a member's address is chosen only if there are no other connections.
     pub fn make_room(&mut self) -> Option<H> {
         if self.half_open.len() < self.places {
@@ -198,7 +199,8 @@ mod tests {
         ConnectionLimiter::new(per_second, places, members)
     }
 
-    /// How many of 5,000 callers per second are admitted, from this many sources in turn.
+    /// Returns how many of 5,000 callers within one second are admitted. The callers come from this many sources in
+    /// turn.
     fn storm(limiter: &mut ConnectionLimiter<u32>, start: Instant, sources: u32) -> usize {
         let at = |i: u32| start + Duration::from_secs(1) * i / 5000;
         (0..5000).filter(|i| limiter.admits(at(*i), stranger(i % sources))).count()
@@ -208,7 +210,7 @@ mod tests {
     fn a_storm_of_handshakes_is_bounded_and_members_are_admitted() {
         for (sources, least, most) in [(1, 999, 1001), (10, 1999, 2001), (5000, 1999, 2001)] {
             let (mut limiter, start) = (limiter(1000, 10), Instant::now());
-            // The budget saved before, and that of the second itself.
+            // Callers get the budget that was saved before the storm, and the budget of the second of the storm.
             let got = storm(&mut limiter, start, sources);
             assert!((least..=most).contains(&got), "{got} from {sources}");
             let after = start + Duration::from_secs(1);

@@ -63,9 +63,9 @@ impl Memory {
     }
 
     /// Returns the same network for a node with this name: other nodes see the name as [`Connection::remote`] when they
-    /// accept a connection from this node. Give the address on which the node listens as the name. That way, a
-    /// [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that address affects the connections to the
-    /// node as well as the connections from it.
+    /// accept a connection from this node. As `name`, pass the address on which the node listens. That way, a
+    /// [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that address affects both the connections to
+    /// the node and the connections from the node.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

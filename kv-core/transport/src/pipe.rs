@@ -18,7 +18,7 @@ pub(crate) enum End {
 
 #[derive(Debug)]
 struct PipeState {
-    /// Never longer than `capacity`.
+    /// The bytes that were written and not yet read: at most `capacity`.
     bytes: VecDeque<u8>,
     capacity: usize,
     end: Option<End>,

@@ -84,7 +84,8 @@ pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// An open byte stream in both directions.
 ///
-/// - Bytes arrive in order and once, or the connection breaks. (With [`Faulty`](crate::Faulty), this may not hold.)
+/// - Each byte arrives once and in order, or the connection breaks. (With [`Faulty`](crate::Faulty), this may not
+///   hold.)
 /// - Buffers are bounded: if a peer does not read, the writer on the same lane has to wait. Other lanes are not
 ///   affected.
 /// - Shutting down or dropping `writer` ends the direction to the peer: the peer reads everything that was written, and
@@ -149,7 +150,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
 
     /// The identity of this end. The other end of each connection sees it in [`Connection::peer`]. By default, the
-    /// transport authenticates nobody, and this is [`Peer::Unauthenticated`].
+    /// transport authenticates nobody, and this method returns [`Peer::Unauthenticated`].
     ///
     /// If this end has an identity, the peer of every connection must have an identity too.
     fn identity(&self) -> Peer {
@@ -166,9 +167,9 @@ pub trait Transport: Send + Sync + Debug + 'static {
         Ok(false)
     }
 
-    /// The time at which the credentials in use expire: the certificate, or one of its intermediate certificates. The
-    /// time counts from the beginning of 1970 (UTC). Nodes and clients begin to log a warning [`EXPIRY_WARNING`] before
-    /// this time. Default: `None`, which means never.
+    /// The time at which the credentials in use expire: the first time at which the certificate or one of its
+    /// intermediate certificates expires. The time counts from the beginning of 1970 (UTC). Nodes and clients begin to
+    /// log a warning [`EXPIRY_WARNING`] before this time. Default: `None`, which means never.
     fn expires(&self) -> Option<Duration> {
         None
     }
@@ -192,9 +193,9 @@ pub trait Listener: Send + Debug {
     /// The address on which the listener listens, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves places for callers from the hosts of these addresses. The addresses are those of the other members. The
-    /// listener then accepts such callers no matter how many strangers call. A listener implements this method if it
-    /// limits callers while it does not yet know their identity. By default, the method does nothing.
+    /// Reserves places for callers from the hosts of `members`, the addresses of the other members. The listener then
+    /// accepts such callers no matter how many strangers call. A listener implements this method if it limits callers
+    /// while it does not yet know their identity. By default, the method does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

@@ -112,7 +112,7 @@ pub enum WriteError {
     /// The write was not applied and will not be applied. The same call may succeed later.
     #[error("not applied: {0}")]
     NotApplied(Cause),
-    /// It is unknown whether the write was applied or will be applied. It is applied at most once.
+    /// It is unknown whether the write was applied or will be applied. The write is applied at most once.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(Cause),
     /// The client was closed. Nothing was changed.

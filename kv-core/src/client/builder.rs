@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The most bytes of the client's name that are sent to members.
+/// The client sends at most this many bytes of its name to members.
 const MAX_NAME: usize = 100;
 
 /// If no address answers, all addresses are tried again after this pause.
@@ -147,7 +147,7 @@ impl ClientBuilder {
     /// address](Self::member_address) has an unknown id.
     ///
     /// # Panics
-    /// If it runs outside a tokio runtime.
+    /// If the future runs outside a tokio runtime.
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future leaves nothing behind.
@@ -220,7 +220,7 @@ impl ClientBuilder {
     /// Starts a client that already knows the members. It connects when it is first used.
     ///
     /// # Panics
-    /// If `members` contains no data member, or outside a tokio runtime.
+    /// If `members` contains no data member, or if this is called outside a tokio runtime.
     pub(crate) fn start(self, members: Vec<MemberInfo>, limits: Limits) -> Client {
         self.spawn(members, limits, None)
     }

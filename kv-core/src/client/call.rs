@@ -45,7 +45,7 @@ pub enum Call {
         mode: ReadMode,
         /// What to read.
         query: Query,
-        /// The member to ask first, if more than one member can answer the read. Otherwise ignored.
+        /// The member to ask first. This is ignored if only one member can answer the read.
         prefer: Option<MemberId>,
         /// Ask this member and no other.
         only: Option<MemberId>,
@@ -148,7 +148,7 @@ pub enum Reply {
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,
-        /// The position of the next page: its first key or, in a reverse scan, its exclusive end. `None` if this is the
+        /// Where the next page begins: at this key or, in a reverse scan, just below this key. `None` if this is the
         /// last page.
         next: Option<Bytes>,
         /// The revision of the state that was read.

@@ -61,8 +61,8 @@ struct Link {
     generation: u64,
     /// Stops reading from the connection.
     reading: AbortHandle,
-    /// When the first request after the last answer was sent; `None` if no request was sent after it. An `Unwatch` is
-    /// not answered, so it does not count.
+    /// When the client sent its first request since the last answer; `None` if it has sent no request since then. An
+    /// `Unwatch` does not count, because members do not answer it.
     asked: Option<Instant>,
     state: LinkState,
 }
@@ -103,7 +103,7 @@ pub(super) struct Driver {
     members: BTreeMap<MemberId, MemberInfo>,
     started: tokio::time::Instant,
     channels: Channels,
-    /// No handle can send a command any more.
+    /// Whether it is certain that no handle sends another command.
     no_more_commands: bool,
     calls: BTreeMap<CallId, PendingCall>,
     links: BTreeMap<MemberId, Link>,
@@ -154,7 +154,7 @@ impl Driver {
         self.insert_link(welcome.member, LinkState::Open(writer), link::read(reader));
     }
 
-    /// Runs until every handle is dropped or the client is closed, and all calls have ended.
+    /// Runs until no new call can begin (every handle is dropped, or the client is closed) and all calls have ended.
     pub(super) async fn run(mut self) {
         loop {
             self.carry_out();

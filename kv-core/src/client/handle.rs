@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// The most calls that may wait until the task receives them.
+/// The greatest number of calls that may wait for the task to receive them.
 pub(super) const MAX_COMMANDS: usize = 1024;
 
 /// The memory budget of unfinished calls, in KiB. While the budget is used up, further calls wait.
@@ -302,7 +302,7 @@ impl Client {
     }
 
     /// Finds the primary and asks it to pass its role to another member. Returns when the primary has answered. The
-    /// handover may then still be in progress.
+    /// handover may still be in progress at that time.
     ///
     /// # Errors
     /// If no primary is found, if the primary does not answer, or if the primary was asked for another handover a few

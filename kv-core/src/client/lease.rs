@@ -114,8 +114,8 @@ impl LeaseHandle {
     /// Renews the lease, so that its time to live starts again.
     ///
     /// # Errors
-    /// If the lease has ended, an error for which [`WriteError::is_lease_ended`] is true. Otherwise the errors of a
-    /// put.
+    /// If the lease has ended, returns an error for which [`WriteError::is_lease_ended`] is true. The other errors are
+    /// the errors of a put.
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The lease may have been renewed, or may still be renewed.
@@ -134,8 +134,8 @@ impl LeaseHandle {
     /// revision.
     ///
     /// # Errors
-    /// If the lease has ended already, an error for which [`WriteError::is_lease_ended`] is true. Otherwise the errors
-    /// of a put.
+    /// If the lease has ended already, returns an error for which [`WriteError::is_lease_ended`] is true. The other
+    /// errors are the errors of a put.
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The lease may have been revoked, or may still be revoked.
@@ -217,8 +217,8 @@ impl Lease {
     }
 
     /// Returns whether the lease has certainly not ended. This is true for eight tenths of the time to live, counted
-    /// from the moment at which the last successful renewal (at first, the request for the lease) was first sent. On
-    /// Linux, the time during which the machine was suspended counts too.
+    /// from the moment at which the client first sent its last successful renewal (before any renewal: its request for
+    /// the lease). On Linux, the time during which the machine was suspended counts too.
     ///
     /// While this is true, the lease has not ended, and a lock that belongs to the lease has no other holder. There are
     /// two exceptions: the lease was revoked, or the key of the lock was removed. The guarantee assumes only that the
@@ -273,8 +273,8 @@ impl Lease {
     /// revision.
     ///
     /// # Errors
-    /// If the lease has ended already, an error for which [`WriteError::is_lease_ended`] is true. Otherwise the errors
-    /// of a put. After an error, the client does not renew the lease any more.
+    /// If the lease has ended already, returns an error for which [`WriteError::is_lease_ended`] is true. The other
+    /// errors are the errors of a put. After any error, the client does not renew the lease any more.
     ///
     /// # Cancel safety
     /// Dropping the future stops the renewals. If the lease was not revoked, it ends when its time to live is over.

@@ -227,7 +227,7 @@ impl<'a> Queue<'a> {
         })
     }
 
-    /// Waits until a key that existed at a revision has been removed.
+    /// Waits until `key`, which existed at the revision `at`, has been removed.
     async fn until_gone(&self, key: &Bytes, at: Revision) -> Result<(), LockError> {
         let mut events = self.lock.client.watch_key(key).after(at).stream();
         while let Some(event) = events.next().await {
@@ -284,14 +284,14 @@ impl IntoFuture for LockRequest {
 
     /// Waits until the lock is free, and acquires it. Waiting clients form a queue, in the order in which they began to
     /// wait. Each client watches the key of the client ahead of it. The first client in the queue can be overtaken only
-    /// by a client that asks for the lock at the moment of its release.
+    /// by a client that asks for the lock at the moment at which the lock is released.
     ///
     /// A waiting client has a key of its own, which begins with the name of the lock and a zero byte. The key is
     /// removed when the client acquires the lock or the client's lease ends.
     ///
     /// # Cancel safety
     /// If the future is dropped, the client leaves the queue, and releases the lock if it has just acquired the lock.
-    /// Both happen at once or, if the cluster cannot be reached, when the lease ends. Nothing else is affected.
+    /// This happens immediately or, if the cluster cannot be reached, when the lease ends. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
@@ -355,7 +355,7 @@ impl Lock {
     /// Waits until the lock may be lost, and returns the reason: see [`LockLoss`]. To notice a removal of the lock's
     /// key without delay, this watches the key.
     ///
-    /// While it runs, this uses one of the [watches](super::Watch) that the client may have.
+    /// While this method runs, it uses one of the client's [watches](super::Watch), whose number is limited.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -373,7 +373,8 @@ impl Lock {
         loop {
             let mut events = self.client.watch_key(&self.name).after(self.token.revision()).stream();
             while let Some(Ok(event)) = events.next().await {
-                // A put by another client does not end the tenure. A removal does, even if the key was created again.
+                // A put by another client does not end the tenure. A removal ends it, even if the key was created
+                // again.
                 if event.record.is_none_or(|record| record.created != self.token.revision()) {
                     return;
                 }
@@ -390,8 +391,9 @@ impl Lock {
     /// Releases the lock now, and removes all other keys that belong to the lock's lease.
     ///
     /// # Errors
-    /// If the lock's lease has ended already, an error for which [`WriteError::is_lease_ended`] is true. The other
-    /// errors are the errors of a put. After such an error, the lock is released when its lease ends, or earlier.
+    /// If the lock's lease has ended already, returns an error for which [`WriteError::is_lease_ended`] is true. The
+    /// other errors are the errors of a put. After any of these other errors, the lock is released when its lease ends,
+    /// or earlier.
     ///
     /// # Cancel safety
     /// If the future is dropped, the lock is released when its lease ends, or earlier.

@@ -1,5 +1,5 @@
 //! The client. It finds the primary, retries calls, and never runs a write twice: it numbers its writes in a session,
-//! so members recognize a retry.
+//! and members recognize a retry by its number.
 //!
 //! A [`Client`] and its clones share one session, and one connection to each member that they use. Most operations are
 //! builders: change the settings that should differ from the defaults, then await the builder.

@@ -180,7 +180,8 @@ macro_rules! freshness {
                 self
             }
 
-            /// Asks only this data member. This applies to every freshness. Default: any member that can answer.
+            /// Asks only this data member. This can be combined with every kind of freshness. Default: any member that
+            /// can answer.
             ///
             /// If the member cannot answer before the deadline, the read fails with
             /// [`Unavailable`](crate::error::ReadError::Unavailable). The client asks no other member. A linearizable
@@ -221,8 +222,8 @@ impl Put {
         Self { client, key, value, condition: None, life: Lifetime::FOREVER, deadline: None }
     }
 
-    /// Makes the key expire this long after the put, on the cluster's clock. The key never expires earlier. It expires
-    /// later by about a thousandth of this time, and usually at most a fraction of a second more. Every reader sees the
+    /// Makes the key expire this long after the put, on the cluster's clock. The key never expires early. It expires
+    /// late, by about a thousandth of this time plus, usually, at most a fraction of a second. Every reader sees the
     /// key until it is removed. The time is rounded up to whole milliseconds, and may be up to a hundred years.
     /// Default: the key does not expire.
     ///
@@ -234,7 +235,8 @@ impl Put {
 
     /// Makes the key belong to this lease, so that the key is removed when the lease ends. If the lease has ended
     /// already or takes no more keys, the put changes nothing and fails with [`WriteError::Lease`]. If the key also has
-    /// a [time to live](Self::ttl), the key is removed when the first of the two ends. Default: no lease.
+    /// a [time to live](Self::ttl), the key is removed when the lease ends or the time to live is over, whichever comes
+    /// first. Default: no lease.
     ///
     /// Each put replaces the lease. After a later put without a lease, the key belongs to no lease.
     pub fn lease(mut self, lease: LeaseId) -> Self {
@@ -414,7 +416,8 @@ pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     }
 }
 
-/// The error for an outcome that does not fit the operation, if the operation has neither conditions nor steps.
+/// The error for an outcome that is not the success of the operation. Failed conditions and failed steps belong to
+/// [`failure`].
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::LeaseFailed(why) => WriteError::Lease(why),

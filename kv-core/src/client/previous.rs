@@ -50,8 +50,8 @@ impl WithPrevious {
 
 impl Put {
     /// Makes the put also return the previous record of the key: [`WrittenWithPrevious`]. The cluster stores this
-    /// record to answer a retry of the put, within the same limits as the data that a [`Transaction`] reads. Set the
-    /// conditions and options of the put before this call.
+    /// record, so that it can answer a retry of the put. The record is subject to the limits for data that a
+    /// [`Transaction`] reads. Set the conditions and options of the put before this call.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
         WithPrevious::new(

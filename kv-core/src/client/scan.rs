@@ -19,9 +19,9 @@ const PAGE: usize = 1000;
 /// call [`stream`](Self::stream).
 ///
 /// A long scan is read in pages. All pages are read at one revision: the revision of the first page, or the revision
-/// given to [`at`](Self::at). The first page is as fresh as a read with the same options that begins when the scan
-/// begins. The scan does not see writes after that revision. If the members stop keeping the revision before the scan
-/// ends, the scan fails with [`Compacted`](ReadError::Compacted). In that case, start the scan again.
+/// given to [`at`](Self::at). The first page is as fresh as any other read with the same options at the start of the
+/// scan. The scan does not see writes after the revision at which it reads. If the members stop keeping the revision
+/// before the scan ends, the scan fails with [`Compacted`](ReadError::Compacted). In that case, start the scan again.
 ///
 /// A member does a limited amount of work for one page. A page that contains many removed keys, old revisions or large
 /// values ends early, and the scan continues with the next page.
@@ -115,7 +115,7 @@ impl Scan {
         })
     }
 
-    /// Reads the next page. Returns it with the scan that continues after it.
+    /// Reads the next page. Returns the page, with the scan that continues after the page.
     async fn page(mut self) -> Result<Page, ReadError> {
         let wanted = self.limit.unwrap_or(PAGE).min(PAGE);
         let limit = u32::try_from(wanted).expect("a page is small");

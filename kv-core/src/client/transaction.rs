@@ -26,16 +26,16 @@ use std::time::Duration;
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
 /// | keys and values together | 2 x (the largest key + the largest value), or 4 KiB if that is more |
-/// | data that is read | the largest key + the largest value + 256 KiB. A record counts as its key, its value and 128 bytes, and a step as 16 bytes |
+/// | data that is read | the largest key + the largest value + 256 KiB. A record counts as its key (only in a scan) + its value + 128 bytes. A scan itself counts as 144 bytes, and any other step as 16 bytes |
 ///
 /// A transaction that would read more changes nothing, and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results to answer retries: 4 MiB of large results for each client, and 32 MiB in total. If a
 /// result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This
-/// happens only after two events. First, the answer is lost, in a failover, or because clients leave more answers
-/// unread than members hold for them (64 MiB for one client). Second, the results of other transactions fill the store
-/// before the retry arrives.
+/// happens only after two events. First, the answer is lost: either in a failover, or because clients leave unread more
+/// answers than a member holds (64 MiB for one client). Second, the results of other transactions fill the store before
+/// the retry arrives.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -111,8 +111,8 @@ impl Transaction {
         self.condition(key, Condition::Value(value.into()))
     }
 
-    /// Condition: the key exists, was created at this revision, and has existed since then. A lock's [fencing
-    /// token](super::FencingToken) contains that revision.
+    /// Condition: the key exists, was created at this revision, and has existed since then. For the key of a lock, the
+    /// [fencing token](super::FencingToken) contains this revision.
     pub fn if_created(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
         self.condition(key, Condition::Created(revision.sendable()))
     }

@@ -83,9 +83,9 @@ impl Watch {
     /// the order of keys within a revision. It continues through failovers, restarts and broken connections, and ends
     /// after the first error.
     ///
-    /// Any data member serves the stream, from committed data. While no data member can be reached, or the cluster has
-    /// no primary, the stream returns nothing. Members keep a limited number of past changes. If the stream needs older
-    /// changes, it ends with [`WatchError::Compacted`]. It never leaves out a change silently.
+    /// Any data member can serve the stream, from committed data. While no data member can be reached, or the cluster
+    /// has no primary, the stream returns nothing. Members keep a limited number of past changes. If the stream needs
+    /// older changes, it ends with [`WatchError::Compacted`]. It never leaves out a change silently.
     ///
     /// The client fetches at most one answer (about a megabyte) ahead, so the consumer may be as slow as it likes.
     ///
@@ -178,7 +178,7 @@ impl WatchStream {
     /// Returns the next change; `None` after an error.
     ///
     /// # Errors
-    /// Once, when the watch ends: see [`WatchError`].
+    /// Returns a single error, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
     /// Cancel safe: a cancelled call loses no item.
@@ -240,7 +240,7 @@ impl Follow {
     /// Returns the next item; `None` after an error.
     ///
     /// # Errors
-    /// Once, when the watch ends: see [`WatchError`].
+    /// Returns a single error, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
     /// Cancel safe: a cancelled call loses no item.

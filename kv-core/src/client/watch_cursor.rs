@@ -1,5 +1,5 @@
-//! The state of a watch between two answers. It determines the next request and processes the answer. Like
-//! [`ClientProtocol`](super::ClientProtocol), which runs its calls, it does no I/O.
+//! The state of a watch between two answers. It determines the next request and processes the answer. The state does no
+//! I/O: [`ClientProtocol`](super::ClientProtocol) runs the calls of the watch, and does no I/O either.
 
 use super::call::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;

@@ -65,5 +65,9 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         54_119,
         "the simulator gave a healed cluster less time than its slowest source needed for the pieces of its state",
     ),
+    (
+        63_719,
+        "the member with the log and the one with the entry missing in it knew no common hash, and the views changed for ever",
+    ),
     (18_021, "a member asked sources without a state again and again, while the one that has it was slow"),
 ];

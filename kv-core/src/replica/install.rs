@@ -5,7 +5,7 @@
 use super::Halt;
 use super::context::{Context, Flow, Transition, holds_through};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
-use crate::message::{Entry, FetchWhat, LogSummary, Message};
+use crate::message::{Entry, EntryPastGap, FetchWhat, LogSummary, Message};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::debug;
@@ -154,6 +154,7 @@ impl Install {
             return true;
         }
         self.filling = false;
+        self.learn_from_past_gap(cx);
         match self.find_match(cx) {
             Match::At(op) => {
                 let head = cx.log.head().op;
@@ -178,6 +179,23 @@ impl Install {
                 let ours = cx.log.hash(op).unwrap_or_default();
                 cx.halt(Halt::Diverged { op, ours, theirs });
                 false
+            }
+        }
+    }
+
+    /// Rule V7: an entry behind the own damage that is in the view's log names the hash before it. So a member can be
+    /// asked that has only the damaged entries, and nothing behind them.
+    fn learn_from_past_gap(&mut self, cx: &Context) {
+        let past_gap = cx.log.past_gap();
+        let Some((first, _)) = past_gap.first_key_value() else { return };
+        let known: Vec<(Op, Hash)> = self.known.range(first..).map(|(op, hash)| (*op, *hash)).collect();
+        for (mut op, mut hash) in known {
+            while let Some(EntryPastGap::Intact { meta, parent }) = past_gap.get(&op)
+                && meta.hash == hash
+                && !self.known.contains_key(&op.previous())
+            {
+                (op, hash) = (op.previous(), *parent);
+                self.known.insert(op, hash);
             }
         }
     }

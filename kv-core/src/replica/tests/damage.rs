@@ -443,6 +443,44 @@ fn n4_a_repaired_entry_releases_withheld_acknowledgements() {
     group.run_until("committed", |group| group.replica(0).commit().op == Op::new(2));
 }
 
+/// Rule V7: member 0 does not return. Member 1 has lost entry 5, and member 2, a witness, has only a little above it. So
+/// member 2 cannot answer a request by the hash at the decided base, and member 1 must learn the hash of entry 5 from
+/// the entry behind it.
+#[test]
+fn v7_hashes_are_learned_from_the_entries_behind_the_own_damage() {
+    for (witnesses, last) in [(1, 5), (1, 7), (0, 5)] {
+        let options = Options { pipeline_depth: 4, ..Options::default() };
+        let mut group = Group::with_options(3 - witnesses, witnesses, options);
+        group.run_until("a primary serves", |group| group.serving() == Some(0));
+        for n in 0..last {
+            group.propose(0, &format!("k{n}"));
+            group.settle();
+        }
+        group.run_until("level", Group::level);
+        let (damaged, short) = (1, 2);
+        group.isolate(short);
+        for n in last..12 {
+            group.propose(0, &format!("k{n}"));
+            group.settle();
+        }
+        let head = Op::new(12);
+        group.run_until("committed", |group| group.replica(0).commit().op == head);
+        group.run_until("durable", |group| group.replica(damaged).durable().op == head);
+        let early = group.replica(0).cx.anchor(Op::new(2));
+        crash_all(&mut group);
+        group.heal();
+        // Its last checkpoint was not durable yet.
+        group.members[usize::from(short)].disk.checkpoint = early;
+        spoil(&mut group, damaged, &[5]);
+        group.start(damaged);
+        group.start(short);
+        group.run_until("a primary serves", |group| group.serving().is_some());
+        group.run_until("all are there", |group| {
+            [damaged, short].iter().all(|id| group.replica(*id).commit().op >= head)
+        });
+    }
+}
+
 /// Rule V7: only the witness knows the commit point, and it has no entries below; the new primary has lost its tail. It
 /// asks for hashes below one that it knows. A member with the log of that hash answers, even if it does not know the
 /// commit point.

@@ -443,9 +443,9 @@ fn n4_a_repaired_entry_releases_withheld_acknowledgements() {
     group.run_until("committed", |group| group.replica(0).commit().op == Op::new(2));
 }
 
-/// Rule V7: member 0 does not return. Member 1 has lost entry 5, and member 2, a witness, has only a little above it. So
-/// member 2 cannot answer a request by the hash at the decided base, and member 1 must learn the hash of entry 5 from
-/// the entry behind it.
+/// Rule V7: member 0 does not return. Member 1 has lost entry 5. The log of member 2, a witness, ends at entry 5 or a
+/// little above. So member 2 cannot answer a request by the hash at the decided base, and member 1 must learn the hash
+/// of entry 5 from the entry behind it.
 #[test]
 fn v7_hashes_are_learned_from_the_entries_behind_the_own_damage() {
     for (witnesses, last) in [(1, 5), (1, 7), (0, 5)] {

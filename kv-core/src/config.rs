@@ -106,7 +106,7 @@ pub enum ConfigError {
     },
 }
 
-/// The members of a cluster and its quorums. The name, the ids and the roles must be equal in the configurations of all
+/// The members and the quorums of a cluster. The name, the ids and the roles must be equal in the configurations of all
 /// members. Members compare the [`fingerprint`](Self::fingerprint) of these three when they connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cluster {
@@ -340,8 +340,8 @@ pub struct Options {
     /// may have given a promise before it stopped.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
-    /// Members use wall clocks only after all members were down, to find out how long they were down. After all members
-    /// were down, leases and keys with a time to live expire late by up to this value. The value may differ between
+    /// Members use wall clocks only after all members were down, to find out how long all of them were down.
+    /// Afterwards, leases and keys with a time to live expire late by up to this value. The value may differ between
     /// members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Maximum number of log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to
@@ -357,12 +357,13 @@ pub struct Options {
     /// this size gets a file of its own. Default 16 MiB; 64 KiB to 1 GiB, at least twice `max_batch_bytes`, and at
     /// least 2 x (`max_key_bytes` + `max_value_bytes`) + 80 KiB.
     pub segment_bytes: u64,
-    /// Write a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB; 64 KiB to 4 GiB.
+    /// A data member writes a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB;
+    /// 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
-    /// Keep this many bytes of the journal for members that are away. A member that needs older entries receives the
-    /// whole state. Default 256 MiB; 0 to 1 TiB.
+    /// A member keeps this many bytes of its journal for members that are away. A member that needs older entries
+    /// receives the whole state. Default 256 MiB; 0 to 1 TiB.
     pub journal_retention_bytes: u64,
-    /// Keep at most this many bytes of a witness's journal for a data member that is away. If the data member needs
+    /// A witness keeps at most this many bytes of its journal for a data member that is away. If the data member needs
     /// more, the witness drops entries that the data member needs, and logs an error. Then the cluster may become
     /// unavailable, but never inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
@@ -381,12 +382,12 @@ pub struct Options {
     pub session_ttl: Duration,
     /// Maximum number of requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub max_in_flight_per_session: usize,
-    /// Keep the changes of this many revisions for reads and watches, or fewer if these changes exceed `history_bytes`.
-    /// Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Members keep the changes of this many revisions for reads and watches, or fewer if these changes exceed
+    /// `history_bytes`. Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// Keep at most this many bytes of past values. A change counts as the sum of 64 bytes, twice the size of the key,
-    /// and the size of the value that it replaced. Members remove the oldest values first. Fixed when the cluster
-    /// forms. Default 64 MiB; 0 (none) to 1 TiB.
+    /// Members keep at most this many bytes of past values. A change counts as the sum of 64 bytes, twice the size of
+    /// the key, and the size of the value that it replaced. Members remove the oldest values first. Fixed when the
+    /// cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
     /// Maximum number of leases. Members refuse requests for further leases until a lease ends. Fixed when the cluster
     /// forms. Default 10,000; 0 to 1,000,000.
@@ -402,8 +403,8 @@ pub struct Options {
     /// answers them with `Overloaded`. One client gets at most two thirds of the memory. Default 256 MiB; 16 MiB to 1
     /// TiB, and at least 10 x (`max_key_bytes` + `max_value_bytes`).
     pub client_memory_bytes: usize,
-    /// Close a client connection that has been silent for this long. A client learns this time when it connects, and
-    /// sends heartbeats often enough to stay connected. Default 60 s; 1 s to 1 day.
+    /// A member closes a client connection that has been silent for this long. A client learns this time when it
+    /// connects, and sends heartbeats often enough to stay connected. Default 60 s; 1 s to 1 day.
     pub client_idle_timeout: Duration,
 }
 

@@ -204,7 +204,7 @@ impl Node {
     /// Waits until the cluster has formed and this member knows a primary that serves.
     ///
     /// # Errors
-    /// If the member stops before that, the reason why it stopped.
+    /// The reason why the member stopped, if it stops before that.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -237,9 +237,9 @@ impl Node {
     }
 
     /// Stops the member gracefully. If the member is the primary, it first passes the role to another member, and waits
-    /// at most one second until that member serves. Then it answers pending requests, ends all tasks and threads, and
-    /// releases the port and the directory. If you call this method again, the later call waits until the member has
-    /// stopped.
+    /// until that member serves, but for at most one second. Then this member answers pending requests, ends all tasks
+    /// and threads, and releases the port and the directory. If you call this method again, the later call waits until
+    /// the member has stopped.
     ///
     /// A shutdown takes a few seconds at most. If a disk operation takes longer than five seconds, the shutdown does
     /// not wait for the thread of that operation. In that case, the directory stays locked, and

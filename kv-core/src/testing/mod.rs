@@ -123,8 +123,8 @@ impl TestClusterBuilder {
 
 /// A cluster in this process.
 ///
-/// The ids of the members start at 0. A method panics if you use it wrongly, for example with an id that does not
-/// exist, or to kill a member twice. A method that waits for a condition panics if the condition does not hold within
+/// The ids of the members start at 0. A method panics if you use it wrongly, for example if you pass an id that does
+/// not exist, or kill a member twice. A method that waits for a condition panics if the condition does not hold within
 /// two minutes.
 #[derive(Debug)]
 pub struct TestCluster {
@@ -252,7 +252,8 @@ impl TestCluster {
         }
     }
 
-    /// Returns the faults at the end of one member, to control single links of this member.
+    /// Returns the faults that act at this member's end of its connections. Use them to control single links of this
+    /// member.
     pub fn faults_of(&self, id: u8) -> &Faults {
         &self.member(id).faults
     }

@@ -2,7 +2,7 @@
 //!
 //! A [`Transport`] listens and connects. A [`Connection`] is one byte stream in one [`Lane`] (a class of traffic). A
 //! connection also reports what the transport itself knows about the [`Peer`]. A transport does not handle framing,
-//! versions, checksums and limits: `kv-core` implements these once, for all transports.
+//! versions, checksums or limits: `kv-core` implements these once, for all transports.
 //!
 //! Besides the trait [`Transport`], the crate contains code that transports share, and tests for transports:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;

@@ -35,11 +35,12 @@ impl MemberSources {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Takes a list of `HOST:PORT`. The call itself sets the hosts that are IP addresses. It returns a future that also
-    /// resolves the host names, again and again. If a name cannot be resolved, its last known addresses stay in use.
+    /// Sets the addresses from a list of `HOST:PORT`. The call itself sets only the hosts that are IP addresses. The
+    /// returned future also resolves the host names, again and again. If a name cannot be resolved, its last known
+    /// addresses stay in use.
     ///
     /// # Cancel safety
-    /// Cancel safe. The future never returns.
+    /// Cancel safe. The future never completes.
     #[cfg(feature = "net")]
     pub fn keep_resolving(self, addresses: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
         let parsed = |address: &String| address.parse::<std::net::SocketAddr>().ok();

@@ -24,8 +24,8 @@ const FIRST_FREE_PORT: u16 = 40_000;
 ///   that it has not accepted yet; further calls of `connect` wait.
 /// - No operation takes time by itself. Under tokio's paused clock on one thread, the same program runs the same way
 ///   each time.
-/// - A connection ends when either side drops it. If you drop a listener, further connections to it are refused at
-///   once, and connections that it has not accepted yet break.
+/// - A connection ends when either side drops it. If you drop a listener, it refuses further connections at once, and
+///   the connections that are still waiting in its queue break.
 ///
 /// ```
 /// use kv_transport::{Lane, Memory, Transport};
@@ -62,10 +62,10 @@ impl Memory {
         Self::default()
     }
 
-    /// Returns the same network for a node with this name: other nodes see the name as [`Connection::remote`] when they
-    /// accept a connection from this node. As `name`, pass the address on which the node listens. That way, a
-    /// [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that address affects both the connections to
-    /// the node and the connections from the node.
+    /// Returns a handle to this network for the node called `name`. When a connection is opened through this handle,
+    /// the accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address on which the node listens.
+    /// That way, a [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that address affects both the
+    /// connections to the node and the connections from the node.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

@@ -132,8 +132,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// Listens on `address`. Port 0 takes a free port, which [`Listener::local_address`] then returns.
     ///
     /// # Errors
-    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Bind`] if it is in use or does not
-    /// belong to this machine.
+    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Bind`] if the address is in use or
+    /// does not belong to this machine.
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError>;
 
     /// Opens a stream in `lane` to the peer at `address`. This method may return before the peer has accepted the
@@ -143,14 +143,14 @@ pub trait Transport: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     /// [`TransportError::Address`] if the address is malformed, [`TransportError::Connect`] if nobody listens there or
-    /// if it cannot be reached, [`TransportError::Handshake`] if the two ends do not accept each other.
+    /// if the address cannot be reached, [`TransportError::Handshake`] if the two ends do not accept each other.
     ///
     /// # Cancel safety
     /// If you drop the future, the attempt ends. The peer may see a connection that ends at once.
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
 
-    /// The identity of this end. The other end of each connection sees it in [`Connection::peer`]. By default, the
-    /// transport authenticates nobody, and this method returns [`Peer::Unauthenticated`].
+    /// The identity of this end. The other end of each connection sees this identity in [`Connection::peer`]. By
+    /// default, the transport authenticates nobody, and this method returns [`Peer::Unauthenticated`].
     ///
     /// If this end has an identity, the peer of every connection must have an identity too.
     fn identity(&self) -> Peer {
@@ -158,8 +158,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
     }
 
     /// Loads changed credentials, such as certificates in files, for all later connections. Returns whether the
-    /// credentials have changed. Nodes and clients call this method about every second, on a thread where it may block
-    /// for a moment. By default, credentials never change.
+    /// credentials have changed. A node calls this method about every second, and a client calls it before it opens a
+    /// connection. Both call it on a thread that the call may block for a moment. By default, credentials never change.
     ///
     /// # Errors
     /// [`TransportError::Credentials`] if the new credentials cannot be used. Then the old credentials stay in use.

@@ -98,7 +98,7 @@ pub enum WriteError {
     /// A step of the transaction failed. Nothing was changed.
     #[error("step {step} failed: {why}")]
     StepFailed {
-        /// The index of the step, from 0, in the list of steps that was run.
+        /// The index of the step in the list of steps that was run. The first step has index 0.
         step: usize,
         /// Why the step failed.
         why: StepFailure,
@@ -136,7 +136,7 @@ impl From<RequestError> for WriteError {
 }
 
 impl WriteError {
-    /// Returns whether both are true: nothing was changed, and the same call may succeed later. This is the case for
+    /// Returns true if nothing was changed and the same call may succeed later. This is the case for
     /// [`NotApplied`](Self::NotApplied) and for [`StepFailure::Busy`].
     #[must_use]
     pub const fn is_retryable(&self) -> bool {

@@ -86,9 +86,9 @@ impl ClientBuilder {
     /// Sets the transport, which is required. The argument is a transport or an `Arc` of a transport, including
     /// `Arc<dyn Transport>`.
     ///
-    /// If the transport has a certificate (TLS over TCP, or QUIC), each member that the client connects to must prove
-    /// that it belongs to the cluster. If the certificate files are replaced, the client loads the new certificates
-    /// before it opens the next connection.
+    /// If the transport has a certificate, each member that the client connects to must prove that it belongs to the
+    /// cluster. QUIC and TLS over TCP use certificates. If the certificate files are replaced, the client loads the new
+    /// certificates before it opens the next connection.
     #[must_use]
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.dialer.transport = Some(Arc::new(transport));
@@ -217,7 +217,7 @@ impl ClientBuilder {
         })
     }
 
-    /// Starts a client that already knows the members. It connects when it is first used.
+    /// Starts a client that already knows the members. The client connects when it is first used.
     ///
     /// # Panics
     /// If `members` contains no data member, or if this is called outside a tokio runtime.

@@ -101,8 +101,8 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. If messages were sent to the member since its previous connection
-    /// was lost, they have not left this process, and never will.
+    /// No connection to this member could be opened. Messages that were sent to the member after the previous
+    /// connection was lost have not left this process, and never will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -135,7 +135,7 @@ pub enum ProtocolOutput {
 /// The result of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The stored outcome of a write. If the condition of the write did not hold, that is an outcome too.
+    /// The stored outcome of a write. "The condition did not hold" is an outcome too.
     Written(Outcome),
     /// The result of reading one key.
     Value {

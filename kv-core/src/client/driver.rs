@@ -61,8 +61,8 @@ struct Link {
     generation: u64,
     /// Stops reading from the connection.
     reading: AbortHandle,
-    /// When the client sent its first request since the last answer; `None` if it has sent no request since then. An
-    /// `Unwatch` does not count, because members do not answer it.
+    /// The time at which the client sent the first request after the last answer; `None` if it has sent no request
+    /// after that answer. An `Unwatch` does not count, because members do not answer it.
     asked: Option<Instant>,
     state: LinkState,
 }

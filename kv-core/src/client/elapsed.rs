@@ -29,7 +29,7 @@ impl Since {
         more(self.tokio.elapsed(), self.boot, boot())
     }
 
-    /// Returns when this much time has passed since the start. If the machine was suspended, this may return up to a
+    /// Waits until this much time has passed since the start. If the machine was suspended, this may return up to a
     /// second late.
     ///
     /// Cancel safe.

@@ -194,7 +194,7 @@ impl Client {
         LeaseHandle::new(self.clone(), id)
     }
 
-    /// Waits for the lock with this name and acquires it when the returned builder is awaited. See
+    /// When the returned builder is awaited, it waits for the lock with this name and acquires the lock. See
     /// [`Lock`](super::Lock). The name must be at least 15 bytes shorter than the longest key that the cluster allows.
     ///
     /// ```no_run
@@ -285,7 +285,8 @@ impl Client {
     /// Asks one member for its status.
     ///
     /// # Errors
-    /// If the member does not answer within two seconds, or within the default deadline if that is shorter.
+    /// If the client is closed, if the cluster has no member with this id, or if the member refuses or does not answer
+    /// within two seconds (or within the default deadline, if that is shorter).
     ///
     /// # Cancel safety
     /// Cancel safe.

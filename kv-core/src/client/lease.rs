@@ -182,10 +182,10 @@ enum LeaseState {
 ///
 /// If this value is dropped, the client stops renewing the lease, and the lease ends when its time to live is over.
 ///
-/// This process judges whether the lease is alive by its own clock and the last successful renewal. But the process may
-/// be paused for a minute between a call of [`is_alive`](Self::is_alive) and the next line. So if an action must not
-/// happen after the end of the lease, protect the action where it takes effect, with a [fencing
-/// token](super::FencingToken).
+/// To judge whether the lease is alive, this process uses only its own clock and the time of the last successful
+/// renewal. But the process may be paused for a minute between a call of [`is_alive`](Self::is_alive) and the next
+/// line. So if an action must not happen after the end of the lease, protect the action where it takes effect, with a
+/// [fencing token](super::FencingToken).
 #[derive(Debug)]
 pub struct Lease {
     it: LeaseHandle,
@@ -216,9 +216,9 @@ impl Lease {
         self.ttl
     }
 
-    /// Returns whether the lease has certainly not ended. This is true for eight tenths of the time to live, counted
-    /// from the moment at which the client first sent its last successful renewal (before any renewal: its request for
-    /// the lease). On Linux, the time during which the machine was suspended counts too.
+    /// Returns true if it is certain that the lease has not ended. This is true until eight tenths of the time to live
+    /// have passed since the client first sent the latest renewal that succeeded. The request for the lease counts as
+    /// the first renewal. On Linux, the time during which the machine was suspended counts too.
     ///
     /// While this is true, the lease has not ended, and a lock that belongs to the lease has no other holder. There are
     /// two exceptions: the lease was revoked, or the key of the lock was removed. The guarantee assumes only that the

@@ -1,4 +1,4 @@
-//! Opens connections to members, exchanges hellos, and receives messages.
+//! Opens connections to members, exchanges hellos (the first messages on a connection), and receives messages.
 
 use super::LocalMember;
 use crate::detached;
@@ -78,7 +78,7 @@ impl Dialer {
         Self::expect(dialed, member.id, &member.address)
     }
 
-    /// Connects to `address`, and verifies that the member there is `id`.
+    /// Connects to `address`, and verifies that the member there is member `id`.
     pub(super) async fn dial_as(&self, id: MemberId, address: &str) -> Result<Dialed, DialError> {
         Self::expect(self.dial(address).await?, id, address)
     }
@@ -101,7 +101,7 @@ impl Dialer {
         writer.push(wire::encode_hello(&hello));
         writer.flush().await.map_err(WireError::Io)?;
         let reply = match reader.read_hello_reply().await {
-            // At the next attempt, the member would still speak the same version.
+            // The next attempt would fail too, because the member would still speak the same version.
             Err(error @ WireError::Version { .. }) => {
                 return Err(DialError::Refused { reason: error.to_string(), temporary: false });
             }
@@ -158,8 +158,8 @@ impl Dialer {
         }
     }
 
-    /// If this end has a certificate, checks what the other end has proved: that it is a member and, if `id` is given,
-    /// that it is the member `id`.
+    /// Checks that the other end's certificate is for a member of this cluster and, if `id` is given, for member `id`.
+    /// If neither end has a certificate, accepts the connection without a check.
     fn verify_member(&self, peer: &Peer, id: Option<MemberId>) -> Result<(), DialError> {
         let own = self.transport.as_ref().map_or(Peer::Unauthenticated, |transport| transport.identity());
         wire::prove_member(&own, peer, &self.cluster, id)

@@ -353,7 +353,7 @@ impl Lock {
     }
 
     /// Waits until the lock may be lost, and returns the reason: see [`LockLoss`]. To notice a removal of the lock's
-    /// key without delay, this watches the key.
+    /// key without delay, this method watches the key.
     ///
     /// While this method runs, it uses one of the client's [watches](super::Watch), whose number is limited.
     ///

@@ -192,7 +192,7 @@ macro_rules! freshness {
             }
 
             /// Reads the state at this revision, without later changes. Members keep the last
-            /// [`history_revisions`](field@crate::Options::history_revisions) revisions, in up to
+            /// [`history_revisions`](field@crate::Options::history_revisions) revisions, or fewer if these exceed
             /// [`history_bytes`](field@crate::Options::history_bytes) bytes. A read at an older revision returns
             /// [`Compacted`](crate::error::ReadError::Compacted). A read at a revision that does not exist yet returns
             /// [`Future`](crate::error::ReadError::Future).
@@ -223,8 +223,8 @@ impl Put {
     }
 
     /// Makes the key expire this long after the put, on the cluster's clock. The key never expires early. It expires
-    /// late, by about a thousandth of this time plus, usually, at most a fraction of a second. Every reader sees the
-    /// key until it is removed. The time is rounded up to whole milliseconds, and may be up to a hundred years.
+    /// late, by about a thousandth of this time plus a delay, which is usually less than a second. Every reader sees
+    /// the key until it is removed. The time is rounded up to whole milliseconds, and may be up to a hundred years.
     /// Default: the key does not expire.
     ///
     /// Each put replaces the time to live. After a later put without a time to live, the key does not expire.
@@ -259,8 +259,8 @@ pub struct AtRevision<T> {
     /// The result of the read.
     pub found: T,
     /// The revision of the state that was read. The result reflects every change up to this revision, including
-    /// removals, and no later change. A later read with [`at_least`](Get::at_least) this revision sees no older state.
-    /// A later read with [`at`](Get::at) this revision sees the same state.
+    /// removals, and no later change. If this revision is passed to [`at_least`](Get::at_least), a later read sees no
+    /// older state. If it is passed to [`at`](Get::at), a later read sees the same state.
     pub revision: Revision,
 }
 

@@ -19,9 +19,9 @@ const PAGE: usize = 1000;
 /// call [`stream`](Self::stream).
 ///
 /// A long scan is read in pages. All pages are read at one revision: the revision of the first page, or the revision
-/// given to [`at`](Self::at). The first page is as fresh as any other read with the same options at the start of the
-/// scan. The scan does not see writes after the revision at which it reads. If the members stop keeping the revision
-/// before the scan ends, the scan fails with [`Compacted`](ReadError::Compacted). In that case, start the scan again.
+/// given to [`at`](Self::at). The options for freshness apply to the first page in the same way as to any other read.
+/// The scan does not see writes after the revision at which it reads. If the members stop keeping the revision before
+/// the scan ends, the scan fails with [`Compacted`](ReadError::Compacted). In that case, start the scan again.
 ///
 /// A member does a limited amount of work for one page. A page that contains many removed keys, old revisions or large
 /// values ends early, and the scan continues with the next page.

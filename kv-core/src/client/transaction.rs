@@ -14,8 +14,8 @@ use std::ops::RangeBounds;
 use std::time::Duration;
 
 /// A builder that runs a transaction when it is awaited: returned by [`Client::transaction`]. A transaction consists of
-/// conditions, steps to run if all conditions hold, and steps to run otherwise. It is applied as a whole, at one
-/// revision and once, or not at all.
+/// conditions, steps to run if all conditions hold, and steps to run otherwise. Either it is applied as a whole,
+/// exactly once and at one revision, or it is not applied at all.
 ///
 /// All conditions and all steps, including steps that read, see the state before the transaction. Two steps of the same
 /// list must not change the same key.
@@ -33,9 +33,9 @@ use std::time::Duration;
 ///
 /// The cluster stores results to answer retries: 4 MiB of large results for each client, and 32 MiB in total. If a
 /// result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This
-/// happens only after two events. First, the answer is lost: either in a failover, or because clients leave unread more
-/// answers than a member holds (64 MiB for one client). Second, the results of other transactions fill the store before
-/// the retry arrives.
+/// happens only after two events. First, the answer is lost: either in a failover, or because the unread answers of
+/// clients exceed what a member holds (64 MiB for one client). Second, the results of other transactions fill the store
+/// before the retry arrives.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

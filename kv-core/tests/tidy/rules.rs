@@ -18,6 +18,7 @@ const EDGES: &[&str] = &[
     "kv-core/transport/src/tls",
     "kv-transport-tcp",
     "kv-transport-quic",
+    "kv-core/bench/src/bin",
     "kv-core/sim/src/bin",
     "kv-bin",
     "examples",

@@ -180,8 +180,8 @@ macro_rules! freshness {
                 self
             }
 
-            /// Asks only this data member. This can be combined with every kind of freshness. Default: any member that
-            /// can answer.
+            /// Asks only this member, which must not be a witness. This can be combined with every kind of freshness.
+            /// Default: any member that can answer.
             ///
             /// If the member cannot answer before the deadline, the read fails with
             /// [`Unavailable`](crate::error::ReadError::Unavailable). The client asks no other member. A linearizable
@@ -214,8 +214,11 @@ macro_rules! freshness {
 
 pub(super) use freshness;
 
-freshness!(Get, "How long it may take, retries included. Default: the client's.");
-freshness!(GetMany, "How long it may take, retries included. Default: the client's.");
+freshness!(Get, "Sets how long the operation may take, retries included. Default: the client's deadline.");
+freshness!(
+    GetMany,
+    "Sets how long the operation may take, retries included. Default: the client's deadline."
+);
 
 impl Put {
     pub(super) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
@@ -223,8 +226,8 @@ impl Put {
     }
 
     /// Makes the key expire this long after the put, on the cluster's clock. The key never expires early. It expires
-    /// late, by about a thousandth of this time plus a delay, which is usually less than a second. Every reader sees
-    /// the key until it is removed. The time is rounded up to whole milliseconds, and may be up to a hundred years.
+    /// late: by about a thousandth of this time, plus a delay that is usually less than a second. Every reader sees the
+    /// key until it is removed. The time is rounded up to whole milliseconds, and may be up to a hundred years.
     /// Default: the key does not expire.
     ///
     /// Each put replaces the time to live. After a later put without a time to live, the key does not expire.
@@ -416,8 +419,8 @@ pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     }
 }
 
-/// The error for an outcome that is not the success of the operation. Failed conditions and failed steps belong to
-/// [`failure`].
+/// The error for an effect that the operation does not report as a success: a lease failure, or an effect of the wrong
+/// kind. Failed conditions and failed steps are handled by [`failure`].
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::LeaseFailed(why) => WriteError::Lease(why),

@@ -36,7 +36,7 @@ pub struct Scan {
     how: ReadOptions,
 }
 
-freshness!(Scan, "How long each page may take, retries included. Default: the client's.");
+freshness!(Scan, "Sets how long each page may take, retries included. Default: the client's deadline.");
 
 impl Scan {
     pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
@@ -64,7 +64,7 @@ impl Scan {
         self
     }
 
-    /// Returns records with empty values. Members do not send the values.
+    /// Leaves the value of every returned record empty. Members do not send the values.
     pub fn keys_only(mut self) -> Self {
         self.keys_only = true;
         self

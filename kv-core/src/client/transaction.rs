@@ -25,17 +25,20 @@ use std::time::Duration;
 /// |---|---|
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
-/// | keys and values together | 2 x (the largest key + the largest value), or 4 KiB if that is more |
-/// | data that is read | the largest key + the largest value + 256 KiB. A record counts as its key (only in a scan) + its value + 128 bytes. A scan itself counts as 144 bytes, and any other step as 16 bytes |
+/// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
+/// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. A record counts as its key (only in a scan) + its value + 128 bytes. A scan itself counts as 144 bytes, and any other step as 16 bytes |
 ///
 /// A transaction that would read more changes nothing, and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
-/// The cluster stores results to answer retries: 4 MiB of large results for each client, and 32 MiB in total. If a
-/// result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This
-/// happens only after two events. First, the answer is lost: either in a failover, or because the unread answers of
-/// clients exceed what a member holds (64 MiB for one client). Second, the results of other transactions fill the store
-/// before the retry arrives.
+/// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
+/// together. Small results count too. If a single result may exceed a limit, that limit is raised to the size of one
+/// result. If a result is dropped before the retry arrives, the call ends as
+/// [outcome unknown](WriteError::OutcomeUnknown). This happens only after two events. First, the answer is lost: either
+/// because a member or a connection fails, or because the answers that clients have not read yet exceed what a member
+/// holds for them: 64 MiB for one connection, and a share of
+/// [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for all connections. Second, later results exceed
+/// one of the two limits before the retry arrives, so this stored result is dropped.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

@@ -129,9 +129,9 @@ pub struct Watchers<T> {
     by_id: BTreeMap<WatchId, u64>,
     /// The watches by deadline.
     by_deadline: BTreeSet<(Instant, u64)>,
-    /// Changes up to this revision have woken their watches.
+    /// All changes up to this revision have been matched against the parked watches (rule W3).
     dispatched: Revision,
-    /// The newest revision of which any change has woken watches. A watch may be parked only if it was polled at this
+    /// The newest revision of which any change has been matched. A watch may be parked only if it was polled at this
     /// revision or later.
     begun: Revision,
     /// No watch may be parked any more: the node stops.
@@ -170,15 +170,15 @@ impl<T> Watchers<T> {
         self.waiting.is_empty()
     }
 
-    /// Returns whether watches may be parked in a state that has reached this revision. Not after `close`, and not in a
-    /// state that is older than wake-ups already issued: the state was replaced, and is catching up.
+    /// Returns whether watches may be parked in a state that has reached this revision. They may not be parked after
+    /// `close`, nor in a state that does not include every revision for which matching has begun: that state was
+    /// replaced, and is catching up.
     #[must_use]
     pub fn keeps(&self, reached: Revision) -> bool {
         !self.closed && reached >= self.dispatched.max(self.begun)
     }
 
-    /// Changes up to this revision have woken their watches. [`changed`](Self::changed) continues
-    /// here.
+    /// All changes up to this revision have been matched. [`changed`](Self::changed) continues here.
     #[must_use]
     pub const fn dispatched(&self) -> Revision {
         self.dispatched
@@ -187,8 +187,8 @@ impl<T> Watchers<T> {
     /// Parks a watch that has nothing to deliver up to its position, in a state that has `reached` this revision. If
     /// the state has advanced beyond the position, [`changed`](Self::changed) must be called.
     ///
-    /// Returns the watch if it must be polled again, because later changes have already woken others, or if no watch
-    /// may be [parked](Self::keeps).
+    /// Returns the watch if it must be polled again, because later changes have already been matched, or if no watch
+    /// may be parked any more.
     #[must_use = "what is given back does not wait"]
     pub fn wait(
         &mut self,

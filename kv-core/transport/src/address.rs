@@ -12,7 +12,7 @@ use std::{io, net::SocketAddr};
 pub fn check_host_port(address: &str) -> Result<(), TransportError> {
     let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
     let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;
-    // Rust also parses a number with a sign, so the port must consist of digits.
+    // `parse::<u16>` also accepts a leading `+`, so check separately that the port consists only of digits.
     if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
         let reason = format!("{port:?} is not a port (0 to 65535); {form}");
         return Err(TransportError::address(address, reason));
@@ -58,7 +58,8 @@ fn host_problem(host: &str) -> Option<String> {
 }
 
 /// If all addresses are loopback addresses, puts the IPv4 addresses first. The reason: a listener at `localhost` uses
-/// only the first address that works. On many machines, this would be `::1`, but some callers use `127.0.0.1`.
+/// only the first address that works. On many machines this would be `::1`, but some peers and clients connect to
+/// `127.0.0.1`.
 #[cfg(feature = "net")]
 fn order(candidates: &mut [SocketAddr]) {
     if candidates.iter().all(|candidate| candidate.ip().is_loopback()) {

@@ -7,8 +7,8 @@ use kv_core::ids::{
     Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Round, Timestamp, View, WriteSeq,
 };
 use kv_core::message::{
-    Age, Chunk, ChunkEnd, Entry, EntryMeta, FetchWhat, FormationStep, Fresh, LogPoint, LogSummary, Message,
-    Moment, Recovered, Slot, Write,
+    Age, Chunk, ChunkEnd, Entry, EntryMeta, Extent, FetchWhat, FormationStep, Fresh, LogPoint, LogSummary,
+    Message, Moment, Recovered, Slot, Write,
 };
 use kv_core::replica::{Input, Now, Output, Replica, ReplicaConfig};
 use kv_core::wire::{decode_message, encode_message};
@@ -328,7 +328,8 @@ fn summary(dice: &mut Dice<'_>, view: View) -> LogSummary {
         lacks: Vec::new(),
         head: Op::new(commit + count),
         suffix: (1..=count).map(|n| slot(commit + n, dice)).collect(),
-        open: dice.below(8) == 0,
+        tail: Vec::new(),
+        extent: if dice.below(8) == 0 { Extent::Open } else { Extent::Through(Op::new(commit + count)) },
     }
 }
 

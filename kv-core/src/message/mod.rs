@@ -117,7 +117,7 @@ pub enum Message {
         view: View,
         /// The summary of the sender's durable log.
         log: LogSummary,
-        /// The ages of the entry at `log.commit` and of those in `log.suffix`, in that order (rule N7).
+        /// The ages of the entry at `log.commit` and of those in `log.suffix` and `log.tail`, in that order (rule N7).
         ages: Vec<Age>,
     },
     /// The log of `view` is decided, and durable at its primary.
@@ -283,8 +283,11 @@ pub struct LogSummary {
     pub head: Op,
     /// Every op above `commit` up to `head`, ascending, without gaps.
     pub suffix: Vec<Slot>,
-    /// The log was damaged, and may have reached further than `head`.
-    pub open: bool,
+    /// The known ops above `head`, ascending: what is left behind a hole that is too long to be listed. If there are
+    /// many, only the last of them.
+    pub tail: Vec<(Op, Slot)>,
+    /// How far the log may have reached: through the last op of `suffix` and `tail`, or further if the log was damaged.
+    pub extent: Extent,
 }
 
 /// Consecutive committed ops whose entries a log lacks.

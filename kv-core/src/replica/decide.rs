@@ -2,7 +2,7 @@
 //! give the same result.
 
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
-use crate::message::{LogSummary, Slot};
+use crate::message::{Extent, LogSummary, Slot};
 use std::collections::BTreeMap;
 
 /// The quorums that the decision uses.
@@ -76,7 +76,11 @@ impl SlotEvidence {
 
 fn evidence_of(summary: &LogSummary, op: Op) -> SlotEvidence {
     if op > summary.head {
-        return if summary.open { SlotEvidence::Faulty(None) } else { SlotEvidence::Absent };
+        return match summary.tail.binary_search_by_key(&op, |(op, _)| *op) {
+            Ok(at) => evidence_of_slot(summary.tail[at].1),
+            Err(_) if Extent::Through(op) <= summary.extent => SlotEvidence::Faulty(None),
+            Err(_) => SlotEvidence::Absent,
+        };
     }
     if op == summary.commit.op {
         return SlotEvidence::Present(summary.commit.hash);
@@ -85,11 +89,24 @@ fn evidence_of(summary: &LogSummary, op: Op) -> SlotEvidence {
         return SlotEvidence::Unlisted;
     }
     let index = usize::try_from(op.distance_from(summary.commit.op) - 1).unwrap_or(usize::MAX);
-    match summary.suffix.get(index) {
-        Some(Slot::Present(hash)) => SlotEvidence::Present(*hash),
-        Some(Slot::Faulty(hash)) => SlotEvidence::Faulty(*hash),
-        None => SlotEvidence::Absent,
+    summary.suffix.get(index).map_or(SlotEvidence::Absent, |slot| evidence_of_slot(*slot))
+}
+
+const fn evidence_of_slot(slot: Slot) -> SlotEvidence {
+    match slot {
+        Slot::Present(hash) => SlotEvidence::Present(hash),
+        Slot::Faulty(hash) => SlotEvidence::Faulty(hash),
     }
+}
+
+/// The last op that a summary lists.
+fn last_listed(summary: &LogSummary) -> Op {
+    summary.tail.last().map_or(summary.head, |(op, _)| *op)
+}
+
+/// Whether the log may have reached further than what its summary lists.
+fn is_open(summary: &LogSummary) -> bool {
+    summary.extent > Extent::Through(last_listed(summary))
 }
 
 /// The decision about one op above the base.
@@ -153,7 +170,8 @@ pub(super) fn decide(votes: &Votes, quorums: Quorums) -> LogDecision {
 }
 
 fn is_damaged(vote: &LogSummary) -> bool {
-    vote.open || vote.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)))
+    vote.extent != Extent::Through(vote.head)
+        || vote.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)))
 }
 
 fn base(votes: &Votes) -> Option<Anchor> {
@@ -175,9 +193,9 @@ impl LogElection<'_> {
     fn decide_above(&self, base: Anchor) -> LogDecision {
         let newest = self.newest();
         let named = || self.votes.values().filter(|summary| summary.log_view == newest);
-        let last = named().map(|summary| summary.head).max().unwrap_or_default().max(base.op);
+        let last = named().map(last_listed).max().unwrap_or_default().max(base.op);
         // If the list of a member is open, it must be shown that the member held nothing above it.
-        let is_open = named().any(|summary| summary.open);
+        let is_open = named().any(is_open);
         let mut end = if is_open { last.next() } else { last };
         let mut suffix = Vec::new();
         let mut op = base.op;

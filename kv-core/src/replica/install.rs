@@ -6,7 +6,7 @@ use super::Halt;
 use super::context::{Context, Flow, Transition, holds_through};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, EntryPastGap, FetchWhat, LogSummary, Message};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::debug;
 
@@ -34,6 +34,8 @@ pub(super) struct Install {
     pub(super) retry_at: Instant,
     /// The number of unanswered requests. Each goes to the next peer.
     turns: usize,
+    /// At the new primary, the members that have voted.
+    voters: BTreeSet<MemberId>,
     /// The write that makes the view's log durable here.
     finishing: Option<WriteSeq>,
 }
@@ -68,6 +70,7 @@ impl Install {
             patience: Duration::ZERO,
             retry_at: now,
             turns: 0,
+            voters: BTreeSet::new(),
             finishing: None,
         }
     }
@@ -96,14 +99,12 @@ impl Install {
         self.turns + usize::from(self.asked)
     }
 
-    /// The first op above `commit` whose hash must be requested. (An answer ends where its sender's own knowledge has
-    /// a gap.)
-    fn first_unknown(&self, commit: Op) -> Op {
-        let mut op = commit.next();
-        while self.known.contains_key(&op) {
-            op = op.next();
-        }
-        op
+    /// The first op to request if the hash at `op` is not known: above the greatest known op below it, and above
+    /// `commit`. An answer ends where its sender's own knowledge has a gap, so what is below a known op may remain
+    /// unknown for ever.
+    fn first_unknown(&self, commit: Op, op: Op) -> Op {
+        let below = self.known.range(..op).next_back();
+        below.map_or(commit, |(below, _)| commit.max(*below)).next()
     }
 
     /// Entries came.
@@ -124,6 +125,7 @@ impl Install {
 
     /// Continues the installation as far as possible. `votes`: at the new primary, what the members have.
     pub(super) fn drive(&mut self, cx: &mut Context, votes: Option<&Summaries>) -> Flow {
+        self.voters.extend(votes.into_iter().flat_map(BTreeMap::keys));
         if !self.cut(cx) {
             return Flow::Continue(());
         }
@@ -187,16 +189,15 @@ impl Install {
     /// asked that has only the damaged entries, and nothing behind them.
     fn learn_from_past_gap(&mut self, cx: &Context) {
         let past_gap = cx.log.past_gap();
-        let Some((first, _)) = past_gap.first_key_value() else { return };
-        let known: Vec<(Op, Hash)> = self.known.range(first..).map(|(op, hash)| (*op, *hash)).collect();
-        for (mut op, mut hash) in known {
-            while let Some(EntryPastGap::Intact { meta, parent }) = past_gap.get(&op)
-                && meta.hash == hash
-                && !self.known.contains_key(&op.previous())
-            {
-                (op, hash) = (op.previous(), *parent);
-                self.known.insert(op, hash);
-            }
+        // The lowest one is enough: requests name it, and what is compared is below it.
+        let lowest = past_gap.first_key_value().and_then(|(first, _)| self.known.range(first..).next());
+        let Some((mut op, mut hash)) = lowest.map(|(op, hash)| (*op, *hash)) else { return };
+        while let Some(EntryPastGap::Intact { meta, parent }) = past_gap.get(&op)
+            && meta.hash == hash
+            && !self.known.contains_key(&op.previous())
+        {
+            (op, hash) = (op.previous(), *parent);
+            self.known.insert(op, hash);
         }
     }
 
@@ -222,7 +223,7 @@ impl Install {
                     return if op == head { self.match_behind(cx, op) } else { Match::At(op) };
                 }
                 Some(_) => op = op.previous(),
-                None => return Match::Unknown { from: self.first_unknown(commit), through: op },
+                None => return Match::Unknown { from: self.first_unknown(commit, op), through: op },
             }
         }
         match self.known.get(&commit) {
@@ -274,9 +275,10 @@ impl Install {
     /// vote of that peer.
     fn source_of_entries(&self, cx: &Context, head: Op, votes: Option<&Summaries>) -> Option<(MemberId, Op)> {
         let Some(votes) = votes else { return Some((self.source(cx), self.head.op)) };
-        let reach =
-            |peer: &MemberId| votes.get(peer).map_or(self.head.op, |vote| holds_through(vote, &self.known));
-        let sources = sources(cx).into_iter().map(|peer| (peer, reach(&peer)));
+        let reach = |peer: &MemberId| {
+            votes.get(peer).map_or(self.head.op, |vote| holds_through(vote, &self.known, head))
+        };
+        let sources = self.sources(cx).into_iter().map(|peer| (peer, reach(&peer)));
         let sources: Vec<(MemberId, Op)> = sources.filter(|(_, reach)| *reach > head).collect();
         sources.get(self.turn() % sources.len().max(1)).copied()
     }
@@ -306,10 +308,19 @@ impl Install {
         cx.send(to, Message::Fetch { from, through, hash, nonce, what });
     }
 
-    /// Whom to ask next: the primary of the view first, then the others in turn.
+    /// Whom to ask next: all peers in turn.
     fn source(&self, cx: &Context) -> MemberId {
-        let peers = sources(cx);
+        let peers = self.sources(cx);
         peers[self.turn() % peers.len()]
+    }
+
+    /// The peers: the primary of the view first. At the new primary, members that have voted come next, because the
+    /// others may be down.
+    fn sources(&self, cx: &Context) -> Vec<MemberId> {
+        let primary = cx.primary();
+        let mut peers: Vec<MemberId> = cx.cluster.peers(cx.me).map(|peer| peer.id).collect();
+        peers.sort_by_key(|peer| (*peer != primary, !self.voters.contains(peer), *peer));
+        peers
     }
 
     /// Takes hashes of the view's log from an answer. Returns whether the installation made progress.
@@ -341,12 +352,4 @@ impl Install {
         }
         is_news
     }
-}
-
-/// The peers: the primary of the view first.
-fn sources(cx: &Context) -> Vec<MemberId> {
-    let primary = cx.primary();
-    let mut peers: Vec<MemberId> = cx.cluster.peers(cx.me).map(|peer| peer.id).collect();
-    peers.sort_by_key(|peer| (*peer != primary, *peer));
-    peers
 }

@@ -2,7 +2,7 @@
 
 use super::{PROTOCOL, VersionRange, WireError};
 use crate::ids::{Op, Revision};
-use crate::message::{Chunk, ChunkEnd, Entry, LogSummary, Message};
+use crate::message::{Chunk, ChunkEnd, Entry, Extent, LogSummary, Message};
 
 /// Keys are at most 64 KiB.
 const MOST_PLACE_BYTES: usize = (64 << 10) + 32;
@@ -13,7 +13,7 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
         Message::Prepare { entry: e, .. } => entry(e),
         Message::DoViewChange { log, ages, .. } => {
             summary(log)?;
-            if ages.len() > log.suffix.len() + 1 {
+            if ages.len() > log.suffix.len() + log.tail.len() + 1 {
                 return Err(WireError::OutOfRange { field: "the number of ages" });
             }
             Ok(())
@@ -70,6 +70,13 @@ fn summary(log: &LogSummary) -> Result<(), WireError> {
     }
     if log.suffix.len() as u64 != log.head.distance_from(log.commit.op) {
         return Err(WireError::OutOfRange { field: "the length of a log's suffix" });
+    }
+    let is_above = log.tail.first().is_none_or(|(op, _)| *op > log.head);
+    if !is_above || !log.tail.is_sorted_by(|(one, _), (next, _)| one < next) {
+        return Err(WireError::OutOfRange { field: "the order of a log's tail" });
+    }
+    if Extent::Through(log.tail.last().map_or(log.head, |(op, _)| *op)) > log.extent {
+        return Err(WireError::OutOfRange { field: "the extent of a log" });
     }
     Ok(())
 }

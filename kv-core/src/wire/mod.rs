@@ -19,8 +19,8 @@
 //! the version:
 //! - a new kind of frame, message, call or answer is added after the existing ones, and is sent only in a version that
 //!   has it: the other end closes the connection when it receives something unknown;
-//! - a build also speaks the version before its own, so that the members of a cluster can be upgraded one after
-//!   another;
+//! - from the first release on, a build also speaks the version before its own, so that the members of a cluster can be
+//!   upgraded one after another;
 //! - an optional feature is a bit in the hello's `features`: an end that does not know it ignores it.
 //!
 //! # Bodies

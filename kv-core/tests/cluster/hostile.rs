@@ -441,7 +441,8 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         head: Op::ZERO,
         suffix: Vec::new(),
         lacks: Vec::new(),
-        open: false,
+        tail: Vec::new(),
+        extent: kv_core::message::Extent::Through(Op::ZERO),
     };
     let rows = Bytes::from_static(b"rows");
     let chunk = kv_core::message::Chunk::new(Bytes::new(), rows, kv_core::message::ChunkEnd::Last);

@@ -69,11 +69,24 @@ fn missing(summary: &LogSummary, base: Op, committed: &BTreeMap<Op, Hash>) -> Ru
         let is_another = |hash: &Hash| committed.get(&next).is_some_and(|committed| committed != hash);
         if matches!(slot, Slot::Present(hash) if is_another(hash)) {
             // An entry that follows an uncommitted entry was not committed either.
-            break;
+            push(&mut runs, op.next(), base);
+            return runs;
         }
         op = next;
         if matches!(slot, Slot::Faulty(_)) && op <= base {
             push(&mut runs, op, op);
+        }
+    }
+    // Above the list without gaps, only what is named there is known to be intact.
+    for (next, slot) in &summary.tail {
+        let is_another = |hash: &Hash| committed.get(next).is_some_and(|committed| committed != hash);
+        match slot {
+            Slot::Present(hash) | Slot::Faulty(Some(hash)) if is_another(hash) => break,
+            Slot::Present(_) => {
+                push(&mut runs, op.next(), next.previous().min(base));
+                op = *next;
+            }
+            Slot::Faulty(_) => {}
         }
     }
     push(&mut runs, op.next(), base);
@@ -137,6 +150,7 @@ impl Context {
 mod tests {
     use super::*;
     use crate::ids::View;
+    use crate::message::Extent;
 
     fn runs(runs: &[(u64, u64)]) -> Runs {
         runs.iter().map(|(first, last)| (Op::new(*first), Op::new(*last))).collect()
@@ -163,6 +177,32 @@ mod tests {
         );
     }
 
+    /// Behind a long hole, the first member has another log from entry 26 on. The others know the hashes of entries 26
+    /// and 28, and have lost entry 27.
+    #[test]
+    fn v5h_a_tail_of_another_log_is_no_copy() {
+        let hash = |byte: u8| Hash::of(&[byte]);
+        let anchor = |at: u8| Anchor::new(Op::new(u64::from(at)), hash(at));
+        let summary = |commit: Anchor, lacks: Vec<MissingRun>, suffix: Vec<Slot>, tail: Vec<(Op, Slot)>| {
+            let head = commit.op.advance(suffix.len() as u64);
+            let extent = Extent::Through(tail.last().map_or(head, |(op, _)| *op));
+            let (log_view, checkpoint) = (View::ZERO, Anchor::ZERO);
+            LogSummary { log_view, checkpoint, commit, lacks, head, suffix, tail, extent }
+        };
+        let run = MissingRun { first: Op::new(27), last: Op::new(28), hash: Some(hash(28)) };
+        let second = summary(anchor(30), vec![run], vec![], vec![]);
+        let above = [Slot::Faulty(Some(hash(27))), Slot::Present(hash(28))];
+        let third = summary(anchor(26), vec![], above.to_vec(), vec![]);
+        let first_lost = |suffix: Vec<Slot>, tail: Vec<(Op, Slot)>| {
+            let votes = [summary(anchor(25), vec![], suffix, tail), second.clone(), third.clone()];
+            lost(&(0..).map(MemberId::new).zip(votes).collect(), 3)
+        };
+        let behind = |number: u64, byte: u8| (Op::new(number), Slot::Present(hash(byte)));
+        assert_eq!(first_lost(vec![], vec![behind(27, 27)]), None, "it has it");
+        assert_eq!(first_lost(vec![], vec![behind(26, 126), behind(27, 127)]), Some(Op::new(27)));
+        assert_eq!(first_lost(vec![Slot::Present(hash(126))], vec![behind(27, 127)]), Some(Op::new(27)));
+    }
+
     /// Ops 1 to 4 are lost on every member that knows that they are committed. Another member has four entries that
     /// were not committed.
     #[test]
@@ -182,7 +222,8 @@ mod tests {
                 .collect(),
             head: Op::new(commit + suffix.len() as u64),
             suffix,
-            open: false,
+            tail: Vec::new(),
+            extent: Extent::Through(Op::ZERO),
         };
         let first_lost = |entries: [u8; 4]| {
             let entries = entries.map(|byte| Slot::Present(hash(byte)));

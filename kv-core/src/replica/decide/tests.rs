@@ -16,7 +16,8 @@ fn summary(log_view: u64, commit: u64, slots: &[Slot]) -> LogSummary {
         lacks: Vec::new(),
         head: commit.op.advance(slots.len() as u64),
         suffix: slots.to_vec(),
-        open: false,
+        tail: Vec::new(),
+        extent: Extent::Through(commit.op.advance(slots.len() as u64)),
     }
 }
 
@@ -140,7 +141,7 @@ fn v5_the_decision_does_not_depend_on_the_senders() {
 /// An open tail may hide a committed op: it is no nack, and what it may hide must be shown not to exist.
 #[test]
 fn v5e_an_open_end_is_never_a_nack() {
-    let open = LogSummary { open: true, ..summary(1, 0, &[present(1, 0)]) };
+    let open = LogSummary { extent: Extent::Open, ..summary(1, 0, &[present(1, 0)]) };
     let whole = summary(1, 0, &[present(1, 0)]);
     assert_eq!(super::decide(&votes(&[open.clone(), whole.clone()]), THREE), LogDecision::Stuck(Op::new(2)));
     let decided = decide(&votes(&[open.clone(), whole.clone(), whole]), THREE).expect("complete");
@@ -152,10 +153,38 @@ fn v5e_an_open_end_is_never_a_nack() {
     assert_eq!(super::decide(&votes(&[open.clone(), open, short]), THREE), LogDecision::Stuck(Op::new(2)));
 }
 
+/// Rules V4 and V5e: of a log with a long hole, what is behind the hole is listed too, and nothing was ever above it.
+#[test]
+fn v4_what_is_behind_a_long_hole_counts() {
+    let hole = |tail: &[(u64, Slot)], extent| LogSummary {
+        tail: tail.iter().map(|(op, slot)| (Op::new(*op), *slot)).collect(),
+        extent,
+        ..summary(1, 0, &[present(1, 0), Slot::Faulty(None)])
+    };
+    let through = |op| Extent::Through(Op::new(op));
+    let whole = |last: u64| summary(1, 0, &(1..=last).map(|op| present(op, 0)).collect::<Vec<_>>());
+    let hashes = |last: u64| (1..=last).map(|op| hash(op, 0)).collect::<Vec<_>>();
+    // It surely never held more than the other.
+    let decided =
+        decide(&votes(&[whole(5), hole(&[(5, present(5, 0))], through(5))]), THREE).expect("complete");
+    assert_eq!(decided.suffix, hashes(5));
+    let decided = decide(&votes(&[whole(5), hole(&[], through(5))]), THREE).expect("complete");
+    assert_eq!(decided.suffix, hashes(5));
+    // It has what the other lacks.
+    let tail = [(5, present(5, 0)), (6, present(6, 0))];
+    let decided = decide(&votes(&[whole(4), hole(&tail, through(6))]), THREE).expect("complete");
+    assert_eq!(decided.suffix, hashes(6));
+    // It may have held one more.
+    let longer = votes(&[whole(5), hole(&[(5, present(5, 0))], through(6))]);
+    assert_eq!(super::decide(&longer, THREE), LogDecision::Stuck(Op::new(6)));
+    let open = votes(&[whole(5), hole(&[(5, present(5, 0))], Extent::Open)]);
+    assert_eq!(super::decide(&open, THREE), LogDecision::Stuck(Op::new(6)));
+}
+
 /// Of a lower log view, an open end hides nothing that counts.
 #[test]
 fn v5e_an_open_end_of_an_older_log_view_does_not_block() {
-    let open = LogSummary { open: true, ..summary(1, 0, &[]) };
+    let open = LogSummary { extent: Extent::Open, ..summary(1, 0, &[]) };
     let newest = summary(2, 0, &[present(1, 0)]);
     let decided = decide(&votes(&[open, newest]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(1, 0)]);
@@ -170,7 +199,7 @@ fn v5f_a_quorum_without_a_damaged_member_decides_alone() {
     let decided = decide(&votes(&[damaged, others.clone(), others.clone()]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(1, 0)]);
     // An entry that it knows to be committed stays, regardless of which member has it.
-    let committed = LogSummary { open: true, ..summary(5, 2, &[]) };
+    let committed = LogSummary { extent: Extent::Open, ..summary(5, 2, &[]) };
     let decided = decide(&votes(&[committed, others.clone(), others]), THREE).expect("complete");
     assert_eq!((decided.base.op, decided.head()), (Op::new(2), Op::new(2)));
 }
@@ -180,7 +209,7 @@ fn v5f_a_quorum_without_a_damaged_member_decides_alone() {
 #[test]
 fn v5g_the_last_copy_of_an_older_log_view_is_kept_if_nothing_else_can_be_committed() {
     let copy = summary(0, 1, &[Slot::Faulty(Some(hash(2, 0))), present(3, 0)]);
-    let open = LogSummary { open: true, ..summary(1, 1, &[present(2, 0)]) };
+    let open = LogSummary { extent: Extent::Open, ..summary(1, 1, &[present(2, 0)]) };
     let without = summary(0, 1, &[]);
     let decided = decide(&votes(&[copy.clone(), open.clone(), without]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(2, 0), hash(3, 0)]);

@@ -345,7 +345,7 @@ fn v4_a_vote_after_a_restart_reports_the_damage_found_since() {
     });
     let log = vote.expect("it votes though it is damaged");
     assert_eq!(log.suffix[2..], [Slot::Faulty(None), Slot::Faulty(None)]);
-    assert!(!log.open);
+    assert_eq!(log.extent, Extent::Through(log.head));
 }
 
 /// A `StartView` from before the acknowledgement that was lost is not the present head. Rule D6a.
@@ -479,6 +479,59 @@ fn v7_hashes_are_learned_from_the_entries_behind_the_own_damage() {
             [damaged, short].iter().all(|id| group.replica(*id).commit().op >= head)
         });
     }
+}
+
+/// Rule V4: a hole in a log is longer than what a vote lists without gaps. Nothing behind it may count as lost or as
+/// possibly held: together, two members have everything, and the third does not return.
+#[test]
+fn v4_entries_behind_a_hole_that_is_too_long_to_be_listed_are_found() {
+    for (others, hole) in [(28, 5..=25), (25, 5..=25), (28, 5..=28)] {
+        let options = Options { pipeline_depth: 4, ..Options::default() };
+        let mut group = Group::with_options(3, 0, options);
+        group.run_until("a primary serves", |group| group.serving() == Some(0));
+        for n in 0..28 {
+            group.propose(0, &format!("k{n}"));
+            group.settle();
+        }
+        group.run_until("level", Group::level);
+        crash_all(&mut group);
+        group.members[1].disk.entries.retain(|op, _| *op <= Op::new(others));
+        spoil(&mut group, 2, &hole.collect::<Vec<_>>());
+        group.start(1);
+        group.start(2);
+        let has_all = |id| move |group: &Group| group.replica(id).commit().op >= Op::new(28);
+        group.run_until("a primary serves", |group| group.serving().is_some());
+        group.run_until("all are there", |group| has_all(1)(group) && has_all(2)(group));
+    }
+}
+
+/// Rule V7: member 2, a witness, has two holes. An answer with hashes ends at the first hole, so the hashes between the
+/// holes are not asked for again, but those above the second one are.
+#[test]
+fn v7_hashes_are_asked_for_above_the_greatest_known_one() {
+    let options = Options { pipeline_depth: 8, ..Options::default() };
+    let mut group = Group::with_options(2, 1, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    for n in 0..20 {
+        group.propose(0, &format!("k{n}"));
+        group.settle();
+        if n == 8 {
+            group.run_until("level", Group::level);
+            group.isolate(1);
+        }
+    }
+    let head = Op::new(20);
+    group.run_until("committed", |group| group.replica(0).commit().op == head);
+    group.run_until("durable", |group| group.replica(2).durable().op == head);
+    let early = group.replica(0).cx.anchor(Op::new(2));
+    crash_all(&mut group);
+    group.heal();
+    group.members[2].disk.checkpoint = early;
+    spoil(&mut group, 2, &[5, 6, 8, 9]);
+    group.start(1);
+    group.start(2);
+    group.run_until("a primary serves", |group| group.serving().is_some());
+    group.run_until("all are there", |group| group.replica(1).commit().op >= head);
 }
 
 /// Rule V7: only the witness knows the commit point, and it has no entries below; the new primary has lost its tail. It

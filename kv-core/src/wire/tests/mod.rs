@@ -13,9 +13,9 @@ use crate::ids::{
 };
 use crate::message::{
     Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError, EntryHeader,
-    Event, EventKind, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load,
-    LogPoint, LogSummary, MemberState, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query,
-    ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
+    Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure, LeaseInfo, Lifetime,
+    Load, LogPoint, LogSummary, MemberState, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position,
+    Query, ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -88,7 +88,8 @@ fn messages() -> Vec<Message> {
         lacks: Vec::new(),
         head: Op::new(6),
         suffix: vec![Slot::Present(Hash::of(b"4")), Slot::Faulty(Some(Hash::of(b"5"))), Slot::Faulty(None)],
-        open: true,
+        tail: vec![(Op::new(9), Slot::Present(Hash::of(b"9")))],
+        extent: Extent::Open,
     };
     let (from, through) = (Op::new(3), Op::new(9));
     let moment = Moment { life: u64::MAX, at: Instant::new(7) };
@@ -481,7 +482,8 @@ fn counters_near_their_end_are_refused() {
         lacks: Vec::new(),
         head: Op::new(1),
         suffix: vec![],
-        open: false,
+        tail: vec![],
+        extent: Extent::Through(Op::new(1)),
     };
     let bad = [
         Message::StartViewChange { view },
@@ -526,6 +528,25 @@ fn counters_near_their_end_are_refused() {
         Message::DoViewChange {
             view: good,
             log: LogSummary { head: Op::new(2), ..log.clone() },
+            ages: Vec::new(),
+        },
+        Message::DoViewChange {
+            view: good,
+            log: LogSummary { extent: Extent::Through(Op::ZERO), ..log.clone() },
+            ages: Vec::new(),
+        },
+        Message::DoViewChange {
+            view: good,
+            log: LogSummary {
+                tail: vec![(Op::new(1), Slot::Faulty(None))],
+                extent: Extent::Open,
+                ..log.clone()
+            },
+            ages: Vec::new(),
+        },
+        Message::DoViewChange {
+            view: good,
+            log: LogSummary { tail: vec![(Op::new(3), Slot::Faulty(None))], ..log.clone() },
             ages: Vec::new(),
         },
         Message::DoViewChange { view: good, log, ages: vec![Age::default(); 100] },

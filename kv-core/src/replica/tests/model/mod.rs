@@ -9,7 +9,7 @@ mod checks;
 mod state;
 
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
-use crate::message::{LogSummary, Slot};
+use crate::message::{Extent, LogSummary, Slot};
 use crate::replica::decide::{DecidedLog, LogDecision, Quorums, decide};
 use state::{Entry, Held, Member, Mode, ModelState, Started, Vote};
 use stateright::{Model, Property};
@@ -409,6 +409,7 @@ fn summary(state: &ModelState, votes: &Vote) -> LogSummary {
         lacks: Vec::new(),
         head: Op::new(votes.log.len() as u64),
         suffix: votes.log.iter().skip(committed).map(slot).collect(),
-        open: votes.open,
+        tail: Vec::new(),
+        extent: if votes.open { Extent::Open } else { Extent::Through(Op::new(votes.log.len() as u64)) },
     }
 }

@@ -200,8 +200,9 @@ impl Cluster {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
 
-    /// Describes how the member list with this fingerprint differs from the list of `self`. The text continues a
-    /// sentence. If the difference is not in exactly one member, the text is empty.
+    /// Describes how the member list with this fingerprint differs from the list of `self`. The returned text begins
+    /// with a colon, so that it can be appended to a sentence of an error message. If the difference is not in exactly
+    /// one member, the text is empty.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -333,11 +334,12 @@ pub struct Options {
     /// pauses the virtual machine. So do not use read leases if the host may pause the virtual machine. Wall clocks do
     /// not matter. Writes do not depend on clocks.
     ///
-    /// A read lease delays the replacement of a crashed primary by up to this time. There is an exception: if a primary
-    /// only falls silent, and the lease is at most `failure_timeout_min` long, the lease does not delay the
-    /// replacement. In that case, the lease has ended when the backups suspect the primary. A read lease never delays a
-    /// handover. For this time after its start, a member sends nothing that could complete a view change, because it
-    /// may have given a promise before it stopped.
+    /// If a primary crashes and its connections break, the backups notice this at once, and the read lease delays the
+    /// replacement by up to this time. If a primary only falls silent, the backups first wait for at least
+    /// `failure_timeout_min`. A lease that is no longer than `failure_timeout_min` has ended by then, and does not
+    /// delay the replacement. A read lease never delays a handover. After a member restarts, it sends nothing that
+    /// could complete a view change until `read_lease` has passed, because it may have given a promise before it
+    /// stopped.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
     /// Members use wall clocks only after all members were down, to find out how long all of them were down.

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// The greatest number of calls that may wait for the task to receive them.
+/// The greatest number of calls that may wait until the client's driver task receives them.
 pub(super) const MAX_COMMANDS: usize = 1024;
 
 /// The memory budget of unfinished calls, in KiB. While the budget is used up, further calls wait.
@@ -321,10 +321,9 @@ impl Client {
         Ok(())
     }
 
-    /// Closes the client and all of its clones. The client refuses new operations, waits for the operations in flight,
-    /// and then closes the connections. When the writes in flight have ended, the client also closes the session. If
-    /// the session is not closed within two seconds (or within the default deadline, if that is shorter), it expires
-    /// later.
+    /// Closes the client and all of its clones. The client refuses new operations. When the writes in flight have
+    /// ended, it closes the session. When all operations have ended, it closes the connections. If the session is not
+    /// closed within two seconds (or within the default deadline, if that is shorter), it expires later.
     ///
     /// # Cancel safety
     /// If the future is dropped, the client continues to close.

@@ -28,17 +28,18 @@ use std::time::Duration;
 /// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
 /// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. A record counts as its key (only in a scan) + its value + 128 bytes. A scan itself counts as 144 bytes, and any other step as 16 bytes |
 ///
-/// A transaction that would read more changes nothing, and fails with
+/// If a transaction would read more than this, it changes nothing and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
-/// together. Small results count too. If a single result may exceed a limit, that limit is raised to the size of one
-/// result. If a result is dropped before the retry arrives, the call ends as
-/// [outcome unknown](WriteError::OutcomeUnknown). This happens only after two events. First, the answer is lost: either
-/// because a member or a connection fails, or because the answers that clients have not read yet exceed what a member
-/// holds for them: 64 MiB for one connection, and a share of
-/// [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for all connections. Second, later results exceed
-/// one of the two limits before the retry arrives, so this stored result is dropped.
+/// together. Small results count too. If the options allow a single result that is larger than a limit, that limit is
+/// raised to the size of the largest possible result. If a result is dropped before the retry arrives, the call ends as
+/// [outcome unknown](WriteError::OutcomeUnknown). This happens only after two events. First, the answer is lost. Either
+/// a member or a connection fails, or the member drops the answer because unread answers take too much memory: more
+/// than 64 MiB for one connection, or more than a share of
+/// [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for all connections. Second, before the retry
+/// arrives, later results exceed one of the two limits for stored results (4 MiB or 32 MiB, unless raised), so this
+/// stored result is dropped.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -197,7 +198,8 @@ impl IntoFuture for Transaction {
                 Effect::Transacted { succeeded, results } => {
                     Ok(Transacted { succeeded, results, revision, timestamp })
                 }
-                // The condition of `fenced` did not hold. No other condition leads to an error.
+                // The condition that `Transaction::fenced` adds did not hold. A failed condition of any other kind is
+                // not an error: the result then has `succeeded: false`.
                 Effect::ConditionFailed { .. } => Err(WriteError::LockLost { revision }),
                 effect => Err(failure(revision, effect)),
             }

@@ -1,5 +1,5 @@
 //! The state of a watch between two answers. It determines the next request and processes the answer. The state does no
-//! I/O: [`ClientProtocol`](super::ClientProtocol) runs the calls of the watch, and does no I/O either.
+//! I/O. [`ClientProtocol`](super::ClientProtocol) runs the calls of the watch. It does no I/O either: its caller does.
 
 use super::call::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;

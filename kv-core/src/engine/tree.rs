@@ -151,25 +151,25 @@ fn merge_versions(
 ) -> Result<Option<HistoryRange>, redb::Error> {
     let mut data = transaction.open_table(DATA)?;
     let mut versions = frozen.versions().peekable();
-    while let Some(mut version) = versions.next() {
+    while let Some((mut version, mut change)) = versions.next() {
         steps.fetch_add(1, Ordering::Relaxed);
-        let key = &version.key().key;
-        let below = match version.value().value() {
+        let key = &version.key;
+        let below = match change.value() {
             Some(value) => data.insert(key.as_slice(), &value[..])?,
             None => data.remove(key.as_slice())?,
         };
         // Newest first.
         loop {
-            let older = versions.next_if(|older| older.key().key == version.key().key);
+            let older = versions.next_if(|(older, _)| older.key == version.key);
             if retention.is_some() {
                 let former = match &older {
-                    Some(older) => older.value().value().map(|value| &value[..]),
+                    Some((_, older)) => older.value().map(|value| &value[..]),
                     None => below.as_ref().map(AccessGuard::value),
                 };
-                history.add(version.key(), version.value(), former)?;
+                history.add(&version, &change, former)?;
             }
             let Some(older) = older else { break };
-            version = older;
+            (version, change) = older;
         }
     }
     history.finish()

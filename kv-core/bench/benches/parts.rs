@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use kv_benchmarks::{CLUSTER, Log, Puts, VALUE_BYTES, open_session};
-use kv_core::config::{Cluster, FixedOptions, Options};
+use kv_benchmarks::{CLUSTER, Log, Puts, VALUE_BYTES, cluster, open_journal, open_session};
+use kv_core::config::{FixedOptions, Options};
 use kv_core::ids::{Anchor, Instant, MemberId, Timestamp, View};
 use kv_core::journal::{Identity, Journal, JournalOptions};
 use kv_core::kv::{Limits, StateMachine};
@@ -79,27 +79,12 @@ mod codec {
 #[divan::bench(args = BATCHES)]
 fn journal_append(bencher: Bencher<'_, '_>, count: usize) {
     let folder = TempDir::new().expect("a folder can be made");
-    let storage = Directory::open(folder.path()).expect("it can be opened");
-    let cluster = cluster();
-    let identity = Identity {
-        cluster: cluster.id(),
-        cluster_name: CLUSTER.to_owned(),
-        fingerprint: cluster.fingerprint(),
-        member: MemberId::new(0),
-        options: FixedOptions::from(&Options::default()),
-    };
-    let options = JournalOptions { segment_bytes: 64 << 20, cache_bytes: 1 << 20 };
-    let (mut journal, _) = Journal::open(storage, identity, options).expect("it is empty");
+    let mut journal = open_journal(folder.path(), 0).expect("it is empty");
     let (mut log, mut puts) = (Log::default(), Puts::new(100_000));
     bencher
         .with_inputs(|| Write::Append(vec![log.entry(&puts.encoded(count))]))
         .input_counter(move |_| ItemsCount::new(count))
         .bench_local_values(|write| journal.execute(&[write]).expect("the disk is good"));
-}
-
-fn cluster() -> Cluster {
-    let members = (0..3).map(|id| (id, format!("member:{id}")));
-    Cluster::builder(CLUSTER).members(members).build().expect("it is valid")
 }
 
 /// Three replicas. Messages arrive and writes become durable at once, so only the protocol takes time.

@@ -1,8 +1,46 @@
 //! What the benchmarks share: logs with entries of put requests.
 
 use bytes::Bytes;
-use kv_core::ids::{Anchor, ClusterId, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
-use kv_core::message::{Command, Entry, EntryHeader, Lifetime, Operation, Request, body_of, revisions_of};
+use kv_core::config::{Cluster, FixedOptions, Options};
+use kv_core::ids::{
+    Anchor, ClusterId, Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View,
+};
+use kv_core::journal::{Identity, Journal, JournalOptions};
+use kv_core::message::{
+    Command, Entry, EntryHeader, FormationStep, Lifetime, Operation, Request, Write, body_of, revisions_of,
+};
+use kv_core::storage::Directory;
+use std::error::Error;
+use std::path::Path;
+
+/// Opens the journal of a member in an empty folder, and formats it.
+///
+/// # Errors
+/// If the folder cannot be used.
+pub fn open_journal(folder: &Path, member: u8) -> Result<Journal, Box<dyn Error + Send + Sync>> {
+    let cluster = cluster();
+    let identity = Identity {
+        cluster: cluster.id(),
+        cluster_name: CLUSTER.to_owned(),
+        fingerprint: cluster.fingerprint(),
+        member: MemberId::new(member),
+        options: FixedOptions::from(&Options::default()),
+    };
+    let options = JournalOptions { segment_bytes: 64 << 20, cache_bytes: 1 << 20 };
+    let (mut journal, _) = Journal::open(Directory::open(folder)?, identity, options)?;
+    journal.execute(&[FormationStep::Formatted, FormationStep::Formed].map(Write::Formation))?;
+    Ok(journal)
+}
+
+/// A cluster of three.
+///
+/// # Panics
+/// Never: the cluster is valid.
+#[must_use]
+pub fn cluster() -> Cluster {
+    let members = (0..3).map(|id| (id, format!("member:{id}")));
+    Cluster::builder(CLUSTER).members(members).build().expect("it is valid")
+}
 
 /// The size of the values, in bytes.
 pub const VALUE_BYTES: usize = 256;

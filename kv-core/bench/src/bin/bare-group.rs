@@ -7,16 +7,13 @@
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use kv_benchmarks::{CLUSTER, Log, Puts};
-use kv_core::config::{Cluster, FixedOptions, Options};
-use kv_core::ids::MemberId;
-use kv_core::journal::{Identity, Journal, JournalOptions};
+use kv_benchmarks::{Log, Puts, open_journal};
+use kv_core::journal::Journal;
 use kv_core::message::{Entry, EntryHeader, HEADER_BYTES, Write};
-use kv_core::storage::Directory;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -73,10 +70,21 @@ fn main() -> Result<()> {
         }
         Ok(())
     }));
-    threads.push(thread::spawn(move || replicate(&received, &writes, &mut peers)));
+    threads.push(thread::spawn(move || {
+        let replicated = replicate(&received, &writes, &mut peers);
+        // The threads that read acknowledgements have these connections too.
+        peers.iter().try_for_each(|peer| peer.shutdown(Shutdown::Write))?;
+        replicated
+    }));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
-    let latencies = runtime.block_on(load(clients, Duration::from_secs(seconds), &events))?;
+    let latencies = runtime.block_on(load(clients, Duration::from_secs(seconds), &events));
+    let _ = events.send(Event::Stop);
+    for thread in threads {
+        // If one failed, that is why the load did.
+        thread.join().map_err(|_| "a thread panicked")??;
+    }
+    let latencies = latencies?;
     println!(
         "bare group, {clients} clients: {:.0} puts/s, p50 {} us, p99 {} us, max {} us",
         latencies.len() as f64 / seconds as f64,
@@ -84,10 +92,6 @@ fn main() -> Result<()> {
         latencies.value_at_quantile(0.99),
         latencies.max()
     );
-    let _ = events.send(Event::Stop);
-    for thread in threads {
-        thread.join().map_err(|_| "a thread panicked")??;
-    }
     Ok(())
 }
 
@@ -212,15 +216,5 @@ fn append_waiting(journal: &mut Journal, entries: &Receiver<Entry>) -> Result<Op
 
 fn open(folder: &Path, member: u8) -> Result<Journal> {
     std::fs::create_dir(folder)?;
-    let members = (0..3).map(|id| (id, format!("member:{id}")));
-    let cluster = Cluster::builder(CLUSTER).members(members).build()?;
-    let identity = Identity {
-        cluster: cluster.id(),
-        cluster_name: CLUSTER.to_owned(),
-        fingerprint: cluster.fingerprint(),
-        member: MemberId::new(member),
-        options: FixedOptions::from(&Options::default()),
-    };
-    let options = JournalOptions { segment_bytes: 64 << 20, cache_bytes: 1 << 20 };
-    Ok(Journal::open(Directory::open(folder)?, identity, options)?.0)
+    open_journal(folder, member)
 }

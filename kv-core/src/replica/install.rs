@@ -6,7 +6,7 @@ use super::Halt;
 use super::context::{Context, Flow, Transition, holds_through};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, EntryPastGap, FetchWhat, LogSummary, Message};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::debug;
 
@@ -34,8 +34,6 @@ pub(super) struct Install {
     pub(super) retry_at: Instant,
     /// The number of unanswered requests. Each goes to the next peer.
     turns: usize,
-    /// At the new primary, the members that have voted.
-    voters: BTreeSet<MemberId>,
     /// The write that makes the view's log durable here.
     finishing: Option<WriteSeq>,
 }
@@ -70,7 +68,6 @@ impl Install {
             patience: Duration::ZERO,
             retry_at: now,
             turns: 0,
-            voters: BTreeSet::new(),
             finishing: None,
         }
     }
@@ -125,7 +122,6 @@ impl Install {
 
     /// Continues the installation as far as possible. `votes`: at the new primary, what the members have.
     pub(super) fn drive(&mut self, cx: &mut Context, votes: Option<&Summaries>) -> Flow {
-        self.voters.extend(votes.into_iter().flat_map(BTreeMap::keys));
         if !self.cut(cx) {
             return Flow::Continue(());
         }
@@ -278,7 +274,7 @@ impl Install {
         let reach = |peer: &MemberId| {
             votes.get(peer).map_or(self.head.op, |vote| holds_through(vote, &self.known, head))
         };
-        let sources = self.sources(cx).into_iter().map(|peer| (peer, reach(&peer)));
+        let sources = Self::sources(cx).into_iter().map(|peer| (peer, reach(&peer)));
         let sources: Vec<(MemberId, Op)> = sources.filter(|(_, reach)| *reach > head).collect();
         sources.get(self.turn() % sources.len().max(1)).copied()
     }
@@ -310,16 +306,15 @@ impl Install {
 
     /// Whom to ask next: all peers in turn.
     fn source(&self, cx: &Context) -> MemberId {
-        let peers = self.sources(cx);
+        let peers = Self::sources(cx);
         peers[self.turn() % peers.len()]
     }
 
-    /// The peers: the primary of the view first. At the new primary, members that have voted come next, because the
-    /// others may be down.
-    fn sources(&self, cx: &Context) -> Vec<MemberId> {
+    /// The peers: the primary of the view first.
+    fn sources(cx: &Context) -> Vec<MemberId> {
         let primary = cx.primary();
         let mut peers: Vec<MemberId> = cx.cluster.peers(cx.me).map(|peer| peer.id).collect();
-        peers.sort_by_key(|peer| (*peer != primary, !self.voters.contains(peer), *peer));
+        peers.sort_by_key(|peer| (*peer != primary, *peer));
         peers
     }
 

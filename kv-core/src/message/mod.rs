@@ -290,6 +290,21 @@ pub struct LogSummary {
     pub extent: Extent,
 }
 
+impl LogSummary {
+    /// The last op that is listed.
+    #[must_use]
+    pub fn last_listed(&self) -> Op {
+        self.tail.last().map_or(self.head, |(op, _)| *op)
+    }
+
+    /// Returns whether entries of the log may be missing.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.extent != Extent::Through(self.head)
+            || self.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)))
+    }
+}
+
 /// Consecutive committed ops whose entries a log lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MissingRun {

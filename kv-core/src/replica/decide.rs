@@ -99,14 +99,9 @@ const fn evidence_of_slot(slot: Slot) -> SlotEvidence {
     }
 }
 
-/// The last op that a summary lists.
-fn last_listed(summary: &LogSummary) -> Op {
-    summary.tail.last().map_or(summary.head, |(op, _)| *op)
-}
-
 /// Whether the log may have reached further than what its summary lists.
 fn is_open(summary: &LogSummary) -> bool {
-    summary.extent > Extent::Through(last_listed(summary))
+    summary.extent > Extent::Through(summary.last_listed())
 }
 
 /// The decision about one op above the base.
@@ -154,7 +149,7 @@ pub(super) fn decide(votes: &Votes, quorums: Quorums) -> LogDecision {
         |some: &Votes, mode: Strictness| LogElection { votes: some, everyone: votes, quorums, mode }.decide();
     let all = election(votes, Strictness::Usual);
     let LogDecision::Stuck(_) = all else { return all };
-    let damaged = votes.iter().filter(|(_, vote)| is_damaged(vote)).map(|(id, _)| *id);
+    let damaged = votes.iter().filter(|(_, vote)| vote.is_damaged()).map(|(id, _)| *id);
     let damaged: Vec<MemberId> = damaged.take(MOST_DAMAGED).collect();
     for without in 1..1_u32 << damaged.len() {
         let mut some = votes.clone();
@@ -167,11 +162,6 @@ pub(super) fn decide(votes: &Votes, quorums: Quorums) -> LogDecision {
         }
     }
     if votes.len() < quorums.members { all } else { election(votes, Strictness::LastResort) }
-}
-
-fn is_damaged(vote: &LogSummary) -> bool {
-    vote.extent != Extent::Through(vote.head)
-        || vote.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)))
 }
 
 fn base(votes: &Votes) -> Option<Anchor> {
@@ -193,7 +183,7 @@ impl LogElection<'_> {
     fn decide_above(&self, base: Anchor) -> LogDecision {
         let newest = self.newest();
         let named = || self.votes.values().filter(|summary| summary.log_view == newest);
-        let last = named().map(last_listed).max().unwrap_or_default().max(base.op);
+        let last = named().map(LogSummary::last_listed).max().unwrap_or_default().max(base.op);
         // If the list of a member is open, it must be shown that the member held nothing above it.
         let is_open = named().any(is_open);
         let mut end = if is_open { last.next() } else { last };

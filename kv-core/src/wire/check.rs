@@ -75,7 +75,7 @@ fn summary(log: &LogSummary) -> Result<(), WireError> {
     if !is_above || !log.tail.is_sorted_by(|(one, _), (next, _)| one < next) {
         return Err(WireError::OutOfRange { field: "the order of a log's tail" });
     }
-    if Extent::Through(log.tail.last().map_or(log.head, |(op, _)| *op)) > log.extent {
+    if Extent::Through(log.last_listed()) > log.extent {
         return Err(WireError::OutOfRange { field: "the extent of a log" });
     }
     Ok(())

@@ -110,10 +110,7 @@ pub(crate) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>, head: O
 /// Whether a summary is valid: its list is complete, and no longer than a log (rule N3) or a damaged member may have.
 pub(crate) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
     let listed = log.head.distance_from(log.commit.op);
-    let is_open = log.extent != Extent::Through(log.head);
-    let is_damaged = is_open || log.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)));
-    let most = if is_damaged { pipeline.saturating_mul(LISTED) } else { pipeline };
-    let last = log.tail.last().map_or(log.head, |(op, _)| *op);
+    let most = if log.is_damaged() { pipeline.saturating_mul(LISTED) } else { pipeline };
     log.commit.op <= log.head
         && lost::well_formed(&log.lacks, log.commit.op)
         && listed == log.suffix.len() as u64
@@ -121,5 +118,5 @@ pub(crate) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
         && log.tail.len() as u64 <= pipeline.saturating_mul(LISTED)
         && log.tail.first().is_none_or(|(op, _)| *op > log.head)
         && log.tail.is_sorted_by(|(one, _), (next, _)| one < next)
-        && Extent::Through(last) <= log.extent
+        && Extent::Through(log.last_listed()) <= log.extent
 }

@@ -10,13 +10,28 @@ use crate::replica::{Halt, Input, Status};
 /// A group of members that all have `count` committed entries.
 fn with_entries(data: u8, witnesses: u8, count: u64) -> Group {
     let mut group = Group::formed(data, witnesses);
-    for n in 0..count {
-        group.propose(0, &format!("k{n}"));
-        group.settle();
-    }
+    propose_all(&mut group, 0..count);
     group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(count));
     group.run_for(30);
     group
+}
+
+/// A group that was formed with this pipeline, and whose members all have `count` entries and no checkpoint (a witness
+/// may have taken one on its own).
+fn with_pipeline(data: u8, witnesses: u8, pipeline_depth: u32, count: u64) -> Group {
+    let options = Options { pipeline_depth, ..Options::default() };
+    let mut group = Group::with_options(data, witnesses, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    propose_all(&mut group, 0..count);
+    group.run_until("level", Group::level);
+    group
+}
+
+fn propose_all(group: &mut Group, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        group.propose(0, &format!("k{n}"));
+        group.settle();
+    }
 }
 
 fn crash_all(group: &mut Group) {
@@ -101,14 +116,7 @@ fn f_disk_7_an_entry_damaged_on_all_members_halts_them_with_a_report() {
 
 /// Twelve entries with a pipeline of four, on everybody's disk: op 3 is below what any vote lists. Everybody is down.
 fn with_deep_logs(data: u8, witnesses: u8) -> Group {
-    let options = Options { pipeline_depth: 4, ..Options::default() };
-    let mut group = Group::with_options(data, witnesses, options);
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    for n in 0..12 {
-        group.propose(0, &format!("k{n}"));
-        group.settle();
-    }
-    group.run_until("level", Group::level);
+    let mut group = with_pipeline(data, witnesses, 4, 12);
     // Without checkpoints. A witness would take one on its own.
     crash_all(&mut group);
     group
@@ -262,14 +270,7 @@ fn d6c_an_entry_that_only_one_of_five_has_is_found() {
 /// hash that it knows, so the hashes are found one after another. Rule D6c.
 #[test]
 fn d6c_hashes_are_pieced_together_from_damaged_logs() {
-    let options = Options { pipeline_depth: 4, ..Options::default() };
-    let mut group = Group::with_options(3, 0, options);
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    for n in 0..10 {
-        group.propose(0, &format!("k{n}"));
-        group.settle();
-    }
-    group.run_until("level", Group::level);
+    let mut group = with_pipeline(3, 0, 4, 10);
     crash_all(&mut group);
     spoil(&mut group, 0, &[4, 5]);
     group.members[1].disk.entries.retain(|op, _| *op <= Op::new(3));
@@ -285,14 +286,7 @@ fn d6c_hashes_are_pieced_together_from_damaged_logs() {
 /// Rule D6c.
 #[test]
 fn d6c_hashes_are_asked_for_from_the_first_that_is_not_known() {
-    let options = Options { pipeline_depth: 4, ..Options::default() };
-    let mut group = Group::with_options(3, 0, options);
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    for n in 0..16 {
-        group.propose(0, &format!("k{n}"));
-        group.settle();
-    }
-    group.run_until("level", Group::level);
+    let mut group = with_pipeline(3, 0, 4, 16);
     crash_all(&mut group);
     spoil(&mut group, 0, &[9, 10]);
     spoil(&mut group, 1, &[8, 9]);
@@ -449,20 +443,10 @@ fn n4_a_repaired_entry_releases_withheld_acknowledgements() {
 #[test]
 fn v7_hashes_are_learned_from_the_entries_behind_the_own_damage() {
     for (witnesses, last) in [(1, 5), (1, 7), (0, 5)] {
-        let options = Options { pipeline_depth: 4, ..Options::default() };
-        let mut group = Group::with_options(3 - witnesses, witnesses, options);
-        group.run_until("a primary serves", |group| group.serving() == Some(0));
-        for n in 0..last {
-            group.propose(0, &format!("k{n}"));
-            group.settle();
-        }
-        group.run_until("level", Group::level);
+        let mut group = with_pipeline(3 - witnesses, witnesses, 4, last);
         let (damaged, short) = (1, 2);
         group.isolate(short);
-        for n in last..12 {
-            group.propose(0, &format!("k{n}"));
-            group.settle();
-        }
+        propose_all(&mut group, last..12);
         let head = Op::new(12);
         group.run_until("committed", |group| group.replica(0).commit().op == head);
         group.run_until("durable", |group| group.replica(damaged).durable().op == head);
@@ -486,14 +470,7 @@ fn v7_hashes_are_learned_from_the_entries_behind_the_own_damage() {
 #[test]
 fn v4_entries_behind_a_hole_that_is_too_long_to_be_listed_are_found() {
     for (others, hole) in [(28, 5..=25), (25, 5..=25), (28, 5..=28)] {
-        let options = Options { pipeline_depth: 4, ..Options::default() };
-        let mut group = Group::with_options(3, 0, options);
-        group.run_until("a primary serves", |group| group.serving() == Some(0));
-        for n in 0..28 {
-            group.propose(0, &format!("k{n}"));
-            group.settle();
-        }
-        group.run_until("level", Group::level);
+        let mut group = with_pipeline(3, 0, 4, 28);
         crash_all(&mut group);
         group.members[1].disk.entries.retain(|op, _| *op <= Op::new(others));
         spoil(&mut group, 2, &hole.collect::<Vec<_>>());
@@ -509,17 +486,9 @@ fn v4_entries_behind_a_hole_that_is_too_long_to_be_listed_are_found() {
 /// holes are not asked for again, but those above the second one are.
 #[test]
 fn v7_hashes_are_asked_for_above_the_greatest_known_one() {
-    let options = Options { pipeline_depth: 8, ..Options::default() };
-    let mut group = Group::with_options(2, 1, options);
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    for n in 0..20 {
-        group.propose(0, &format!("k{n}"));
-        group.settle();
-        if n == 8 {
-            group.run_until("level", Group::level);
-            group.isolate(1);
-        }
-    }
+    let mut group = with_pipeline(2, 1, 8, 9);
+    group.isolate(1);
+    propose_all(&mut group, 9..20);
     let head = Op::new(20);
     group.run_until("committed", |group| group.replica(0).commit().op == head);
     group.run_until("durable", |group| group.replica(2).durable().op == head);

@@ -4,10 +4,9 @@
 use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use kv_benchmarks::{CLUSTER, Log, Puts, VALUE_BYTES, cluster, open_journal, open_session};
-use kv_core::config::{FixedOptions, Options};
+use kv_benchmarks::{Log, Puts, VALUE_BYTES, cluster, format_journal, open_journal, open_session};
+use kv_core::config::Options;
 use kv_core::ids::{Anchor, Instant, MemberId, Timestamp, View};
-use kv_core::journal::{Identity, Journal, JournalOptions};
 use kv_core::kv::{Limits, StateMachine};
 use kv_core::message::{ClientCall, ClientMessage, Entry, Message, Request, Write};
 use kv_core::replica::{Input, Now, Output, Replica, ReplicaConfig, Wrap};
@@ -79,7 +78,7 @@ mod codec {
 #[divan::bench(args = BATCHES)]
 fn journal_append(bencher: Bencher<'_, '_>, count: usize) {
     let folder = TempDir::new().expect("a folder can be made");
-    let mut journal = open_journal(folder.path(), 0).expect("it is empty");
+    let mut journal = format_journal(folder.path(), 0).expect("it is empty");
     let (mut log, mut puts) = (Log::default(), Puts::new(100_000));
     bencher
         .with_inputs(|| Write::Append(vec![log.entry(&puts.encoded(count))]))
@@ -104,16 +103,7 @@ impl Group {
             let (cluster, options) = (cluster(), Options::default());
             let own = folder.path().join(id.to_string());
             std::fs::create_dir(&own).expect("a folder can be made");
-            let identity = Identity {
-                cluster: cluster.id(),
-                cluster_name: CLUSTER.to_owned(),
-                fingerprint: cluster.fingerprint(),
-                member: MemberId::new(id),
-                options: FixedOptions::from(&options),
-            };
-            let sizes = JournalOptions { segment_bytes: 64 << 20, cache_bytes: 1 << 20 };
-            let storage = Directory::open(&own).expect("it can be opened");
-            let recovered = Journal::open(storage, identity, sizes).expect("it is empty").1;
+            let (_, recovered) = open_journal(&own, id).expect("it is empty");
             Replica::new(
                 ReplicaConfig::new(cluster, MemberId::new(id), options, u64::from(id)),
                 recovered,

@@ -7,17 +7,18 @@ use kv_core::ids::{
 };
 use kv_core::journal::{Identity, Journal, JournalOptions};
 use kv_core::message::{
-    Command, Entry, EntryHeader, FormationStep, Lifetime, Operation, Request, Write, body_of, revisions_of,
+    Command, Entry, EntryHeader, FormationStep, Lifetime, Operation, Recovered, Request, Write, body_of,
+    revisions_of,
 };
 use kv_core::storage::Directory;
 use std::error::Error;
 use std::path::Path;
 
-/// Opens the journal of a member in an empty folder, and formats it.
+/// Opens the journal of a member in a folder.
 ///
 /// # Errors
 /// If the folder cannot be used.
-pub fn open_journal(folder: &Path, member: u8) -> Result<Journal, Box<dyn Error + Send + Sync>> {
+pub fn open_journal(folder: &Path, member: u8) -> Result<(Journal, Recovered), Box<dyn Error + Send + Sync>> {
     let cluster = cluster();
     let identity = Identity {
         cluster: cluster.id(),
@@ -27,7 +28,15 @@ pub fn open_journal(folder: &Path, member: u8) -> Result<Journal, Box<dyn Error 
         options: FixedOptions::from(&Options::default()),
     };
     let options = JournalOptions { segment_bytes: 64 << 20, cache_bytes: 1 << 20 };
-    let (mut journal, _) = Journal::open(Directory::open(folder)?, identity, options)?;
+    Ok(Journal::open(Directory::open(folder)?, identity, options)?)
+}
+
+/// Opens the journal of a member in an empty folder, and formats it.
+///
+/// # Errors
+/// If the folder cannot be used.
+pub fn format_journal(folder: &Path, member: u8) -> Result<Journal, Box<dyn Error + Send + Sync>> {
+    let (mut journal, _) = open_journal(folder, member)?;
     journal.execute(&[FormationStep::Formatted, FormationStep::Formed].map(Write::Formation))?;
     Ok(journal)
 }

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use kv_benchmarks::{Log, Puts, open_journal};
+use kv_benchmarks::{Log, Puts, format_journal};
 use kv_core::journal::Journal;
 use kv_core::message::{Entry, EntryHeader, HEADER_BYTES, Write};
 use std::collections::VecDeque;
@@ -216,5 +216,5 @@ fn append_waiting(journal: &mut Journal, entries: &Receiver<Entry>) -> Result<Op
 
 fn open(folder: &Path, member: u8) -> Result<Journal> {
     std::fs::create_dir(folder)?;
-    open_journal(folder, member)
+    format_journal(folder, member)
 }

@@ -285,8 +285,8 @@ impl ClusterBuilder {
     }
 }
 
-/// The greatest length of an address, in bytes. It is limited because the answer to a hello contains the addresses of
-/// all members.
+/// The greatest length of an address, in bytes. It is limited because the first answer on a connection contains the
+/// addresses of all members.
 const MAX_ADDRESS: usize = 255;
 
 fn check_address(member: &Member) -> Result<(), ConfigError> {
@@ -338,8 +338,8 @@ pub struct Options {
     /// replacement by up to this time. If a primary only falls silent, the backups first wait for at least
     /// `failure_timeout_min`. A lease that is no longer than `failure_timeout_min` has ended by then, and does not
     /// delay the replacement. A read lease never delays a handover. After a member restarts, it sends nothing that
-    /// could complete a view change until `read_lease` has passed, because it may have given a promise before it
-    /// stopped.
+    /// could complete the replacement of a primary until `read_lease` has passed, because it may have given a promise
+    /// before it stopped.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
     /// Members use wall clocks only after all members were down, to find out how long all of them were down.

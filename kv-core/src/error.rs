@@ -64,9 +64,9 @@ pub enum WriteError {
         /// the condition did not hold, or a later one.
         revision: Revision,
     },
-    /// The transaction requires a lock ([`Lock::transaction`](crate::client::Lock::transaction),
-    /// [`Transaction::fenced`](crate::client::Transaction::fenced)) that was released or lost before the transaction
-    /// could take effect. Nothing was changed.
+    /// The transaction requires a lock that was released or lost before the transaction could take effect. Nothing was
+    /// changed. See [`Lock::transaction`](crate::client::Lock::transaction) and
+    /// [`Transaction::fenced`](crate::client::Transaction::fenced).
     #[error("the lock was no longer held at revision {revision}: nothing was changed")]
     LockLost {
         /// The revision at which the lock was checked. A read with `.at_least(revision)` sees the state at that check,
@@ -180,7 +180,8 @@ pub enum LockError {
     /// may also have been unable to answer in that time.
     #[error("another client holds the lock")]
     Held,
-    /// A write failed. If the lock was acquired nevertheless, it is released when its lease ends, or earlier.
+    /// A write failed. The lock may have been acquired nevertheless. In that case, it is released when its lease ends,
+    /// or earlier.
     #[error(transparent)]
     Write(#[from] WriteError),
     /// A read failed.

@@ -20,7 +20,7 @@ const MAX_NAME: usize = 100;
 /// If no address answers, all addresses are tried again after this pause.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
-/// The way to reach a member that runs in this process, without the transport.
+/// How the client reaches a member that runs in the same process: through `connect` instead of the transport.
 pub(crate) struct LocalMember {
     pub(crate) id: MemberId,
     pub(crate) connect: Box<dyn Fn() -> Connection + Send + Sync>,
@@ -143,8 +143,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`ConnectError`] if no member answers in time, or if a member refuses this client and no other address answers.
-    /// This error is also returned if there is no address, no transport or no data member, or if a [member
-    /// address](Self::member_address) has an unknown id.
+    /// This error is also returned if there is no address or no transport, if the cluster has no data member (a member
+    /// that stores data), or if a [member address](Self::member_address) has an unknown id.
     ///
     /// # Panics
     /// If the future runs outside a tokio runtime.

@@ -272,8 +272,8 @@ pub struct ProtocolOptions {
     pub attempt_max: Duration,
     /// The first pause before a retry. Each further pause is twice as long. All pauses have jitter. Default 5 ms.
     pub backoff_min: Duration,
-    /// The longest pause between attempts while the client searches for the primary. After a long search, the pause is
-    /// up to eight times this value. Default 25 ms.
+    /// The longest pause after each of the first 64 attempts of a search for the primary. After later attempts of the
+    /// same search, the longest pause is eight times this value. Default 25 ms.
     pub search_max: Duration,
     /// The longest pause between retries while the cluster is overloaded. Default 1 s.
     pub backoff_max: Duration,

@@ -51,8 +51,8 @@ fn more(tokio: Duration, since: Option<Duration>, now: Option<Duration>) -> Dura
     tokio.max(boot.unwrap_or_default())
 }
 
-/// Returns the time since the machine was booted. Returns `None` if there is no such clock, and in tests, which use
-/// tokio's clock.
+/// Returns the time since the machine was booted. Returns `None` if there is no boot-time clock. Also returns `None` in
+/// tests, which use only tokio's clock.
 fn boot() -> Option<Duration> {
     #[cfg(all(target_os = "linux", not(any(test, feature = "testing"))))]
     {

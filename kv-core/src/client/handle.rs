@@ -39,7 +39,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest deadline: a year. A longer deadline is shortened to it.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A client of a cluster. Clones share one session, one set of connections and one task.
+/// A client of a cluster. Clones share one session, one set of connections and one task. In a session, the client
+/// numbers its writes, so that members recognize a retried write.
 ///
 /// Many tasks may make calls at the same time. Up to 256 writes are in flight at once, or fewer if the cluster's
 /// [`max_in_flight_per_session`](field@crate::Options::max_in_flight_per_session) is smaller. Unfinished calls use at
@@ -169,8 +170,8 @@ impl Client {
         Add::new(self.clone(), key.as_ref(), by)
     }
 
-    /// Runs several changes and reads at one revision, or none of them. Add conditions and steps to the returned
-    /// builder, then await the builder.
+    /// Runs several steps (changes and reads) at one revision, or none of them. Add conditions and steps to the
+    /// returned builder, then await the builder.
     pub fn transaction(&self) -> Transaction {
         Transaction::new(self.clone())
     }
@@ -323,7 +324,7 @@ impl Client {
 
     /// Closes the client and all of its clones. The client refuses new operations. When the writes in flight have
     /// ended, it closes the session. When all operations have ended, it closes the connections. If the session is not
-    /// closed within two seconds (or within the default deadline, if that is shorter), it expires later.
+    /// closed within two seconds (or within the default deadline, if that is shorter), the session expires later.
     ///
     /// # Cancel safety
     /// If the future is dropped, the client continues to close.

@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// A lease counts as alive for this many tenths of its time to live, counted from the moment before it was requested or
-/// renewed. The remaining tenths cover clock errors: the clock of this process may run at nine tenths of the true rate,
-/// and the cluster's clock at eleven tenths.
+/// A lease counts as alive for this many tenths of its time to live. This time begins just before the client sends the
+/// request for the lease or for a renewal. The remaining tenths cover clock errors: the clock of this process may run
+/// at nine tenths of the true rate, and the cluster's clock at eleven tenths.
 const BELIEVED: u32 = 8;
 
 /// Returns how long a lease counts as alive after it was requested or renewed.
@@ -216,13 +216,14 @@ impl Lease {
         self.ttl
     }
 
-    /// Returns true if it is certain that the lease has not ended. This is true until eight tenths of the time to live
-    /// have passed since the client first sent the latest renewal that succeeded. The request for the lease counts as
-    /// the first renewal. On Linux, the time during which the machine was suspended counts too.
+    /// Returns true until eight tenths of the time to live have passed since the latest successful renewal. This time
+    /// begins when the client first sends the renewal. The request for the lease counts as the first renewal. On Linux,
+    /// the time during which the machine was suspended counts too. Returns false earlier if the cluster has reported
+    /// that the lease ended.
     ///
-    /// While this is true, the lease has not ended, and a lock that belongs to the lease has no other holder. There are
-    /// two exceptions: the lease was revoked, or the key of the lock was removed. The guarantee assumes only that the
-    /// clock of this process and the clock of the primary each run within 10 % of the true rate.
+    /// While this method returns true, the lease has not ended, and a lock that belongs to the lease has no other
+    /// holder. There are two exceptions: the lease was revoked, or the key of the lock was removed. The guarantee
+    /// assumes only that the clock of this process and the clock of the primary each run within 10 % of the true rate.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(*self.known.borrow(), LeaseState::Kept(since) if since.elapsed() < believed(self.ttl))

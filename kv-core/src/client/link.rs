@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 /// How long opening a connection may take, including the hello.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The shortest time between two log messages that the client's certificate expires soon.
+/// The shortest time between two warnings in the log that the client's certificate expires soon.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is needed to open connections.

@@ -25,9 +25,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(10);
 
 /// Identifies one tenure of a lock (the time during which one holder has it) by the revision at which the tenure began.
-/// Each new holder of a lock gets a greater token. To reject writes of former holders, a resource remembers the
-/// greatest token that it has seen, and rejects smaller tokens. If a transaction uses [`Transaction::fenced`], the
-/// cluster itself checks the token.
+/// Each new holder of a lock gets a greater token. To reject writes of former holders, a resource outside the cluster
+/// remembers the greatest token that it has seen, and rejects writes with smaller tokens. If a transaction uses
+/// [`Transaction::fenced`], the cluster itself checks the token.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FencingToken(Revision);
 
@@ -121,7 +121,12 @@ impl LockRequest {
         self
     }
 
-    /// Sets how long to wait while another client holds the lock. Zero means not to wait. Default: wait forever.
+    /// Sets how long to wait for the lock, at most a year. The time starts when the builder is awaited. Zero means to
+    /// try once, without waiting. Default: wait forever.
+    ///
+    /// Awaiting the builder may take longer than this time, because some requests are not cut short when the time is
+    /// over: requests that grant or revoke the lock's lease and, if the time is zero, requests that read or write the
+    /// lock's key. The client's deadline limits each of these requests.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = Some(at_most);
         self
@@ -291,7 +296,8 @@ impl IntoFuture for LockRequest {
     ///
     /// # Cancel safety
     /// If the future is dropped, the client leaves the queue, and releases the lock if it has just acquired the lock.
-    /// This happens immediately or, if the cluster cannot be reached, when the lease ends. Nothing else is affected.
+    /// This happens at once if possible. Otherwise, for example if the cluster cannot be reached, it happens when the
+    /// lease ends. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
@@ -425,8 +431,8 @@ impl Election {
         Self { client, name }
     }
 
-    /// Waits until this client becomes the leader, when the returned builder is awaited. Other clients can then read
-    /// `value`.
+    /// When the returned builder is awaited, it waits until this client becomes the leader. While this client is the
+    /// leader, other clients can read `value`.
     pub fn campaign(&self, value: impl Into<Bytes>) -> LockRequest {
         LockRequest::new(self.client.clone(), self.name.clone()).value(value)
     }

@@ -167,10 +167,10 @@ macro_rules! freshness {
 
             /// Reads the state of any member that can prove the bound: its state contains every write that was
             /// acknowledged to any client at least `bound` before the read began. While a backup hears from its
-            /// primary, it can prove a bound of a few [heartbeats](field@crate::Options::heartbeat), and then answers
-            /// without the primary. If a member cannot prove the bound, the client asks other members. The primary
-            /// always answers, if necessary with a linearizable read. A bound of zero is a linearizable read. If the
-            /// primary is needed and there is none before the deadline, the read fails with
+            /// primary, it can prove a bound of a few [heartbeats](field@crate::Options::heartbeat), so it answers such
+            /// a read without the primary. If a member cannot prove the bound, the client asks other members. The
+            /// primary always answers, if necessary with a linearizable read. A bound of zero is a linearizable read.
+            /// If the primary is needed and there is none before the deadline, the read fails with
             /// [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
             /// The bound assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends
@@ -180,8 +180,8 @@ macro_rules! freshness {
                 self
             }
 
-            /// Asks only this member, which must not be a witness. This can be combined with every kind of freshness.
-            /// Default: any member that can answer.
+            /// Asks only this member, which must not be a witness (a member that stores no data). This can be combined
+            /// with every kind of freshness. Default: any member that can answer.
             ///
             /// If the member cannot answer before the deadline, the read fails with
             /// [`Unavailable`](crate::error::ReadError::Unavailable). The client asks no other member. A linearizable
@@ -410,7 +410,7 @@ pub(super) async fn write(
     }
 }
 
-/// The error that says why a request that ran at `revision` has changed nothing.
+/// Returns the error, with the reason, for a request that ran at `revision` and changed nothing.
 pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     match effect {
         Effect::ConditionFailed { found } => WriteError::ConditionFailed { found, revision },

@@ -34,12 +34,13 @@ use std::time::Duration;
 /// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
 /// together. Small results count too. If the options allow a single result that is larger than a limit, that limit is
 /// raised to the size of the largest possible result. If a result is dropped before the retry arrives, the call ends as
-/// [outcome unknown](WriteError::OutcomeUnknown). This happens only after two events. First, the answer is lost. Either
-/// a member or a connection fails, or the member drops the answer because unread answers take too much memory: more
-/// than 64 MiB for one connection, or more than a share of
-/// [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for all connections. Second, before the retry
-/// arrives, later results exceed one of the two limits for stored results (4 MiB or 32 MiB, unless raised), so this
-/// stored result is dropped.
+/// [outcome unknown](WriteError::OutcomeUnknown). This happens only after two events:
+///
+/// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if
+///    unread answers take more than 64 MiB of memory for one connection, or more than a share of
+///    [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for all connections.
+/// 2. Before the retry arrives, later results exceed one of the two limits for stored results, so the cluster drops
+///    this stored result.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

@@ -83,9 +83,10 @@ impl Watch {
     /// the order of keys within a revision. It continues through failovers, restarts and broken connections, and ends
     /// after the first error.
     ///
-    /// Any data member can serve the stream, from committed data. While no data member can be reached, or the cluster
-    /// has no primary, the stream returns nothing. Members keep a limited number of past changes. If the stream needs
-    /// older changes, it ends with [`WatchError::Compacted`]. It never leaves out a change silently.
+    /// Any data member (a member that stores data) can serve the stream. The stream returns only committed changes.
+    /// While no data member can be reached, or the cluster has no primary, the stream returns nothing. Members keep a
+    /// limited number of past changes. If the stream needs older changes, it ends with [`WatchError::Compacted`]. It
+    /// never leaves out a change silently.
     ///
     /// The client fetches at most one answer (about a megabyte) ahead, so the consumer may be as slow as it likes.
     ///
@@ -224,7 +225,7 @@ pub enum Update {
     },
     /// All present records have been returned. Together, they are the content of the range at this revision.
     UpToDate {
-        /// The revision at which the records were read. The events that follow are of later revisions.
+        /// The revision at which the records were read. All events that follow have later revisions.
         revision: Revision,
     },
     /// A later change.

@@ -1,5 +1,5 @@
-//! The state of a watch between two answers. It determines the next request and processes the answer. The state does no
-//! I/O. [`ClientProtocol`](super::ClientProtocol) runs the calls of the watch. It does no I/O either: its caller does.
+//! The state of a watch between two answers. It determines the next request, processes the answer, and does no I/O.
+//! [`ClientProtocol`](super::ClientProtocol) runs the calls of the watch.
 
 use super::call::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;
@@ -69,7 +69,7 @@ impl WatchCursor {
             Err(
                 CallError::NotApplied(Cause::Refused(why)) | CallError::OutcomeUnknown(Cause::Refused(why)),
             ) => Err(WatchError::Refused(why)),
-            // The next call tries again, as long as the watch is used.
+            // The watch continues: the next call tries again.
             Ok(_) | Err(_) => Ok(()),
         }
     }

@@ -67,7 +67,7 @@ fn order(candidates: &mut [SocketAddr]) {
     }
 }
 
-/// Resolves `address` (`HOST:PORT`), and tries the addresses one after the other until one works.
+/// Resolves `address` (`HOST:PORT`) to IP addresses, and tries them one after the other until one works.
 ///
 /// # Errors
 /// The error of the last attempt. If `address` cannot be resolved, or resolves to nothing, the error says so.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Why an operation of a transport failed. In most cases, the text of the error names the address and what to do.
+/// Why an operation of a transport failed. In most cases, the text of the error names the address and the cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
@@ -19,7 +19,7 @@ pub enum TransportError {
     Bind {
         /// The given address.
         address: String,
-        /// The system's error, and what to do.
+        /// The system's error and, for common causes, what to do.
         source: io::Error,
     },
     /// The other end cannot be reached.

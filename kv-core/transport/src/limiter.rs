@@ -1,17 +1,19 @@
 //! Decides which callers may begin a handshake with a listener, while the listener knows only their addresses.
 //!
-//! For a handshake, the listening end must compute a signature, and the half-open connection takes up one of a limited
-//! number of places. So handshakes are limited before they begin. There is a limit for all strangers together, and a
-//! limit for each source. Callers from the addresses of members do not count as strangers.
+//! For a handshake, the listening end must compute a signature. Until the handshake ends, the half-open connection
+//! takes up one of a limited number of places. So handshakes are limited before they begin. There is a limit for all
+//! strangers together, and a limit for each source (an IPv4 address or an IPv6 network). Callers from the addresses of
+//! members do not count as strangers.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The maximum number of sources that the limiter remembers. If this many are remembered and a new source calls, the
-/// limiter forgets all sources whose budget is full again. (A budget is full after at most a second without a call.) If
-/// this frees no place, the limiter does not remember the new source, and the new source has no limit of its own.
+/// The maximum number of sources that the limiter remembers, each with its budget of handshakes. If this many are
+/// remembered and a new source calls, the limiter forgets all sources whose budget is full again. (A budget is full
+/// after at most a second without a call.) If this frees no place, the limiter does not remember the new source, and
+/// the new source has no limit of its own.
 const SOURCES: usize = 4096;
 /// One source may use one half (1 / `PART_OF_ONE`) of the limit for all strangers.
 const PART_OF_ONE: u32 = 2;
@@ -79,8 +81,8 @@ fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// The rest of a budget of handshakes per second, expressed as a time. A budget that is used up is full again after a
-/// second.
+/// What is left of a budget of handshakes, expressed as the time in which this much of the budget is refilled. An empty
+/// budget is full again after a second.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: Duration,
@@ -155,8 +157,8 @@ impl<H> ConnectionLimiter<H> {
         is_member || self.strangers.get_or_insert_with(|| Level::full(now)).take(self.per_second, now)
     }
 
-    /// Returns the number of half-open connections. Pass an `is_done` that returns true for connections that are no
-    /// longer half-open; the limiter forgets these connections.
+    /// Forgets each connection for which `is_done` returns true, because that connection is no longer half-open.
+    /// Returns the number of connections that remain.
     pub fn half_open(&mut self, is_done: impl Fn(&H) -> bool) -> usize {
         self.half_open.retain(|(_, one)| !is_done(one));
         self.half_open.len()
@@ -211,7 +213,7 @@ mod tests {
     fn a_storm_of_handshakes_is_bounded_and_members_are_admitted() {
         for (sources, least, most) in [(1, 999, 1001), (10, 1999, 2001), (5000, 1999, 2001)] {
             let (mut limiter, start) = (limiter(1000, 10), Instant::now());
-            // Callers get the budget that was saved before the storm, and the budget of the second of the storm.
+            // Callers get the budget that was saved before the storm, and the budget for the one second that it lasts.
             let got = storm(&mut limiter, start, sources);
             assert!((least..=most).contains(&got), "{got} from {sources}");
             let after = start + Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! The preface: the first bytes on a socket or stream. It contains the lane that the connecting end chose. Transports
-//! that have no other way to send the lane use a preface.
+//! The preface: the first bytes on a socket or stream. It contains the lane (the class of traffic) that the connecting
+//! end chose. Transports that have no other way to send the lane use a preface.
 //!
 //! ```text
 //! offset  bytes  meaning

@@ -9,8 +9,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// At most this many refusals are logged as warnings within `AGAIN`.
 const AT_MOST: usize = 32;
 
-/// Remembers the refusals that a transport recently logged as warnings, by caller and reason. With this record, neither
-/// repeated refusals nor many strangers can flood the log. Clones share the record.
+/// Remembers which refusals a transport recently logged as warnings, so that neither repeated refusals nor many
+/// strangers can flood the log. Two refusals are the same if the address of the caller and the reason are the same.
+/// Clones share what they remember.
 #[derive(Clone, Debug, Default)]
 pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 

@@ -179,8 +179,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
 /// yet. Accepted connections continue.
 #[async_trait]
 pub trait Listener: Send + Debug {
-    /// Waits for the next stream. The listener returns a stream when it knows the lane and, if the transport
-    /// authenticates, the peer. A caller that is slow or sends garbage does not delay other callers.
+    /// Waits for the next stream. The listener returns a stream when it knows the stream's lane and, if the transport
+    /// authenticates peers, the peer's identity. A caller that is slow or sends garbage does not delay other callers.
     ///
     /// # Errors
     /// [`TransportError::Accept`] if accepting a stream failed; call this method again. [`TransportError::Closed`] if
@@ -193,9 +193,9 @@ pub trait Listener: Send + Debug {
     /// The address on which the listener listens, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves places for callers from the hosts of `members`, the addresses of the other members. The listener then
-    /// accepts such callers no matter how many strangers call. A listener implements this method if it limits callers
-    /// while it does not yet know their identity. By default, the method does nothing.
+    /// Reserves places for callers from the hosts in `members`, which contains the addresses of the other members. The
+    /// listener then accepts such callers no matter how many strangers call. Implement this method in a listener that
+    /// limits callers before it knows their identity. By default, the method does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

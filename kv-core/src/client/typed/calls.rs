@@ -97,7 +97,7 @@ impl<T> TypedGet<T> {
         self.with(|get| get.max_staleness(bound))
     }
 
-    /// Asks only this data member: see [`Get::member`].
+    /// Asks only this member, which must not be a witness: see [`Get::member`].
     pub fn member(self, id: MemberId) -> Self {
         self.with(|get| get.member(id))
     }

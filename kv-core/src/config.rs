@@ -1,4 +1,4 @@
-//! The configuration of a cluster and of a node: valid by construction.
+//! The configurations of a cluster and of a node. A `Cluster` is always valid; a node checks `Options` when it starts.
 
 mod difference;
 mod fixed;
@@ -200,9 +200,9 @@ impl Cluster {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
 
-    /// Describes how the member list with this fingerprint differs from the list of `self`. The returned text begins
-    /// with a colon, so that it can be appended to a sentence of an error message. If the difference is not in exactly
-    /// one member, the text is empty.
+    /// Finds out how the member list with this fingerprint differs from the list of `self`, by trying every list that
+    /// differs in one member. The returned text begins with a colon, so that it can be appended to an error message. If
+    /// no such list has this fingerprint, the text is empty.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -297,7 +297,7 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// How many log entries may be uncommitted at once. This value is fixed when a cluster forms.
+/// The default number of log entries that may be uncommitted at once.
 const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 
 /// Time-outs and limits of a node. Every option has a default, a range and a setter. A node checks the ranges when it
@@ -336,10 +336,9 @@ pub struct Options {
     ///
     /// If a primary crashes and its connections break, the backups notice this at once, and the read lease delays the
     /// replacement by up to this time. If a primary only falls silent, the backups first wait for at least
-    /// `failure_timeout_min`. A lease that is no longer than `failure_timeout_min` has ended by then, and does not
-    /// delay the replacement. A read lease never delays a handover. After a member restarts, it sends nothing that
-    /// could complete the replacement of a primary until `read_lease` has passed, because it may have given a promise
-    /// before it stopped.
+    /// `failure_timeout_min`. A lease of at most `failure_timeout_min` has ended by then, and does not delay the
+    /// replacement. A read lease never delays a handover. After a member restarts, it sends nothing that could complete
+    /// the replacement of a primary until `read_lease` has passed, because it may have given a promise earlier.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
     /// Members use wall clocks only after all members were down, to find out how long all of them were down.
@@ -387,9 +386,9 @@ pub struct Options {
     /// Members keep the changes of this many revisions for reads and watches, or fewer if these changes exceed
     /// `history_bytes`. Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// Members keep at most this many bytes of past values. A change counts as the sum of 64 bytes, twice the size of
-    /// the key, and the size of the value that it replaced. Members remove the oldest values first. Fixed when the
-    /// cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
+    /// Maximum total size of the changes that members keep for reads and watches, in bytes. The size of a change is 64
+    /// bytes, plus twice the size of the key, plus the size of the value that the change replaced. Members remove the
+    /// oldest changes first. Fixed when the cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
     /// Maximum number of leases. Members refuse requests for further leases until a lease ends. Fixed when the cluster
     /// forms. Default 10,000; 0 to 1,000,000.
@@ -483,7 +482,7 @@ impl Options {
         number("scrub_bytes_per_second", self.scrub_bytes_per_second, 0..=1 << 30, "0 to 1 GiB")?;
         size("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40, "1 MiB to 1 TiB")?;
         let entry = (2 * self.max_batch_bytes).max(self.largest_request() + (16 << 10)) as u64;
-        let segment = "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value and 80 KiB";
+        let segment = "64 KiB to 1 GiB, at least twice max_batch_bytes, and at least 80 KiB more than twice the largest key and value";
         number("segment_bytes", self.segment_bytes, entry.max(64 << 10)..=1 << 30, segment)?;
         size("max_sessions", self.max_sessions, 1..=1_000_000, "1 to 1,000,000")?;
         size("max_in_flight_per_session", self.max_in_flight_per_session, 1..=4096, "1 to 4,096")?;
@@ -506,8 +505,8 @@ impl Options {
 }
 
 impl Options {
-    /// The greatest size of an encoded request, in bytes. The longest request is either the largest put with the
-    /// largest value in its condition, or the largest transaction, including the overhead of its parts.
+    /// The greatest size of an encoded request, in bytes: the keys and values of the largest transaction, which have
+    /// twice the size of the largest key and value, and 64 KiB for the rest.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

@@ -92,7 +92,7 @@ pub enum WriteError {
     /// The lease has ended or takes no more keys, or no further lease is allowed. Nothing was changed.
     #[error(transparent)]
     Lease(LeaseFailure),
-    /// The time to live is out of range, or the transaction is malformed or exceeds a limit. Nothing was changed.
+    /// A time to live is out of range, or the transaction is malformed or exceeds a limit. Nothing was changed.
     #[error(transparent)]
     Malformed(RequestError),
     /// A step of the transaction failed. Nothing was changed.
@@ -180,11 +180,11 @@ pub enum LockError {
     /// may also have been unable to answer in that time.
     #[error("another client holds the lock")]
     Held,
-    /// A write failed. The lock may have been acquired nevertheless. In that case, it is released when its lease ends,
-    /// or earlier.
+    /// A write failed. The lock may have been acquired nevertheless. In that case, the client has tried to revoke the
+    /// lock's lease. If the lease was not revoked, the lock is released when the lease's time to live is over.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A read failed.
+    /// A read failed. The lock may have been acquired nevertheless: see [`Write`](Self::Write).
     #[error(transparent)]
     Read(#[from] ReadError),
 }

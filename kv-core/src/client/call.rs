@@ -1,4 +1,5 @@
-//! The inputs and outputs of [`ClientProtocol`](super::ClientProtocol).
+//! The inputs and outputs of [`ClientProtocol`](super::ClientProtocol). The *driver* is the client's task: it provides
+//! the inputs and carries out the outputs.
 
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
@@ -215,9 +216,8 @@ pub enum Cause {
     /// kind. The text is the reason.
     #[error("{0}")]
     Refused(String),
-    /// The only attempt failed. Status calls and handovers end in this way, because the client makes only one attempt
-    /// for each of them. Any other call ends in this way only if the client's task has ended, for example because the
-    /// runtime shut down.
+    /// The only attempt failed. The client makes only one attempt for a status call or a handover. Any other call ends
+    /// in this way only if the client's task has ended, for example because the runtime shut down.
     #[error("{0}")]
     Failed(FailureReason),
 }
@@ -270,7 +270,8 @@ pub struct ProtocolOptions {
     /// The longest time after which an unanswered attempt is repeated. A repeated attempt costs the members little,
     /// because they recognize the request. Default 1 s.
     pub attempt_max: Duration,
-    /// The first pause before a retry. Each further pause is twice as long. All pauses have jitter. Default 5 ms.
+    /// The first pause before a retry. Each further pause is twice as long as the one before. All pauses have jitter.
+    /// Default 5 ms.
     pub backoff_min: Duration,
     /// The longest pause after each of the first 64 attempts of a search for the primary. After later attempts of the
     /// same search, the longest pause is eight times this value. Default 25 ms.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at};
 
-/// If more bytes than this wait to be sent to one member, the connection to that member counts as dead.
+/// If more than this many bytes are queued for one member, the connection to that member counts as dead.
 const MAX_QUEUED: usize = 64 << 20;
 
 /// The shortest interval between pings, even if a member announces a very short idle time-out. The longest interval is
@@ -103,7 +103,7 @@ pub(super) struct Driver {
     members: BTreeMap<MemberId, MemberInfo>,
     started: tokio::time::Instant,
     channels: Channels,
-    /// Whether it is certain that no handle sends another command.
+    /// Whether it is certain that no handle will send another command.
     no_more_commands: bool,
     calls: BTreeMap<CallId, PendingCall>,
     links: BTreeMap<MemberId, Link>,

@@ -224,7 +224,7 @@ impl Client {
     ///
     /// # Limits
     /// One call may read up to 1,000 keys. All keys together may have up to 2 x (`max_key_bytes` + `max_value_bytes`)
-    /// bytes. All found records together may have about one megabyte.
+    /// bytes. All found records together may have up to about one megabyte.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
         let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
         GetMany::new(self.clone(), keys.collect())

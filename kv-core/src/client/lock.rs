@@ -72,14 +72,14 @@ pub struct LockRequest {
     wait: Option<Duration>,
 }
 
-/// Why a lock may be lost: returned by [`Lock::lost`].
+/// Why a client can no longer be sure that it holds a lock: returned by [`Lock::lost`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockLoss {
     /// The cluster reports that the lock's lease has ended.
     #[error("the lock's lease has ended")]
     LeaseEnded,
-    /// A client has removed the lock's key. The key may have been created again since.
+    /// The lock's key was removed, for example by a client. The key may have been created again since.
     #[error("the lock's key was removed")]
     KeyRemoved,
     /// The lease could not be renewed in time, so another client may hold the lock.
@@ -94,7 +94,8 @@ pub enum LockLoss {
 /// has lost the lock. So protect every action that only the holder may perform. To change keys in this cluster, use
 /// [`transaction`](Self::transaction). For other resources, use the [token](Self::token).
 ///
-/// If this value is dropped, the lock is released when its lease ends. [`release`](Self::release) releases it at once.
+/// If this value is dropped, the client no longer renews the lease, so the lock is released when the lease's time to
+/// live is over. [`release`](Self::release) releases the lock at once.
 #[derive(Debug)]
 pub struct Lock {
     client: Client,
@@ -358,8 +359,8 @@ impl Lock {
         Ok(found.is_some_and(|record| record.created == self.token.revision()))
     }
 
-    /// Waits until the lock may be lost, and returns the reason: see [`LockLoss`]. To notice a removal of the lock's
-    /// key without delay, this method watches the key.
+    /// Waits until this client can no longer be sure that it holds the lock, and returns the reason: see [`LockLoss`].
+    /// To notice a removal of the lock's key without delay, this method watches the key.
     ///
     /// While this method runs, it uses one of the client's [watches](super::Watch), whose number is limited.
     ///
@@ -385,8 +386,8 @@ impl Lock {
                     return;
                 }
             }
-            // The watch has ended: the changes are no longer kept, or the member serves no more watches. Now the
-            // present state decides.
+            // The watch has ended, because members no longer keep some of its changes, or because the member serves no
+            // more watches. Read the present state instead.
             if let Ok(false) = self.is_held().await {
                 return;
             }
@@ -398,11 +399,12 @@ impl Lock {
     ///
     /// # Errors
     /// If the lock's lease has ended already, returns an error for which [`WriteError::is_lease_ended`] is true. The
-    /// other errors are the errors of a put. After any of these other errors, the lock is released when its lease ends,
-    /// or earlier.
+    /// other errors are the errors of a put. After any of these other errors, the client no longer renews the lease. So
+    /// the lock is released when the lease's time to live is over, or earlier if the release takes effect after all.
     ///
     /// # Cancel safety
-    /// If the future is dropped, the lock is released when its lease ends, or earlier.
+    /// If the future is dropped, the client no longer renews the lease. So the lock is released when the lease's time
+    /// to live is over, or earlier if the release takes effect after all.
     pub async fn release(self) -> Result<(), WriteError> {
         self.lease.revoke().await.map(drop)
     }

@@ -166,7 +166,7 @@ impl TestCluster {
     }
 
     /// Returns a new client that knows the addresses of all members. The [`faults`](Self::faults) of the cluster affect
-    /// its connections too. Its calls have a deadline of two minutes.
+    /// the client's connections too. The client's calls have a deadline of two minutes.
     pub async fn client(&self) -> Client {
         let number = self.clients.fetch_add(1, Ordering::Relaxed);
         let network = self.network.named(&format!("client-{number}"));
@@ -244,8 +244,9 @@ impl TestCluster {
 
     /// Applies a fault, for example `Fault::new().loss(0.1)`, to every message between two members and between a client
     /// and a member. The fault acts at both ends of a connection, so in this example, a message is lost with a
-    /// probability of about 0.19. The first message in each direction of a connection is spared: of the random faults,
-    /// only a delay affects it. This call replaces the fault of an earlier call.
+    /// probability of about 0.19. The first message in each direction of a connection (the hello or its answer) may be
+    /// delayed, but is never lost at random, duplicated, reordered or corrupted. This call replaces the fault of an
+    /// earlier call.
     pub fn faults(&self, fault: &Fault) {
         for faults in self.all_faults() {
             faults.set(Scope::all(), fault.clone());

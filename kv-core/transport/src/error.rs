@@ -30,7 +30,7 @@ pub enum TransportError {
         /// The system's error.
         source: io::Error,
     },
-    /// The two ends do not accept each other, because of their certificates, or because only one end has a certificate.
+    /// At least one end does not accept the other, because of a certificate, or because only one end has a certificate.
     /// A retry helps only after somebody has changed the certificates or the configuration.
     #[error("no secure connection with {address}: {reason}")]
     Handshake {

@@ -6,7 +6,8 @@
 //!
 //! Besides the trait [`Transport`], the crate contains code that transports share, and tests for transports:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;
-//! - [`Faulty`]: adds loss, delay, duplication, reordering and cuts to any transport, controlled by [`Faults`];
+//! - [`Faulty`]: adds faults to any transport, such as loss, delay, duplication, reordering and cuts; [`Faults`]
+//!   controls the faults;
 //! - [`preface`]: the first bytes of a stream, which name its lane, for transports that have no other way to send the
 //!   lane;
 //! - `conformance` (with the feature `conformance`): tests of the requirements for a transport.

@@ -118,8 +118,8 @@ impl Level {
     }
 }
 
-/// Limits the handshakes that a listener allows, and its half-open connections. `H` is a handle with which the listener
-/// can close a half-open connection.
+/// Limits the handshakes and the half-open connections of a listener. `H` is a handle with which the listener can close
+/// a half-open connection.
 #[derive(Debug)]
 pub struct ConnectionLimiter<H> {
     per_second: u32,

@@ -24,8 +24,8 @@ const FIRST_FREE_PORT: u16 = 40_000;
 ///   that it has not accepted yet; further calls of `connect` wait.
 /// - No operation takes time by itself. Under tokio's paused clock on one thread, the same program runs the same way
 ///   each time.
-/// - A connection ends when either side drops it. If you drop a listener, it refuses further connections at once, and
-///   the connections that are still waiting in its queue break.
+/// - A connection ends when either side drops it. If you drop a listener, further connections to its address are
+///   refused at once. Connections that the listener has not accepted yet are closed.
 ///
 /// ```
 /// use kv_transport::{Lane, Memory, Transport};

@@ -143,7 +143,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     /// [`TransportError::Address`] if the address is malformed, [`TransportError::Connect`] if nobody listens there or
-    /// if the address cannot be reached, [`TransportError::Handshake`] if the two ends do not accept each other.
+    /// if the address cannot be reached, [`TransportError::Handshake`] if one end does not accept the other.
     ///
     /// # Cancel safety
     /// If you drop the future, the attempt ends. The peer may see a connection that ends at once.
@@ -159,7 +159,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
 
     /// Loads changed credentials, such as certificates in files, for all later connections. Returns whether the
     /// credentials have changed. A node calls this method about every second, and a client calls it before it opens a
-    /// connection. Both call it on a thread that the call may block for a moment. By default, credentials never change.
+    /// connection. Both use a separate thread, because the call may block for a moment. By default, credentials never
+    /// change.
     ///
     /// # Errors
     /// [`TransportError::Credentials`] if the new credentials cannot be used. Then the old credentials stay in use.
@@ -168,8 +169,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
     }
 
     /// The time at which the credentials in use expire: the first time at which the certificate or one of its
-    /// intermediate certificates expires. The time counts from the beginning of 1970 (UTC). Nodes and clients begin to
-    /// log a warning [`EXPIRY_WARNING`] before this time. Default: `None`, which means never.
+    /// intermediate certificates expires. The result is the time since the beginning of 1970 (UTC). Nodes and clients
+    /// begin to log a warning [`EXPIRY_WARNING`] before this time. Default: `None`, which means never.
     fn expires(&self) -> Option<Duration> {
         None
     }

@@ -68,9 +68,9 @@ impl<T: Transport> Faulty<T> {
         Self { inner, settings: Settings { faults, framing, spare_first: false } }
     }
 
-    /// Protects the first frame in each direction of each connection, which is the hello or its answer. Of the random
-    /// faults, only delay affects that frame. Cuts and clogs still affect it. By default, the first frame is treated
-    /// like any other.
+    /// Protects the first frame in each direction of each connection, which is the hello or its answer. That frame may
+    /// be delayed, but is never lost at random, duplicated, reordered or corrupted. Cuts and clogs still affect it. By
+    /// default, the first frame is treated like any other.
     #[must_use]
     pub fn spare_first(mut self) -> Self {
         self.settings.spare_first = true;

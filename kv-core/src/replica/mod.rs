@@ -512,7 +512,8 @@ impl Replica {
             ReplicaState::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
             state => state.install_mut().is_some_and(|install| install.has_nonce(nonce)),
         };
-        if !asked || checkpoint.anchor.op <= cx.commit || cx.transfer.is_running() {
+        let stuck = cx.is_repair(nonce) && cx.is_stuck_below(checkpoint.anchor.op);
+        if !(asked || stuck) || !cx.is_usable(checkpoint.anchor) || cx.transfer.is_running() {
             return;
         }
         debug!(%from, ?checkpoint, head = ?cx.log.head(), "a peer has dropped the entries that are needed next");
@@ -525,9 +526,15 @@ impl Replica {
             return;
         }
         cx.begin_transfer(from, checkpoint.anchor.op);
+        if !cx.transfer.is_running() {
+            // There is no other data member.
+            return;
+        }
         if let ReplicaState::ViewChange(change) = &mut self.state {
             let flow = change.yield_view(cx);
             self.carry_out(flow);
+        } else {
+            self.as_primary(|primary, cx| primary.abdicate(cx, "its state cannot get past a lost entry"));
         }
     }
 
@@ -572,7 +579,11 @@ impl Replica {
             }
             ReplicaState::Backup(backup) => backup.on_rebased(),
             ReplicaState::ViewChange(change) => change.on_rebased(),
-            ReplicaState::Forming(_) | ReplicaState::Primary(_) => {}
+            // Its state has skipped entries that it has ordered itself, so it never answers their clients.
+            ReplicaState::Primary(_) => {
+                self.as_primary(|primary, cx| primary.abdicate(cx, "its state was replaced"))
+            }
+            ReplicaState::Forming(_) => {}
         }
     }
 }

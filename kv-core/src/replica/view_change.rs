@@ -160,6 +160,9 @@ impl ViewChange {
         if cx.transfer.stateless {
             return self.yield_view(cx);
         }
+        if cx.fetches_to_go_on() && (cx.attempts as usize) <= cx.cluster.len() {
+            return self.yield_view(cx);
+        }
         let quorums = Quorums {
             members: cx.cluster.len(),
             view_change: cx.cluster.view_change_quorum(),

@@ -67,7 +67,7 @@ fn missing(summary: &LogSummary, base: Op, committed: &BTreeMap<Op, Hash>) -> Ru
     for slot in &summary.suffix {
         let next = op.next();
         let is_another = |hash: &Hash| committed.get(&next).is_some_and(|committed| committed != hash);
-        if matches!(slot, Slot::Present(hash) if is_another(hash)) {
+        if matches!(slot, Slot::Present(hash) | Slot::Faulty(Some(hash)) if is_another(hash)) {
             // An entry that follows an uncommitted entry was not committed either.
             push(&mut runs, op.next(), base);
             return runs;
@@ -201,6 +201,10 @@ mod tests {
         assert_eq!(first_lost(vec![], vec![behind(27, 27)]), None, "it has it");
         assert_eq!(first_lost(vec![], vec![behind(26, 126), behind(27, 127)]), Some(Op::new(27)));
         assert_eq!(first_lost(vec![Slot::Present(hash(126))], vec![behind(27, 127)]), Some(Op::new(27)));
+        for slot in [Slot::Present(hash(126)), Slot::Faulty(Some(hash(126)))] {
+            let another = vec![slot, Slot::Present(hash(127))];
+            assert_eq!(first_lost(another, vec![]), Some(Op::new(27)), "{slot:?} begins another log");
+        }
     }
 
     /// Ops 1 to 4 are lost on every member that knows that they are committed. Another member has four entries that

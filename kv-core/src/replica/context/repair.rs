@@ -1,7 +1,7 @@
 //! Entries whose stored copy can no longer be read. They are requested from the peers in turn, by op and hash, and
 //! written again. Until then they are neither served nor acknowledged, and votes list them as faulty (rule V4).
 
-use super::{Context, Halt};
+use super::{Context, Halt, Output};
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, Extent, FetchWhat, Message, Write};
 use std::collections::BTreeMap;
@@ -37,14 +37,16 @@ impl Repairs {
 impl Context {
     /// A stored entry cannot be read.
     pub(crate) fn on_faulty(&mut self, op: Op) {
-        let is_ours = op > self.log.floor() && op <= self.log.durable().op;
+        let is_ours = op > self.log.floor().max(self.trimmed()) && op <= self.log.durable().op;
         if !is_ours || self.repairs.list.contains_key(&op) {
             return;
         }
         if self.cluster.len() == 1 {
-            // The durable state replaces the entries below.
-            if op > self.checkpoint {
+            if op > self.applied {
                 self.halt(Halt::Lost { op });
+            } else if op > self.checkpoint {
+                // The state contains it, and replaces it once it is durable.
+                self.outputs.push_back(Output::MakeCheckpoint);
             }
             return;
         }
@@ -53,9 +55,11 @@ impl Context {
         self.begin_repair(op);
     }
 
-    /// Requests an entry, unless too many are requested already. Then it waits.
+    /// Requests an entry, unless too many are requested already. Then it waits. Applied entries never keep one waiting
+    /// that is still to be applied.
     fn begin_repair(&mut self, op: Op) {
-        if self.repairs.list.len() < MOST {
+        let requested = self.repairs.list.keys().filter(|other| **other > self.applied || op <= self.applied);
+        if requested.count() < MOST {
             let (nonce, patience) = (self.nonce(), self.options.failure_timeout_min);
             let ask_at = self.now.monotonic;
             self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
@@ -98,6 +102,18 @@ impl Context {
         self.repairs.list.get(&op).is_some_and(unanswered)
     }
 
+    /// Whether a request for an unreadable entry has this nonce.
+    pub(crate) fn is_repair(&self, nonce: u64) -> bool {
+        self.repairs.list.values().any(|repair| repair.nonce == nonce)
+    }
+
+    /// Rule T8: whether the own state cannot get as far as `op` by applying entries, because one of them is unreadable
+    /// and no peer has supplied it.
+    pub(crate) fn is_stuck_below(&self, op: Op) -> bool {
+        let next = self.log.faulty().find(|bad| *bad > self.applied);
+        !self.is_witness() && next.is_some_and(|bad| bad <= op && self.has_no_source(bad))
+    }
+
     /// Takes the requested entries from an answer, to write them again.
     pub(crate) fn on_repaired(&mut self, nonce: u64, entries: &[Entry]) {
         for entry in entries {
@@ -115,7 +131,7 @@ impl Context {
 
     /// Ends the repairs of entries that are durable again, cut or dropped. Returns whether an entry is durable again.
     pub(crate) fn end_repairs(&mut self) -> bool {
-        let durable = self.writes.durable;
+        let (durable, trimmed) = (self.writes.durable, self.trimmed());
         let (log, mut any_back) = (&mut self.log, false);
         self.repairs.list.retain(|op, repair| {
             let is_written = repair.writing.is_some_and(|seq| seq <= durable);
@@ -124,14 +140,18 @@ impl Context {
                 log.unmark_faulty(*op);
                 any_back = true;
             }
-            !is_written && log.is_faulty(*op)
+            !is_written && log.is_faulty(*op) && *op > trimmed
         });
         any_back
     }
 
-    /// Requests the next entry that waits for its repair.
+    /// Requests the next entry that waits for its repair. The applier needs entries that are not applied yet, so they
+    /// are first.
     pub(crate) fn begin_next_repair(&mut self) {
-        let waiting = self.log.faulty().find(|op| !self.repairs.list.contains_key(op));
+        let (needed, trimmed) = (self.applied, self.trimmed());
+        let waits = |op: &Op| *op > trimmed && !self.repairs.list.contains_key(op);
+        let waiting =
+            self.log.faulty().find(|op| *op > needed && waits(op)).or_else(|| self.log.faulty().find(waits));
         if let Some(op) = waiting {
             self.begin_repair(op);
         }

@@ -112,10 +112,13 @@ impl Context {
     /// A peer needs an entry that is missing or unreadable here (rule T8).
     pub(crate) fn answer_what_is_missing(&mut self, to: Requester, op: Op) {
         // If no peer has it, only a state can help. Until then, waiting is cheaper.
-        let bad_for_good = !self.is_witness() && op <= self.reported_checkpoint() && self.has_no_source(op);
-        if op <= self.trimmed() || bad_for_good {
+        let bad_for_good = !self.is_witness() && self.has_no_source(op);
+        if op <= self.trimmed() || (bad_for_good && op <= self.reported_checkpoint()) {
             trace!(to = %to.id, %op, "the entries that a peer needs next were dropped");
             self.too_old(to);
+        } else if bad_for_good && op <= self.applied {
+            // Only the state in memory contains it.
+            self.outputs.push_back(Output::MakeCheckpoint);
         }
     }
 

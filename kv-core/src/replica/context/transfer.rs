@@ -207,6 +207,11 @@ impl Context {
         self.ask_for_more();
     }
 
+    /// Rule T7: whether this member fetches a state because its own cannot get as far as the commit point.
+    pub(crate) fn fetches_to_go_on(&self) -> bool {
+        self.transfer.is_running() && self.is_stuck_below(self.commit)
+    }
+
     /// Returns whether this member may still get a state that covers what its log has dropped: all of it is stored
     /// here, or sources remain.
     pub(crate) fn may_get_state(&self) -> bool {
@@ -215,13 +220,14 @@ impl Context {
         is_whole || (fetches && self.transfer.rounds < MOST_ROUNDS)
     }
 
-    /// Whether a state at that point is usable: the log must continue from it.
-    fn is_usable(&self, at: Anchor) -> bool {
-        if self.transfer.stateless {
-            at.op > self.commit || (self.log.holds(at) && at.op >= self.trimmed())
-        } else {
-            at.op > self.commit
+    /// Whether a state at that point is usable: it goes further than the own state can, and the log continues from it.
+    pub(crate) fn is_usable(&self, at: Anchor) -> bool {
+        if at.op > self.commit {
+            return true;
         }
+        let is_needed =
+            if self.transfer.stateless { at.op >= self.trimmed() } else { self.is_stuck_below(at.op) };
+        is_needed && self.log.holds(at)
     }
 
     fn data_peers(&self) -> impl Iterator<Item = MemberId> {

@@ -240,6 +240,20 @@ fn f_disk_7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
     assert_eq!(group.members[0].halt, Some(Halt::Lost { op: Op::new(4) }));
 }
 
+/// F-disk-7: the state in memory contains the entry, so a checkpoint replaces it.
+#[test]
+fn f_disk_7_a_cluster_of_one_saves_what_it_has_applied() {
+    let mut group = with_entries(1, 0, 5);
+    group.input(0, Input::Faulty { op: Op::new(4) });
+    assert_eq!(group.members[0].halt, None);
+    assert_eq!(group.members[0].disk.checkpoint.op, Op::new(5));
+    group.members[0].hangs = true;
+    group.propose(0, "not applied");
+    group.settle();
+    group.input(0, Input::Faulty { op: Op::new(6) });
+    assert_eq!(group.members[0].halt, Some(Halt::Lost { op: Op::new(6) }));
+}
+
 /// The unreadable entries become readable again: nothing is missing, and the member continues.
 #[test]
 fn f_disk_12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {

@@ -607,7 +607,9 @@ impl Group {
             member.stateless = false;
             self.installed += 1;
             self.input(id, Input::SnapshotInstalled { point });
-            let applied = self.members[usize::from(id)].replica.as_ref().map(|replica| replica.commit().op);
+            let member = &self.members[usize::from(id)];
+            let applied =
+                member.replica.as_ref().filter(|_| !member.hangs).map(|replica| replica.commit().op);
             if let Some(op) = applied {
                 self.input(id, Input::Applied { op });
             }

@@ -552,6 +552,153 @@ fn t8_a_state_replaces_an_entry_that_is_damaged_everywhere() {
     assert!(floor(&group, 2) >= Op::new(8), "its log stands on a state: {:?}", floor(&group, 2));
 }
 
+/// Member `stuck` has all thirteen entries and knows them to be committed, but has applied only the first three. The
+/// others have made checkpoints at the tenth entry, and have dropped it and all below.
+fn behind_with_its_state(stuck: u8, members: u8) -> Group {
+    let mut group = Group::with_options(members, 0, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 3);
+    group.run_until("level", Group::level);
+    group.members[usize::from(stuck)].hangs = true;
+    write(&mut group, 7);
+    group.run_until("all know the tenth entry to be committed", Group::level);
+    for id in (0..members).filter(|id| *id != stuck) {
+        group.checkpoint(id);
+    }
+    write(&mut group, 3);
+    group.run_until("trimmed", |group| {
+        let mut others = (0..members).filter(|id| *id != stuck);
+        group.level() && others.all(|id| floor(group, id) >= Op::new(10))
+    });
+    assert_eq!(group.replica(stuck).cx.applied, Op::new(3));
+    group
+}
+
+fn requests(group: &Group, from: u8) -> std::collections::BTreeSet<MemberId> {
+    let fetches = group.sent.iter().filter(|sent| matches!(sent.message, Message::Fetch { .. }));
+    fetches.filter(|sent| sent.from == member(from)).map(|sent| sent.to).collect()
+}
+
+fn has_fetched_a_state(group: &Group) -> bool {
+    group.sent.iter().any(|sent| matches!(sent.message, Message::GetSnapshot { .. }))
+}
+
+/// T8: an entry can no longer be read by the only member that must still apply it, and all others have dropped it. The
+/// member knows more to be committed than their states contain. It fetches one of these states, and applies the rest.
+#[test]
+fn t8_a_state_replaces_an_entry_that_only_its_reader_still_had() {
+    for stuck in [0, 2] {
+        let mut group = behind_with_its_state(stuck, 3);
+        group.input(stuck, Input::Faulty { op: Op::new(8) });
+        group.run_until("the state has arrived", |group| group.installed == 1);
+        assert_eq!(group.replica(stuck).cx.applied, Op::new(10));
+        assert_eq!(group.replica(stuck).cx.log.head().op, Op::new(13), "what follows the state stays");
+        group.members[usize::from(stuck)].hangs = false;
+        group.input(stuck, Input::Applied { op: Op::new(13) });
+        group.run_until("a primary serves", |group| group.serving().is_some());
+        if stuck == 0 {
+            // T7: it could not serve while it fetched a state.
+            assert!(group.replica(0).view() > View::ZERO);
+        }
+        write(&mut group, 3);
+        group.run_until("level", Group::level);
+        assert_eq!(group.installed, 1, "one state is enough");
+    }
+}
+
+/// T8: a segment of more entries than are requested at once is unreadable, and part of it is applied. The entry that is
+/// to be applied next is requested before these.
+#[test]
+fn t8_an_entry_that_is_applied_delays_no_entry_that_is_not() {
+    let mut group = Group::with_options(3, 0, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 100);
+    group.run_until("level", Group::level);
+    group.members[2].hangs = true;
+    write(&mut group, 20);
+    group.run_until("all know the last entry to be committed", Group::level);
+    group.checkpoint(0);
+    group.checkpoint(1);
+    write(&mut group, 1);
+    group.run_until("trimmed", |group| (0..2).all(|id| floor(group, id) >= Op::new(120)));
+    for op in 1..=110 {
+        group.input(2, Input::Faulty { op: Op::new(op) });
+    }
+    group.run_until("the state has arrived", |group| group.installed == 1);
+    assert_eq!(group.replica(2).cx.applied, Op::new(120));
+}
+
+/// T7: a member that fetches a state because of a lost entry leaves the view to a member that has applied everything.
+#[test]
+fn t7_a_member_that_cannot_apply_leaves_the_view_to_another() {
+    let mut group = behind_with_its_state(1, 3);
+    group.input(1, Input::Faulty { op: Op::new(8) });
+    for _ in 0..20_000 {
+        if group.replica(1).cx.transfer.is_running() {
+            break;
+        }
+        if !group.deliver() {
+            group.tick();
+        }
+    }
+    assert!(group.replica(1).cx.transfer.is_running());
+    // No piece arrives.
+    group.network.clear();
+    group.cut = [(0, 1), (2, 1)].into_iter().collect();
+    group.input(0, Input::Handover);
+    group.cut.clear();
+    let pieces = |message: &Message| matches!(message, Message::SnapshotChunk { .. });
+    for _ in 0..2_000 {
+        group.network.retain(|envelope| !pieces(&envelope.message));
+        if !group.deliver() {
+            group.tick();
+        }
+        assert_ne!(group.serving(), Some(1));
+    }
+    assert_eq!(group.serving(), Some(2));
+}
+
+/// T8: what was applied is not needed again, so no state replaces it.
+#[test]
+fn t8_no_state_replaces_an_entry_that_was_applied() {
+    let mut group = behind_with_its_state(2, 3);
+    group.input(2, Input::Applied { op: Op::new(8) });
+    group.sent.clear();
+    group.input(2, Input::Faulty { op: Op::new(8) });
+    group.run_for(3_000);
+    assert_eq!(requests(&group, 2), [member(0), member(1)].into());
+    let refused = |sent: &&Envelope| sent.to == member(2) && matches!(sent.message, Message::TooOld { .. });
+    assert!(group.sent.iter().filter(refused).count() >= 4);
+    assert!(!has_fetched_a_state(&group));
+}
+
+/// T8: as long as one member was not asked for the entry, no state is fetched.
+#[test]
+fn t8_no_state_is_fetched_before_all_members_were_asked_for_the_entry() {
+    let mut group = behind_with_its_state(4, 5);
+    group.sent.clear();
+    group.input(4, Input::Faulty { op: Op::new(8) });
+    group.run_until("a transfer begins", has_fetched_a_state);
+    assert_eq!(requests(&group, 4), (0..4).map(member).collect());
+}
+
+/// T8: no member has entry 8, and no checkpoint covers it yet. The members that have applied it make one.
+#[test]
+fn t8_a_member_makes_a_checkpoint_for_an_entry_that_nobody_can_read() {
+    let mut group = Group::with_options(3, 0, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 3);
+    group.run_until("level", Group::level);
+    group.members[2].hangs = true;
+    write(&mut group, 7);
+    group.run_until("all know the last entry to be committed", Group::level);
+    for id in 0..3 {
+        group.input(id, Input::Faulty { op: Op::new(8) });
+    }
+    group.run_until("the state has arrived", |group| group.installed == 1);
+    assert!(group.replica(2).cx.applied >= Op::new(8));
+}
+
 /// T8: unneeded entries are deleted at once; entries beyond the budget are deleted even if a member needs them.
 #[test]
 fn t8_the_journal_keeps_to_its_budget() {

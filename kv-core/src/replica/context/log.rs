@@ -196,9 +196,9 @@ impl Log {
         self.faulty.contains(&op)
     }
 
-    /// Ascending.
-    pub(crate) fn faulty(&self) -> impl Iterator<Item = Op> {
-        self.faulty.iter().copied()
+    /// The unreadable entries above `op`, ascending.
+    pub(crate) fn faulty_above(&self, op: Op) -> impl Iterator<Item = Op> {
+        self.faulty.range(op.next()..).copied()
     }
 
     pub(crate) fn mark_faulty(&mut self, op: Op) {

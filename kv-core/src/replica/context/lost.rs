@@ -124,7 +124,7 @@ impl Context {
         let (stands, gone) = (self.covered_by_state(), self.trimmed());
         push(&mut runs, stands.next(), gone.min(commit));
         let held = stands.max(gone);
-        for op in self.log.faulty().filter(|op| *op > held && *op <= commit) {
+        for op in self.log.faulty_above(held).take_while(|op| *op <= commit) {
             push(&mut runs, op, op);
         }
         let mut next = self.log.head().op.max(held).next();

@@ -290,7 +290,7 @@ impl Context {
     /// The point up to which everything that is not known to be committed is durable and intact here (rule N4).
     pub(super) fn durable_prefix(&self) -> Anchor {
         let durable = self.log.durable();
-        let bad = self.log.faulty().find(|op| *op > self.commit && *op <= durable.op);
+        let bad = self.log.faulty_above(self.commit).next().filter(|op| *op <= durable.op);
         bad.map_or(durable, |op| self.anchor(op.previous()))
     }
 

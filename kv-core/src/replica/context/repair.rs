@@ -110,7 +110,7 @@ impl Context {
     /// Rule T8: whether the own state cannot get as far as `op` by applying entries, because one of them is unreadable
     /// and no peer has supplied it.
     pub(crate) fn is_stuck_below(&self, op: Op) -> bool {
-        let next = self.log.faulty().find(|bad| *bad > self.applied);
+        let next = self.log.faulty_above(self.applied).next();
         !self.is_witness() && next.is_some_and(|bad| bad <= op && self.has_no_source(bad))
     }
 
@@ -148,10 +148,9 @@ impl Context {
     /// Requests the next entry that waits for its repair. The applier needs entries that are not applied yet, so they
     /// are first.
     pub(crate) fn begin_next_repair(&mut self) {
-        let (needed, trimmed) = (self.applied, self.trimmed());
-        let waits = |op: &Op| *op > trimmed && !self.repairs.list.contains_key(op);
-        let waiting =
-            self.log.faulty().find(|op| *op > needed && waits(op)).or_else(|| self.log.faulty().find(waits));
+        let waits = |op: &Op| !self.repairs.list.contains_key(op);
+        let waiting = self.log.faulty_above(self.applied.max(self.trimmed())).find(waits);
+        let waiting = waiting.or_else(|| self.log.faulty_above(self.trimmed()).find(waits));
         if let Some(op) = waiting {
             self.begin_repair(op);
         }

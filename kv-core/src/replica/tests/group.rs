@@ -743,7 +743,7 @@ impl Group {
                 member.disk.damaged,
                 member.disk.entries.keys(),
                 member.disk.bad,
-                replica.cx.log.faulty().collect::<Vec<_>>(),
+                replica.cx.log.faulty_above(Op::ZERO).collect::<Vec<_>>(),
                 member.staged.keys(),
             );
             eprintln!(

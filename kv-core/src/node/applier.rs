@@ -451,7 +451,7 @@ impl Applier {
         {
             (self.bytes, self.asked) = (0, false);
             self.frozen = state.begin_checkpoint();
-            if self.frozen.is_none() && !state.is_full() {
+            if self.frozen.is_none() && state.applied().op == state.checkpoint().op {
                 self.nothing_at = state.applied().op;
             }
         }

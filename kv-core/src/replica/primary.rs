@@ -454,6 +454,9 @@ impl Primary {
     /// Stops serving: sends no more signs of life, and votes to leave the view. Silence alone would block a group
     /// that needs this member's vote.
     pub(super) fn abdicate(&mut self, cx: &mut Context, why: &'static str) -> Flow {
+        if self.abdication().is_some() {
+            return Flow::Continue(());
+        }
         let target = self.view_of_a_living_peer(cx);
         info!(view = %cx.view, %target, why, "abdicating");
         self.leave(cx);

@@ -160,7 +160,7 @@ impl ViewChange {
         if cx.transfer.stateless {
             return self.yield_view(cx);
         }
-        if cx.fetches_to_go_on() && (cx.attempts as usize) <= cx.cluster.len() {
+        if Self::leaves_to_others(cx) {
             return self.yield_view(cx);
         }
         let quorums = Quorums {
@@ -228,9 +228,17 @@ impl ViewChange {
         cx.suspect(&mut self.suspicion, cx.view.next())
     }
 
+    /// Rule T7: this member could not apply what it would commit, and others have not all had a turn.
+    fn leaves_to_others(cx: &Context) -> bool {
+        cx.fetches_to_go_on() && cx.attempts as usize <= cx.cluster.len()
+    }
+
     // -- the installation of the decided log (rule V6)
 
     fn drive_install(&mut self, cx: &mut Context) -> Flow {
+        if Self::leaves_to_others(cx) {
+            return self.yield_view(cx);
+        }
         match &mut self.install {
             Some(install) => install.drive(cx, Some(&self.summaries)),
             None => Flow::Continue(()),

@@ -42,9 +42,9 @@ impl Context {
             return;
         }
         if self.cluster.len() == 1 {
-            if op > self.applied {
+            if op == self.applied.next() {
                 self.halt(Halt::Lost { op });
-            } else if op > self.checkpoint {
+            } else if op <= self.applied && op > self.checkpoint {
                 // The state contains it, and replaces it once it is durable.
                 self.outputs.push_back(Output::MakeCheckpoint);
             }
@@ -55,11 +55,11 @@ impl Context {
         self.begin_repair(op);
     }
 
-    /// Requests an entry, unless too many are requested already. Then it waits. Applied entries never keep one waiting
-    /// that is still to be applied.
+    /// Requests an entry, unless too many are requested already. Then it waits. The one that is to be applied first
+    /// never waits.
     fn begin_repair(&mut self, op: Op) {
-        let requested = self.repairs.list.keys().filter(|other| **other > self.applied || op <= self.applied);
-        if requested.count() < MOST {
+        let is_next = self.first_to_apply() == Some(op);
+        if is_next || self.repairs.list.len() < MOST {
             let (nonce, patience) = (self.nonce(), self.options.failure_timeout_min);
             let ask_at = self.now.monotonic;
             self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
@@ -110,8 +110,12 @@ impl Context {
     /// Rule T8: whether the own state cannot get as far as `op` by applying entries, because one of them is unreadable
     /// and no peer has supplied it.
     pub(crate) fn is_stuck_below(&self, op: Op) -> bool {
-        let next = self.log.faulty_above(self.applied).next();
-        !self.is_witness() && next.is_some_and(|bad| bad <= op && self.has_no_source(bad))
+        !self.is_witness() && self.first_to_apply().is_some_and(|bad| bad <= op && self.has_no_source(bad))
+    }
+
+    /// The first unreadable entry that is still to be applied.
+    fn first_to_apply(&self) -> Option<Op> {
+        self.log.faulty_above(self.applied).next()
     }
 
     /// Takes the requested entries from an answer, to write them again.
@@ -145,13 +149,11 @@ impl Context {
         any_back
     }
 
-    /// Requests the next entry that waits for its repair. The applier needs entries that are not applied yet, so they
-    /// are first.
+    /// Requests the next entry that waits for its repair. The one that is to be applied first comes before all others.
     pub(crate) fn begin_next_repair(&mut self) {
         let waits = |op: &Op| !self.repairs.list.contains_key(op);
-        let waiting = self.log.faulty_above(self.applied.max(self.trimmed())).find(waits);
-        let waiting = waiting.or_else(|| self.log.faulty_above(self.trimmed()).find(waits));
-        if let Some(op) = waiting {
+        let first = self.first_to_apply().filter(waits);
+        if let Some(op) = first.or_else(|| self.log.faulty_above(self.trimmed()).find(waits)) {
             self.begin_repair(op);
         }
     }

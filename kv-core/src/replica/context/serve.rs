@@ -116,7 +116,7 @@ impl Context {
         if op <= self.trimmed() || (bad_for_good && op <= self.reported_checkpoint()) {
             trace!(to = %to.id, %op, "the entries that a peer needs next were dropped");
             self.too_old(to);
-        } else if bad_for_good && op <= self.applied {
+        } else if bad_for_good && op <= self.applied && !self.transfer.stateless {
             // Only the state in memory contains it.
             self.outputs.push_back(Output::MakeCheckpoint);
         }

@@ -23,9 +23,9 @@ use std::time::Duration;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
-    /// Keeps the log and the data, votes, and can be primary.
+    /// Votes, keeps the log and the data, and can be primary.
     Data,
-    /// Keeps the log and votes, but stores no data, and is never primary.
+    /// Votes and keeps the log, but stores no data, and is never primary.
     Witness,
 }
 
@@ -505,8 +505,8 @@ impl Options {
 }
 
 impl Options {
-    /// The greatest size of an encoded request, in bytes: the keys and values of the largest transaction, which have
-    /// twice the size of the largest key and value, and 64 KiB for the rest.
+    /// The greatest size of an encoded request, in bytes. All keys and values of a transaction have together at most
+    /// twice the size of the largest key and value. The rest of the request has at most 64 KiB.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

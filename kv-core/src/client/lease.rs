@@ -53,7 +53,7 @@ impl LeaseRequest {
     /// Requests a lease that the client does not renew by itself. Renew it with [`LeaseHandle::keep_alive`].
     ///
     /// # Errors
-    /// The same errors as for awaiting the request.
+    /// The errors of a put. A time to live outside 100 ms to 30 days is refused.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.
@@ -73,6 +73,9 @@ impl IntoFuture for LeaseRequest {
     type IntoFuture = OpFuture<Self::Output>;
 
     /// Requests the lease. Afterwards, the client renews the lease until the returned [`Lease`] is dropped.
+    ///
+    /// # Errors
+    /// The errors of [`detached`](Self::detached).
     ///
     /// # Cancel safety
     /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.

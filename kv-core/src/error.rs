@@ -98,7 +98,8 @@ pub enum WriteError {
     /// A step of the transaction failed. Nothing was changed.
     #[error("step {step} failed: {why}")]
     StepFailed {
-        /// The index of the step in the list of steps that was run. The first step has index 0.
+        /// The index of the failed step in its list: in the list of steps for when the conditions hold, or in the list
+        /// for when they do not hold. The first step of a list has index 0.
         step: usize,
         /// Why the step failed.
         why: StepFailure,

@@ -56,7 +56,7 @@ impl WatchCursor {
     /// call.
     ///
     /// # Errors
-    /// If the watch has ended.
+    /// If this result ends the watch. The error states why.
     pub fn on_result(&mut self, result: Result<Reply, CallError>) -> Result<(), WatchError> {
         match result {
             Ok(Reply::Watched { member, events, next }) => {

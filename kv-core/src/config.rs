@@ -23,9 +23,9 @@ use std::time::Duration;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
-    /// Votes, keeps the log and the data, and can be primary.
+    /// A member that votes, keeps the log and the data, and can be primary.
     Data,
-    /// Votes and keeps the log, but stores no data, and is never primary.
+    /// A member that votes and keeps the log, but stores no data and is never primary.
     Witness,
 }
 

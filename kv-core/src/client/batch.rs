@@ -67,7 +67,8 @@ impl IntoFuture for Batch {
     /// Runs the batch.
     ///
     /// # Cancel safety
-    /// The same as for a [`Transaction`].
+    /// Dropping the future stops the retries. The batch may have been applied, or may still be applied. It is applied
+    /// at most once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { revision, timestamp, .. } = self.0.await?;

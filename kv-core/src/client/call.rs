@@ -102,8 +102,8 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Messages that were sent to the member after the previous
-    /// connection was lost have not left this process, and never will.
+    /// No connection to this member could be opened. Messages that were [output](ProtocolOutput::Send) for the member
+    /// after the previous connection was lost have not left this process, and never will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -115,7 +115,7 @@ pub enum ProtocolInput {
 /// An action for the driver. Outputs must be carried out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProtocolOutput {
-    /// Send a message to a member. If there is no connection to the member, open one. The message may be lost. The
+    /// Send a message to a member. If there is no connection to the member, open one. The message can get lost. The
     /// driver may report the loss with [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], but it does
     /// not have to.
     Send {
@@ -160,7 +160,7 @@ pub enum Reply {
         /// The oldest revision that the member can read.
         oldest: Revision,
     },
-    /// The member has not applied the revision that the read asked for. The revision may not exist yet.
+    /// The member has not applied the revision that the read asked for. Possibly, the revision does not exist yet.
     Future {
         /// The newest revision that the member can read.
         newest: Revision,
@@ -226,7 +226,7 @@ pub enum Cause {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureReason {
-    /// The call ended before its first attempt, so the reason is unknown.
+    /// The call ended before its first attempt, usually because it waited behind earlier calls.
     #[error("it waited behind earlier calls")]
     Waiting,
     /// No session could be opened.

@@ -59,7 +59,7 @@ struct PendingCall {
 /// The connection to one member.
 struct Link {
     generation: u64,
-    /// Stops reading from the connection.
+    /// Aborting this handle stops the reading from the connection.
     reading: AbortHandle,
     /// The time at which the client sent the first request after the last answer; `None` if it has sent no request
     /// after that answer. An `Unwatch` does not count, because members do not answer it.

@@ -271,7 +271,7 @@ impl Client {
     }
 
     /// Asks all members at the same time for their status. A member that does not answer within two seconds, or within
-    /// the default deadline if that is shorter, is reported with an error.
+    /// the client's deadline if that is shorter, is reported with an error.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -287,7 +287,7 @@ impl Client {
     ///
     /// # Errors
     /// If the client is closed, if the cluster has no member with this id, or if the member refuses or does not answer
-    /// within two seconds (or within the default deadline, if that is shorter).
+    /// within two seconds (or within the client's deadline, if that is shorter).
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -324,10 +324,10 @@ impl Client {
 
     /// Closes the client and all of its clones. The client refuses new operations. When the writes in flight have
     /// ended, it closes the session. When all operations have ended, it closes the connections. If the session is not
-    /// closed within two seconds (or within the default deadline, if that is shorter), the session expires later.
+    /// closed within two seconds (or within the client's deadline, if that is shorter), the session expires later.
     ///
     /// # Cancel safety
-    /// If the future is dropped, the client continues to close.
+    /// If the future is dropped, the closing continues.
     pub async fn close(&self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.shared.deadline);
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
@@ -396,8 +396,8 @@ impl Client {
         Ok(result.unwrap_or_else(gone))
     }
 
-    /// Begins a call and does not wait for its end. If there is no room for the call now, the call is not begun. A
-    /// later [`close`](Self::close) waits for the call.
+    /// Begins a call and does not wait for its end. If there is no room for the call now, the call is not begun. If the
+    /// call is begun, a later [`close`](Self::close) waits for its end.
     pub(super) fn call_and_forget(&self, call: Call) {
         let (Ok(runtime), Ok(permit)) = (Handle::try_current(), self.shared.room.clone().try_acquire_owned())
         else {

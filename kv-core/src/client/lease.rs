@@ -53,7 +53,8 @@ impl LeaseRequest {
     /// Requests a lease that the client does not renew by itself. Renew it with [`LeaseHandle::keep_alive`].
     ///
     /// # Errors
-    /// The errors of a put. A time to live outside 100 ms to 30 days is refused.
+    /// The errors of a put. The error is [`WriteError::Malformed`] if the time to live is not in the range from 100 ms
+    /// to 30 days, and [`WriteError::Lease`] if the cluster allows no further lease.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a lease whose id nobody knows. Such a lease ends when its time to live is over.
@@ -186,9 +187,9 @@ enum LeaseState {
 /// If this value is dropped, the client stops renewing the lease, and the lease ends when its time to live is over.
 ///
 /// To judge whether the lease is alive, this process uses only its own clock and the time of the last successful
-/// renewal. But the process may be paused for a minute between a call of [`is_alive`](Self::is_alive) and the next
-/// line. So if an action must not happen after the end of the lease, protect the action where it takes effect, with a
-/// [fencing token](super::FencingToken).
+/// renewal. But the process may be paused for a minute between a call of [`is_alive`](Self::is_alive) and the action
+/// that depends on it. So if an action must not happen after the end of the lease, protect the action where it takes
+/// effect, with a [fencing token](super::FencingToken).
 #[derive(Debug)]
 pub struct Lease {
     it: LeaseHandle,

@@ -79,7 +79,7 @@ pub enum LockLoss {
     /// The cluster reports that the lock's lease has ended.
     #[error("the lock's lease has ended")]
     LeaseEnded,
-    /// The lock's key was removed, for example by a client. The key may have been created again since.
+    /// The lock's key was removed, for example by a client. The key may have been created again after the removal.
     #[error("the lock's key was removed")]
     KeyRemoved,
     /// The lease could not be renewed in time, so another client may hold the lock.

@@ -1,4 +1,4 @@
-//! Puts, deletes and reads of keys. Each is a builder, which runs when it is awaited.
+//! The operations put, delete and read. Each operation is a builder, which runs when it is awaited.
 
 use super::Client;
 use super::call::{Call, CallError, Cause, Reply};
@@ -271,7 +271,7 @@ impl Get {
     /// Runs the read, and also returns the revision of the state that was read.
     ///
     /// # Errors
-    /// The errors of the read itself.
+    /// The same errors as when the builder itself is awaited.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -316,7 +316,8 @@ impl IntoFuture for Delete {
     /// Runs the delete.
     ///
     /// # Cancel safety
-    /// The same as for a [`Put`].
+    /// Dropping the future stops the retries. The delete may have been applied, or may still be applied. It is applied
+    /// at most once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, condition, deadline } = self;
         Box::pin(async move {
@@ -355,7 +356,7 @@ impl GetMany {
     /// Runs the read, and also returns the revision at which all keys were read.
     ///
     /// # Errors
-    /// The errors of the read itself.
+    /// The same errors as when the builder itself is awaited.
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -79,7 +79,8 @@ impl IntoFuture for WithPrevious {
     /// Runs the put or the delete.
     ///
     /// # Cancel safety
-    /// The same as for a [`Put`].
+    /// Dropping the future stops the retries. The write may have been applied, or may still be applied. It is applied
+    /// at most once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let done = self.0.await.map_err(|error| match error {

@@ -74,7 +74,7 @@ impl Scan {
     /// a watch after that revision.
     ///
     /// # Errors
-    /// The errors of the scan itself.
+    /// The same errors as when the builder itself is awaited.
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -28,7 +28,7 @@ use std::time::Duration;
 /// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
 /// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. A record counts as its key (only in a scan) + its value + 128 bytes. A scan itself counts as 144 bytes, and any other step as 16 bytes |
 ///
-/// If a transaction would read more than this, it changes nothing and fails with
+/// If the data that a transaction would read exceeds its limit, the transaction changes nothing and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
@@ -241,7 +241,8 @@ impl IntoFuture for Add {
     /// Runs the addition.
     ///
     /// # Cancel safety
-    /// The same as for a [`Transaction`].
+    /// Dropping the future stops the retries. The addition may have been applied, or may still be applied. It is
+    /// applied at most once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { results, revision, succeeded, .. } = self.0.await?;

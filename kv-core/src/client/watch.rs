@@ -156,8 +156,8 @@ impl WatchTask {
         self.complete.store(self.cursor.complete().get(), Ordering::Relaxed);
     }
 
-    /// Requests changes, after all received events have been taken. Returns when the member has answered with events or
-    /// with a new position, or when the call must be repeated.
+    /// Asks a member for changes, after all received events have been taken. Returns when the member has answered with
+    /// events or with a new position, or when the call must be repeated.
     async fn ask(&mut self) -> Result<(), WatchError> {
         self.publish_progress();
         self.cursor.check(self.client.limits().sizes()).map_err(WatchError::Malformed)?;

@@ -181,7 +181,7 @@ impl Node {
     /// its own.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// If this is called outside a tokio runtime.
     #[must_use]
     pub fn client(&self) -> Client {
         let acceptor = Arc::downgrade(&self.acceptor);
@@ -246,7 +246,7 @@ impl Node {
     /// [`stopped`](Self::stopped) returns [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
-    /// If you drop the future, the member may continue to run, or may continue to stop.
+    /// If you drop the future, the member may keep running, or may still stop.
     pub async fn shutdown(&self) {
         tokio::select! {
             biased;

@@ -26,7 +26,7 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
 pub struct MemberSources(Arc<Mutex<HashSet<IpAddr>>>);
 
 impl MemberSources {
-    /// Returns whether a member may call from this address.
+    /// Returns whether a call from this address could be from a member.
     #[must_use]
     pub fn has(&self, from: IpAddr) -> bool {
         self.lock().contains(&source(from))
@@ -213,7 +213,7 @@ mod tests {
     fn a_storm_of_handshakes_is_bounded_and_members_are_admitted() {
         for (sources, least, most) in [(1, 999, 1001), (10, 1999, 2001), (5000, 1999, 2001)] {
             let (mut limiter, start) = (limiter(1000, 10), Instant::now());
-            // Callers get the budget that was saved before the storm, and the budget for the one second that it lasts.
+            // Callers get the budget that was saved before the storm, and the budget for the one second of the storm.
             let got = storm(&mut limiter, start, sources);
             assert!((least..=most).contains(&got), "{got} from {sources}");
             let after = start + Duration::from_secs(1);

@@ -505,8 +505,8 @@ impl Options {
 }
 
 impl Options {
-    /// The greatest size of an encoded request, in bytes. All keys and values of a transaction have together at most
-    /// twice the size of the largest key and value. The rest of the request has at most 64 KiB.
+    /// The greatest size of an encoded request, in bytes. All keys and values of a transaction together
+    /// have at most 2 x (`max_key_bytes` + `max_value_bytes`) bytes. The rest of the request has at most 64 KiB.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

@@ -19,7 +19,8 @@ pub enum EngineError {
     },
     /// The file does not contain what was written. The state is no longer used for answers.
     #[error(
-        "the state file is damaged ({detail}). It was not deleted. Bring this member's data directory back from a copy"
+        "the state file is damaged ({detail}). It was not deleted. Restore the member's data directory from a copy that was made after its last run, \
+         or set up a new cluster from a backup"
     )]
     Damaged {
         /// Where the damage is, and how it was detected.

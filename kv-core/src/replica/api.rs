@@ -310,8 +310,8 @@ pub enum Halt {
     },
     /// An entry may have been acknowledged, and no intact copy of it is left.
     #[error(
-        "op {op} may have been acknowledged, and no intact copy of its entry is left on any member: bring the data \
-         directory of one that held it back from a copy, or set up a new cluster from a backup"
+        "op {op} may have been acknowledged, and no intact copy of its entry is left on any member: restore the data \
+         directory of one that held it from a copy that was made after its last run, or set up a new cluster from a backup"
     )]
     Lost {
         /// The op of the lost entry.
@@ -320,8 +320,8 @@ pub enum Halt {
     /// No data member has an intact state.
     #[error(
         "no data member has an intact state: the states of all of them are damaged, and their intact parts together are incomplete. \
-         Nothing was deleted: each has its file `state.damaged`, and its journal. Bring the data directory of one of them back from a \
-         copy, or set up a new cluster from a backup"
+         Nothing was deleted: each has its file `state.damaged`, and its journal. Restore the data directory of one of them from a copy \
+         that was made after its last run, or set up a new cluster from a backup"
     )]
     NoState,
     /// This member lacks entries that no peer keeps.

@@ -4,7 +4,8 @@
 //! connection also reports what the transport itself knows about the [`Peer`]. A transport does not handle framing,
 //! versions, checksums or limits: `kv-core` implements these once, for all transports.
 //!
-//! Besides the trait [`Transport`], the crate contains code that transports share, and tests for transports:
+//! Besides the trait [`Transport`], the crate contains an in-memory transport, a wrapper that injects faults, code that
+//! transports share, and tests for transports:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;
 //! - [`Faulty`]: adds faults to any transport, such as loss, delay, duplication, reordering and cuts; [`Faults`]
 //!   controls the faults;

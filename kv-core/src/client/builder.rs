@@ -127,7 +127,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client reach the member `id` through `connect` instead of the transport.
+    /// Makes the client reach the member `id` through the connections that the argument `connect` returns, not through
+    /// the transport.
     #[must_use]
     pub(crate) fn local_member(
         mut self,
@@ -138,13 +139,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Tries the addresses in turn until a member answers, and starts the client. If no address answers, all of them
-    /// are tried again.
+    /// Tries the addresses in turn until a member accepts this client, and starts the client. If no address answers,
+    /// all of them are tried again.
     ///
     /// # Errors
-    /// [`ConnectError`] if no member answers in time, or if a member refuses this client and no other address answers.
-    /// This error is also returned if there is no address or no transport, if the cluster has no data member (a member
-    /// that stores data), or if a [member address](Self::member_address) has an unknown id.
+    /// [`ConnectError`] if no member answers in time. If a member refuses this client, the remaining addresses are
+    /// still tried once. If none of them accepts the client, the error is returned without another round. This error is
+    /// also returned if there is no address or no transport, if the cluster has no data member (a member that stores
+    /// data), or if a [member address](Self::member_address) has an unknown id.
     ///
     /// # Panics
     /// If the future runs outside a tokio runtime.

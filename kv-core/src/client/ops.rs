@@ -420,8 +420,8 @@ pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     }
 }
 
-/// The error for an effect that the operation does not report as a success: a lease failure, or an effect of the wrong
-/// kind. Failed conditions and failed steps are handled by [`failure`].
+/// Returns the error for an effect that is neither a success nor a failed condition or step (see [`failure`] for
+/// these). It is a lease failure, or an effect that does not fit the operation, such as `Deleted` after a put.
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::LeaseFailed(why) => WriteError::Lease(why),

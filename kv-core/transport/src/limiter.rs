@@ -2,8 +2,8 @@
 //!
 //! For a handshake, the listening end must compute a signature. Until the handshake ends, the half-open connection
 //! takes up one of a limited number of places. So handshakes are limited before they begin. There is a limit for all
-//! strangers together, and a limit for each source (an IPv4 address or an IPv6 network). Callers from the addresses of
-//! members do not count as strangers.
+//! *strangers* together: the callers whose address is not the address of a member. There is also a limit for each
+//! source (an IPv4 address or an IPv6 network), even if the source is the address of a member.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};

@@ -220,10 +220,10 @@ impl Lease {
         self.ttl
     }
 
-    /// Returns true until eight tenths of the time to live have passed since the latest successful renewal. This time
-    /// begins when the client first sends the renewal. The request for the lease counts as the first renewal. On Linux,
-    /// the time during which the machine was suspended counts too. Returns false earlier if the cluster has reported
-    /// that the lease ended.
+    /// Returns true until eight tenths of the time to live have passed since the client sent the latest successful
+    /// renewal. If the client had to send that renewal several times, the first attempt counts. Until a renewal
+    /// succeeds, the request for the lease counts instead. On Linux, the time during which the machine was suspended
+    /// counts too. Returns false earlier if the cluster has reported that the lease ended.
     ///
     /// While this method returns true, the lease has not ended, and a lock that belongs to the lease has no other
     /// holder. There are two exceptions: the lease was revoked, or the key of the lock was removed. The guarantee

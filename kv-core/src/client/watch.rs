@@ -88,7 +88,8 @@ impl Watch {
     /// limited number of past changes. If the stream needs older changes, it ends with [`WatchError::Compacted`]. It
     /// never leaves out a change silently.
     ///
-    /// The client fetches at most one answer (about a megabyte) ahead, so the consumer may be as slow as it likes.
+    /// The client fetches at most one answer (about a megabyte) ahead, so a slow consumer does not use more memory. If
+    /// the consumer falls too far behind, the stream ends with [`WatchError::Compacted`].
     ///
     /// # Cancel safety
     /// Waiting for the next item is cancel safe. Dropping the stream ends the watch.

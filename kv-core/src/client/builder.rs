@@ -143,10 +143,10 @@ impl ClientBuilder {
     /// all of them are tried again.
     ///
     /// # Errors
-    /// [`ConnectError`] if no member answers in time. If a member refuses this client, the remaining addresses are
-    /// still tried once. If none of them accepts the client, the error is returned without another round. This error is
-    /// also returned if there is no address or no transport, if the cluster has no data member (a member that stores
-    /// data), or if a [member address](Self::member_address) has an unknown id.
+    /// [`ConnectError`] if no member answers in time. If a member refuses this client for good, the remaining addresses
+    /// are still tried once. If none of them accepts the client, `connect` reports the refusal without another round.
+    /// `connect` also returns a [`ConnectError`] if there is no address or no transport, if the cluster has no data
+    /// member (a member that stores data), or if a [member address](Self::member_address) has an unknown id.
     ///
     /// # Panics
     /// If the future runs outside a tokio runtime.

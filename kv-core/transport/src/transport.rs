@@ -170,7 +170,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
 
     /// The time at which the credentials in use expire: the first time at which the certificate or one of its
     /// intermediate certificates expires. The result is the time since the beginning of 1970 (UTC). Nodes and clients
-    /// begin to log a warning [`EXPIRY_WARNING`] before this time. Default: `None`, which means never.
+    /// log a warning from 14 days ([`EXPIRY_WARNING`]) before this time. Default: `None`, which means never.
     fn expires(&self) -> Option<Duration> {
         None
     }

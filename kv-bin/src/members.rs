@@ -99,8 +99,12 @@ pub(crate) fn head<'a>(members: impl Iterator<Item = &'a Seen>) -> Op {
     members.filter_map(|seen| seen.status.as_ref().ok()).map(|status| status.head).max().unwrap_or_default()
 }
 
-/// A table of members, roles, view, commit, lag and last failover. Lag is how many entries of the longest log this
-/// member lacks.
+/// How many entries of the longest log this member has not applied. While it fetches a state, none counts as applied.
+pub(crate) fn lag(head: Op, status: &MemberStatus) -> u64 {
+    head.distance_from(status.applied)
+}
+
+/// A table of members, roles, view, commit, lag and last failover.
 pub(crate) fn table(members: &[Seen]) -> String {
     let head = head(members.iter());
     let row = |status: &MemberStatus| {
@@ -108,7 +112,7 @@ pub(crate) fn table(members: &[Seen]) -> String {
             Cell::number(status.view),
             Cell::number(status.commit),
             Cell::number(status.applied),
-            Cell::number(head.distance_from(status.head)),
+            Cell::number(lag(head, status)),
             Cell::number(status.last_failover_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"))),
             Cell::number(format!("{} s", status.uptime_ms / 1000)),
         ]
@@ -116,4 +120,21 @@ pub(crate) fn table(members: &[Seen]) -> String {
     let rows: Vec<_> = members.iter().map(|seen| seen.row(row)).collect();
     let header = ["id", "role", "address", "state", "view", "commit", "applied", "lag", "failover", "up"];
     output::table(&header, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The log is complete, and the state is still being fetched.
+    #[test]
+    fn a_member_without_a_state_lags() {
+        let status: MemberStatus = serde_json::from_value(json!({
+            "id": 2, "role": "data", "state": "backup", "view": 0, "primary": 0, "head": 4858, "commit": 4858,
+            "applied": 0, "revision": 0, "checkpoint": 0, "last_failover_ms": null, "peers": [],
+            "load": kv_core::node::Load::default(), "uptime_ms": 1,
+        }))
+        .unwrap();
+        assert_eq!(lag(status.head, &status), 4858);
+    }
 }

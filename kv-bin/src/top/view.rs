@@ -146,7 +146,7 @@ impl View {
                     let mut row = vec![
                         Cell::number(status.view),
                         Cell::number(status.applied),
-                        Cell::number(head.distance_from(status.head)),
+                        Cell::number(members::lag(head, status)),
                         Cell::number(status.load.clients),
                         Cell::number(status.load.watches),
                     ];

@@ -240,7 +240,11 @@ impl Applier {
 
     /// Discards a damaged state: no more reads are answered from it, and another state is fetched (rule T9).
     fn discard_state(&mut self, error: EngineError) -> Result<(), StopReason> {
-        tracing::error!(%error, "discarding the state: fetching that of another member");
+        let detail = match &error {
+            EngineError::Damaged { detail } => detail.clone(),
+            other => other.to_string(),
+        };
+        tracing::error!(detail, "the state is damaged: fetching the state of another member");
         self.shared.take_state();
         self.state = None;
         self.frozen = None;

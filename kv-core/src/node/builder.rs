@@ -367,7 +367,11 @@ fn open_state(
             Err(StartError::StateLost { found: found.op, recorded: recorded.op })
         }
         CheckpointAlignment::Lost => {
-            tracing::error!(found = %found.op, recorded = %recorded.op, "the state is older than the oldest entry of the log");
+            tracing::warn!(
+                found = %found.op,
+                recorded = %recorded.op,
+                "the state is missing, or older than the oldest entry of the log: fetching the state of another member"
+            );
             Ok(None)
         }
     }

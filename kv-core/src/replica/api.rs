@@ -310,8 +310,9 @@ pub enum Halt {
     },
     /// An entry may have been acknowledged, and no intact copy of it is left.
     #[error(
-        "op {op} may have been acknowledged, and no intact copy of its entry is left on any member: restore the data \
-         directory of one that held it from a copy that was made after its last run, or set up a new cluster from a backup"
+        "op {op} may have been acknowledged, and no member has an intact copy of its entry, or a state that contains it: put \
+         back what was moved out of the data directories, restore the data directory of a member that held the entry from a \
+         copy that was made after its last run, or set up a new cluster from a backup"
     )]
     Lost {
         /// The op of the lost entry.

@@ -8,7 +8,7 @@ use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, EntryPastGap, FetchWhat, LogSummary, Message};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tracing::debug;
+use tracing::{debug, info};
 
 /// How many entries are fetched at once, and how many may wait to become durable.
 const RUN_ENTRIES: u64 = 256;
@@ -135,6 +135,9 @@ impl Install {
             cx.log_view = cx.view;
             // One write removes the mark of damage, and voids whatever may be left of the damaged entries.
             let cut = cx.damage.take().map(|_| head);
+            if cut.is_some() {
+                info!(?head, "repaired the damaged log with the entries of other members");
+            }
             cx.write_view(cut)
         });
         self.retry_at = cx.now.monotonic.after(cx.options.failure_timeout_max);

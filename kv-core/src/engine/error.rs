@@ -19,7 +19,7 @@ pub enum EngineError {
     },
     /// The file does not contain what was written. The state is no longer used for answers.
     #[error(
-        "the state file is damaged ({detail}). It was not deleted. Restore the member's data directory from a copy that was made after its last run, \
+        "the state file is damaged ({detail}). It was not deleted. Restore the member's data directory from an intact copy with everything that it acknowledged, \
          or set up a new cluster from a backup"
     )]
     Damaged {

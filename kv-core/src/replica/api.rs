@@ -311,8 +311,8 @@ pub enum Halt {
     /// An entry may have been acknowledged, and no intact copy of it is left.
     #[error(
         "op {op} may have been acknowledged, and no member has an intact copy of its entry, or a state that contains it: put \
-         back what was moved out of the data directories, restore the data directory of a member that held the entry from a \
-         copy that was made after its last run, or set up a new cluster from a backup"
+         back what was moved out of the data directories, restore the data directory of a member that held the entry from \
+         an intact copy with everything that it acknowledged, or set up a new cluster from a backup"
     )]
     Lost {
         /// The op of the lost entry.
@@ -321,8 +321,8 @@ pub enum Halt {
     /// No data member has an intact state.
     #[error(
         "no data member has an intact state: the states of all of them are damaged, and their intact parts together are incomplete. \
-         Nothing was deleted: each has its file `state.damaged`, and its journal. Restore the data directory of one of them from a copy \
-         that was made after its last run, or set up a new cluster from a backup"
+         Nothing was deleted: each has its file `state.damaged`, and its journal. Restore the data directory of one of them from an \
+         intact copy with everything that it acknowledged, or set up a new cluster from a backup"
     )]
     NoState,
     /// This member lacks entries that no peer keeps.

@@ -256,8 +256,8 @@ pub enum ReadError {
         /// The oldest revision that this member can read.
         oldest: Revision,
     },
-    /// The revision does not exist yet. After a read that is not linearizable, this error may also mean that the member
-    /// that was asked has not applied the revision yet.
+    /// The revision does not exist yet. If the read is not linearizable, the revision may exist already: the member
+    /// that was asked may not have applied it yet.
     #[error("the revision does not exist yet: the newest revision is {newest}")]
     Future {
         /// The newest revision that the member can read.

@@ -6,10 +6,7 @@ use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
 use crate::members::{self, Seen};
 use crate::output;
-use kv_core::client::Record;
-use kv_core::client::WrittenWithPrevious;
-use kv_core::client::{LeaseId, Revision};
-use kv_core::error::{ReadError, WriteError};
+use kv_core::client::{LeaseId, Record, Revision, WrittenWithPrevious};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -38,11 +35,9 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
         put = put.lease(LeaseId::new(lease));
     }
     if args.previous {
-        let result = put.previous().await;
-        return print_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
+        return print_replaced(&key, &put.previous().await?, encoding, json);
     }
-    let result = put.await;
-    let written = result.map_err(|error| write_failure(&error))?;
+    let written = put.await?;
     let (revision, time) = (written.revision.get(), written.timestamp.get());
     let object = json!({ "revision": revision, "timestamp_ms": time });
     print_either(json, &object, &format!("revision {revision}"))
@@ -55,11 +50,9 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
     let client = context.client().await?;
     let delete = client.delete(&key);
     if args.previous {
-        let result = delete.previous().await;
-        return print_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
+        return print_replaced(&key, &delete.previous().await?, encoding, json);
     }
-    let result = delete.await;
-    let deleted = result.map_err(|error| write_failure(&error))?;
+    let deleted = delete.await?;
     let (existed, revision) = (deleted.existed, deleted.revision.get());
     let text = if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() };
     print_either(json, &json!({ "existed": existed, "revision": revision }), &text)
@@ -89,26 +82,6 @@ pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure>
     let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
     let object = json!({ "members": members.iter().map(Seen::json).collect::<Vec<_>>() });
     print_either(json, &object, members::table(&members).trim_end())
-}
-
-pub(crate) fn write_failure(error: &WriteError) -> Failure {
-    match error {
-        WriteError::OutcomeUnknown(_) => {
-            Failure::unknown(format!("{error}; read the key to find out before you write it again"))
-        }
-        WriteError::Key { .. } | WriteError::Value { .. } | WriteError::Malformed(_) => Failure::usage(error),
-        _ => Failure::failed(error),
-    }
-}
-
-pub(crate) fn read_failure(error: &ReadError) -> Failure {
-    match error {
-        ReadError::Key { .. }
-        | ReadError::Malformed(_)
-        | ReadError::Compacted { .. }
-        | ReadError::Future { .. } => Failure::usage(error),
-        _ => Failure::failed(error),
-    }
 }
 
 pub(crate) fn print_line(line: &str) -> Result<(), Failure> {

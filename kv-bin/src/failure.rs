@@ -1,5 +1,6 @@
 //! How a failed command ends: one line for people, and a code for programs.
 
+use kv_core::error::{ReadError, WriteError};
 use std::fmt;
 use std::process::ExitCode;
 
@@ -41,6 +42,32 @@ impl Failure {
     /// The exit code of the process.
     pub(crate) fn code(&self) -> ExitCode {
         self.code.into()
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::OutcomeUnknown(_) => {
+                Self::unknown(format!("{error}; read the key to find out before you write it again"))
+            }
+            WriteError::Key { .. } | WriteError::Value { .. } | WriteError::Malformed(_) => {
+                Self::usage(error)
+            }
+            _ => Self::failed(error),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Key { .. }
+            | ReadError::Malformed(_)
+            | ReadError::Compacted { .. }
+            | ReadError::Future { .. } => Self::usage(error),
+            _ => Self::failed(error),
+        }
     }
 }
 

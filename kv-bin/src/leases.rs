@@ -1,34 +1,17 @@
 //! `kv lease`.
 
 use crate::cli::{GrantArgs, LeaseCommand, LeaseIdArgs};
-use crate::commands::{print_either, print_line, write_failure};
+use crate::commands::{print_either, print_line};
 use crate::context::Context;
 use crate::failure::Failure;
-use kv_core::Client;
-use kv_core::client::LeaseId;
-use kv_core::client::LeaseInfo;
-use kv_core::error::WriteError;
-use serde_json::{Value, json};
+use kv_core::client::{LeaseId, LeaseInfo};
+use serde_json::json;
 
 /// `kv lease`.
 pub(crate) async fn lease(context: &Context, command: LeaseCommand, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let done = run_command(client, &command).await;
-    match done.map_err(|error| write_failure(&error))? {
-        Some((object, text)) => print_either(json, &object, &text),
-        None => {
-            if json {
-                print_line("null")?;
-            }
-            Err(Failure::failed("the lease has ended, or never existed"))
-        }
-    }
-}
-
-/// Runs the command, and returns its result as JSON and as text; `None` if the lease to show does not exist.
-async fn run_command(client: &Client, command: &LeaseCommand) -> Result<Option<(Value, String)>, WriteError> {
-    let by_id = |id: &u64| client.lease_by_id(LeaseId::new(*id));
-    Ok(Some(match command {
+    let by_id = |id| client.lease_by_id(LeaseId::new(id));
+    let (object, text) = match command {
         LeaseCommand::Grant(GrantArgs { ttl, .. }) => {
             let id = client.lease(ttl.0).detached().await?.id().get();
             (json!({ "lease": id }), format!("lease {id}"))
@@ -43,10 +26,14 @@ async fn run_command(client: &Client, command: &LeaseCommand) -> Result<Option<(
         }
         LeaseCommand::Show(LeaseIdArgs { id, .. }) => {
             let Some(LeaseInfo { ttl_ms, deadline, keys, .. }) = by_id(id).info().await? else {
-                return Ok(None);
+                if json {
+                    print_line("null")?;
+                }
+                return Err(Failure::failed("the lease has ended, or never existed"));
             };
             let object = json!({ "ttl_ms": ttl_ms, "deadline_ms": deadline.get(), "keys": keys });
             (object, format!("lease {id}: {ttl_ms} ms, keys: {keys}"))
         }
-    }))
+    };
+    print_either(json, &object, &text)
 }

@@ -1,7 +1,7 @@
 //! `kv load`: writes back what `kv scan --json` has printed.
 
 use crate::cli::LoadArgs;
-use crate::commands::{print_either, write_failure};
+use crate::commands::print_either;
 use crate::context::Context;
 use crate::encoding::{Blob, decode_fields};
 use crate::failure::Failure;
@@ -37,7 +37,7 @@ pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Resul
     });
     let done = sent.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await;
     done.map_err(|error| {
-        write_failure(&error).within("some of the keys were put, some not; `kv load` may be repeated")
+        Failure::from(error).within("some of the keys were put, some not; `kv load` may be repeated")
     })?;
     let expiring =
         if left_out == 0 { String::new() } else { format!(", skipped because they expire: {left_out}") };

@@ -1,7 +1,6 @@
 //! `kv lock`: runs a command while it holds a lock.
 
 use crate::cli::LockArgs;
-use crate::commands::write_failure;
 use crate::context::Context;
 use crate::descendants::Descendants;
 use crate::failure::Failure;
@@ -146,7 +145,7 @@ async fn rest(child: &mut Child, descendants: &Descendants, lock: &Lock) -> bool
 
 fn lock_failure(error: LockError) -> Failure {
     match error {
-        LockError::Write(error) => write_failure(&error),
+        LockError::Write(error) => error.into(),
         error => Failure::failed(error),
     }
 }

@@ -1,7 +1,7 @@
 //! The commands that read one key or many.
 
 use crate::cli::{GetArgs, ScanArgs};
-use crate::commands::{print_bytes, print_line, read_failure, record_json, still_read, write_line};
+use crate::commands::{print_bytes, print_line, record_json, still_read, write_line};
 use crate::context::Context;
 use crate::encoding::json_line;
 use crate::failure::Failure;
@@ -39,8 +39,7 @@ pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<
     let encoding = args.encoding;
     let key = encoding.read("key", args.key)?;
     let client = context.client().await?;
-    let read = with_freshness!(client.get(&key), args.freshness).with_revision().await;
-    let read = read.map_err(|error| read_failure(&error))?;
+    let read = with_freshness!(client.get(&key), args.freshness).with_revision().await?;
     let revision = read.revision.get();
     match read.found {
         Some(record) if json => {
@@ -80,7 +79,7 @@ pub(crate) async fn scan(context: &Context, args: ScanArgs, json: bool) -> Resul
     }
     let mut records = pin!(scan.stream());
     while let Some(next) = records.next().await {
-        let (key, record) = next.map_err(|error| read_failure(&error))?;
+        let (key, record) = next?;
         let line = if json {
             let mut line = record_json(&key, &record, encoding);
             if let Some(object) = line.as_object_mut().filter(|_| args.keys_only) {

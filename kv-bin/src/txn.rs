@@ -1,14 +1,12 @@
 //! `kv txn`: runs a transaction from a file.
 
 use crate::cli::TxnArgs;
-use crate::commands::{print_bytes, print_line, record_json, write_failure};
+use crate::commands::{print_bytes, print_line, record_json};
 use crate::config::DurationArg;
 use crate::context::Context;
 use crate::encoding::{Blob, Encoding, decode_fields, json_line};
 use crate::failure::Failure;
-use kv_core::client::Transaction;
-use kv_core::client::{LeaseId, Revision};
-use kv_core::client::{Lifetime, StepResult};
+use kv_core::client::{LeaseId, Lifetime, Revision, StepResult, Transaction};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -146,8 +144,7 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
     let mut transaction = file.conditions.into_iter().fold(client.transaction(), condition);
     transaction = file.then.into_iter().fold(transaction, step);
     transaction = file.otherwise.into_iter().fold(transaction.otherwise(), step);
-    let result = transaction.await;
-    let done = result.map_err(|error| write_failure(&error))?;
+    let done = transaction.await?;
     let revision = done.revision.get();
     let results = || if done.succeeded { &then } else { &otherwise }.iter().zip(&done.results);
     if json {

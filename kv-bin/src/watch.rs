@@ -1,7 +1,7 @@
 //! `kv watch`: prints changes as they happen.
 
 use crate::cli::WatchArgs;
-use crate::commands::{read_failure, record_json, still_read, write_line};
+use crate::commands::{record_json, still_read, write_line};
 use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
@@ -32,7 +32,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
             _ = signals.next() => break,
         };
         let Some(event) = event else { break };
-        let event = event.map_err(|error| failure(&error, seen, args.from))?;
+        let event = event.map_err(|error| failure(error, seen, args.from))?;
         seen = Some(event.revision);
         let line =
             if json { json_line(&event_json(&event, encoding)).into_bytes() } else { text(&event, encoding) };
@@ -46,7 +46,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
 }
 
 /// Asking for history that is no longer kept is wrong usage. If a running watch fell behind, it is a failure.
-fn failure(error: &WatchError, seen: Option<Revision>, from: Option<u64>) -> Failure {
+fn failure(error: WatchError, seen: Option<Revision>, from: Option<u64>) -> Failure {
     match error {
         WatchError::Compacted { .. } => match (seen, from) {
             (None, Some(_)) => Failure::usage(format!("{error}; omit --from or choose a later revision")),
@@ -55,7 +55,7 @@ fn failure(error: &WatchError, seen: Option<Revision>, from: Option<u64>) -> Fai
                 "{error}; the watch fell behind after revision {seen}: read the keys again, and watch from there"
             )),
         },
-        WatchError::Read(error) => read_failure(error),
+        WatchError::Read(error) => error.into(),
         WatchError::Malformed(error) => Failure::usage(error),
         _ => Failure::failed(error),
     }

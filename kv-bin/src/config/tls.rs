@@ -94,6 +94,9 @@ impl TlsFiles {
     }
 }
 
+/// Returns one of the files.
+type Part = fn(&TlsFiles) -> &PathBuf;
+
 /// Requires all of these settings, or none.
 fn all_or_none(
     certificate: Option<PathBuf>,
@@ -129,13 +132,12 @@ pub(super) fn of_member(
     let in_folder =
         |dir: &Option<PathBuf>| dir.as_deref().map(|dir| TlsFiles::of(dir, &format!("member-{id}")));
     let (typed, written) = (in_folder(&args.tls_dir), in_folder(&file.dir));
-    let pick = |flag: &Option<PathBuf>, line: &Option<PathBuf>, part: fn(&TlsFiles) -> &PathBuf| {
-        let line = || line.clone().map(|path| super::substitute(path, id)).transpose();
-        match (flag, &typed) {
-            (Some(path), _) => Ok(Some(path.clone())),
-            (None, Some(files)) => Ok(Some(part(files).clone())),
-            (None, None) => Ok(line()?.or_else(|| written.as_ref().map(|files| part(files).clone()))),
+    let pick = |flag: &Option<PathBuf>, line: &Option<PathBuf>, part: Part| -> Result<_, Failure> {
+        if let Some(path) = flag.as_ref().or_else(|| typed.as_ref().map(part)) {
+            return Ok(Some(path.clone()));
         }
+        let line = line.clone().map(|path| super::substitute(path, id)).transpose()?;
+        Ok(line.or_else(|| written.as_ref().map(part).cloned()))
     };
     let files = all_or_none(
         pick(&args.tls_certificate, &file.certificate, |files| &files.certificate)?,
@@ -161,9 +163,8 @@ pub(super) fn of_client(
     let own = args.tls_certificate.is_some() && args.tls_key.is_some();
     let folder = args.tls_dir.as_ref().or(file.dir.as_ref()).filter(|_| !own);
     let found = folder.map(|dir| client_in(dir, name)).transpose()?;
-    let part = |flag: &Option<PathBuf>, part: fn(&TlsFiles) -> &PathBuf| {
-        flag.clone().or_else(|| found.as_ref().map(|files| part(files).clone()))
-    };
+    let part =
+        |flag: &Option<PathBuf>, part: Part| flag.as_ref().or_else(|| found.as_ref().map(part)).cloned();
     let roots = part(&args.tls_roots, |files| &files.roots)
         .or_else(|| file.roots.clone())
         .or_else(|| args.tls_dir.as_ref().or(file.dir.as_ref()).map(|dir| dir.join(ROOTS)));

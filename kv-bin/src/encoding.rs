@@ -170,26 +170,19 @@ pub(crate) fn printable(text: &str) -> String {
 /// Escapes what is not text, and what controls a terminal, as `\x1b` and the like.
 fn escape(bytes: &[u8], may_have_lines: bool) -> String {
     let mut shown = String::with_capacity(bytes.len());
-    let mut write = |args: std::fmt::Arguments<'_>| {
-        shown.write_fmt(args).expect("writing to a string does not fail");
-    };
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {
             match char {
-                '\n' | '\t' if may_have_lines => write(format_args!("{char}")),
-                '\n' => write(format_args!("\\n")),
-                '\t' => write(format_args!("\\t")),
-                '\r' => write(format_args!("\\r")),
-                char if is_control(char) && char.is_ascii() => {
-                    write(format_args!("\\x{:02x}", u32::from(char)))
+                '\n' | '\t' if may_have_lines => shown.push(char),
+                '\n' | '\t' | '\r' => shown.extend(char.escape_default()),
+                char if char.is_ascii_control() => {
+                    write!(shown, "\\x{:02x}", u32::from(char)).expect("writing to a string does not fail");
                 }
-                char if is_control(char) => write(format_args!("\\u{{{:x}}}", u32::from(char))),
-                char => write(format_args!("{char}")),
+                char if is_control(char) => shown.extend(char.escape_unicode()),
+                char => shown.push(char),
             }
         }
-        for byte in chunk.invalid() {
-            write(format_args!("\\x{byte:02x}"));
-        }
+        shown += &chunk.invalid().escape_ascii().to_string();
     }
     shown
 }

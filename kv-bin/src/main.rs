@@ -90,9 +90,8 @@ fn explain(error: &clap::Error) -> u8 {
 fn run(cli: Cli) -> Result<(), Failure> {
     let json = cli.json;
     let log = cli.log.as_deref();
-    match cli.command {
-        CliCommand::Serve(_) => {}
-        _ => log::init(log.unwrap_or("error"))?,
+    if !matches!(cli.command, CliCommand::Serve(_)) {
+        log::init(log.unwrap_or("error"))?;
     }
     match cli.command {
         CliCommand::Serve(args) => {

@@ -7,8 +7,7 @@ mod tuning;
 mod units;
 
 use crate::failure::Failure;
-use kv_core::config::MemberId;
-use kv_core::config::{Cluster, ClusterBuilder, ConfigError, Options, Role};
+use kv_core::config::{Cluster, ConfigError, MemberId, Options, Role};
 use kv_core::transport::check_host_port;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -100,13 +99,12 @@ impl ServeConfig {
 
     fn combine(args: ServeArgs, file: File) -> Result<Self, Failure> {
         let name = args.cluster.or(file.cluster).unwrap_or_else(|| DEFAULT_CLUSTER.to_owned());
-        let cluster = if args.members.is_empty() {
-            build(Cluster::builder(name), &file.member)?
+        let members = if args.members.is_empty() {
+            file.member
         } else {
-            let members: Vec<_> =
-                args.members.iter().map(|text| parse_member(text)).collect::<Result<_, _>>()?;
-            build(Cluster::builder(name), &members)?
+            args.members.iter().map(|text| parse_member(text)).collect::<Result<_, _>>()?
         };
+        let cluster = build(name, &members)?;
         let id = args.id.or(file.id).ok_or_else(|| {
             Failure::usage("which member is this? Set --id ID, or KV_ID, or id in the configuration file")
         })?;
@@ -203,13 +201,13 @@ impl File {
     }
 }
 
-fn build(builder: ClusterBuilder, members: &[FileMember]) -> Result<Cluster, Failure> {
+fn build(name: String, members: &[FileMember]) -> Result<Cluster, Failure> {
     if members.is_empty() {
         return Err(Failure::usage(
             "the cluster has no members: name them with --members 0=HOST:PORT,1=HOST:PORT,2=HOST:PORT, or in a file with --config",
         ));
     }
-    let mut cluster = builder;
+    let mut cluster = Cluster::builder(name);
     for member in members {
         let role = match member.role.as_deref() {
             None | Some("data") => Role::Data,

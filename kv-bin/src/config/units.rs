@@ -16,16 +16,8 @@ impl FromStr for DurationArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("{text:?} is not a time: write a number and a unit, as in 25ms, 2s, 10min, 1h or 30d");
-        let (number, unit) = split(text).ok_or_else(wrong)?;
-        let millis: u64 = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "min" => 60 * 1000,
-            "h" => 3600 * 1000,
-            "d" => 24 * 3600 * 1000,
-            _ => return Err(wrong()),
-        };
-        Ok(Self(Duration::from_millis(number.checked_mul(millis).ok_or_else(wrong)?)))
+        let units = [("ms", 1), ("s", 1000), ("min", 60 * 1000), ("h", 3600 * 1000), ("d", 24 * 3600 * 1000)];
+        amount(text, &units).map(|millis| Self(Duration::from_millis(millis))).ok_or_else(wrong)
     }
 }
 
@@ -61,15 +53,8 @@ impl FromStr for SizeArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("{text:?} is not a size: write a number of bytes, as in 4096, 64KiB, 16MiB or 1GiB");
-        let (number, unit) = split(text).ok_or_else(wrong)?;
-        let bytes: u64 = match unit {
-            "" | "B" => 1,
-            "KiB" => 1 << 10,
-            "MiB" => 1 << 20,
-            "GiB" => 1 << 30,
-            _ => return Err(wrong()),
-        };
-        Ok(Self(number.checked_mul(bytes).ok_or_else(wrong)?))
+        let units = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+        amount(text, &units).map(Self).ok_or_else(wrong)
     }
 }
 
@@ -97,12 +82,13 @@ impl TryFrom<SizeText> for SizeArg {
     }
 }
 
-/// `"25ms"` as `(25, "ms")`.
-fn split(text: &str) -> Option<(u64, &str)> {
+/// A number and one of the units, as in `"25ms"`, multiplied by the factor of the unit.
+fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    Some((number.parse().ok()?, unit.trim()))
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
 /// A word that means yes or no.

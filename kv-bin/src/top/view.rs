@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const FAILOVERS: usize = 8;
 
 /// Everything that was observed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct View {
     cluster: String,
     members: Vec<Member>,
@@ -71,14 +71,7 @@ impl Pace {
 impl View {
     pub(super) fn new(cluster: String, members: Vec<Seen>, now: Instant) -> Self {
         let members = members.into_iter().map(|seen| Member { seen, at: now, pace: None }).collect();
-        let mut view = Self {
-            cluster,
-            members,
-            read: None,
-            reading_since: None,
-            primary: None,
-            failovers: VecDeque::new(),
-        };
+        let mut view = Self { cluster, members, ..Self::default() };
         view.note_failover(None);
         view
     }

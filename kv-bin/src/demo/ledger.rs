@@ -1,10 +1,10 @@
 //! The attempted and the acknowledged writes, and their comparison with the final content of the store.
 
 use bytes::Bytes;
-use kv_core::client::Record;
-use kv_core::client::Revision;
+use kv_core::client::{Record, Revision};
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The result of a write, as its writer saw it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Ledger {
 }
 
 /// The comparison of all ledgers with the store.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Serialize, Clone, PartialEq, Debug, Default)]
 pub(crate) struct LedgerReport {
     /// How many writes were tried.
     pub(crate) writes: u64,
@@ -50,9 +50,10 @@ pub(crate) struct LedgerReport {
     pub(crate) lost: u64,
     /// How many were applied more than once, or although they were reported as not applied.
     pub(crate) duplicated: u64,
-    /// The longest time between two acknowledgements of any writers.
-    pub(crate) longest_gap: Duration,
+    /// The longest time between two acknowledgements of any writers, in milliseconds to one decimal.
+    pub(crate) outage_ms: f64,
     /// What is wrong, in words.
+    #[serde(skip)]
     pub(crate) problems: Vec<String>,
 }
 
@@ -95,7 +96,8 @@ pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> Le
         verdict.duplicate(1, format!("{key:?} is in the store, and nobody wrote it"));
     }
     times.sort_unstable();
-    verdict.longest_gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    let longest_gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    verdict.outage_ms = (longest_gap.as_secs_f64() * 10_000.0).round() / 10.0;
     verdict
 }
 
@@ -291,10 +293,10 @@ mod tests {
         for (n, ms) in [0u64, 10, 40, 45].into_iter().enumerate() {
             let ending = Ending::Acknowledged {
                 revision: Revision::new(n as u64 + 1),
-                at: Some(start + Duration::from_millis(ms)),
+                at: Some(start + std::time::Duration::from_millis(ms)),
             };
             ledgers[n % 2].note(Bytes::from(n.to_string()), Bytes::new(), ending);
         }
-        assert_eq!(compare(&ledgers, &BTreeMap::new()).longest_gap, Duration::from_millis(30));
+        assert_eq!(compare(&ledgers, &BTreeMap::new()).outage_ms, 30.0);
     }
 }

@@ -74,14 +74,12 @@ impl Drop for Process {
 impl Members {
     /// Starts the members with empty folders.
     pub(crate) async fn start(plan: &DemoPlan) -> Result<Self, Failure> {
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
-            match Self::try_start(plan).await {
-                Ok(members) => return Ok(members),
-                Err(failure) => last = Some(failure),
+        for _ in 1..ATTEMPTS {
+            if let Ok(members) = Self::try_start(plan).await {
+                return Ok(members);
             }
         }
-        Err(last.unwrap_or_else(|| Failure::failed("no attempt was made")))
+        Self::try_start(plan).await
     }
 
     async fn try_start(plan: &DemoPlan) -> Result<Self, Failure> {
@@ -271,18 +269,11 @@ fn lines(stream: impl Read) -> impl Iterator<Item = String> {
 /// Unused ports outside the range that the system uses for outgoing connections. Otherwise an outgoing connection could
 /// take the port of a member that is down for a moment.
 fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
-    let mut held = Vec::new();
-    for _ in 0..1000 {
-        if held.len() == count {
-            break;
-        }
-        let port = fastrand::u16(10_000..30_000);
-        if let (Ok(tcp), Ok(udp)) =
-            (TcpListener::bind(("127.0.0.1", port)), UdpSocket::bind(("127.0.0.1", port)))
-        {
-            held.push((port, tcp, udp));
-        }
-    }
+    let hold = |port| {
+        Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?, UdpSocket::bind(("127.0.0.1", port)).ok()?))
+    };
+    let candidates = std::iter::repeat_with(|| fastrand::u16(10_000..30_000)).take(1000);
+    let held: Vec<_> = candidates.filter_map(hold).take(count).collect();
     let ports: Vec<u16> = held.iter().map(|(port, ..)| *port).collect();
     if ports.len() == count { Ok(ports) } else { Err(Failure::failed("cannot find free ports on 127.0.0.1")) }
 }

@@ -9,7 +9,6 @@ pub(crate) mod watch;
 mod writers;
 
 use crate::cli::{DemoArgs, Scenario};
-use crate::config::TransportKind;
 use crate::failure::Failure;
 use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
 use crate::signals::Signals;
@@ -26,24 +25,13 @@ use writers::Writers;
 /// How many problems of each scenario are shown.
 const SHOWN_PROBLEMS: usize = 10;
 
-/// The result of one scenario.
-#[derive(Debug)]
+/// The result of one scenario, also as JSON.
+#[derive(Serialize, Debug)]
 struct Report {
     scenario: &'static str,
-    transport: TransportKind,
-    verdict: LedgerReport,
-}
-
-/// A report in JSON.
-#[derive(Serialize, Debug)]
-struct Summary {
-    scenario: &'static str,
     transport: &'static str,
-    writes: u64,
-    acknowledged: u64,
-    lost: u64,
-    duplicated: u64,
-    outage_ms: f64,
+    #[serde(flatten)]
+    verdict: LedgerReport,
 }
 
 /// Runs the scenarios, and prints their results. Leaves neither a process nor a folder behind, however it ends.
@@ -68,7 +56,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
 
 async fn run_scenarios(args: &DemoArgs, plan: &DemoPlan, json: bool) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
-    let transport = plan.transport;
+    let transport = plan.transport.name();
     if matches!(args.scenario, Scenario::Crash | Scenario::All) {
         let narrator = Narrator::begin("crash: the primary is killed in the middle of writes", json);
         let verdict = crash::run(&narrator, plan).await?;
@@ -141,8 +129,7 @@ fn show_logs(narrator: &Narrator, members: &Members) {
 /// Prints the summary, as a table or JSON, and returns whether everything was correct.
 fn finish(reports: &[Report], json: bool) -> Result<(), Failure> {
     let text = if json {
-        let summaries: Vec<_> = reports.iter().map(Report::summary).collect();
-        serde_json::to_string(&summaries).expect("names and numbers are always JSON")
+        serde_json::to_string(reports).expect("names and numbers are always JSON")
     } else {
         let header = ["scenario", "transport", "writes", "acknowledged", "lost", "duplicated", "outage"];
         let rows: Vec<_> = reports.iter().map(Report::row).collect();
@@ -166,35 +153,18 @@ fn finish(reports: &[Report], json: bool) -> Result<(), Failure> {
 }
 
 impl Report {
-    fn summary(&self) -> Summary {
-        Summary {
-            scenario: self.scenario,
-            transport: self.transport.name(),
-            writes: self.verdict.writes,
-            acknowledged: self.verdict.acknowledged,
-            lost: self.verdict.lost,
-            duplicated: self.verdict.duplicated,
-            outage_ms: self.outage_ms(),
-        }
-    }
-
     fn row(&self) -> Vec<Cell> {
         let count = |number: u64| Cell::number(number).with(if number == 0 { GOOD } else { BAD });
         let verdict = &self.verdict;
         let acknowledged = if verdict.acknowledged == verdict.writes { GOOD } else { NOTE };
         vec![
             Cell::text(self.scenario),
-            Cell::text(self.transport.name()),
+            Cell::text(self.transport),
             Cell::number(verdict.writes),
             Cell::number(verdict.acknowledged).with(acknowledged),
             count(verdict.lost),
             count(verdict.duplicated),
-            Cell::number(format!("{} ms", self.outage_ms())),
+            Cell::number(format!("{} ms", verdict.outage_ms)),
         ]
-    }
-
-    /// The longest time without an acknowledged write, in milliseconds to one decimal.
-    fn outage_ms(&self) -> f64 {
-        (self.verdict.longest_gap.as_secs_f64() * 10_000.0).round() / 10.0
     }
 }

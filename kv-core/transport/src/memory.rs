@@ -72,7 +72,7 @@ impl Memory {
     }
 
     fn network(&self) -> MutexGuard<'_, Network> {
-        lock(&self.network)
+        self.network.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,10 +81,6 @@ impl Debug for Memory {
         let listeners: Vec<String> = self.network().listeners.keys().cloned().collect();
         f.debug_struct("Memory").field("name", &self.name).field("listeners", &listeners).finish()
     }
-}
-
-fn lock(network: &Mutex<Network>) -> MutexGuard<'_, Network> {
-    network.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Splits an address into the name and the port.
@@ -130,7 +126,7 @@ impl Transport for Memory {
         };
         let (sender, arrivals) = mpsc::channel(BACKLOG);
         network.listeners.insert(taken.clone(), sender);
-        Ok(Box::new(MemoryListener { network: Arc::clone(&self.network), address: taken, arrivals }))
+        Ok(Box::new(MemoryListener { memory: self.clone(), address: taken, arrivals }))
     }
 
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
@@ -169,7 +165,7 @@ fn pair(lane: Lane, remote: String, name: String) -> (Connection, Connection) {
 }
 
 struct MemoryListener {
-    network: Arc<Mutex<Network>>,
+    memory: Memory,
     address: String,
     arrivals: mpsc::Receiver<Connection>,
 }
@@ -193,7 +189,7 @@ impl Listener for MemoryListener {
 
 impl Drop for MemoryListener {
     fn drop(&mut self) {
-        lock(&self.network).listeners.remove(&self.address);
+        self.memory.network().listeners.remove(&self.address);
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) enum End {
     Broken(io::ErrorKind),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct PipeState {
     /// The bytes that were written and not yet read: at most `capacity`.
     bytes: VecDeque<u8>,
@@ -29,6 +29,16 @@ struct PipeState {
 }
 
 impl PipeState {
+    fn finish(&mut self, end: End) {
+        if self.end.is_none() {
+            self.end = Some(end);
+            if let End::Broken(_) = end {
+                self.bytes.clear();
+            }
+            self.wake_all();
+        }
+    }
+
     fn wake_all(&mut self) {
         for waker in [self.reader.take(), self.writer.take(), self.watch.take()].into_iter().flatten() {
             waker.wake();
@@ -39,16 +49,7 @@ impl PipeState {
 /// Creates a pipe that holds up to `capacity` bytes.
 pub(crate) fn pipe(capacity: usize) -> (PipeWriter, PipeReader) {
     assert!(capacity > 0, "a pipe that holds nothing passes nothing");
-    let state = PipeState {
-        bytes: VecDeque::new(),
-        capacity,
-        end: None,
-        reader_gone: false,
-        reader: None,
-        writer: None,
-        watch: None,
-    };
-    let state = Arc::new(Mutex::new(state));
+    let state = Arc::new(Mutex::new(PipeState { capacity, ..PipeState::default() }));
     (PipeWriter(Arc::clone(&state)), PipeReader(state))
 }
 
@@ -63,7 +64,7 @@ pub(crate) struct PipeWriter(Arc<Mutex<PipeState>>);
 impl PipeWriter {
     /// Ends the pipe. If the pipe has already ended, nothing changes.
     pub(crate) fn finish(&self, end: End) {
-        finish(&self.0, end);
+        lock(&self.0).finish(end);
     }
 
     /// Returns a handle that observes the pipe from elsewhere. There may be only one observer.
@@ -77,9 +78,8 @@ impl AsyncWrite for PipeWriter {
         let mut state = lock(&self.0);
         match state.end {
             Some(End::Broken(kind)) => return Poll::Ready(Err(kind.into())),
-            Some(End::Ended) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            None if state.reader_gone => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            None => {}
+            None if !state.reader_gone => {}
+            _ => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
         let n = buf.len().min(state.capacity - state.bytes.len());
         if n == 0 && !buf.is_empty() {
@@ -94,8 +94,7 @@ impl AsyncWrite for PipeWriter {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let state = lock(&self.0);
-        match state.end {
+        match lock(&self.0).end {
             Some(End::Broken(kind)) => Poll::Ready(Err(kind.into())),
             _ => Poll::Ready(Ok(())),
         }
@@ -113,17 +112,6 @@ impl Drop for PipeWriter {
     }
 }
 
-fn finish(state: &Mutex<PipeState>, end: End) {
-    let mut state = lock(state);
-    if state.end.is_none() {
-        state.end = Some(end);
-        if let End::Broken(_) = end {
-            state.bytes.clear();
-        }
-        state.wake_all();
-    }
-}
-
 /// Notices that the reader of a pipe was dropped, and can end the pipe in place of the writer.
 #[derive(Debug)]
 pub(crate) struct PipeWatch(Arc<Mutex<PipeState>>);
@@ -131,7 +119,7 @@ pub(crate) struct PipeWatch(Arc<Mutex<PipeState>>);
 impl PipeWatch {
     /// Ends the pipe, like [`PipeWriter::finish`].
     pub(crate) fn finish(&self, end: End) {
-        finish(&self.0, end);
+        lock(&self.0).finish(end);
     }
 
     /// Waits until the reader has been dropped.

@@ -1,7 +1,7 @@
 //! The layer between a connection and its user.
 
 use super::faults::Path;
-use super::queue::{Intake, Next, Queue, Treatment, queue};
+use super::queue::{Intake, Next, Queue, queue};
 use super::{Direction, Settings};
 use crate::pipe::{End, PipeWatch, PipeWriter, pipe};
 use crate::{Connection, Reader, Writer};
@@ -22,9 +22,7 @@ const READ_BYTES: usize = 64 * 1024;
 pub(super) fn interpose(inner: Connection, path: Path, opened: bool, settings: &Settings) -> Connection {
     let Connection { lane, peer, remote, reader, writer } = inner;
     let seed = path.seeds(opened);
-    let Settings { framing, spare_first, .. } = *settings;
-    let queue =
-        |direction| queue(&path, Treatment { direction, framing, spare_first, seed: seed(direction) });
+    let queue = |direction| queue(&path, direction, seed(direction), settings);
     let (intake, outgoing) = queue(Direction::Outgoing);
     let (arrivals, incoming) = queue(Direction::Incoming);
     let (delivery, user_reader) = pipe(PIPE_BYTES);

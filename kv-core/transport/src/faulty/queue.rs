@@ -3,7 +3,7 @@
 use super::fate::{Dice, Fate};
 use super::faults::Path;
 use super::framing::Splitter;
-use super::{Direction, Fault, Framing};
+use super::{Direction, Fault, Settings};
 use crate::pipe::End;
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -59,24 +59,13 @@ impl Shared {
     }
 }
 
-/// How a queue treats its frames.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Treatment {
-    pub(super) direction: Direction,
-    pub(super) framing: Framing,
-    pub(super) spare_first: bool,
-    /// The seed of the fates.
-    pub(super) seed: u64,
-}
-
-/// Creates a queue for one direction of a connection on `path`.
-pub(super) fn queue(path: &Path, treatment: Treatment) -> (Intake, Queue) {
-    let Treatment { direction, framing, spare_first, seed } = treatment;
+/// Creates a queue for one direction of a connection on `path`. `seed` is the seed of the fates.
+pub(super) fn queue(path: &Path, direction: Direction, seed: u64, settings: &Settings) -> (Intake, Queue) {
     let state = QueueState {
         path: path.clone(),
-        splitter: Splitter::new(framing),
+        splitter: Splitter::new(settings.framing),
         dice: Dice::new(seed),
-        spare_next: spare_first,
+        spare_next: settings.spare_first,
         held: BTreeMap::new(),
         held_bytes: 0,
         came: 0,
@@ -220,10 +209,7 @@ impl AsyncWrite for Intake {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.0.lock().broken {
-            Some(kind) => Poll::Ready(Err(kind.into())),
-            None => Poll::Ready(Ok(())),
-        }
+        Poll::Ready(self.0.lock().broken.map_or(Ok(()), |kind| Err(kind.into())))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

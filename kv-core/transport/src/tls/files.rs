@@ -178,6 +178,10 @@ fn check(
         uses.push(("serverAuth", KeyUsage::server_auth()));
     }
     let now = SystemTime::now();
+    let dates = |expired, end: UnixTime| {
+        let by = distance(now, Duration::from_secs(end.as_secs()));
+        TlsError::Dates { path: path.clone(), expired, by }
+    };
     for (purpose, usage) in uses {
         let algorithms = provider.signature_verification_algorithms.all;
         let verified = parsed.verify_for_usage(
@@ -189,31 +193,22 @@ fn check(
             None,
             None,
         );
-        match verified {
-            Ok(_) => {}
-            Err(webpki::Error::CertExpired { not_after, .. }) => {
-                let by = distance(now, Duration::from_secs(not_after.as_secs()));
-                return Err(TlsError::Dates { path: path.clone(), expired: true, by });
-            }
-            Err(webpki::Error::CertNotValidYet { not_before, .. }) => {
-                let by = distance(now, Duration::from_secs(not_before.as_secs()));
-                return Err(TlsError::Dates { path: path.clone(), expired: false, by });
-            }
+        let problem = match verified {
+            Ok(_) => continue,
+            Err(webpki::Error::CertExpired { not_after, .. }) => dates(true, not_after),
+            Err(webpki::Error::CertNotValidYet { not_before, .. }) => dates(false, not_before),
             // Members and clients may have different authorities: a client need not trust the authority that signed its
             // own certificate.
+            Err(error) if is_unknown_issuer(&error) && !is_member => continue,
             Err(error) if is_unknown_issuer(&error) => {
-                if is_member {
-                    return Err(TlsError::Untrusted {
-                        certificate: path.clone(),
-                        roots: files.roots.clone(),
-                    });
-                }
+                TlsError::Untrusted { certificate: path.clone(), roots: files.roots.clone() }
             }
             Err(webpki::Error::RequiredEkuNotFoundContext(_)) => {
-                return Err(TlsError::Usage { path: path.clone(), usage: purpose });
+                TlsError::Usage { path: path.clone(), usage: purpose }
             }
-            Err(error) => return Err(unusable(path, wrong_with(&error))),
-        }
+            Err(error) => unusable(path, wrong_with(&error)),
+        };
+        return Err(problem);
     }
     Ok(())
 }

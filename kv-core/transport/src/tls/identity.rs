@@ -72,7 +72,7 @@ impl Identity {
     /// accept it.
     #[must_use]
     pub fn server_config(&self, alpn: &[u8]) -> Arc<ServerConfig> {
-        let mut config = ServerConfig::builder_with_provider(self.current.provider().clone())
+        let mut config = ServerConfig::builder_with_provider(self.current.provider.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("ring has what TLS 1.3 needs")
             .with_client_cert_verifier(self.current.clone())
@@ -89,7 +89,7 @@ impl Identity {
     /// [`SERVER_NAME`](super::SERVER_NAME).
     #[must_use]
     pub fn client_config(&self, alpn: &[u8]) -> Arc<ClientConfig> {
-        let mut config = ClientConfig::builder_with_provider(self.current.provider().clone())
+        let mut config = ClientConfig::builder_with_provider(self.current.provider.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("ring has what TLS 1.3 needs")
             .dangerous()
@@ -114,7 +114,7 @@ impl Identity {
         if contents == old.contents {
             return Ok(false);
         }
-        let material = Material::parse(&self.files, contents, self.current.provider())?;
+        let material = Material::parse(&self.files, contents, &self.current.provider)?;
         if material.name != old.name {
             let (expected, found) = (old.name.to_string(), material.name.to_string());
             return Err(TlsError::Renamed { path: self.files.certificate.clone(), expected, found });

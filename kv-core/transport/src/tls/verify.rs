@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// The current material, read at each handshake.
 pub(super) struct Current {
     material: RwLock<Arc<Material>>,
-    provider: Arc<CryptoProvider>,
+    pub(super) provider: Arc<CryptoProvider>,
 }
 
 impl Current {
@@ -35,10 +35,6 @@ impl Current {
 
     pub(super) fn set(&self, material: Material) {
         *self.material.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(material);
-    }
-
-    pub(super) fn provider(&self) -> &Arc<CryptoProvider> {
-        &self.provider
     }
 
     fn algorithms(&self) -> &WebPkiSupportedAlgorithms {

@@ -1,8 +1,7 @@
 //! Encryption: TLS, and the secrets of an endpoint.
 
 use kv_transport::Peer;
-use kv_transport::tls::rustls;
-use kv_transport::tls::{Identity, peer_of};
+use kv_transport::tls::{Identity, peer_of, rustls};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig};
 use ring::hmac;
@@ -20,55 +19,47 @@ use std::time::Duration;
 const ALPN: &[u8] = b"kv";
 const CONNECTION_ID_BYTES: usize = 8;
 
-/// The identity of this end, and whom it trusts.
+/// The identity of this end, and whom it trusts. Without an identity, it trusts everybody.
 #[derive(Clone, Debug)]
-pub(crate) enum Trust {
-    /// This end trusts everybody, and has no identity.
-    Anybody,
-    Certified(Identity),
-}
+pub(crate) struct Trust(pub(crate) Option<Identity>);
 
 impl Trust {
     pub(crate) fn server(&self) -> io::Result<QuicServerConfig> {
-        let config = match self {
-            Self::Anybody => Arc::new(ephemeral_server().map_err(io::Error::other)?),
-            Self::Certified(identity) => identity.server_config(ALPN),
+        let config = match &self.0 {
+            None => Arc::new(ephemeral_server().map_err(io::Error::other)?),
+            Some(identity) => identity.server_config(ALPN),
         };
         QuicServerConfig::try_from(config).map_err(io::Error::other)
     }
 
     pub(crate) fn client(&self) -> io::Result<QuicClientConfig> {
-        let config = match self {
-            Self::Anybody => Arc::new(trusting_client().map_err(io::Error::other)?),
-            Self::Certified(identity) => identity.client_config(ALPN),
+        let config = match &self.0 {
+            None => Arc::new(trusting_client().map_err(io::Error::other)?),
+            Some(identity) => identity.client_config(ALPN),
         };
         QuicClientConfig::try_from(config).map_err(io::Error::other)
     }
 
     /// The identity of the other end of `connection`.
     pub(crate) fn peer(&self, connection: &quinn::Connection) -> io::Result<Peer> {
-        match self {
-            Self::Anybody => Ok(Peer::Unauthenticated),
-            Self::Certified(_) => {
-                let shown = connection.peer_identity().and_then(|shown| shown.downcast().ok());
-                let shown: Option<Box<Vec<CertificateDer<'static>>>> = shown;
-                peer_of(shown.as_deref().map(Vec::as_slice))
-                    .map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))
-            }
+        if self.0.is_none() {
+            return Ok(Peer::Unauthenticated);
         }
+        let shown = connection.peer_identity().and_then(|shown| shown.downcast().ok());
+        let shown: Option<Box<Vec<CertificateDer<'static>>>> = shown;
+        peer_of(shown.as_deref().map(Vec::as_slice))
+            .map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))
     }
 
     /// The settings of an endpoint. A restarted process notifies the peers of its predecessor that their connections
     /// are gone. It authenticates the notification with a secret that both processes have, because the secret is
     /// derived from the private key.
     pub(crate) fn endpoint(&self) -> EndpointConfig {
-        let secret = match self {
+        let secret = match &self.0 {
             // Without authentication, anyone who sees the traffic could forge the end of a connection anyway.
-            Self::Anybody => Vec::new(),
+            None => Vec::new(),
             // The file is missing only while it is being replaced.
-            Self::Certified(identity) => {
-                std::fs::read(&identity.files().key).unwrap_or_else(|_| random::<32>().into())
-            }
+            Some(identity) => std::fs::read(&identity.files().key).unwrap_or_else(|_| random::<32>().into()),
         };
         let key =
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), b"kv: the end of a QUIC connection");

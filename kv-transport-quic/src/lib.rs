@@ -85,7 +85,7 @@ impl Quic {
     /// certificate named when the connection was accepted.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self::with(Trust::Certified(identity))
+        Self::with(Trust(Some(identity)))
     }
 
     /// Uses no certificates. The traffic is encrypted, but not protected against an attacker between the two ends,
@@ -93,7 +93,7 @@ impl Quic {
     /// machine, for demonstrations and for tests.
     #[must_use]
     pub fn insecure() -> Self {
-        Self::with(Trust::Anybody)
+        Self::with(Trust(None))
     }
 
     fn with(trust: Trust) -> Self {
@@ -164,14 +164,14 @@ impl Quic {
             if let Some(port) = self.orphan(address) {
                 return Ok(QuicLanes::on(port));
             }
-            match QuicLanes::open(address, self.clone()) {
+            match Port::open(address, self.clone()) {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
                     sleep(PORT_RETRY).await
                 }
                 Err(e) => return Err(e),
-                Ok(listener) => {
-                    self.ports().push(Arc::downgrade(listener.port()));
-                    return Ok(listener);
+                Ok(port) => {
+                    self.ports().push(Arc::downgrade(&port));
+                    return Ok(QuicLanes::on(port));
                 }
             }
         }
@@ -197,10 +197,8 @@ impl Transport for Quic {
 
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
         check_host_port(address)?;
-        match try_each_address(address, |candidate| self.listen(candidate)).await {
-            Ok(listener) => Ok(Box::new(listener)),
-            Err(error) => Err(TransportError::bind(address, error)),
-        }
+        let listener = try_each_address(address, |candidate| self.listen(candidate)).await;
+        Ok(Box::new(listener.map_err(|error| TransportError::bind(address, error))?))
     }
 
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
@@ -213,29 +211,19 @@ impl Transport for Quic {
     }
 
     fn identity(&self) -> Peer {
-        match &self.trust {
-            Trust::Anybody => Peer::Unauthenticated,
-            Trust::Certified(identity) => identity.name().into(),
-        }
+        self.trust.0.as_ref().map_or(Peer::Unauthenticated, |identity| identity.name().into())
     }
 
     fn refresh(&self) -> Result<bool, TransportError> {
-        match &self.trust {
-            Trust::Anybody => Ok(false),
-            Trust::Certified(identity) => {
-                let has_changed = identity.refresh()?;
-                if has_changed {
-                    self.pool.begin_anew();
-                }
-                Ok(has_changed)
-            }
+        let Some(identity) = &self.trust.0 else { return Ok(false) };
+        let has_changed = identity.refresh()?;
+        if has_changed {
+            self.pool.begin_anew();
         }
+        Ok(has_changed)
     }
 
     fn expires(&self) -> Option<Duration> {
-        match &self.trust {
-            Trust::Anybody => None,
-            Trust::Certified(identity) => identity.expires(),
-        }
+        self.trust.0.as_ref()?.expires()
     }
 }

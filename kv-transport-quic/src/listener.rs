@@ -47,7 +47,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn open(address: SocketAddr, settings: Quic) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(address: SocketAddr, settings: Quic) -> io::Result<Arc<Self>> {
         let socket = Socket::bind(address)?;
         let config = settings.server_config(STRANGERS_WINDOW)?;
         let for_members = Arc::new(settings.server_config(settings.stream_window)?);
@@ -109,19 +109,11 @@ pub(crate) struct QuicLanes {
 }
 
 impl QuicLanes {
-    pub(crate) fn open(address: SocketAddr, settings: Quic) -> io::Result<Self> {
-        Ok(Self::on(Port::open(address, settings)?))
-    }
-
     /// Listens on a port without a listener.
     pub(crate) fn on(port: Arc<Port>) -> Self {
         let (queue, opened) = mpsc::channel(BACKLOG);
         port.queue.send_replace(Some(queue));
         Self { port, opened, looking_up: None }
-    }
-
-    pub(crate) fn port(&self) -> &Arc<Port> {
-        &self.port
     }
 }
 

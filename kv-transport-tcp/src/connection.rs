@@ -68,16 +68,11 @@ pub(crate) async fn accept(
         Security::None => {
             let mut bytes = [0; preface::BYTES];
             socket.read_exact(&mut bytes).await?;
-            let lane = match preface::decode(bytes) {
-                Ok(lane) => lane,
-                Err(reason) => {
-                    if bytes[0] == TLS_HANDSHAKE {
-                        part(socket, &SPEAKS_NO_TLS).await;
-                        return Err(Failure::Handshake("it speaks TLS, and this port does not".to_owned()));
-                    }
-                    return Err(invalid(reason).into());
-                }
-            };
+            if bytes[0] == TLS_HANDSHAKE {
+                part(socket, &SPEAKS_NO_TLS).await;
+                return Err(Failure::Handshake("it speaks TLS, and this port does not".to_owned()));
+            }
+            let lane = preface::decode(bytes).map_err(invalid)?;
             let (reader, writer) = socket.into_split();
             Ok(plain(Box::new(reader), Box::new(writer), lane, remote.to_string()))
         }

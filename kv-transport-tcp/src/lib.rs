@@ -116,10 +116,8 @@ impl Transport for Tcp {
         let listen = |candidate| async move {
             listener::TcpLanes::new(TcpListener::bind(candidate).await?, self.clone())
         };
-        match try_each_address(address, listen).await {
-            Ok(listener) => Ok(Box::new(listener)),
-            Err(error) => Err(TransportError::bind(address, error)),
-        }
+        let listener = try_each_address(address, listen).await;
+        Ok(Box::new(listener.map_err(|error| TransportError::bind(address, error))?))
     }
 
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
@@ -132,7 +130,7 @@ impl Transport for Tcp {
     fn identity(&self) -> Peer {
         match &self.security {
             Security::None => Peer::Unauthenticated,
-            Security::Tls(tls) => tls.identity().name().into(),
+            Security::Tls(tls) => tls.identity.name().into(),
         }
     }
 
@@ -140,7 +138,7 @@ impl Transport for Tcp {
     fn refresh(&self) -> Result<bool, TransportError> {
         match &self.security {
             Security::None => Ok(false),
-            Security::Tls(tls) => Ok(tls.identity().refresh()?),
+            Security::Tls(tls) => Ok(tls.identity.refresh()?),
         }
     }
 
@@ -148,7 +146,7 @@ impl Transport for Tcp {
     fn expires(&self) -> Option<Duration> {
         match &self.security {
             Security::None => None,
-            Security::Tls(tls) => tls.identity().expires(),
+            Security::Tls(tls) => tls.identity.expires(),
         }
     }
 }

@@ -24,7 +24,7 @@ const ACCEPTED: u8 = 1;
 /// Creates the connecting and the accepting ends of connections.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    identity: Identity,
+    pub(crate) identity: Identity,
     acceptor: TlsAcceptor,
     connector: TlsConnector,
     server_name: ServerName<'static>,
@@ -44,10 +44,6 @@ impl Tls {
             server_name: ServerName::try_from(SERVER_NAME).expect("it has the form of a name"),
             identity,
         }
-    }
-
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// Creates the connecting end. Waits until the other end has accepted this end's certificate, so that a refusal is

@@ -13,10 +13,7 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
         Message::Prepare { entry: e, .. } => entry(e),
         Message::DoViewChange { log, ages, .. } => {
             summary(log)?;
-            if ages.len() > log.suffix.len() + log.tail.len() + 1 {
-                return Err(WireError::OutOfRange { field: "the number of ages" });
-            }
-            Ok(())
+            require(ages.len() <= log.suffix.len() + log.tail.len() + 1, "the number of ages")
         }
         Message::StartView { hashes, .. } | Message::Headers { hashes, .. } => {
             consecutive(hashes.iter().map(|(at, _)| *at))
@@ -40,60 +37,47 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
     }
 }
 
+fn require(holds: bool, field: &'static str) -> Result<(), WireError> {
+    if holds { Ok(()) } else { Err(WireError::OutOfRange { field }) }
+}
+
 /// A place in a snapshot is a key with some overhead.
 fn place(after: &[u8]) -> Result<(), WireError> {
-    if after.len() <= MOST_PLACE_BYTES { Ok(()) } else { Err(WireError::OutOfRange { field: "a place" }) }
+    require(after.len() <= MOST_PLACE_BYTES, "a place")
 }
 
 fn chunk(chunk: &Chunk) -> Result<(), WireError> {
     place(&chunk.after)?;
     if let ChunkEnd::More(next) = &chunk.end {
         place(next)?;
-        if *next <= chunk.after || chunk.rows.is_empty() {
-            return Err(WireError::OutOfRange { field: "the end of a chunk" });
-        }
+        require(*next > chunk.after && !chunk.rows.is_empty(), "the end of a chunk")?;
     }
-    if chunk.is_intact() { Ok(()) } else { Err(WireError::OutOfRange { field: "the checksum of a chunk" }) }
+    require(chunk.is_intact(), "the checksum of a chunk")
 }
 
 fn entry(entry: &Entry) -> Result<(), WireError> {
     let header = &entry.header;
-    if header.op == Op::ZERO || header.first_revision == Revision::ZERO {
-        return Err(WireError::OutOfRange { field: "an entry's place" });
-    }
+    require(header.op > Op::ZERO && header.first_revision > Revision::ZERO, "an entry's place")?;
     Ok(entry.check()?)
 }
 
 fn summary(log: &LogSummary) -> Result<(), WireError> {
-    if !log.lacks.iter().all(|run| run.first <= run.last && run.last <= log.commit.op) {
-        return Err(WireError::OutOfRange { field: "what a log lacks" });
-    }
-    if log.suffix.len() as u64 != log.head.distance_from(log.commit.op) {
-        return Err(WireError::OutOfRange { field: "the length of a log's suffix" });
-    }
+    let mut lacks = log.lacks.iter();
+    require(lacks.all(|run| run.first <= run.last && run.last <= log.commit.op), "what a log lacks")?;
+    let length = log.head.distance_from(log.commit.op);
+    require(log.suffix.len() as u64 == length, "the length of a log's suffix")?;
     let is_above = log.tail.first().is_none_or(|(op, _)| *op > log.head);
-    if !is_above || !log.tail.is_sorted_by(|(one, _), (next, _)| one < next) {
-        return Err(WireError::OutOfRange { field: "the order of a log's tail" });
-    }
-    if Extent::Through(log.last_listed()) > log.extent {
-        return Err(WireError::OutOfRange { field: "the extent of a log" });
-    }
-    Ok(())
+    let is_sorted = log.tail.is_sorted_by(|(one, _), (next, _)| one < next);
+    require(is_above && is_sorted, "the order of a log's tail")?;
+    require(Extent::Through(log.last_listed()) <= log.extent, "the extent of a log")
 }
 
 fn consecutive(ops: impl Iterator<Item = Op>) -> Result<(), WireError> {
-    let mut before: Option<Op> = None;
-    for at in ops {
-        if before.is_some_and(|before| at != before.next()) {
-            return Err(WireError::OutOfRange { field: "the order of ops" });
-        }
-        before = Some(at);
-    }
-    Ok(())
+    require(ops.is_sorted_by(|before, at| *at == before.next()), "the order of ops")
 }
 
-/// Checks the version that the other end has chosen: it must be one of those that were offered.
-pub(super) fn welcome(version: u16) -> Result<(), WireError> {
-    let (theirs, ours) = (VersionRange::just(version), PROTOCOL);
+/// Checks the versions of the other end, or the one that it has chosen: this end must speak one of them.
+pub(super) fn version(theirs: VersionRange) -> Result<(), WireError> {
+    let ours = PROTOCOL;
     ours.common(theirs).map(drop).ok_or(WireError::Version { theirs, ours })
 }

@@ -203,9 +203,8 @@ pub(super) fn announced_len(header: &[u8]) -> Option<usize> {
     if header[..4] != MAGIC || !is_intact(header) {
         return None;
     }
-    let mut len = [0; 4];
-    len.copy_from_slice(&header[8..12]);
-    HEADER_BYTES.checked_add(u32::from_le_bytes(len) as usize)
+    let mut len = &header[8..12];
+    HEADER_BYTES.checked_add(len.get_u32_le() as usize)
 }
 
 /// A frame with valid checksums. Its body may still be invalid.
@@ -284,7 +283,9 @@ impl Frame {
     /// # Errors
     /// As [`message`](Self::message); [`WireError::Version`] if the ends have no version in common.
     pub fn hello(&self) -> Result<Hello, WireError> {
-        self.check_version(Kind::Hello)?;
+        // The version range comes first in the hello of every version: it can be decoded before the rest is understood.
+        let (theirs, _) = self.decode_prefix(Kind::Hello)?;
+        check::version(theirs)?;
         self.decode(Kind::Hello)
     }
 
@@ -296,7 +297,7 @@ impl Frame {
     pub fn hello_reply(&self) -> Result<HelloReply, WireError> {
         // A welcome of another version can be recognized without understanding the rest.
         if let Ok(((0, version), _)) = postcard::take_from_bytes::<(u8, u16)>(&self.body) {
-            check::welcome(version)?;
+            check::version(VersionRange::just(version))?;
         }
         self.decode(Kind::HelloReply)
     }
@@ -306,26 +307,17 @@ impl Frame {
         if self.body.is_empty() { Ok(None) } else { self.decode(Kind::Alive).map(Some) }
     }
 
-    /// The version range comes first in the hello of every version, so that it can be decoded before the rest is
-    /// understood.
-    fn check_version(&self, expected: Kind) -> Result<(), WireError> {
+    /// Decodes the beginning of the body. Returns the rest too.
+    fn decode_prefix<T: DeserializeOwned>(&self, expected: Kind) -> Result<(T, &[u8]), WireError> {
         if self.kind != expected {
             return Err(WireError::UnexpectedKind { found: self.kind.code(), expected });
         }
-        let (theirs, _) = postcard::take_from_bytes::<VersionRange>(&self.body)
-            .map_err(|_| WireError::Malformed(expected))?;
-        let ours = super::PROTOCOL;
-        ours.common(theirs).map(drop).ok_or(WireError::Version { theirs, ours })
+        postcard::take_from_bytes(&self.body).map_err(|_| WireError::Malformed(expected))
     }
 
     fn decode<T: DeserializeOwned>(&self, expected: Kind) -> Result<T, WireError> {
-        if self.kind != expected {
-            return Err(WireError::UnexpectedKind { found: self.kind.code(), expected });
-        }
-        match postcard::take_from_bytes(&self.body) {
-            Ok((value, [])) => Ok(value),
-            _ => Err(WireError::Malformed(expected)),
-        }
+        let (value, rest) = self.decode_prefix(expected)?;
+        if rest.is_empty() { Ok(value) } else { Err(WireError::Malformed(expected)) }
     }
 }
 

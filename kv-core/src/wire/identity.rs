@@ -8,25 +8,25 @@ impl Expectation {
     /// Checks that the caller is the one that its hello names, and may connect at all.
     pub(super) fn judge_identity(&self, caller: &Caller, peer: &Peer) -> Result<(), Refusal> {
         let me = self.me;
-        match (peer, caller) {
+        let is_proved = match (peer, caller) {
             (Peer::Unauthenticated, _) if self.authenticated => return Err(Refusal::Unauthenticated { me }),
-            (Peer::Unauthenticated, _) => return Ok(()),
+            (Peer::Unauthenticated, _) => true,
             (Peer::Member { cluster, id: proved }, _) if *cluster == self.cluster => {
                 let proved = MemberId::new(*proved);
                 if self.member(proved).is_none() {
                     return Err(Refusal::Removed { me, id: proved });
                 }
                 match caller {
-                    Caller::Member { id, .. } if *id == proved => return Ok(()),
+                    Caller::Member { id, .. } => *id == proved,
                     // A member is trusted more than a client: its own tools may act as clients.
-                    Caller::Client { .. } => return Ok(()),
-                    Caller::Member { .. } => {}
+                    Caller::Client { .. } => true,
                 }
             }
-            (Peer::Client { cluster, .. }, Caller::Client { .. }) if *cluster == self.cluster => {
-                return Ok(());
-            }
-            _ => {}
+            (Peer::Client { cluster, .. }, Caller::Client { .. }) => *cluster == self.cluster,
+            _ => false,
+        };
+        if is_proved {
+            return Ok(());
         }
         let hello = match caller {
             Caller::Member { id, .. } => format!("member {id} of {:?}", self.cluster),
@@ -53,14 +53,15 @@ pub fn describe(peer: &Peer) -> String {
 /// # Errors
 /// Who is there instead, and what to do.
 pub fn prove_member(own: &Peer, peer: &Peer, cluster: &str, id: Option<MemberId>) -> Result<(), String> {
-    match peer {
-        Peer::Unauthenticated if *own == Peer::Unauthenticated => return Ok(()),
-        Peer::Member { cluster: theirs, id: proved }
-            if theirs == cluster && id.is_none_or(|id| id.get() == *proved) =>
-        {
-            return Ok(());
+    let is_proved = match peer {
+        Peer::Unauthenticated => *own == Peer::Unauthenticated,
+        Peer::Member { cluster: theirs, id: proved } => {
+            theirs == cluster && id.is_none_or(|id| id.get() == *proved)
         }
-        _ => {}
+        _ => false,
+    };
+    if is_proved {
+        return Ok(());
     }
     let wanted = id.map_or_else(|| "a member".to_owned(), |id| format!("member {id}"));
     Err(format!(

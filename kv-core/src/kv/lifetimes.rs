@@ -62,7 +62,7 @@ pub struct Deadlines {
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lifetimes {
     max_leases: usize,
     /// Keys with a time to live, with the revision of the put that set it. The earliest deadline comes first.
@@ -84,13 +84,8 @@ struct LifetimeChanges {
 impl Lifetimes {
     /// Creates an empty set. `tracked`: changes are collected for [`take_changes`](Self::take_changes).
     pub(super) fn new(max_leases: usize, tracked: bool) -> Self {
-        Self {
-            max_leases,
-            keys: BTreeMap::new(),
-            leases: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
-            changed: tracked.then(LifetimeChanges::default),
-        }
+        let changed = tracked.then(LifetimeChanges::default);
+        Self { max_leases, changed, ..Self::default() }
     }
 
     /// Loads what a checkpoint wrote.
@@ -148,21 +143,10 @@ impl Lifetimes {
         deadlines.chain(leases).chain(held).collect()
     }
 
-    fn mark_held(&mut self, lease: LeaseId, key: Bytes) {
+    /// Notes what has changed, if changes are tracked.
+    fn mark(&mut self, note: impl FnOnce(&mut LifetimeChanges) -> bool) {
         if let Some(changed) = &mut self.changed {
-            changed.lease_keys.insert((lease, key));
-        }
-    }
-
-    fn mark(&mut self, lease: LeaseId) {
-        if let Some(changed) = &mut self.changed {
-            changed.leases.insert(lease);
-        }
-    }
-
-    fn mark_key(&mut self, place: (Timestamp, Bytes)) {
-        if let Some(changed) = &mut self.changed {
-            changed.keys.insert(place);
+            note(changed);
         }
     }
 
@@ -181,23 +165,23 @@ impl Lifetimes {
         if let Some(at) = was.at {
             let place = (at, key.clone());
             self.keys.remove(&place);
-            self.mark_key(place);
+            self.mark(|changed| changed.keys.insert(place));
         }
         if let (Some(at), Some(revision)) = (is.at, revision) {
             let place = (at, key.clone());
             self.keys.insert(place.clone(), revision);
-            self.mark_key(place);
+            self.mark(|changed| changed.keys.insert(place));
         }
         if was.with == is.with {
             return;
         }
         if let Some((id, lease)) = was.with.and_then(|id| Some((id, self.leases.get_mut(&id)?))) {
             lease.keys.remove(&key);
-            self.mark_held(id, key.clone());
+            self.mark(|changed| changed.lease_keys.insert((id, key.clone())));
         }
         if let Some((id, lease)) = is.with.and_then(|id| Some((id, self.leases.get_mut(&id)?))) {
             lease.keys.insert(key.clone());
-            self.mark_held(id, key);
+            self.mark(|changed| changed.lease_keys.insert((id, key)));
         }
     }
 
@@ -214,7 +198,7 @@ impl Lifetimes {
         let deadline = Lifetime::deadline(now, ttl_ms);
         self.leases.insert(id, Lease { ttl_ms, deadline, keys: BTreeSet::new() });
         self.deadlines.insert((deadline, id));
-        self.mark(id);
+        self.mark(|changed| changed.leases.insert(id));
         Ok(())
     }
 
@@ -223,7 +207,7 @@ impl Lifetimes {
         self.deadlines.remove(&(lease.deadline, id));
         lease.deadline = Lifetime::deadline(now, lease.ttl_ms);
         self.deadlines.insert((lease.deadline, id));
-        self.mark(id);
+        self.mark(|changed| changed.leases.insert(id));
         Ok(())
     }
 
@@ -241,9 +225,9 @@ impl Lifetimes {
     pub(super) fn end(&mut self, id: LeaseId) -> Option<BTreeSet<Bytes>> {
         let lease = self.leases.remove(&id)?;
         self.deadlines.remove(&(lease.deadline, id));
-        self.mark(id);
+        self.mark(|changed| changed.leases.insert(id));
         for key in &lease.keys {
-            self.mark_held(id, key.clone());
+            self.mark(|changed| changed.lease_keys.insert((id, key.clone())));
         }
         Some(lease.keys)
     }

@@ -3,7 +3,7 @@
 use crate::ids::{RequestNumber, SessionId};
 use crate::session::RequestResult;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 /// How many results are kept.
 const KEPT: usize = 4096;
@@ -24,12 +24,17 @@ struct Results {
 }
 
 impl Recent {
+    /// Returns the results, or `None` if they are locked.
+    fn unlocked(&self) -> Option<MutexGuard<'_, Results>> {
+        match self.0.try_lock() {
+            Ok(kept) => Some(kept),
+            Err(TryLockError::Poisoned(kept)) => Some(kept.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     pub(super) fn insert(&self, results: impl Iterator<Item = (Key, RequestResult)>) {
-        let mut kept = match self.0.try_lock() {
-            Ok(kept) => kept,
-            Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
+        let Some(mut kept) = self.unlocked() else { return };
         let small =
             |answer: &RequestResult| answer.as_ref().map_or(0, |outcome| outcome.effect.weight()) <= LARGEST;
         for (key, answer) in results.filter(|(_, answer)| small(answer)) {
@@ -45,10 +50,6 @@ impl Recent {
     }
 
     pub(super) fn get(&self, session: SessionId, number: RequestNumber) -> Option<RequestResult> {
-        match self.0.try_lock() {
-            Ok(kept) => kept.found.get(&(session, number)).cloned(),
-            Err(TryLockError::Poisoned(kept)) => kept.into_inner().found.get(&(session, number)).cloned(),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        self.unlocked()?.found.get(&(session, number)).cloned()
     }
 }

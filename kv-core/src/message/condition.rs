@@ -23,10 +23,15 @@ pub enum Condition {
 }
 
 impl Condition {
-    pub(super) fn payload_bytes(&self) -> usize {
+    /// The value that the condition contains.
+    pub(super) const fn value(&self) -> Option<&Bytes> {
         match self {
-            Self::Value(value) => value.len(),
-            Self::Absent | Self::Present | Self::Revision(_) | Self::Created(_) | Self::Held(_) => 0,
+            Self::Value(value) => Some(value),
+            Self::Absent | Self::Present | Self::Revision(_) | Self::Created(_) | Self::Held(_) => None,
         }
+    }
+
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.value().map_or(0, Bytes::len)
     }
 }

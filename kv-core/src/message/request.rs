@@ -473,14 +473,7 @@ impl SizeLimits {
     }
 
     fn condition(self, condition: &Condition) -> Result<(), RequestError> {
-        match condition {
-            Condition::Value(value) => self.value(value),
-            Condition::Absent
-            | Condition::Present
-            | Condition::Revision(_)
-            | Condition::Created(_)
-            | Condition::Held(_) => Ok(()),
-        }
+        condition.value().map_or(Ok(()), |value| self.value(value))
     }
 }
 

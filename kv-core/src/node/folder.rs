@@ -2,7 +2,6 @@
 //! acknowledges from then on would be lost when it stops.
 
 use super::StopReason;
-use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
 use crate::storage::Storage;
 use std::sync::{Arc, Weak};
@@ -17,21 +16,16 @@ pub(super) async fn run(shared: Arc<Shared>, storage: Weak<dyn Storage>) {
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(storage) = storage.upgrade() else { return };
-        let (give, take) = tokio::sync::oneshot::channel();
         // Runs on a thread of the node, for which a drop waits only a limited time: the disk may never return.
-        shared.peers.run(Kind::Read, JobOwner::NODE, move || {
-            // The receiver is gone only if the node stops.
-            let _ = give.send(storage.check_names());
-        });
-        match take.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+        match shared.peers.ask(move || storage.check_names()).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
                 tracing::error!(%error, "the data directory was removed or replaced: this member stops");
                 // Stops at once, without a handover: no disk here would have what the member acknowledged meanwhile.
                 return shared.stop(StopReason::DirectoryChanged(Arc::new(error)));
             }
             // The node is stopping.
-            Err(_) => return,
+            None => return,
         }
     }
 }

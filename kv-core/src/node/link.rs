@@ -6,7 +6,6 @@
 //! connection that a partition has left half-open would hold messages back for as long as the partition lasts.
 
 use super::lanes::{Entries, Outgoing, Queue};
-use super::pool;
 use super::shared::Shared;
 use super::transfer::{self, Piece};
 use crate::ids::MemberId;
@@ -14,6 +13,7 @@ use crate::message::{Entry, Message};
 use crate::replica::Wrap;
 use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, Kind, MemberInfo, Welcome, WireError};
 use kv_transport::{Lane, Reader, TransportError, Writer};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -128,30 +128,26 @@ impl Link {
     }
 
     /// Sends what is queued until the connection breaks.
-    async fn exchange(&self, mut reader: FrameReader<Reader>, writer: FrameWriter<Writer>) -> LinkError {
+    async fn exchange(&self, reader: FrameReader<Reader>, writer: FrameWriter<Writer>) -> LinkError {
         self.queue.set_connected(true);
-        let alive = async {
-            loop {
-                match timeout(ALIVE_WITHIN, reader.read(Kind::Alive)).await {
-                    Ok(Ok(Some(frame))) => match frame.alive() {
-                        Ok(wall) => self.shared.health.heard_clock(self.peer, wall, &self.shared.clock),
-                        Err(error) => return error.into(),
-                    },
-                    Ok(Ok(None)) => return LinkError::Closed,
-                    Ok(Err(error)) => return error.into(),
-                    Err(_) => return LinkError::Silent,
-                }
-            }
-        };
         let broke = tokio::select! {
-            error = alive => error,
-            error = self.write(writer) => error,
+            Err(error) = self.hear(reader) => error,
+            Err(error) = self.write(writer) => error.into(),
         };
         self.queue.set_connected(false);
         broke
     }
 
-    async fn write(&self, mut writer: FrameWriter<Writer>) -> LinkError {
+    async fn hear(&self, mut reader: FrameReader<Reader>) -> Result<Infallible, LinkError> {
+        loop {
+            let heard =
+                timeout(ALIVE_WITHIN, reader.read(Kind::Alive)).await.map_err(|_| LinkError::Silent)?;
+            let wall = heard?.ok_or(LinkError::Closed)?.alive()?;
+            self.shared.health.heard_clock(self.peer, wall, &self.shared.clock);
+        }
+    }
+
+    async fn write(&self, mut writer: FrameWriter<Writer>) -> Result<Infallible, WireError> {
         let mut next_piece = Instant::now();
         loop {
             self.queue.ready().await;
@@ -165,9 +161,7 @@ impl Link {
                     }
                     Outgoing::Piece(piece) => {
                         // Everything before it must be sent before this pauses for the transfer rate.
-                        if let Err(error) = writer.flush().await {
-                            return LinkError::Wire(error.into());
-                        }
+                        writer.flush().await?;
                         sleep_until(next_piece).await;
                         let frame = wire::encode_message(&self.read_piece(piece).await);
                         // From here on a repeated request means that the piece was lost, so it is read again.
@@ -180,33 +174,22 @@ impl Link {
                     break;
                 }
             }
-            if let Err(error) = writer.flush().await {
-                return LinkError::Wire(error.into());
-            }
+            writer.flush().await?;
         }
     }
 
     /// Reads entries from the journal, outside the runtime: they may have to come from the disk.
     async fn read(&self, wanted: Entries) -> Vec<Message> {
-        let (give, take) = tokio::sync::oneshot::channel();
         let shared = self.shared.clone();
-        self.shared.peers.run(pool::Kind::Read, pool::JobOwner::NODE, move || {
-            // The receiver is gone only if the link is.
-            let _ = give.send(read_entries(&shared, wanted));
-        });
-        wrap(take.await.unwrap_or_default(), wanted.wrap)
+        let entries = self.shared.peers.ask(move || read_entries(&shared, wanted)).await;
+        wrap(entries.unwrap_or_default(), wanted.wrap)
     }
 
     /// Reads a piece of a snapshot, outside the runtime.
     async fn read_piece(&self, piece: Piece) -> Message {
         let gone = Message::SnapshotGone { nonce: piece.nonce, stateless: false };
-        let (give, take) = tokio::sync::oneshot::channel();
         let (shared, to) = (self.shared.clone(), self.peer);
-        self.shared.peers.run(pool::Kind::Read, pool::JobOwner::NODE, move || {
-            // The receiver is gone only if the link is.
-            let _ = give.send(transfer::read(&shared, to, &piece));
-        });
-        take.await.unwrap_or(gone)
+        self.shared.peers.ask(move || transfer::read(&shared, to, &piece)).await.unwrap_or(gone)
     }
 
     /// How long a piece of this many bytes takes at the configured transfer rate.

@@ -8,6 +8,7 @@ use super::sync::Monitor;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// The number of threads that read for clients. With two, one slow read does not delay the rest. More would only take
 /// CPU time from the members' work.
@@ -144,6 +145,16 @@ impl Pool {
         });
         // Dropped only here, because dropping a job may take locks.
         drop(rejected);
+    }
+
+    /// Runs a job of this node, and waits for its result; `None` if the node stops before that.
+    pub(super) async fn ask<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (give, take) = oneshot::channel();
+        self.run(Kind::Read, JobOwner::NODE, move || {
+            // The receiver is gone if nobody waits any more.
+            let _ = give.send(job());
+        });
+        take.await.ok()
     }
 
     /// Runs jobs until the pool is closed; called by each thread.

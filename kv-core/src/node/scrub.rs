@@ -1,7 +1,6 @@
 //! Slowly re-reads the stored journal entries and the state, so that damage is found while other members still have
 //! intact copies.
 
-use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::ids::Op;
@@ -22,13 +21,8 @@ pub(super) async fn run(shared: Arc<Shared>, bytes_per_second: u64) {
     }
     let mut from = ScrubPosition::Journal(Op::ZERO);
     loop {
-        let (give, take) = tokio::sync::oneshot::channel();
         let (job, place) = (shared.clone(), from.clone());
-        shared.peers.run(Kind::Read, JobOwner::NODE, move || {
-            // The receiver is gone only if the node stops.
-            let _ = give.send(step(&job, &place));
-        });
-        let Ok(Some(step)) = take.await else { return };
+        let Some(Some(step)) = shared.peers.ask(move || step(&job, &place)).await else { return };
         let pause = Duration::from_micros(step.bytes.saturating_mul(1_000_000) / bytes_per_second);
         let again = step.next.is_none();
         from = step.next.unwrap_or(ScrubPosition::Journal(Op::ZERO));

@@ -1,11 +1,12 @@
 //! A disk that a stopped node can no longer access. An operation that is still running when the node is dropped ends
 //! at its next access, as after `kill -9`.
 
+use super::sync::lock;
 use crate::storage::{File, Storage};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,75 +17,71 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 const LOOK_AT_FENCE_EVERY: Duration = Duration::from_millis(20);
 
 /// See the module.
-#[derive(Clone, Debug)]
-pub(super) struct Fence {
-    inner: Arc<dyn Storage>,
-    closed: Arc<AtomicBool>,
-    /// When the last warning about a full disk was logged.
-    warned: Arc<Mutex<Option<Instant>>>,
-}
-
 #[derive(Debug)]
-struct FencedFile {
-    inner: Arc<dyn File>,
+pub(super) struct Fence {
+    storage: Fenced<dyn Storage>,
+    /// When the last warning about a full disk was logged.
+    warned: Mutex<Option<Instant>>,
+}
+
+/// A storage or a file of a node, until the node stops.
+#[derive(Debug)]
+struct Fenced<T: ?Sized> {
+    inner: Arc<T>,
     closed: Arc<AtomicBool>,
 }
 
-fn open(closed: &AtomicBool) -> io::Result<()> {
-    if closed.load(Ordering::Relaxed) { Err(io::Error::other("the node has stopped")) } else { Ok(()) }
+impl<T: ?Sized> Fenced<T> {
+    fn get(&self) -> io::Result<&T> {
+        let is_closed = self.closed.load(Ordering::Relaxed);
+        if is_closed { Err(io::Error::other("the node has stopped")) } else { Ok(&self.inner) }
+    }
 }
 
 impl Fence {
     /// Wraps `inner` until `closed` is set.
     pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>) -> Self {
-        Self { inner, closed, warned: Arc::default() }
+        Self { storage: Fenced { inner, closed }, warned: Mutex::default() }
     }
 
     fn file(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(FencedFile { inner: file?, closed: self.closed.clone() }))
+        Ok(Arc::new(Fenced { inner: file?, closed: self.storage.closed.clone() }))
     }
 }
 
 impl Storage for Fence {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        open(&self.closed)?;
-        self.file(self.inner.open(name))
+        self.file(self.storage.get()?.open(name))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        open(&self.closed)?;
-        self.file(self.inner.create(name))
+        self.file(self.storage.get()?.create(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.rename(from, to)
+        self.storage.get()?.rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.remove(name)
+        self.storage.get()?.remove(name)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        open(&self.closed)?;
-        self.inner.list()
+        self.storage.get()?.list()
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.sync_directory()
+        self.storage.get()?.sync_directory()
     }
 
     fn check_names(&self) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.check_names()
+        self.storage.get()?.check_names()
     }
 
     /// Waits a second, or until the node stops. Logs a warning once a minute.
     fn wait_for_room(&self, full: &io::Error) -> bool {
         let now = Instant::now();
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = lock(&self.warned);
         if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
             *warned = Some(now);
             tracing::warn!(
@@ -92,7 +89,7 @@ impl Storage for Fence {
                 "the disk is full: this member acknowledges nothing and waits. Free some space, and it continues without a restart"
             );
         }
-        while !self.closed.load(Ordering::Relaxed) {
+        while self.storage.get().is_ok() {
             if now.elapsed() >= LOOK_FOR_ROOM_EVERY {
                 return true;
             }
@@ -102,20 +99,17 @@ impl Storage for Fence {
     }
 }
 
-impl File for FencedFile {
+impl File for Fenced<dyn File> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.read_at(buffer, offset)
+        self.get()?.read_at(buffer, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.write_at(data, offset)
+        self.get()?.write_at(data, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.sync()
+        self.get()?.sync()
     }
 
     fn without_readahead(&self) {
@@ -127,17 +121,14 @@ impl File for FencedFile {
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.drop_cache()
+        self.get()?.drop_cache()
     }
 
     fn len(&self) -> io::Result<u64> {
-        open(&self.closed)?;
-        self.inner.len()
+        self.get()?.len()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        open(&self.closed)?;
-        self.inner.set_len(len)
+        self.get()?.set_len(len)
     }
 }

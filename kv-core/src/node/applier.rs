@@ -4,7 +4,7 @@
 use super::StopReason;
 use super::shared::Shared;
 use super::sync::lock;
-use super::transfer::{Receiving, Task};
+use super::transfer::{self, Task};
 use super::watches;
 use crate::engine::EngineError;
 use crate::ids::{Instant, Op};
@@ -107,12 +107,11 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let opened =
         shared.applier_queue.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
     let Some(Opened { state, receiver, storage }) = opened else { return };
-    let receiving = Receiving(receiver);
     let mut applier = Applier {
         shared: shared.clone(),
         state: state.map(Box::new),
         storage,
-        receiving,
+        receiver,
         frozen: None,
         merge_began: Instant::ZERO,
         merge_took: Duration::ZERO,
@@ -143,7 +142,7 @@ struct Applier {
     /// `None` while the state is lost.
     state: Option<Box<StateMachine>>,
     storage: Arc<dyn Storage>,
-    receiving: Receiving,
+    receiver: Receiver,
     /// The frozen state that will be checkpointed once the journal has all of it.
     frozen: Option<Checkpoint>,
     /// When the running checkpoint began, and how long the one before took.
@@ -200,34 +199,11 @@ enum ApplierAction {
 impl Applier {
     fn run(&mut self) -> Result<(), StopReason> {
         loop {
-            let done = match self.next() {
-                ApplierAction::Apply(through) => self.apply(through),
-                ApplierAction::Expire(ask) => {
-                    self.expire(ask);
-                    Ok(())
-                }
-                ApplierAction::Finish(result) => self.finish(result),
-                ApplierAction::Transfer(task) => self.transfer(task),
-                ApplierAction::Checkpoint if self.state.is_none() => {
-                    self.advance_set_aside_state();
-                    Ok(())
-                }
-                ApplierAction::Checkpoint => {
-                    self.asked = true;
-                    Ok(())
-                }
-                ApplierAction::Reopen => {
-                    self.open_aside();
-                    Ok(())
-                }
-                ApplierAction::Lose(error) => Err(error.into()),
-                ApplierAction::Retry => Ok(()),
-                ApplierAction::Release => {
-                    self.release();
-                    Ok(())
-                }
-                ApplierAction::Stop => return Ok(()),
-            };
+            let action = self.next();
+            if matches!(action, ApplierAction::Stop) {
+                return Ok(());
+            }
+            let done = self.carry_out(action);
             self.report_deadlines();
             match done.and_then(|()| self.begin_checkpoint()) {
                 Err(StopReason::Engine(error)) if self.shared.can_replace_state(&error) => {
@@ -236,6 +212,22 @@ impl Applier {
                 done => done?,
             }
         }
+    }
+
+    fn carry_out(&mut self, action: ApplierAction) -> Result<(), StopReason> {
+        match action {
+            ApplierAction::Apply(through) => self.apply(through)?,
+            ApplierAction::Expire(ask) => self.expire(ask),
+            ApplierAction::Finish(result) => self.finish(result)?,
+            ApplierAction::Transfer(task) => self.transfer(task)?,
+            ApplierAction::Checkpoint if self.state.is_none() => self.advance_set_aside_state(),
+            ApplierAction::Checkpoint => self.asked = true,
+            ApplierAction::Lose(error) => return Err(error.into()),
+            ApplierAction::Reopen => self.open_aside(),
+            ApplierAction::Release => self.release(),
+            ApplierAction::Retry | ApplierAction::Stop => {}
+        }
+        Ok(())
     }
 
     /// Discards a damaged state: no more reads are answered from it, and another state is fetched (rule T9).
@@ -263,7 +255,7 @@ impl Applier {
     fn open_aside(&mut self) {
         self.aside = None;
         lock(&self.shared.sources).clear();
-        match self.receiving.0.open_aside() {
+        match self.receiver.open_aside() {
             Ok(Some(state)) => {
                 lock(&self.shared.sources).publish(state.snapshot());
                 self.aside = Some(Box::new(state));
@@ -290,13 +282,13 @@ impl Applier {
 
     fn transfer(&mut self, task: Task) -> Result<(), StopReason> {
         let result = match task {
-            Task::Stage(at, chunk) => self.receiving.stage(at, &chunk)?,
+            Task::Stage(at, chunk) => transfer::stage(&mut self.receiver, at, &chunk)?,
             Task::Install(at) => {
                 assert!(
                     self.checkpoint.is_none(),
                     "a state is not replaced while a checkpoint of it is written"
                 );
-                let result = self.receiving.install(&self.shared, at, &mut self.state)?;
+                let result = transfer::install(&mut self.receiver, &self.shared, at, &mut self.state)?;
                 if self.state.is_some() {
                     self.aside = None;
                 }
@@ -307,7 +299,7 @@ impl Applier {
                 (self.bytes, self.nothing_at) = (0, Op::ZERO);
                 result
             }
-            Task::Discard(at) => return Ok(self.receiving.0.discard_at(at)?),
+            Task::Discard(at) => return Ok(self.receiver.discard_at(at)?),
         };
         self.shared.inbox.transferred(result);
         if let Some(state) = &self.state {

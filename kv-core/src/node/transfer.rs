@@ -101,36 +101,30 @@ impl Shared {
     }
 }
 
-/// The applier's side: what it has of another's snapshot.
-#[derive(Debug)]
-pub(super) struct Receiving(pub(super) Receiver);
+/// The applier stores a piece. Returns how far the pieces go.
+pub(super) fn stage(receiver: &mut Receiver, at: Anchor, chunk: &Chunk) -> Result<Input, EngineError> {
+    receiver.stage(at, chunk)?;
+    let progress = receiver.progress().map(|(at, end)| Input::Staged { at, end });
+    Ok(progress.unwrap_or(Input::SnapshotRefused { at }))
+}
 
-impl Receiving {
-    /// Stores a piece, and returns how far the pieces go.
-    pub(super) fn stage(&mut self, at: Anchor, chunk: &Chunk) -> Result<Input, EngineError> {
-        self.0.stage(at, chunk)?;
-        let progress = self.0.progress().map(|(at, end)| Input::Staged { at, end });
-        Ok(progress.unwrap_or(Input::SnapshotRefused { at }))
+/// The applier verifies the whole, and puts it in the place of `state`. Returns whether it came to that.
+pub(super) fn install(
+    receiver: &mut Receiver,
+    shared: &Shared,
+    at: Anchor,
+    state: &mut Option<Box<StateMachine>>,
+) -> Result<Input, EngineError> {
+    if !receiver.may_replace(state.as_deref(), at)? {
+        return Ok(Input::SnapshotRefused { at });
     }
-
-    /// Verifies the whole, and puts it in the place of `state`; gives back the new one, if it came to that.
-    pub(super) fn install(
-        &mut self,
-        shared: &Arc<Shared>,
-        at: Anchor,
-        state: &mut Option<Box<StateMachine>>,
-    ) -> Result<Input, EngineError> {
-        if !self.0.may_replace(state.as_deref(), at)? {
-            return Ok(Input::SnapshotRefused { at });
-        }
-        shared.take_state();
-        *state = None;
-        let new = self.0.switch()?;
-        let point = new.point();
-        shared.set_state(new.reader());
-        lock(&shared.sources).publish(new.snapshot());
-        *state = Some(Box::new(new));
-        tracing::info!(op = %at.op, "installed the state of another member");
-        Ok(Input::SnapshotInstalled { point })
-    }
+    shared.take_state();
+    *state = None;
+    let new = receiver.switch()?;
+    let point = new.point();
+    shared.set_state(new.reader());
+    lock(&shared.sources).publish(new.snapshot());
+    *state = Some(Box::new(new));
+    tracing::info!(op = %at.op, "installed the state of another member");
+    Ok(Input::SnapshotInstalled { point })
 }

@@ -37,17 +37,16 @@ const PAUSE: Duration = Duration::from_millis(20);
 struct Callers {
     /// Limits how many may connect per second.
     rate: Mutex<Bucket>,
-    half_open: Arc<HalfOpen>,
+    half_open: Arc<Mutex<HalfOpen>>,
     /// Limits how often the log reports that too many connect.
     logged: Mutex<Bucket>,
 }
 
 impl Callers {
     fn new(per_second: u32, now: Instant) -> Self {
-        let half_open = Arc::default();
         Self {
             rate: Mutex::new(Bucket::new(per_second, now)),
-            half_open,
+            half_open: Arc::default(),
             logged: Mutex::new(Bucket::new(1, now)),
         }
     }
@@ -56,11 +55,6 @@ impl Callers {
 /// Callers that have not sent their hello yet, oldest first.
 #[derive(Debug, Default)]
 struct HalfOpen {
-    waiting: Mutex<WaitingCallers>,
-}
-
-#[derive(Debug, Default)]
-struct WaitingCallers {
     /// The number of the last caller.
     last: u64,
     /// Each caller with its number. Dropping the sender closes its connection.
@@ -72,28 +66,28 @@ struct WaitingCallers {
 struct Ticket {
     number: u64,
     evicted: oneshot::Receiver<()>,
-    half_open: Arc<HalfOpen>,
+    half_open: Arc<Mutex<HalfOpen>>,
 }
 
-impl HalfOpen {
+impl Ticket {
     /// Registers one more caller. If there are too many, closes the oldest. Honest callers send their hello at once,
     /// so silent callers cannot keep others out.
-    fn enter(self: &Arc<Self>) -> Ticket {
+    fn of(half_open: &Arc<Mutex<HalfOpen>>) -> Self {
         let (sender, evicted) = oneshot::channel();
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = lock(half_open);
         waiting.last += 1;
         let number = waiting.last;
         if waiting.callers.len() >= HALF_OPEN {
             waiting.callers.pop_front();
         }
         waiting.callers.push_back((number, sender));
-        Ticket { number, evicted, half_open: self.clone() }
+        Self { number, evicted, half_open: half_open.clone() }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        lock(&self.half_open.waiting).callers.retain(|(number, _)| *number != self.number);
+        lock(&self.half_open).callers.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -205,7 +199,7 @@ impl Acceptor {
 
     /// Runs the handshake with a caller, on a task of its own.
     pub(super) fn accept(self: &Arc<Self>, connection: Connection) {
-        let ticket = self.callers(connection.lane, &connection.peer).half_open.enter();
+        let ticket = Ticket::of(&self.callers(connection.lane, &connection.peer).half_open);
         let acceptor = self.clone();
         self.shared.tasks.spawn(async move { acceptor.handshake(connection, ticket).await });
     }
@@ -381,17 +375,17 @@ mod tests {
     /// F-input-1, F-input-3: many silent callers do not keep out a new one.
     #[tokio::test]
     async fn the_oldest_of_too_many_silent_callers_is_closed() {
-        let half_open = Arc::<HalfOpen>::default();
-        let mut crowd: Vec<_> = (0..HALF_OPEN).map(|_| half_open.enter()).collect();
-        let mut late = half_open.enter();
+        let half_open = Arc::default();
+        let mut crowd: Vec<_> = (0..HALF_OPEN).map(|_| Ticket::of(&half_open)).collect();
+        let mut late = Ticket::of(&half_open);
         assert!((&mut crowd[0].evicted).await.is_err(), "the oldest is closed");
         assert!(crowd[1].evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
         assert!(late.evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
         crowd.pop();
-        let _next = half_open.enter();
+        let _next = Ticket::of(&half_open);
         assert!(crowd[1].evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
         drop(crowd);
-        assert_eq!(lock(&half_open.waiting).callers.len(), 2);
+        assert_eq!(lock(&half_open).callers.len(), 2);
     }
 
     /// F-load-4: a caller with a client's certificate takes no place that is reserved for members, whichever lane it

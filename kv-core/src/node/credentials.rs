@@ -111,8 +111,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let Ok((certificates, clients)) = looked.await else { continue };
         let now = shared.clock.monotonic();
         log_certificates(certificates, now, &logged);
-        if let Some(clients) = clients {
-            log_clients(clients, shared.clients.as_ref().map(|list| &*list.file), now, &logged);
+        if let (Some(list), Some(refreshed)) = (&shared.clients, clients) {
+            log_clients(refreshed, &list.file, now, &logged);
         }
     }
 }
@@ -120,24 +120,22 @@ pub(super) async fn run(shared: Arc<Shared>) {
 /// Logs a failure at most once a minute. While files are being replaced, they may not match for a moment.
 fn log_certificates(refreshed: Result<bool, TransportError>, now: Instant, logged: &LogThrottle) {
     match refreshed {
-        Ok(false) => {}
         Ok(true) => tracing::info!("reloaded the certificates"),
         Err(error) if logged.is_due(now, &error.to_string()) => {
             tracing::warn!(%error, "cannot use the new certificates: the old ones stay in use");
         }
-        Err(_) => {}
+        Ok(false) | Err(_) => {}
     }
 }
 
-fn log_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, logged: &LogThrottle) {
-    let file = file.unwrap_or(Path::new("")).display();
+fn log_clients(refreshed: io::Result<bool>, file: &Path, now: Instant, logged: &LogThrottle) {
+    let file = file.display();
     match refreshed {
-        Ok(false) => {}
         Ok(true) => tracing::info!(%file, "reloaded the client list"),
         Err(error) if logged.is_due(now, &error.to_string()) => {
             tracing::warn!(%file, %error, "cannot read the client list: the old one stays in use");
         }
-        Err(_) => {}
+        Ok(false) | Err(_) => {}
     }
 }
 

@@ -8,9 +8,9 @@ use super::shared::Shared;
 use super::status::Reporter;
 use super::transfer::{self, Piece, Task};
 use crate::config::Role;
-use crate::ids::{Instant, MemberId, Op, WriteSeq};
+use crate::ids::{Instant, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
-use crate::message::{Answer, Message, Write};
+use crate::message::{Answer, Write};
 use crate::replica::{Input, Output, Replica};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -52,7 +52,7 @@ impl Driver {
             shared,
             replica,
             reads: Reads::default(),
-            reporter: Reporter::new(),
+            reporter: Reporter::default(),
             writes: Vec::new(),
             commit: applied,
             applied,
@@ -153,7 +153,7 @@ impl Driver {
     /// The Control lane comes first: it decides who is primary, and must not wait behind data.
     fn process(&mut self, batch: Batch) {
         for (from, message) in batch.control {
-            self.on_message(from, message);
+            self.step(Input::Message { from, message });
         }
         for peer in batch.lost {
             self.step(Input::PeerLost { peer });
@@ -197,13 +197,9 @@ impl Driver {
             self.step(Input::Handover);
         }
         for (from, message) in batch.data {
-            self.on_message(from, message);
+            self.step(Input::Message { from, message });
         }
         self.on_calls(batch.calls);
-    }
-
-    fn on_message(&mut self, from: MemberId, message: Message) {
-        self.step(Input::Message { from, message });
     }
 
     fn on_applied(&mut self, op: Op) {
@@ -310,6 +306,7 @@ impl Driver {
 
     fn on_output(&mut self, output: Output) {
         let shared = &self.shared;
+        let transfer_task = |task| shared.applier_queue.change_one(|plan| plan.tasks.push_back(task));
         match output {
             Output::Write { seq, write } => {
                 if let Some(log) = shared.log() {
@@ -338,15 +335,9 @@ impl Driver {
                 }
             }
             Output::MakeCheckpoint => shared.applier_queue.change_one(|plan| plan.asked = true),
-            Output::StageChunk { at, chunk } => {
-                shared.applier_queue.change_one(|plan| plan.tasks.push_back(Task::Stage(at, chunk)));
-            }
-            Output::InstallSnapshot { at } => {
-                shared.applier_queue.change_one(|plan| plan.tasks.push_back(Task::Install(at)));
-            }
-            Output::DiscardSnapshot { at } => {
-                shared.applier_queue.change_one(|plan| plan.tasks.push_back(Task::Discard(at)));
-            }
+            Output::StageChunk { at, chunk } => transfer_task(Task::Stage(at, chunk)),
+            Output::InstallSnapshot { at } => transfer_task(Task::Install(at)),
+            Output::DiscardSnapshot { at } => transfer_task(Task::Discard(at)),
             Output::Commit { commit } => {
                 self.commit = self.commit.max(commit.op);
                 match shared.role {

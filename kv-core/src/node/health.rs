@@ -452,13 +452,6 @@ fn log(shared: &Shared, report: &Report) {
              not run, and never start a member on a copied data directory"
         ),
         Report::Once { peer } => tracing::info!(%peer, "a member no longer runs twice"),
-        Report::CertificateEnds { .. } | Report::CertificateEnded { .. } => log_certificate(report),
-    }
-}
-
-/// Writes the line about the certificate.
-fn log_certificate(report: &Report) {
-    match report {
         Report::CertificateEnds { within } => tracing::warn!(
             days_left = within.as_secs() / 86_400,
             hours_left = within.as_secs() / 3_600,
@@ -469,7 +462,6 @@ fn log_certificate(report: &Report) {
             "the certificate of this member has expired, and nobody accepts new connections with it: replace its files \
              (kv certs --renew); no restart is needed"
         ),
-        _ => {}
     }
 }
 

@@ -271,21 +271,21 @@ impl Node {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn stopped(&self) -> StopReason {
-        let mut stopped = self.stopped.clone();
-        match stopped.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or(StopReason::Dropped),
-            // The runtime of the member is gone.
-            Err(_) => StopReason::Dropped,
-        }
+        reason(self.stopped.clone()).await
     }
 
     /// Waits until the member begins to stop.
     async fn stopping(&self) -> StopReason {
-        let mut stop = self.shared.stop.subscribe();
-        match stop.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or(StopReason::Dropped),
-            Err(_) => StopReason::Dropped,
-        }
+        reason(self.shared.stop.subscribe()).await
+    }
+}
+
+/// Waits for the reason.
+async fn reason(mut slot: watch::Receiver<Option<StopReason>>) -> StopReason {
+    match slot.wait_for(Option::is_some).await {
+        Ok(reason) => reason.clone().unwrap_or(StopReason::Dropped),
+        // The runtime of the member is gone.
+        Err(_) => StopReason::Dropped,
     }
 }
 

@@ -48,11 +48,6 @@ impl Bucket {
         Self { each: full / per_second.max(1), full, level: full, at: now }
     }
 
-    /// A full bucket of one event, which takes `each` to refill.
-    pub(super) const fn every(each: Duration, now: Instant) -> Self {
-        Self { each, full: each, level: each, at: now }
-    }
-
     /// A full bucket of `at_once` events, which refills one event per `each`.
     pub(super) fn burst(each: Duration, at_once: u32, now: Instant) -> Self {
         let full = each * at_once.max(1);
@@ -106,7 +101,7 @@ mod tests {
     #[test]
     fn a_bucket_of_one_fills_after_its_time() {
         let (each, start) = (Duration::from_secs(5), Instant::ZERO);
-        let mut bucket = Bucket::every(each, start);
+        let mut bucket = Bucket::burst(each, 1, start);
         assert_eq!(taken(&mut bucket, start), 1);
         assert_eq!(taken(&mut bucket, start.after(each / 2)), 0);
         assert_eq!(taken(&mut bucket, start.after(each * 10)), 1);

@@ -158,11 +158,11 @@ impl Shared {
             watches: PendingWatches::default(),
             accounts: Accounts::default(),
             large_requests: Semaphore::new(1),
-            handovers: Mutex::new(Bucket::every(HANDOVER_EVERY, parts.clock.monotonic())),
+            handovers: Mutex::new(Bucket::burst(HANDOVER_EVERY, 1, parts.clock.monotonic())),
             health: Health::default(),
             admission: Admission::new(parts.options.client_memory_bytes),
             options: parts.options,
-            status: StatusCell::new(),
+            status: StatusCell::default(),
             closing: watch::Sender::new(false),
             retiring: watch::Sender::new(None),
             stop: watch::Sender::new(None),
@@ -224,9 +224,13 @@ impl Shared {
 
     /// The state is open.
     pub(super) fn set_state(&self, reader: StateReader) {
+        self.replace_state(Some(reader));
+    }
+
+    fn replace_state(&self, reader: Option<StateReader>) {
         let mut state = lock(&self.state);
         self.state_life.fetch_add(1, Ordering::SeqCst);
-        *state = Some(reader);
+        *state = reader;
     }
 
     /// The number of the present state. Read it before the state whose errors are reported with it.
@@ -236,11 +240,7 @@ impl Shared {
 
     /// The state and its checkpoints are no longer available.
     pub(super) fn take_state(&self) {
-        {
-            let mut state = lock(&self.state);
-            self.state_life.fetch_add(1, Ordering::SeqCst);
-            *state = None;
-        }
+        self.replace_state(None);
         lock(&self.sources).clear();
     }
 

@@ -2,7 +2,7 @@
 
 use super::shared::Shared;
 use super::sync::lock;
-use crate::ids::{Anchor, Instant, MemberId, Op, View};
+use crate::ids::{Instant, MemberId, Op, View};
 use crate::message::{MemberState, MemberStatus, Message, PeerStatus};
 use crate::replica::{Replica, ReplicaStatus, Status};
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 const SUSPICION: Duration = Duration::from_secs(5);
 
 /// What the driver last reported.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct StatusCell {
     replica: watch::Sender<Option<ReplicaStatus>>,
     numbers: Mutex<Numbers>,
@@ -30,10 +30,6 @@ struct Numbers {
 }
 
 impl StatusCell {
-    pub(super) fn new() -> Self {
-        Self { replica: watch::Sender::new(None), numbers: Mutex::default() }
-    }
-
     /// The primary that is known to serve.
     pub(super) fn primary(&self) -> Option<MemberId> {
         self.replica.borrow().as_ref().and_then(|status| status.primary)
@@ -52,7 +48,7 @@ impl StatusCell {
 }
 
 /// The driver's side: observes the replica, and updates the status.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Reporter {
     /// The last primary that served, and its view.
     served: Option<(View, MemberId)>,
@@ -62,10 +58,6 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new() -> Self {
-        Self { served: None, suspected: None, last_failover: None }
-    }
-
     /// The replica sends this message.
     pub(super) fn sending(&mut self, message: &Message, now: Instant) {
         if matches!(message, Message::StartViewChange { .. } | Message::DoViewChange { .. }) {
@@ -107,10 +99,8 @@ impl Reporter {
     /// Updates the numbers.
     pub(super) fn numbers(&self, replica: &Replica, applied: Op, shared: &Shared) {
         let mut numbers = lock(&shared.status.numbers);
-        let Anchor { op: head, .. } = replica.head();
-        let Anchor { op: commit, .. } = replica.commit();
-        numbers.head = head;
-        numbers.commit = commit;
+        numbers.head = replica.head().op;
+        numbers.commit = replica.commit().op;
         // What was applied to a lost state no longer counts.
         let lost = replica.has_lost_state();
         numbers.applied = if lost { Op::ZERO } else { applied };

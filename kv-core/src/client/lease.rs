@@ -287,9 +287,7 @@ impl Lease {
         self.task.0.abort();
         self.it.revoke().await
     }
-}
 
-impl Lease {
     /// Revokes the lease, and does not wait for the answer. If the call fails, the lease ends when its time to live is
     /// over.
     pub(super) fn give_back(self) {

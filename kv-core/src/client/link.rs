@@ -68,14 +68,13 @@ impl Dialer {
 
     /// Connects to this member, and verifies its identity.
     pub(super) async fn dial_member(&self, member: &MemberInfo) -> Result<Dialed, DialError> {
-        let dialed = match &self.local {
+        match &self.local {
             Some(local) if local.id == member.id => {
                 let greeted = timeout(DIAL_TIMEOUT, self.handshake((local.connect)())).await;
-                greeted.map_err(|_| DialError::Timeout)??
+                Self::expect(greeted.map_err(|_| DialError::Timeout)??, member.id, &member.address)
             }
-            _ => return self.dial_as(member.id, &member.address).await,
-        };
-        Self::expect(dialed, member.id, &member.address)
+            _ => self.dial_as(member.id, &member.address).await,
+        }
     }
 
     /// Connects to `address`, and verifies that the member there is member `id`.

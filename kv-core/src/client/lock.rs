@@ -1,5 +1,6 @@
 //! Locks and elections. A lock is a key that belongs to a lease. Fencing tokens keep out former holders.
 
+use super::handle::MAX_DEADLINE;
 use super::ops::OpFuture;
 use super::{Client, Lease, Transacted, Transaction};
 use crate::error::{LockError, ReadError, WatchError, WriteError};
@@ -14,9 +15,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// The key of a waiting client consists of the name of the lock, this text, and the id of the client's lease.
 const QUEUE: &[u8] = b"\0waits/";
-
-/// The longest wait: a year. A longer wait is shortened to it.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// If a lock's key cannot be watched, the key is read again after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -301,7 +299,7 @@ impl IntoFuture for LockRequest {
     /// lease ends. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
+            let until = self.wait.map(|wait| Instant::now() + wait.min(MAX_DEADLINE));
             loop {
                 let lease = RevokeOnDrop(Some(self.client.lease(self.ttl).await?));
                 match self.get_with(&lease, until).await {

@@ -1,7 +1,7 @@
 //! The operations put, delete and read. Each operation is a builder, which runs when it is awaited.
 
-use super::Client;
 use super::call::{Call, CallError, Cause, Reply};
+use super::{Client, Closed};
 use crate::error::{ReadError, WriteError};
 use crate::ids::{LeaseId, MemberId, Revision, Timestamp};
 use crate::message::{Command, Condition, Effect, Lifetime, Outcome, Query, ReadMode, Record, millis};
@@ -95,13 +95,11 @@ impl ReadOptions {
             Ok(Ok(Reply::Compacted { oldest })) => Err(ReadError::Compacted { oldest }),
             Ok(Ok(Reply::Future { newest })) => Err(ReadError::Future { newest }),
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(error)) => Err(match error {
-                CallError::NotApplied(Cause::Refused(reason)) => ReadError::Refused(reason),
-                CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause) => {
-                    ReadError::Unavailable(cause)
-                }
-            }),
-            Err(super::handle::Closed) => Err(ReadError::Closed),
+            Ok(Err(CallError::NotApplied(Cause::Refused(reason)))) => Err(ReadError::Refused(reason)),
+            Ok(Err(CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause))) => {
+                Err(ReadError::Unavailable(cause))
+            }
+            Err(Closed) => Err(ReadError::Closed),
         }
     }
 }
@@ -407,7 +405,7 @@ pub(super) async fn write(
         Ok(Err(CallError::NotApplied(Cause::Refused(reason)))) => Err(WriteError::Refused(reason)),
         Ok(Err(CallError::NotApplied(cause))) => Err(WriteError::NotApplied(cause)),
         Ok(Err(CallError::OutcomeUnknown(cause))) => Err(WriteError::OutcomeUnknown(cause)),
-        Err(super::handle::Closed) => Err(WriteError::Closed),
+        Err(Closed) => Err(WriteError::Closed),
     }
 }
 

@@ -121,9 +121,8 @@ impl ClientProtocol {
         };
         self.served(now, attempt);
         match result {
-            Ok(_) if closes => self.finish(now, id, Ok(Reply::Done)),
+            Ok(_) | Err(Rejection::SessionExpired) if closes => self.finish(now, id, Ok(Reply::Done)),
             Ok(outcome) => self.finish(now, id, Ok(Reply::Written(outcome))),
-            Err(Rejection::SessionExpired) if closes => self.finish(now, id, Ok(Reply::Done)),
             Err(Rejection::SessionExpired) => {
                 self.resolve(number);
                 self.on_session_expired(now, id);

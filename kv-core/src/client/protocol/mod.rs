@@ -101,7 +101,7 @@ impl ClientProtocol {
     pub fn handle(&mut self, now: Instant, input: ProtocolInput) {
         match input {
             ProtocolInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
-            ProtocolInput::Cancel { id } => self.on_cancel(id),
+            ProtocolInput::Cancel { id } => drop(self.remove(id)),
             ProtocolInput::Answer { member, message } => self.on_answer(now, member, message),
             ProtocolInput::ConnectionLost { member } => {
                 self.on_lost(now, member, FailureReason::ConnectionLost)
@@ -180,10 +180,8 @@ impl ClientProtocol {
     }
 
     fn begin(&mut self, id: CallId, call: Pending) {
-        let replaced = {
-            self.index(id, &call);
-            self.calls.insert(id, call)
-        };
+        self.index(id, &call);
+        let replaced = self.calls.insert(id, call);
         assert!(replaced.is_none(), "{id:?} begins twice");
     }
 
@@ -209,10 +207,6 @@ impl ClientProtocol {
         call.phase = phase;
         self.index(id, &call);
         self.calls.insert(id, call);
-    }
-
-    fn on_cancel(&mut self, id: CallId) {
-        drop(self.remove(id));
     }
 
     /// Ends a call and all its attempts. If it has a number, that number will never run from now on.

@@ -15,7 +15,7 @@ const DOUBT: Duration = Duration::from_secs(1);
 ///
 /// While the primary is unknown, members are asked in turn, with one call at a time and with growing pauses, so that
 /// waiting calls do not overload a cluster that is busy with an election.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Search {
     members: Vec<MemberId>,
     primary: Option<MemberId>,
@@ -34,17 +34,8 @@ pub(super) struct Search {
 }
 
 impl Search {
-    pub(super) const fn new(members: Vec<MemberId>, first: usize) -> Self {
-        Self {
-            members,
-            primary: None,
-            next: first,
-            next_at: Instant::ZERO,
-            asked: 0,
-            hops: 0,
-            doubted: BTreeMap::new(),
-            heard: BTreeMap::new(),
-        }
+    pub(super) fn new(members: Vec<MemberId>, first: usize) -> Self {
+        Self { members, next: first, ..Self::default() }
     }
 
     pub(super) const fn primary(&self) -> Option<MemberId> {

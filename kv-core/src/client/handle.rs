@@ -2,6 +2,7 @@
 
 use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
 use super::driver::{DriverCommand, NewCall};
+use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
     Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
     LockRequest, Put, Scan, Transaction, Typed, Watch,
@@ -36,7 +37,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long closing the session may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest deadline: a year. A longer deadline is shortened to it.
+/// The longest deadline, and the longest wait for a lock: a year. A longer one is shortened to it.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task. In a session, the client
@@ -232,12 +233,12 @@ impl Client {
 
     /// Removes the keys that begin with `prefix`, when the returned builder is awaited.
     pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> DeleteRange {
-        DeleteRange::prefix(self.clone(), prefix.as_ref())
+        DeleteRange::new(self.clone(), ends_of_prefix(prefix.as_ref()))
     }
 
     /// Removes the keys in a range, when the returned builder is awaited.
     pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> DeleteRange {
-        DeleteRange::range(self.clone(), &range)
+        DeleteRange::new(self.clone(), ends_of(&range))
     }
 
     /// Returns a view of the keys that begin with `prefix`. In this view, values have the type `T`.
@@ -247,27 +248,27 @@ impl Client {
 
     /// Reads the keys that begin with `prefix`, in order, when the returned builder is awaited.
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
-        Scan::prefix(self.clone(), prefix.as_ref())
+        Scan::new(self.clone(), ends_of_prefix(prefix.as_ref()))
     }
 
     /// Reads the keys in a range, in order, when the returned builder is awaited.
     pub fn scan_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Scan {
-        Scan::range(self.clone(), &range)
+        Scan::new(self.clone(), ends_of(&range))
     }
 
     /// Watches the keys that begin with `prefix`. The watch returns each change once, in order.
     pub fn watch(&self, prefix: impl AsRef<[u8]>) -> Watch {
-        Watch::prefix(self.clone(), prefix.as_ref())
+        Watch::new(self.clone(), ends_of_prefix(prefix.as_ref()))
     }
 
     /// Watches one key.
     pub fn watch_key(&self, key: impl AsRef<[u8]>) -> Watch {
-        Watch::key(self.clone(), key.as_ref())
+        Watch::new(self.clone(), ends_of_key(key.as_ref()))
     }
 
     /// Watches the keys in a range.
     pub fn watch_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Watch {
-        Watch::range(self.clone(), &range)
+        Watch::new(self.clone(), ends_of(&range))
     }
 
     /// Asks all members at the same time for their status. A member that does not answer within two seconds, or within

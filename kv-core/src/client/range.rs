@@ -4,8 +4,7 @@ use super::Client;
 use super::ops::{OpFuture, other_effect, write};
 use crate::error::WriteError;
 use crate::ids::Revision;
-use crate::message::{Command, Effect};
-pub(super) use crate::message::{after_prefix, successor};
+use crate::message::{Command, Effect, after_prefix, successor};
 use bytes::Bytes;
 use std::future::IntoFuture;
 use std::ops::{Bound, RangeBounds};
@@ -37,13 +36,7 @@ pub struct RangeDeleted {
 }
 
 impl DeleteRange {
-    pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
-        let (from, to) = (Bytes::copy_from_slice(prefix), after_prefix(prefix));
-        Self { client, from, to, deadline: None }
-    }
-
-    pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
-        let (from, to) = ends_of(range);
+    pub(super) fn new(client: Client, (from, to): Ends) -> Self {
         Self { client, from, to, deadline: None }
     }
 
@@ -85,7 +78,17 @@ impl IntoFuture for DeleteRange {
 }
 
 /// The first key of a range, and the first key after the range; `None` if the range has no end.
-pub(super) fn ends_of<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> (Bytes, Option<Bytes>) {
+pub(super) type Ends = (Bytes, Option<Bytes>);
+
+pub(super) fn ends_of_key(key: &[u8]) -> Ends {
+    (Bytes::copy_from_slice(key), Some(successor(key)))
+}
+
+pub(super) fn ends_of_prefix(prefix: &[u8]) -> Ends {
+    (Bytes::copy_from_slice(prefix), after_prefix(prefix))
+}
+
+pub(super) fn ends_of<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> Ends {
     let from = match range.start_bound() {
         Bound::Unbounded => Bytes::new(),
         Bound::Included(key) => Bytes::copy_from_slice(key.as_ref()),

@@ -3,14 +3,13 @@
 use super::Client;
 use super::call::Reply;
 use super::ops::{OpFuture, ReadOptions, freshness, unexpected_reply};
-use super::range::{after_prefix, ends_of};
+use super::range::Ends;
 use crate::error::ReadError;
 use crate::ids::Revision;
 use crate::message::{Query, ReadMode, Record};
 use bytes::Bytes;
 use futures::stream::{self, Stream, TryStreamExt};
 use std::future::IntoFuture;
-use std::ops::RangeBounds;
 
 /// How many records one page may contain. A member may return fewer.
 const PAGE: usize = 1000;
@@ -39,16 +38,7 @@ pub struct Scan {
 freshness!(Scan, "Sets how long each page may take, retries included. Default: the client's deadline.");
 
 impl Scan {
-    pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
-        Self::between(client, Bytes::copy_from_slice(prefix), after_prefix(prefix))
-    }
-
-    pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
-        let (from, to) = ends_of(range);
-        Self::between(client, from, to)
-    }
-
-    pub(super) const fn between(client: Client, from: Bytes, to: Option<Bytes>) -> Self {
+    pub(super) fn new(client: Client, (from, to): Ends) -> Self {
         Self { from, to, limit: None, reverse: false, keys_only: false, how: ReadOptions::new(client) }
     }
 

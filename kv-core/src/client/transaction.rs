@@ -2,7 +2,7 @@
 
 use super::Client;
 use super::ops::{OpFuture, failure, other_effect, write};
-use super::range::{after_prefix, ends_of};
+use super::range::{ends_of, ends_of_prefix};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
 use crate::message::{
@@ -158,7 +158,7 @@ impl Transaction {
     /// Step: reads the first keys that begin with `prefix`, in the state before the transaction. It reads up to `limit`
     /// keys, and at most 1,000. The result of the step is [`StepResult::Scanned`].
     pub fn scan(self, prefix: impl AsRef<[u8]>, limit: u32) -> Self {
-        let (from, to) = (Bytes::copy_from_slice(prefix.as_ref()), after_prefix(prefix.as_ref()));
+        let (from, to) = ends_of_prefix(prefix.as_ref());
         self.step(TransactionStep::Scan { from, to, limit })
     }
 

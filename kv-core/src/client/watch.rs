@@ -1,6 +1,6 @@
 //! Watches, which return changes as a stream.
 
-use super::range::{after_prefix, ends_of, successor};
+use super::range::Ends;
 use super::watch_cursor::WatchCursor;
 use super::{Client, Closed, Scan};
 use crate::error::{ReadError, WatchError};
@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use std::fmt;
 use std::future::poll_fn;
-use std::ops::RangeBounds;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,18 +48,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
-        let (from, to) = (Bytes::copy_from_slice(prefix), after_prefix(prefix));
-        Self { client, from, to, after: None, previous: false }
-    }
-
-    pub(super) fn key(client: Client, key: &[u8]) -> Self {
-        let (from, to) = (Bytes::copy_from_slice(key), Some(successor(key)));
-        Self { client, from, to, after: None, previous: false }
-    }
-
-    pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
-        let (from, to) = ends_of(range);
+    pub(super) fn new(client: Client, (from, to): Ends) -> Self {
         Self { client, from, to, after: None, previous: false }
     }
 
@@ -124,7 +112,7 @@ impl Watch {
     /// The same as for [`stream`](Self::stream).
     #[must_use]
     pub fn follow(self) -> Follow {
-        let pages = Scan::between(self.client.clone(), self.from.clone(), self.to.clone()).pages_at();
+        let pages = Scan::new(self.client.clone(), (self.from.clone(), self.to.clone())).pages_at();
         let start = Following { watch: self, at: Revision::ZERO, part: Part::Pages(pages.boxed()) };
         Follow { inner: stream::unfold(start, Following::next).flat_map(stream::iter).boxed() }
     }

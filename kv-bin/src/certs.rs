@@ -84,7 +84,9 @@ fn renew(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
             args.out.display()
         )));
     }
-    let authority = Authority::from_pem(&cluster, &certificate, &key).map_err(Failure::usage)?;
+    let authority = Authority::from_pem(&cluster, &certificate, &key).map_err(|error| {
+        Failure::usage(error).within(format!("ca.pem and ca.key in {}", args.out.display()))
+    })?;
     issue(&authority, &names, args)
 }
 

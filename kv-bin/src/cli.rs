@@ -3,7 +3,7 @@
 use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
-use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind};
+use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
 use crate::encoding::Encoding;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -65,6 +65,9 @@ pub(crate) enum ClientCommand {
     /// Remove a key, and print the revision of the removal.
     Delete(DeleteArgs),
     /// Print keys and values in the order of the keys, one per line.
+    ///
+    /// Unless standard output is a terminal, keys and values are printed unchanged, even if they contain line ends. For
+    /// such data, use --json, --hex or --base64.
     Scan(ScanArgs),
     /// Print each change of the data as it happens, once and in order, one per line.
     Watch(WatchArgs),
@@ -127,8 +130,8 @@ pub(crate) struct ShellArgs {
     here` is the latency that a client sees: kv top reads one key per interval. Lag is the number of entries that the longest log contains \
     and this member lacks. With --json, kv top prints one line per interval.")]
 pub(crate) struct TopArgs {
-    /// Update this often, at least 100ms.
-    #[arg(long, value_name = "TIME", default_value = "1s")]
+    /// Update this often: 100ms to 1d.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time(DurationArg::ms(100)..=DurationArg::DAY))]
     pub(crate) interval: DurationArg,
     /// Measure for one interval, print the result and exit. This is the default if standard output is not a terminal,
     /// except with --json.
@@ -164,13 +167,14 @@ pub(crate) struct PutArgs {
     #[arg(long, group = "condition")]
     pub(crate) if_present: bool,
     /// Write only if the key was last changed at this revision.
-    #[arg(long, group = "condition", value_name = "REVISION")]
+    #[arg(long, group = "condition", value_name = "REVISION", value_parser = whole(0..=u64::MAX))]
     pub(crate) if_revision: Option<u64>,
     /// Remove the key after this time, such as 10s [default: keep it]
     #[arg(long, value_name = "TIME")]
     pub(crate) ttl: Option<DurationArg>,
-    /// Remove the key when this lease ends.
-    #[arg(long, value_name = "LEASE")]
+    /// Remove the key when this lease ends. With --ttl, the key is removed when the time is over or the lease ends,
+    /// whichever comes first.
+    #[arg(long, value_name = "LEASE", value_parser = whole(0..=u64::MAX))]
     pub(crate) lease: Option<u64>,
     /// Also print the previous value of the key.
     #[arg(long)]
@@ -201,17 +205,17 @@ pub(crate) struct Freshness {
     pub(crate) local: bool,
     /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read
     /// that write.
-    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
+    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness", value_parser = whole(0..=u64::MAX))]
     pub(crate) at_least: Option<u64>,
     /// Read from any member whose state is at most this old, such as 2s or 500ms. If no backup can prove that, the
     /// primary answers.
     #[arg(long, value_name = "TIME")]
     pub(crate) max_staleness: Option<DurationArg>,
     /// Ask only this member. For a linearizable read, which is the default, it must be the primary.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = whole(0..=u8::MAX))]
     pub(crate) member: Option<u8>,
     /// Read the state at this revision. The cluster keeps a limited number of past revisions.
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = whole(0..=u64::MAX))]
     pub(crate) revision: Option<u64>,
 }
 
@@ -221,7 +225,7 @@ pub(crate) struct ScanArgs {
     #[arg(default_value = "")]
     pub(crate) prefix: OsString,
     /// Print at most this many keys.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=usize::MAX))]
     pub(crate) limit: Option<usize>,
     /// Print the keys in reverse order.
     #[arg(long)]
@@ -273,7 +277,7 @@ pub(crate) struct GrantArgs {
 #[derive(Args, Debug)]
 pub(crate) struct LeaseIdArgs {
     /// The lease's number.
-    #[arg(value_name = "LEASE")]
+    #[arg(value_name = "LEASE", value_parser = whole(0..=u64::MAX))]
     pub(crate) id: u64,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
@@ -317,13 +321,13 @@ pub(crate) struct WatchArgs {
     #[arg(default_value = "")]
     pub(crate) prefix: OsString,
     /// Print changes from this revision on [default: changes from now on]
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = whole(0..=u64::MAX))]
     pub(crate) from: Option<u64>,
     /// Also print the previous value of the key (with --json).
     #[arg(long)]
     pub(crate) previous: bool,
     /// Exit after this many changes.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=usize::MAX))]
     pub(crate) limit: Option<usize>,
     #[command(flatten)]
     pub(crate) encoding: Encoding,
@@ -338,6 +342,9 @@ pub(crate) struct WatchArgs {
     \"else\": [ { \"add\": \"misses\", \"by\": 1 }, { \"get\": \"a\" }, { \"scan\": \"b/\", \"limit\": 10 } ] }
 If all conditions of `if` hold, kv runs the steps of `then`, otherwise those of `else`. `if` and `else` are optional. If a condition does not hold and \
 there is no `else`, kv changes nothing and exits with code 1. `get` and `scan` read the state before the transaction.
+
+kv prints the revision, and then a line for each step: the kind, the key, and the result if there is one, separated by tabs. The result of `add` \
+is the sum, that of `get` the value, and that of `scan` the number of keys; the keys and values follow, each on a line that begins with a tab.
 
 For keys and values that are not text, append `_hex` or `_base64` to the name of a field, as in { \"put_hex\": \"00ff\", \"value_base64\": \"AP8=\" } or \
 { \"value_hex\": [\"00ff\", \"01\"] }.")]
@@ -366,11 +373,11 @@ pub(crate) struct CertsArgs {
     pub(crate) cluster: Option<String>,
 
     /// The ids of the members to create certificates for, separated by commas [default: 0,1,2]
-    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = listed::<u8>)]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = whole(0..=u8::MAX))]
     pub(crate) members: Vec<u8>,
 
     /// The names of the clients to create certificates for, separated by commas [default: app]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = listed::<String>)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = listed)]
     pub(crate) clients: Vec<String>,
 
     /// Write the files to this folder, and create it if it does not exist.
@@ -378,7 +385,7 @@ pub(crate) struct CertsArgs {
     pub(crate) out: PathBuf,
 
     /// Days until the certificates expire. The certificate of the authority is valid ten times as long.
-    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = whole(1..=3650_u32))]
     pub(crate) days: u32,
 
     /// Replace the certificates and keys in the folder by new ones of the same authority: all of them, or those that
@@ -400,7 +407,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "SCENARIO", default_value = "all")]
     pub(crate) scenario: Scenario,
     /// Choose the lost messages by this random seed.
-    #[arg(long, value_name = "N", default_value_t = 7)]
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = whole(0..=u64::MAX))]
     pub(crate) seed: u64,
 }
 
@@ -422,6 +429,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// clap finds out only when a value is used.
+    #[test]
+    fn numbers_have_the_types_of_their_fields() {
+        for line in
+            ["serve --id 1", "demo", "bench --connections 1 --rate 1", "bench watchers", "scan --limit 1"]
+        {
+            Cli::try_parse_from(["kv"].into_iter().chain(line.split(' '))).expect(line);
+        }
     }
 
     #[test]

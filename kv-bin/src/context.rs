@@ -90,6 +90,19 @@ impl Context {
         if self.is_shell && !io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() }
     }
 
+    /// Adds what the members report to a failure of a call that was not answered in time. `wanted` is the revision that
+    /// it was to read at least.
+    pub(crate) async fn explain(&self, failure: Failure, wanted: Option<u64>) -> Failure {
+        let Some(client) = self.client.get() else { return failure };
+        let reports = client.cluster_status().await;
+        let answers: Vec<_> = reports.iter().filter_map(|report| report.status.as_ref().ok()).collect();
+        let newest = answers.iter().map(|status| status.revision.get()).max().unwrap_or(u64::MAX);
+        failure.with_hint(match wanted.filter(|wanted| *wanted > newest) {
+            Some(wanted) => format!("revision {wanted} does not exist yet: the newest is {newest}"),
+            None => format!("{} of {} members answered: see kv status", answers.len(), reports.len()),
+        })
+    }
+
     /// Closes the session and the connection, if there is one.
     pub(crate) async fn close(&self) {
         if let Some(client) = self.client.get() {
@@ -105,8 +118,8 @@ pub(crate) async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     let mut builder = Client::builder(&config.cluster)
         .transport(config.transport.transport(config.tls.as_ref())?)
         .name("kv")
-        .deadline(args.timeout)
-        .connect_timeout(args.timeout);
+        .deadline(args.timeout.0)
+        .connect_timeout(args.timeout.0);
     for (member, address) in &config.addresses {
         builder = match member {
             Some(id) => builder.member_address(*id, address),
@@ -114,6 +127,9 @@ pub(crate) async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
         };
     }
     builder.connect().await.map_err(|error| match error {
+        ConnectError::Unreachable(why) if config.tls.is_none() && why.contains("TLS") => Failure::failed(
+            format!("no member answers: {why}; name the folder of certificates with --tls-dir or KV_TLS_DIR"),
+        ),
         ConnectError::Unreachable(_) => Failure::failed(format!(
             "{error}; is the cluster running? Name its members with --address HOST:PORT or KV_ADDRESS, and \
              their transport with --transport"

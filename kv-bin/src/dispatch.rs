@@ -1,6 +1,6 @@
 //! Which function runs which client command.
 
-use crate::cli::ClientCommand;
+use crate::cli::{ClientCommand, Freshness, GetArgs, ScanArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{commands, leases, load, lock, reads, txn, watch};
@@ -8,7 +8,12 @@ use crate::{commands, leases, load, lock, reads, txn, watch};
 /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
 /// happened.
 pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -> Result<(), Failure> {
-    match command {
+    let wanted = match &command {
+        ClientCommand::Get(GetArgs { freshness: Freshness { at_least, .. }, .. })
+        | ClientCommand::Scan(ScanArgs { freshness: Freshness { at_least, .. }, .. }) => *at_least,
+        _ => None,
+    };
+    let done = match command {
         ClientCommand::Put(args) => commands::put(context, args, json).await,
         ClientCommand::Get(args) => reads::get(context, args, json).await,
         ClientCommand::Delete(args) => commands::delete(context, args, json).await,
@@ -19,5 +24,9 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Lease(command) => leases::lease(context, command, json).await,
         ClientCommand::Lock(args) => lock::run(context, args).await,
         ClientCommand::Status(_) => commands::status(context, json).await,
+    };
+    match done {
+        Err(failure) if failure.is_late => Err(context.explain(failure, wanted).await),
+        done => done,
     }
 }

@@ -131,7 +131,7 @@ fn decode_strings(value: Value, encoding: Encoding) -> Result<Value, String> {
 
 /// Bytes in a JSON file: a string, or the result of [`decode_fields`].
 #[derive(serde::Deserialize, Clone, PartialEq, Eq, Debug)]
-#[serde(untagged, expecting = "a string")]
+#[serde(untagged, expecting = "keys and values must be strings, as in \"1\"")]
 pub(crate) enum Blob {
     Text(String),
     Bytes(Vec<u8>),

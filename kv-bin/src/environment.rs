@@ -39,6 +39,20 @@ pub(crate) fn without_empty(command: Command) -> Command {
         .mut_subcommands(without_empty)
 }
 
+/// Whether the command line of this process contains the option.
+pub(crate) fn is_typed(option: &str) -> bool {
+    let is_it = |word: &str| word.split('=').next() == Some(option);
+    std::env::args_os().any(|word| is_it(&word.to_string_lossy()))
+}
+
+/// Names the variable, instead of the option `--x`, if an invalid value has been taken from there.
+pub(crate) fn name_source(line: &str, option: &str, value: &str) -> String {
+    let flag = option.split(' ').next().unwrap_or_default();
+    let variable = flag.replacen("--", PREFIX, 1).replace('-', "_").to_uppercase();
+    let is_set = || std::env::var(&variable).is_ok_and(|set| set.contains(value));
+    if is_typed(flag) || !is_set() { line.to_owned() } else { line.replacen(option, &variable, 1) }
+}
+
 /// All variables that some flag reads.
 fn variables(command: &Command) -> BTreeSet<String> {
     let own = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str().map(str::to_owned));

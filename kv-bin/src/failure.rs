@@ -1,8 +1,19 @@
 //! How a failed command ends: one line for people, and a code for programs.
 
-use kv_core::error::{ReadError, WriteError};
+use kv_core::error::{Cause, LeaseFailure, LockError, ReadError, RequestError, WriteError};
 use std::fmt;
 use std::process::ExitCode;
+
+/// The units of times, in milliseconds.
+pub(crate) const TIMES: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1000), ("min", 60 * 1000), ("h", 3600 * 1000), ("d", 24 * 3600 * 1000)];
+
+/// A time in the largest unit that shows it exactly.
+pub(crate) fn time(ms: u64) -> String {
+    let exact = |(_, factor): &&(&str, u64)| ms != 0 && ms.is_multiple_of(*factor);
+    let (unit, factor) = TIMES.iter().rev().find(exact).unwrap_or(&TIMES[0]);
+    format!("{}{unit}", ms / factor)
+}
 
 /// Why a command failed, in one line: what is wrong and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -10,6 +21,8 @@ pub(crate) struct Failure {
     /// The exit code. The codes are part of the interface.
     code: u8,
     message: String,
+    /// Whether the cluster did not answer in time: its members may know why.
+    pub(crate) is_late: bool,
 }
 
 impl Failure {
@@ -31,12 +44,17 @@ impl Failure {
     /// The process that was run has failed with this code.
     pub(crate) fn passed_on(code: u8, message: impl fmt::Display) -> Self {
         let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { code, message }
+        Self { code, message, is_late: false }
     }
 
     /// The same failure, with its place.
     pub(crate) fn within(self, place: impl fmt::Display) -> Self {
-        Self::passed_on(self.code, format!("{place}: {}", self.message))
+        Self { is_late: self.is_late, ..Self::passed_on(self.code, format!("{place}: {}", self.message)) }
+    }
+
+    /// The same failure, with a hint.
+    pub(crate) fn with_hint(self, hint: impl fmt::Display) -> Self {
+        Self::passed_on(self.code, format!("{}; {hint}", self.message))
     }
 
     /// The exit code of the process.
@@ -47,14 +65,34 @@ impl Failure {
 
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Self {
-        match error {
+        let is_late = matches!(
+            error,
+            WriteError::NotApplied(Cause::Deadline(_)) | WriteError::OutcomeUnknown(Cause::Deadline(_))
+        );
+        let failure = match error {
             WriteError::OutcomeUnknown(_) => {
                 Self::unknown(format!("{error}; read the key to find out before you write it again"))
             }
+            WriteError::Malformed(RequestError::Ttl { ms, min, max }) => {
+                let [ms, min, max] = [ms, min, max].map(time);
+                Self::usage(format!("invalid time to live {ms}: write {min} to {max}"))
+            }
+            WriteError::Lease(LeaseFailure::Unknown) => Self::failed(format!("{error}, or never existed")),
             WriteError::Key { .. } | WriteError::Value { .. } | WriteError::Malformed(_) => {
                 Self::usage(error)
             }
             _ => Self::failed(error),
+        };
+        Self { is_late, ..failure }
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Write(error) => error.into(),
+            LockError::Read(error) => error.into(),
+            error => Self::failed(error),
         }
     }
 }
@@ -66,6 +104,7 @@ impl From<ReadError> for Failure {
             | ReadError::Malformed(_)
             | ReadError::Compacted { .. }
             | ReadError::Future { .. } => Self::usage(error),
+            ReadError::Unavailable(Cause::Deadline(_)) => Self { is_late: true, ..Self::failed(error) },
             _ => Self::failed(error),
         }
     }

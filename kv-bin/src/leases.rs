@@ -3,7 +3,7 @@
 use crate::cli::{GrantArgs, LeaseCommand, LeaseIdArgs};
 use crate::commands::{print_either, print_line};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use kv_core::client::{LeaseId, LeaseInfo};
 use serde_json::json;
 
@@ -14,7 +14,7 @@ pub(crate) async fn lease(context: &Context, command: LeaseCommand, json: bool) 
     let (object, text) = match command {
         LeaseCommand::Grant(GrantArgs { ttl, .. }) => {
             let id = client.lease(ttl.0).detached().await?.id().get();
-            (json!({ "lease": id }), format!("lease {id}"))
+            (json!({ "lease": id }), id.to_string())
         }
         LeaseCommand::KeepAlive(LeaseIdArgs { id, .. }) => {
             by_id(id).keep_alive().await?;
@@ -32,7 +32,7 @@ pub(crate) async fn lease(context: &Context, command: LeaseCommand, json: bool) 
                 return Err(Failure::failed("the lease has ended, or never existed"));
             };
             let object = json!({ "ttl_ms": ttl_ms, "deadline_ms": deadline.get(), "keys": keys });
-            (object, format!("lease {id}: {ttl_ms} ms, keys: {keys}"))
+            (object, format!("lease {id}: {}, keys: {keys}", failure::time(ttl_ms)))
         }
     };
     print_either(json, &object, &text)

@@ -4,9 +4,12 @@ use crate::cli::LockArgs;
 use crate::context::Context;
 use crate::descendants::Descendants;
 use crate::failure::Failure;
+use crate::output::print_error;
 use crate::signals::{Caught, Signals, forward, stop_for_a_while};
+use kv_core::Client;
 use kv_core::client::Lock;
 use kv_core::error::LockError;
+use std::convert::Infallible;
 use std::io;
 use std::process::ExitStatus;
 use tokio::process::{Child, Command};
@@ -17,6 +20,9 @@ const NOT_FOUND: u8 = 127;
 
 /// The pause before the next check whether the lock is held.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// If it waits for longer than this, it says so.
+const NOTICE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// `kv lock`.
 pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure> {
@@ -29,7 +35,8 @@ pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure
         client = context.client() => client?,
         caught = signals.next_end() => return Err(until(caught)),
     };
-    let mut acquire = client.lock(name).ttl(args.ttl.0);
+    let shown = args.encoding.quoted(&name);
+    let mut acquire = client.lock(&name).ttl(args.ttl.0);
     if let Some(value) = value {
         acquire = acquire.value(value);
     }
@@ -37,7 +44,11 @@ pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure
         acquire = acquire.wait(wait.0);
     }
     let lock = tokio::select! {
-        lock = acquire => lock.map_err(lock_failure)?,
+        lock = acquire => match lock {
+            Err(LockError::Held) => return Err(Failure::failed(obstacle(client, &name, &shown).await)),
+            lock => lock?,
+        },
+        never = notice(client, &name, &shown) => match never {},
         caught = signals.next_end() => return Err(until(caught)),
     };
     let descendants = Descendants::adopt();
@@ -143,9 +154,21 @@ async fn rest(child: &mut Child, descendants: &Descendants, lock: &Lock) -> bool
     true
 }
 
-fn lock_failure(error: LockError) -> Failure {
-    match error {
-        LockError::Write(error) => error.into(),
-        error => Failure::failed(error),
+/// Why the lock cannot be acquired now.
+async fn obstacle(client: &Client, name: &[u8], shown: &str) -> String {
+    match client.get(name).await {
+        Ok(Some(record)) if record.lease.is_none() => {
+            format!(
+                "the key {shown} exists and is not a lock: delete it, or choose another name for the lock"
+            )
+        }
+        _ => LockError::Held.to_string(),
     }
+}
+
+/// After a while, prints what this process waits for.
+async fn notice(client: &Client, name: &[u8], shown: &str) -> Infallible {
+    tokio::time::sleep(NOTICE_AFTER).await;
+    print_error(format!("waiting: {}", obstacle(client, name, shown).await));
+    std::future::pending().await
 }

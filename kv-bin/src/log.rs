@@ -87,9 +87,9 @@ pub(crate) fn flush() {
 
 /// Logs what `filter` selects to stderr: a level, or levels per module as in `info,kv_core=debug`.
 pub(crate) fn init(filter: &str) -> Result<(), Failure> {
-    let targets = parse(filter).ok_or_else(|| {
+    let targets = parse(filter).map_err(|wrong| {
         Failure::usage(format!(
-            "{filter:?} is not a log filter: write error, warn, info, debug, trace or off, or levels per module as in \
+            "{wrong:?} is not a log filter: write error, warn, info, debug, trace or off, or levels per module as in \
              info,kv_core=debug"
         ))
     })?;
@@ -106,11 +106,17 @@ pub(crate) fn init(filter: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))
 }
 
-/// Stricter than the library, which takes a misspelled level for the name of a module.
-fn parse(filter: &str) -> Option<Targets> {
-    let known =
-        |part: &str| part.contains('=') || !part.is_empty() && part.trim().parse::<LevelFilter>().is_ok();
-    if filter.split(',').all(known) { filter.parse().ok() } else { None }
+/// Stricter than the library, which takes a misspelled level for the name of a module, and no level for the most
+/// detailed one. Returns the part that is wrong.
+fn parse(filter: &str) -> Result<Targets, &str> {
+    let is_known = |part: &&str| {
+        let (module, level) = part.rsplit_once('=').unwrap_or(("all", part));
+        !module.trim().is_empty() && !level.trim().is_empty() && level.trim().parse::<LevelFilter>().is_ok()
+    };
+    match filter.split(',').find(|part| !is_known(part)) {
+        Some(wrong) => Err(wrong),
+        None => filter.parse().map_err(|_| filter),
+    }
 }
 
 #[cfg(test)]
@@ -120,10 +126,10 @@ mod tests {
     #[test]
     fn levels_and_levels_per_module_are_understood() {
         for filter in ["info", "off", "info,kv_core=debug", "kv_core::node=trace"] {
-            assert!(parse(filter).is_some(), "{filter}");
+            assert!(parse(filter).is_ok(), "{filter}");
         }
-        for filter in ["loud", "", "info,loud", "kv_core=loud"] {
-            assert!(parse(filter).is_none(), "{filter}");
+        for filter in ["loud", "", "info,loud", "kv_core=loud", "kv_core=", "info,=debug"] {
+            assert!(parse(filter).is_err(), "{filter}");
         }
     }
 }

@@ -29,7 +29,7 @@ mod top;
 mod txn;
 mod watch;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use cli::{Cli, CliCommand, ClientCommand};
 use context::Context;
 use failure::Failure;
@@ -75,7 +75,10 @@ fn main() -> ExitCode {
 fn explain(error: &clap::Error) -> u8 {
     if error.kind() == ErrorKind::ValueValidation {
         let text = error.to_string();
-        output::print_error(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let part = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+        let (option, value) = (part(ContextKind::InvalidArg), part(ContextKind::InvalidValue));
+        output::print_error(environment::name_source(line, &option, &value));
     } else {
         // Help goes to stdout, errors to stderr; if that is closed, nobody can be notified.
         let printed = error.print();

@@ -1,13 +1,15 @@
 //! The commands that read one key or many.
 
-use crate::cli::{GetArgs, ScanArgs};
+use crate::cli::{Freshness, GetArgs, ScanArgs};
 use crate::commands::{print_bytes, print_line, record_json, still_read, write_line};
 use crate::context::Context;
 use crate::encoding::json_line;
 use crate::failure::Failure;
 use futures::StreamExt as _;
+use kv_core::Client;
 use kv_core::client::Revision;
-use kv_core::config::MemberId;
+use kv_core::config::{MemberId, Role};
+use kv_core::node::MemberState;
 use serde_json::{Map, Value};
 use std::pin::pin;
 
@@ -34,11 +36,28 @@ macro_rules! with_freshness {
     }};
 }
 
+/// Refuses a linearizable read from a backup, which would wait until the backup is the primary.
+async fn check_member(client: &Client, freshness: &Freshness) -> Result<(), Failure> {
+    let Freshness { local: false, at_least: None, max_staleness: None, member: Some(id), .. } = *freshness
+    else {
+        return Ok(());
+    };
+    match client.member_status(MemberId::new(id)).await {
+        Ok(status) if status.state == MemberState::Backup && status.role == Role::Data => {
+            Err(Failure::failed(format!(
+                "member {id} is not the primary: omit --member, or add --local for a read that may be stale"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `kv get`.
 pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<(), Failure> {
     let encoding = args.encoding;
     let key = encoding.read("key", args.key)?;
     let client = context.client().await?;
+    check_member(client, &args.freshness).await?;
     let read = with_freshness!(client.get(&key), args.freshness).with_revision().await?;
     let revision = read.revision.get();
     match read.found {
@@ -67,6 +86,7 @@ pub(crate) async fn scan(context: &Context, args: ScanArgs, json: bool) -> Resul
     let encoding = args.encoding;
     let prefix = encoding.read("prefix", args.prefix)?;
     let client = context.client().await?;
+    check_member(client, &args.freshness).await?;
     let mut scan = with_freshness!(client.scan(prefix), args.freshness);
     if let Some(limit) = args.limit {
         scan = scan.limit(limit);

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::encoding::{Blob, Encoding, decode_fields, json_line};
 use crate::failure::Failure;
 use kv_core::client::{LeaseId, Lifetime, Revision, StepResult, Transaction};
+use kv_core::error::WriteError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -144,7 +145,15 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
     let mut transaction = file.conditions.into_iter().fold(client.transaction(), condition);
     transaction = file.then.into_iter().fold(transaction, step);
     transaction = file.otherwise.into_iter().fold(transaction.otherwise(), step);
-    let done = transaction.await?;
+    let done = transaction.await.map_err(|error| match error {
+        WriteError::StepFailed { step, why, .. } => {
+            let keys =
+                [&then, &otherwise].into_iter().filter_map(|keys| Some(encoding.quoted(keys.get(step)?)));
+            let keys = keys.collect::<Vec<_>>().join(" or ");
+            Failure::failed(format!("step {} (key {keys}) failed, and nothing was changed: {why}", step + 1))
+        }
+        error => error.into(),
+    })?;
     let revision = done.revision.get();
     let results = || if done.succeeded { &then } else { &otherwise }.iter().zip(&done.results);
     if json {
@@ -154,7 +163,7 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
         ))?;
     } else if done.succeeded || has_other {
         print_line(&format!("revision {revision}{}", if done.succeeded { "" } else { ", by else" }))?;
-        results().try_for_each(|(key, result)| print_found(key, result, encoding))?;
+        results().try_for_each(|(key, result)| print_result(key, result, encoding))?;
     }
     if done.succeeded || has_other {
         return Ok(());
@@ -204,16 +213,21 @@ fn result_json(key: &[u8], result: &StepResult, encoding: Encoding) -> Value {
     }
 }
 
-/// Prints what was read, like `kv scan`.
-fn print_found(key: &[u8], result: &StepResult, encoding: Encoding) -> Result<(), Failure> {
-    let line = |key: &[u8], value: &[u8]| {
-        print_bytes(&[&encoding.shown(key)[..], b"\t", &encoding.shown(value)[..]].concat())
+/// Prints a line for a step, and further ones for what a scan has found.
+fn print_result(key: &[u8], result: &StepResult, encoding: Encoding) -> Result<(), Failure> {
+    let (kind, text) = match result {
+        StepResult::Put => ("put", None),
+        StepResult::Deleted { existed: true } => ("delete", None),
+        StepResult::Deleted { existed: false } => ("delete", Some(b"the key did not exist".to_vec())),
+        StepResult::Added { sum } => ("add", Some(sum.to_string().into_bytes())),
+        StepResult::Got(found) => ("get", found.as_ref().map(|record| encoding.shown(&record.value))),
+        StepResult::Scanned(found) => ("scan", Some(found.records.len().to_string().into_bytes())),
+        _ => return Ok(()),
     };
-    match result {
-        StepResult::Got(Some(record)) => line(key, &record.value),
-        StepResult::Scanned(found) => {
-            found.records.iter().try_for_each(|(key, record)| line(key, &record.value))
-        }
-        _ => Ok(()),
-    }
+    let line: Vec<_> = [kind.as_bytes().to_vec(), encoding.shown(key)].into_iter().chain(text).collect();
+    print_bytes(&line.join(&b'\t'))?;
+    let StepResult::Scanned(found) = result else { return Ok(()) };
+    found.records.iter().try_for_each(|(key, record)| {
+        print_bytes(&[b"", &encoding.shown(key)[..], &encoding.shown(&record.value)].join(&b'\t'))
+    })
 }

@@ -1,9 +1,10 @@
 //! The command line of `kv bench`.
 
-use crate::config::{ConnectArgs, DurationArg, SizeArg, TransportKind, listed};
+use crate::config::{ConnectArgs, DurationArg, SizeArg, TransportKind, time, whole};
+use crate::environment::is_typed;
+use crate::failure::Failure;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(Args, Debug)]
 #[command(
@@ -12,6 +13,7 @@ use std::time::Duration;
     Without --rate, each client begins an operation when its last one has ended, so a slow server slows the load down too. With --rate, \
     operations begin on schedule, and each latency counts from the time at which the operation was due: waiting behind a slow one is \
     part of it.\n\n\
+    Without --spawn or --failover, kv bench writes keys that begin with `bench/` to the running cluster, and leaves them there.\n\n\
     With --json, kv bench prints one line per second, and a summary as the last line. Latencies are in microseconds."
 )]
 pub(crate) struct BenchArgs {
@@ -30,10 +32,10 @@ pub(crate) enum BenchCommand {
 #[derive(Args, Debug)]
 pub(crate) struct WatchersArgs {
     /// Measure with each of these numbers of watches, one watch per key, on a new cluster of three.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = listed::<usize>, default_values_t = [0, 1, 1000, 10_000])]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = whole(0..=1_000_000_usize), default_value = "0,1,1000,10000")]
     pub(crate) counts: Vec<usize>,
     /// Writes per second, first to keys without a watch, then to keys with one watch each.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole(1..=100_000_u32))]
     pub(crate) rate: u32,
     /// Measure each case for this long: idle, writes without watches, and writes with watches.
     #[arg(long, value_name = "TIME", default_value = "15s")]
@@ -50,40 +52,40 @@ pub(crate) struct LoadTestArgs {
     #[arg(long, value_name = "OP", default_value = "put")]
     pub(crate) op: Op,
     /// Let this many clients work at once.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = whole(1..=100_000_u32))]
     pub(crate) clients: u32,
     /// Share this many connections among the clients [default: one for each client]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=10_000_u32))]
     pub(crate) connections: Option<u32>,
     /// Let each client have this many operations in flight.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=10_000_u32))]
     pub(crate) in_flight: u32,
     /// Begin this many operations per second, all clients together [default: as many as end]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=10_000_000_u32))]
     pub(crate) rate: Option<u32>,
     /// Measure for this long.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = length)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(DurationArg::ms(1)..=DurationArg::DAY))]
     pub(crate) time: DurationArg,
     /// Run the load for this long before the measurement begins.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = warm_up)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time(DurationArg::ms(0)..=DurationArg::DAY))]
     pub(crate) warm_up: DurationArg,
     /// Use this many different keys.
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = whole(1..=1_000_000_000_u64))]
     pub(crate) keys: u64,
     /// Choose keys by this distribution.
     #[arg(long, value_name = "DISTRIBUTION", default_value = "uniform")]
     pub(crate) distribution: Distribution,
-    /// Write values of this size, incompressible.
+    /// Write values of this size, incompressible: a number of bytes, or with a unit, as in 1KiB.
     #[arg(long, value_name = "SIZE", default_value = "256", value_parser = value_size)]
     pub(crate) value_size: SizeArg,
     /// Let each write set this many keys, in one transaction.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=1000_u32))]
     pub(crate) batch: u32,
     /// Let each scan return up to this many keys.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole(1..=10_000_u32))]
     pub(crate) scan_limit: u32,
     /// The share of writes in `--op mixed`, in percent.
-    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = whole(0..=100_u8))]
     pub(crate) writes: u8,
     /// Read with this guarantee.
     #[arg(long, value_name = "MODE", default_value = "linearizable")]
@@ -100,7 +102,7 @@ pub(crate) struct LoadTestArgs {
     #[arg(long)]
     pub(crate) failover: bool,
     /// Kill it this many times.
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "failover", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "failover", value_parser = whole(1..=10_000_u32))]
     pub(crate) kills: u32,
     /// Draw the latencies around the longest outage into this SVG file.
     #[arg(long, value_name = "FILE", requires = "failover")]
@@ -120,7 +122,7 @@ pub(crate) enum Op {
     Mixed,
     /// Read a range of keys: see --scan-limit.
     Scan,
-    /// Watch all keys while one client writes: the time from the begin of a write to its event at a watch.
+    /// Watch all keys while one client writes: the time from the start of a write to its event at a watch.
     Watch,
 }
 
@@ -162,19 +164,8 @@ pub(crate) enum ReadMode {
     Local,
 }
 
-/// The longest load, and the largest value that any cluster can be configured for.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The largest value that any cluster can be configured for.
 const LARGEST: u64 = 8 << 20;
-
-fn length(text: &str) -> Result<DurationArg, String> {
-    let time = warm_up(text)?;
-    if time.0.is_zero() { Err("it must be more than zero, as in 10s".to_owned()) } else { Ok(time) }
-}
-
-fn warm_up(text: &str) -> Result<DurationArg, String> {
-    let time: DurationArg = text.parse()?;
-    if time.0 > LONGEST { Err("a load lasts one day at most".to_owned()) } else { Ok(time) }
-}
 
 fn value_size(text: &str) -> Result<SizeArg, String> {
     let size: SizeArg = text.parse()?;
@@ -189,6 +180,33 @@ fn spawned(text: &str) -> Result<u8, String> {
 }
 
 impl LoadTestArgs {
+    /// Refuses options that would have no effect.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let useless = match self.op {
+            _ if self.failover => {
+                "--op --in-flight --rate --time --warm-up --scan-limit --writes --read --no-fill"
+            }
+            Op::Put => "--scan-limit --writes --read --no-fill",
+            Op::Get => "--batch --scan-limit --writes",
+            Op::Mixed => "--scan-limit",
+            Op::Scan => "--batch --writes",
+            Op::Watch => "--in-flight --batch --scan-limit --writes --read --no-fill",
+        };
+        let address = (self.failover || self.spawn.is_some()).then_some("--address");
+        match address.into_iter().chain(useless.split(' ')).find(|option| is_typed(option)) {
+            None => Ok(()),
+            Some("--address") => {
+                Err(Failure::usage("--spawn and --failover start a cluster: omit --address"))
+            }
+            Some(it) if self.failover => {
+                Err(Failure::usage(format!("{it} has no effect with --failover: omit it")))
+            }
+            Some(it) => {
+                Err(Failure::usage(format!("{it} has no effect with --op {}: omit it", self.op.name())))
+            }
+        }
+    }
+
     /// The size of a value.
     pub(crate) fn value_bytes(&self) -> usize {
         usize::try_from(self.value_size.0).expect("it was parsed as at most 8 MiB")

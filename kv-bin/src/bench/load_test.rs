@@ -93,6 +93,10 @@ pub(super) async fn run(args: &LoadTestArgs, json: bool) -> Result<Summary, Fail
     if args.op.reads() && !args.no_fill {
         fill(&clients, args).await?;
     }
+    if let (Op::Put, Some(mut worker)) = (args.op, workers(&clients, args).next()) {
+        // If it is refused, so are all others.
+        worker.operate().await.map_err(|error| Failure::failed(format!("a write failed: {error}")))?;
+    }
     let recorder = Arc::new(Recorder::new(args, Instant::now()));
     let mut tasks = match args.op {
         Op::Watch => watch(&clients, args, &recorder).await?,

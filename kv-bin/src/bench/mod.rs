@@ -23,6 +23,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
     let measured = async {
         match args.command {
             Some(BenchCommand::Watchers(args)) => watchers::run(&args, json).await,
+            None if let Err(useless) = args.load.check() => Err(useless),
             None if args.load.failover => failover::run(&args.load, json).await,
             None => load(&args.load, json).await,
         }

@@ -3,10 +3,9 @@
 use super::tls::{AdmissionArgs, TlsArgs};
 use super::transport::TransportKind;
 use super::tuning::Tuning;
-use super::units::{DurationArg, boolean, listed};
+use super::units::{DurationArg, boolean, listed, time, whole};
 use clap::Args;
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServeArgs {
@@ -15,12 +14,12 @@ pub(crate) struct ServeArgs {
     pub(crate) config: Option<PathBuf>,
 
     /// Run the member with this id.
-    #[arg(long, env = "KV_ID", value_name = "ID")]
+    #[arg(long, env = "KV_ID", value_name = "ID", value_parser = whole(0..=u8::MAX))]
     pub(crate) id: Option<u8>,
 
     /// All members of the cluster, separated by commas: ID=HOST:PORT or ID=HOST:PORT:witness. The list must be the same
     /// on each host, except for addresses.
-    #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed::<String>)]
+    #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed)]
     pub(crate) members: Vec<String>,
 
     /// Store this member's data in this folder; `{id}` is replaced by the member's id [default: kv-data-{id}]
@@ -57,7 +56,7 @@ pub(crate) struct ServeArgs {
     pub(crate) exit_with_parent: Option<PathBuf>,
 
     /// Lose this share of the messages between members, in percent, for the demo.
-    #[arg(long, hide = true, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=50))]
+    #[arg(long, hide = true, value_name = "PERCENT", default_value_t = 0, value_parser = whole(0..=50_u8))]
     pub(crate) lose: u8,
 
     /// Choose the lost messages by this random seed.
@@ -71,7 +70,7 @@ pub(crate) struct ConnectArgs {
     /// Addresses of members, separated by commas. One is enough; give several, so that kv can connect while a member is
     /// down. Use ID=HOST:PORT if the address in the member list does not work from here, for example behind NAT
     /// [default: 127.0.0.1:7000]
-    #[arg(long, env = "KV_ADDRESS", value_name = "[ID=]HOST:PORT", value_delimiter = ',', value_parser = listed::<String>)]
+    #[arg(long, env = "KV_ADDRESS", value_name = "[ID=]HOST:PORT", value_delimiter = ',', value_parser = listed)]
     pub(crate) address: Vec<String>,
 
     /// The name of the cluster [default: kv]
@@ -93,12 +92,8 @@ pub(crate) struct ConnectArgs {
     #[arg(long, env = "KV_TLS_NAME", value_name = "NAME")]
     pub(crate) tls_name: Option<String>,
 
-    /// Fail if the cluster does not answer within this time, retries included.
-    #[arg(long, env = "KV_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
-    pub(crate) timeout: Duration,
-}
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = text.parse::<DurationArg>()?.0;
-    if timeout.is_zero() { Err("it must be more than zero, as in 10s".to_owned()) } else { Ok(timeout) }
+    /// Fail if the cluster does not answer within this time, retries included. It limits each request of `kv watch` and
+    /// `kv lock`, but not how long they wait for a change or for the lock.
+    #[arg(long, env = "KV_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = time(DurationArg::ms(1)..=DurationArg::ms(365 * 24 * 3600 * 1000)))]
+    pub(crate) timeout: DurationArg,
 }

@@ -17,7 +17,7 @@ pub(crate) use args::{ConnectArgs, ServeArgs};
 pub(crate) use tls::TlsFiles;
 pub(crate) use transport::TransportKind;
 pub(crate) use tuning::Tuning;
-pub(crate) use units::{DurationArg, SizeArg, listed};
+pub(crate) use units::{DurationArg, SizeArg, listed, time, whole};
 
 /// The default name of a cluster.
 pub(crate) const DEFAULT_CLUSTER: &str = "kv";
@@ -195,8 +195,9 @@ impl File {
         let text = without_mark(text);
         toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start).min(text.len());
-            let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
-            (line, error.message().to_owned())
+            let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count();
+            let written = text.lines().nth(line).unwrap_or_default().trim();
+            (line + 1, format!("`{written}`: {}", error.message()))
         })
     }
 }

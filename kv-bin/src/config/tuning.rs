@@ -1,6 +1,6 @@
 //! Time-outs and limits. Each is a flag, a variable and a line of the file.
 
-use super::units::{DurationArg, SizeArg};
+use super::units::{DurationArg, SizeArg, whole};
 use clap::Args;
 use kv_core::config::Options;
 use serde::Deserialize;
@@ -34,7 +34,7 @@ pub(crate) struct Tuning {
     pub(crate) wall_clock_allowance: Option<DurationArg>,
 
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms [default: 32]
-    #[arg(long, env = "KV_PIPELINE_DEPTH", value_name = "N")]
+    #[arg(long, env = "KV_PIPELINE_DEPTH", value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub(crate) pipeline_depth: Option<u32>,
 
     /// Most bytes of requests in one log entry [default: 1MiB]
@@ -81,7 +81,7 @@ pub(crate) struct Tuning {
 
     /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms
     /// [default: 10000]
-    #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N")]
+    #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N", value_parser = whole(0..=usize::MAX))]
     pub(crate) max_sessions: Option<usize>,
 
     /// A client session expires after this much silence. Fixed when the cluster forms [default: 10min]
@@ -89,16 +89,16 @@ pub(crate) struct Tuning {
     pub(crate) session_ttl: Option<DurationArg>,
 
     /// Most requests in flight in one session. Fixed when the cluster forms [default: 256]
-    #[arg(long, env = "KV_MAX_IN_FLIGHT_PER_SESSION", value_name = "N")]
+    #[arg(long, env = "KV_MAX_IN_FLIGHT_PER_SESSION", value_name = "N", value_parser = whole(0..=usize::MAX))]
     pub(crate) max_in_flight_per_session: Option<usize>,
 
     /// Most leases. Fixed when the cluster forms [default: 10000]
-    #[arg(long, env = "KV_MAX_LEASES", value_name = "N")]
+    #[arg(long, env = "KV_MAX_LEASES", value_name = "N", value_parser = whole(0..=usize::MAX))]
     pub(crate) max_leases: Option<usize>,
 
     /// Keep the changes of this many revisions for reads and watches, if they fit into --history-bytes; 0 keeps none.
     /// Fixed when the cluster forms [default: 1000000]
-    #[arg(long, env = "KV_HISTORY_REVISIONS", value_name = "N")]
+    #[arg(long, env = "KV_HISTORY_REVISIONS", value_name = "N", value_parser = whole(0..=u64::MAX))]
     pub(crate) history_revisions: Option<u64>,
 
     /// Keep at most this much of past values; the oldest are removed first. Fixed when the cluster forms [default:
@@ -107,11 +107,11 @@ pub(crate) struct Tuning {
     pub(crate) history_bytes: Option<SizeArg>,
 
     /// Most client connections [default: 1024]
-    #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N")]
+    #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N", value_parser = whole(0..=usize::MAX))]
     pub(crate) max_connections: Option<usize>,
 
     /// Most client connections accepted per second. More are closed, and clients retry [default: 1000]
-    #[arg(long, env = "KV_MAX_ACCEPTS_PER_SECOND", value_name = "N")]
+    #[arg(long, env = "KV_MAX_ACCEPTS_PER_SECOND", value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub(crate) max_accepts_per_second: Option<u32>,
 
     /// Most memory for all client connections together [default: 256MiB]

@@ -1,14 +1,36 @@
 //! Words as people write them: times (`25ms`), sizes (`16MiB`), yes or no, lists.
 
+use crate::failure;
 use serde::Deserialize;
-use std::fmt::Display;
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 /// A span of time, written as a number and a unit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug, Default, Deserialize)]
+#[serde(try_from = "TimeText")]
 pub(crate) struct DurationArg(pub(crate) Duration);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "write a time as a string with a number and a unit, as in \"25ms\" or \"2s\"")]
+enum TimeText {
+    Text(String),
+}
+
+impl DurationArg {
+    pub(crate) const DAY: Self = Self::ms(24 * 3600 * 1000);
+
+    pub(crate) const fn ms(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+}
+
+impl fmt::Display for DurationArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&failure::time(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
 
 impl FromStr for DurationArg {
     type Err = String;
@@ -16,8 +38,7 @@ impl FromStr for DurationArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("{text:?} is not a time: write a number and a unit, as in 25ms, 2s, 10min, 1h or 30d");
-        let units = [("ms", 1), ("s", 1000), ("min", 60 * 1000), ("h", 3600 * 1000), ("d", 24 * 3600 * 1000)];
-        amount(text, &units).map(|millis| Self(Duration::from_millis(millis))).ok_or_else(wrong)
+        amount(text, &failure::TIMES).map(Self::ms).ok_or_else(wrong)
     }
 }
 
@@ -27,10 +48,10 @@ impl From<DurationArg> for Duration {
     }
 }
 
-impl TryFrom<String> for DurationArg {
+impl TryFrom<TimeText> for DurationArg {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(TimeText::Text(text): TimeText) -> Result<Self, String> {
         text.parse()
     }
 }
@@ -41,7 +62,10 @@ impl TryFrom<String> for DurationArg {
 pub(crate) struct SizeArg(pub(crate) u64);
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a number of bytes, plain or with a unit, as in 4096, \"64KiB\" or \"16MiB\"")]
+#[serde(
+    untagged,
+    expecting = "write a number of bytes, plain or with a unit, as in 4096, \"64KiB\" or \"16MiB\""
+)]
 enum SizeText {
     Number(u64),
     Text(String),
@@ -101,12 +125,32 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 /// Parses one item of a comma-separated list, possibly with spaces around it.
-pub(crate) fn listed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("the list has an empty element: remove the extra comma".to_owned());
+pub(crate) fn listed(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("the list has an empty element: remove the extra comma".to_owned()),
+        text => Ok(text.to_owned()),
     }
-    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// A parser of whole numbers in this range.
+pub(crate) fn whole<T: Ranged>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    within("whole number", range)
+}
+
+/// A parser of times in this range.
+pub(crate) fn time(
+    range: RangeInclusive<DurationArg>,
+) -> impl Fn(&str) -> Result<DurationArg, String> + Clone {
+    within("time", range)
+}
+
+pub(crate) trait Ranged: FromStr + PartialOrd + fmt::Display + Clone {}
+
+impl<T: FromStr + PartialOrd + fmt::Display + Clone> Ranged for T {}
+
+fn within<T: Ranged>(what: &str, range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    let wrong = format!("write a {what} from {} to {}", range.start(), range.end());
+    move |text| text.trim().parse().ok().filter(|value| range.contains(value)).ok_or_else(|| wrong.clone())
 }
 
 #[cfg(test)]

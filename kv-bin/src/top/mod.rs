@@ -20,8 +20,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use view::View;
 
-/// The shortest interval, whatever is requested.
-const SHORTEST: Duration = Duration::from_millis(100);
 /// The key that is read to measure how long a read takes. It need not exist.
 const PROBE: &str = "kv-top/probe";
 
@@ -36,7 +34,7 @@ enum News {
 
 /// Shows the cluster until a signal stops it; once, if requested or if stdout is not a terminal.
 pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
-    let interval = args.interval.0.max(SHORTEST);
+    let interval = args.interval.0;
     let cluster = ConnectConfig::resolve(&args.connect)?.cluster;
     let is_watched = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mut signals = Signals::catch()?;

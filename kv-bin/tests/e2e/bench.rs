@@ -73,7 +73,10 @@ fn what_cannot_be_measured_is_refused() {
         (&["--spawn", "2"][..], "1, 3 or 5"),
         (&["--kills", "3"], "--failover"),
         (&["--failover", "--spawn", "1"], "no backup"),
-        (&["--clients", "0"], "1..="),
+        (&["--clients", "0"], "write a whole number from 1 to 100000"),
+        (&["--failover", "--op", "get"], "--op has no effect with --failover"),
+        (&["--spawn", "3", "--address=127.0.0.1:1"], "omit --address"),
+        (&["--op", "get", "--writes", "5"], "--writes has no effect with --op get"),
     ] {
         let output = run(kv().arg("bench").args(args));
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));

@@ -129,7 +129,11 @@ fn keys_expire_by_ttl_or_lease() {
     assert!(json(&cluster, &["put", "stays", "v", "--ttl", "1d"])["revision"].is_number());
     assert!(json(&cluster, &["get", "stays"])["expires_ms"].is_number());
     while cluster.run(&["get", "brief"]).status.success() {}
-    refused(&cluster.run(&["put", "k", "v", "--ttl", "0s"]), 2, &["invalid time to live 0 ms"]);
+    refused(
+        &cluster.run(&["put", "k", "v", "--ttl", "0s"]),
+        2,
+        &["invalid time to live 0ms: write 1ms to 36500d"],
+    );
 
     let id = json(&cluster, &["lease", "grant", "1h"])["lease"].to_string();
     done(&cluster, &["put", "mine", "v", "--lease", &id]);
@@ -140,7 +144,11 @@ fn keys_expire_by_ttl_or_lease() {
     assert_eq!(done(&cluster, &["lease", "revoke", &id]), "keys removed: 1\n");
     refused(&cluster.run(&["get", "mine"]), 1, &["does not exist"]);
     refused(&cluster.run(&["lease", "show", &id]), 1, &["has ended"]);
-    refused(&cluster.run(&["put", "mine", "v", "--lease", &id]), 1, &["the lease has ended"]);
+    refused(
+        &cluster.run(&["put", "mine", "v", "--lease", &id]),
+        1,
+        &["the lease has ended, or never existed"],
+    );
 }
 
 #[test]
@@ -157,7 +165,7 @@ fn a_command_runs_under_a_lock_and_its_exit_code_is_returned() {
     assert!(second > first, "tokens grow");
     refused(&cluster.run(&["get", "l"]), 1, &["does not exist"]);
     done(&cluster, &["put", "l", "somebody else"]);
-    refused(&shell("true"), 1, &["another client holds the lock"]);
+    refused(&shell("true"), 1, &["\"l\" exists and is not a lock"]);
     refused(&cluster.run(&["lock", "other", "--", "/no/such/program"]), 127, &["cannot run"]);
     refused(&cluster.run(&["get", "other"]), 1, &["does not exist"]);
 }
@@ -200,6 +208,23 @@ fn status_lists_every_member() {
     assert_eq!(table.lines().count(), 4, "{table}");
     assert!(table.lines().nth(3).unwrap().contains("no answer"), "{table}");
     assert!(!table.contains('\u{1b}'), "no colours in a pipe");
+}
+
+/// Two of three members answer, one of them as primary; then one answers, which is not enough.
+#[test]
+fn a_call_that_nobody_answers_reports_what_the_members_say() {
+    let mut cluster = Cluster::start(&["data", "data", "data"], &[]);
+    done(&cluster, &["put", "k", "v"]);
+    let status = json(&cluster, &["status"]);
+    let backup = status["members"].as_array().unwrap().iter().find(|member| member["state"] == "backup");
+    let backup = backup.expect("a backup")["id"].to_string();
+    refused(&cluster.run(&["get", "k", "--member", &backup]), 1, &["is not the primary", "--local"]);
+    let early = cluster.run(&["get", "k", "--at-least", "99999", "--timeout", "1s"]);
+    refused(&early, 1, &["revision 99999 does not exist yet", "the newest is"]);
+    cluster.kill(1);
+    cluster.kill(2);
+    let alone = cluster.run(&["get", "k", "--timeout", "1s"]);
+    refused(&alone, 1, &["1 of 3 members answered", "kv status"]);
 }
 
 #[test]
@@ -345,12 +370,12 @@ fn a_transaction_is_read_from_a_file_and_applied_atomically() {
     write(
         r#"{ "if": [{ "value": ["a", "2"] }], "then": [{ "delete": "a" }], "else": [{ "add": "n", "by": -1 }] }"#,
     );
-    assert!(done(&cluster, &["txn", path]).ends_with(", by else\n"));
+    assert!(done(&cluster, &["txn", path]).ends_with(", by else\nadd\tn\t1\n"));
     assert_eq!(done(&cluster, &["get", "n"]), "1\n");
     write(
         r#"{ "then": [{ "get": "a" }, { "put": "a", "value": "3" }, { "get": "b" }, { "scan": "", "limit": 1 }] }"#,
     );
-    assert!(done(&cluster, &["txn", path]).ends_with("\na\t1\na\t1\n"));
+    assert!(done(&cluster, &["txn", path]).ends_with("\nget\ta\t1\nput\ta\nget\tb\nscan\t\t1\n\ta\t1\n"));
     let read = json(&cluster, &["txn", path]);
     assert_eq!(read["results"][0]["record"]["value"], "3");
     assert_eq!(
@@ -360,12 +385,17 @@ fn a_transaction_is_read_from_a_file_and_applied_atomically() {
     for (wrong, what) in [
         (r#"{ "then": [{ "put": "t", "value": "1", "ttl": "1h", "laese": 3 }] }"#, "unknown field `laese`"),
         (r#"{ "then": [{ "put": "t" }] }"#, "a step with `put`: missing field `value`"),
+        (r#"{ "then": [{ "put": "t", "value": 1 }] }"#, "a step with `put`: keys and values must be strings"),
         (r#"{ "then": [{ "putt": "t" }] }"#, "one of `put`, `delete`, `add`, `get` and `scan`"),
         (r#"{ "if": [{ "revision": ["a"] }], "then": [] }"#, "of size 2 at line 1"),
     ] {
         write(wrong);
         refused(&cluster.run(&["txn", path]), 2, &["is not a transaction", what, "kv txn --help"]);
     }
+    write(r#"{ "then": [{ "put": "t", "value": "x" }] }"#);
+    done(&cluster, &["txn", path]);
+    write(r#"{ "then": [{ "delete": "a" }, { "add": "t", "by": 1 }] }"#);
+    refused(&cluster.run(&["txn", path]), 1, &["step 2 (key \"t\")", "not a whole number"]);
     write(r#"{ "then": [{ "put": "t", "value": "1" }, { "delete": "t" }] }"#);
     refused(&cluster.run(&["txn", path]), 2, &["change the key \"t\""]);
     refused(&cluster.run(&["txn", "/nowhere"]), 2, &["cannot read /nowhere"]);

@@ -39,6 +39,9 @@ fn each_mistake_is_reported_in_one_line_and_leaves_the_disk_unchanged() {
         (member.replace("127.0.0.1", "192.0.2.1"), vec![], vec!["without encryption", "--insecure"]),
         (format!("transport = \"pigeon\"\n{member}"), vec![], vec!["line 1", "pigeon", "tcp"]),
         (format!("{member}{second}"), vec!["--log", "loud"], vec!["\"loud\" is not a log filter"]),
+        (format!("{member}{second}"), vec!["--log", "info,x="], vec!["\"x=\" is not a log filter"]),
+        (format!("{member}{second}"), vec!["--max-leases", "x"], vec!["write a whole number from 0 to"]),
+        (format!("{member}[options]\nheartbeat = 25\n"), vec![], vec!["`heartbeat = 25`", "\"25ms\""]),
         (format!("{member}{second}"), vec!["--heartbeat", "fast"], vec!["--heartbeat", "not a time", "25ms"]),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -84,6 +87,7 @@ fn flags_override_variables_and_variables_override_the_file() {
     )
     .unwrap();
     assert!(slow(&mut serve()).contains("heartbeat is 3600s"));
+    refused(&run(serve().env("KV_HEARTBEAT", "foo")), 2, &["'foo' for 'KV_HEARTBEAT'"]);
     assert!(slow(serve().env("KV_HEARTBEAT", "2h")).contains("heartbeat is 7200s"));
     assert!(
         slow(serve().env("KV_HEARTBEAT", "2h").args(["--heartbeat", "3h"])).contains("heartbeat is 10800s")
@@ -172,7 +176,7 @@ fn all_spellings_of_booleans_are_accepted() {
     for no in ["0", "false", "no", "off", "False", " no "] {
         refused(&serve(no), 2, &["without encryption"]);
     }
-    refused(&serve("perhaps"), 2, &["perhaps", "insecure", "true or false"]);
+    refused(&serve("perhaps"), 2, &["perhaps", "KV_INSECURE", "true or false"]);
     for yes in ["1", "true", "YES", "on"] {
         // It gets as far as that the address is not this machine's.
         refused(&serve(yes), 1, &["192.0.2.1"]);

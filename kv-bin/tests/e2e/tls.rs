@@ -120,7 +120,7 @@ fn commands_work_with_tls_and_fail_clearly_without_a_certificate() {
     let get = cluster.run(&[&["get", "colour"], &tls[..]].concat());
     assert_eq!(stdout(&get).trim_end(), "blue");
     let plain = cluster.run(&["get", "colour", "--timeout", "2s"]);
-    refused(&plain, 1, &["it requires TLS: give this end a certificate"]);
+    refused(&plain, 1, &["it requires TLS: give this end a certificate", "--tls-dir"]);
     until("the members log it, too", || {
         (0..3).any(|id| cluster.log(id).contains("it does not speak TLS, and this port requires it"))
     });

@@ -63,9 +63,9 @@ impl Memory {
     }
 
     /// Returns a handle to this network for the node called `name`. When a connection is opened through this handle,
-    /// the accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address on which the node listens.
-    /// That way, a [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that address affects both the
-    /// connections to the node and the connections from the node.
+    /// the accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address on which the node that
+    /// uses this handle listens. That way, a [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that
+    /// address affects both the connections to the node and the connections from the node.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

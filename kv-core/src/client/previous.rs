@@ -9,8 +9,8 @@ use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// A builder that puts or deletes a key when it is awaited, and returns the previous record of the key: returned by
-/// [`Put::previous`] and [`Delete::previous`].
+/// The builder that [`Put::previous`] and [`Delete::previous`] return. When it is awaited, it puts or deletes the key,
+/// and returns the previous record of the key.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct WithPrevious(Transaction);

@@ -45,7 +45,7 @@ const EVENT_INTERVAL: u32 = 8;
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// How long writing the reason of a failure may take.
-const COMPLAINT_WITHIN: Duration = Duration::from_secs(1);
+const COMPLAINT_WITHIN: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = match environment::parse() {

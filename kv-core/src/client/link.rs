@@ -66,7 +66,7 @@ impl Dialer {
         timeout(DIAL_TIMEOUT, dialed).await.map_err(|_| DialError::Timeout)?
     }
 
-    /// Connects to this member, and verifies its identity.
+    /// Connects to `member`, and verifies that the other end is this member.
     pub(super) async fn dial_member(&self, member: &MemberInfo) -> Result<Dialed, DialError> {
         match &self.local {
             Some(local) if local.id == member.id => {

@@ -26,7 +26,7 @@ use std::time::Duration;
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
 /// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
-/// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. A record counts as its key (only in a scan) + its value + 128 bytes. A scan itself counts as 144 bytes, and any other step as 16 bytes |
+/// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each step counts, even if it reads nothing: a scan as 144 bytes, any other step as 16 bytes. Each record that a step reads counts in addition: its value + 128 bytes, and in a scan also its key |
 ///
 /// If the data that a transaction would read exceeds its limit, the transaction changes nothing and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).

@@ -46,7 +46,8 @@ pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Many tasks may make calls at the same time. Up to 256 writes are in flight at once, or fewer if the cluster's
 /// [`max_in_flight_per_session`](field@crate::Options::max_in_flight_per_session) is smaller. Unfinished calls use at
 /// most 64 MiB of memory. While this memory is used up, further calls wait. When the last clone is dropped, the
-/// connections are closed, and the session expires later. [`close`](Self::close) closes the session at once.
+/// connections are closed, and the session expires later. [`close`](Self::close) closes it as soon as the writes in
+/// flight have ended.
 ///
 /// ```no_run
 /// use kv_core::{Client, transport::Transport};

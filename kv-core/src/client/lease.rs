@@ -186,10 +186,11 @@ enum LeaseState {
 ///
 /// If this value is dropped, the client stops renewing the lease, and the lease ends when its time to live is over.
 ///
-/// To judge whether the lease is alive, this process uses only its own clock and the time of the last successful
-/// renewal. But the process may be paused for a minute between a call of [`is_alive`](Self::is_alive) and the action
-/// that depends on it. So if an action must not happen after the end of the lease, protect the action where it takes
-/// effect, with a [fencing token](super::FencingToken).
+/// [`is_alive`](Self::is_alive) does not ask the cluster. It uses only what this process already knows: its own clock,
+/// the time of the last successful renewal, and whether the cluster has reported that the lease ended. But the process
+/// may be paused for a minute between a call of `is_alive` and the action that depends on it. So if an action must not
+/// happen after the end of the lease, protect the action where it takes effect, with a [fencing
+/// token](super::FencingToken).
 #[derive(Debug)]
 pub struct Lease {
     it: LeaseHandle,

@@ -37,9 +37,9 @@ use std::time::Duration;
 /// dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This happens only
 /// after two events:
 ///
-/// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if
-///    unread answers take more than 64 MiB of memory for one connection, or more than a share of
-///    [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for all connections.
+/// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if the
+///    unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all connections
+///    together take more than three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes).
 /// 2. Before the retry arrives, later results exceed one of the two limits for stored results, so the cluster drops
 ///    this stored result.
 ///

@@ -97,7 +97,8 @@ impl Context {
         let reports = client.cluster_status().await;
         let answers: Vec<_> = reports.iter().filter_map(|report| report.status.as_ref().ok()).collect();
         let newest = answers.iter().map(|status| status.revision.get()).max().unwrap_or(u64::MAX);
-        failure.with_hint(match wanted.filter(|wanted| *wanted > newest) {
+        let all = answers.len() == reports.len();
+        failure.with_hint(match wanted.filter(|wanted| all && *wanted > newest) {
             Some(wanted) => format!("revision {wanted} does not exist yet: the newest is {newest}"),
             None => format!("{} of {} members answered: see kv status", answers.len(), reports.len()),
         })

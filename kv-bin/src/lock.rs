@@ -169,6 +169,8 @@ async fn obstacle(client: &Client, name: &[u8], shown: &str) -> String {
 /// After a while, prints what this process waits for.
 async fn notice(client: &Client, name: &[u8], shown: &str) -> Infallible {
     tokio::time::sleep(NOTICE_AFTER).await;
-    print_error(format!("waiting: {}", obstacle(client, name, shown).await));
+    let why = obstacle(client, name, shown).await;
+    // This process must go on even if nobody reads stderr.
+    std::thread::spawn(move || print_error(format!("waiting: {why}")));
     std::future::pending().await
 }

@@ -17,7 +17,9 @@ pub(crate) use args::{ConnectArgs, ServeArgs};
 pub(crate) use tls::TlsFiles;
 pub(crate) use transport::TransportKind;
 pub(crate) use tuning::Tuning;
-pub(crate) use units::{DurationArg, SizeArg, listed, time, whole};
+#[cfg(feature = "tls")]
+pub(crate) use units::listed;
+pub(crate) use units::{DurationArg, SizeArg, time, whole};
 
 /// The default name of a cluster.
 pub(crate) const DEFAULT_CLUSTER: &str = "kv";

@@ -447,7 +447,7 @@ impl Applier {
         {
             (self.bytes, self.asked) = (0, false);
             self.frozen = state.begin_checkpoint();
-            if self.frozen.is_none() && state.applied().op == state.checkpoint().op {
+            if self.frozen.is_none() && !state.is_full() {
                 self.nothing_at = state.applied().op;
             }
         }

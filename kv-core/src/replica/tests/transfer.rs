@@ -53,17 +53,24 @@ fn pass(group: &mut Group, milliseconds: u64) {
     }
 }
 
-/// Until member 2 has a part of a snapshot, and not all.
-fn store_some(group: &mut Group) {
-    for _ in 0..10_000 {
-        if matches!(group.members[2].disk.snapshot, Some((_, ChunkEnd::More(_)))) {
+/// Runs until the condition holds, and completes no snapshot.
+fn step_until(group: &mut Group, what: &str, condition: impl Fn(&Group) -> bool) {
+    for _ in 0..20_000 {
+        if condition(group) {
             return;
         }
         if !group.deliver() {
             group.tick();
         }
     }
-    panic!("nothing is stored");
+    panic!("it never happens: {what}");
+}
+
+/// Until member 2 has a part of a snapshot, and not all.
+fn store_some(group: &mut Group) {
+    step_until(group, "a part is stored", |group| {
+        matches!(group.members[2].disk.snapshot, Some((_, ChunkEnd::More(_))))
+    });
 }
 
 fn floor(group: &Group, id: u8) -> Op {
@@ -552,16 +559,23 @@ fn t8_a_state_replaces_an_entry_that_is_damaged_everywhere() {
     assert!(floor(&group, 2) >= Op::new(8), "its log stands on a state: {:?}", floor(&group, 2));
 }
 
+/// Member `stuck` knows all entries to be committed, but has applied only the first `applied`, and not the `more` that
+/// follow.
+fn hanging(stuck: u8, members: u8, applied: usize, more: usize) -> Group {
+    let mut group = Group::with_options(members, 0, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, applied);
+    group.run_until("level", Group::level);
+    group.members[usize::from(stuck)].hangs = true;
+    write(&mut group, more);
+    group.run_until("all know the last entry to be committed", Group::level);
+    group
+}
+
 /// Member `stuck` has all thirteen entries and knows them to be committed, but has applied only the first three. The
 /// others have made checkpoints at the tenth entry, and have dropped it and all below.
 fn behind_with_its_state(stuck: u8, members: u8) -> Group {
-    let mut group = Group::with_options(members, 0, tight());
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    write(&mut group, 3);
-    group.run_until("level", Group::level);
-    group.members[usize::from(stuck)].hangs = true;
-    write(&mut group, 7);
-    group.run_until("all know the tenth entry to be committed", Group::level);
+    let mut group = hanging(stuck, members, 3, 7);
     for id in (0..members).filter(|id| *id != stuck) {
         group.checkpoint(id);
     }
@@ -610,13 +624,7 @@ fn t8_a_state_replaces_an_entry_that_only_its_reader_still_had() {
 /// to be applied next is requested before these.
 #[test]
 fn t8_an_entry_that_is_applied_delays_no_entry_that_is_not() {
-    let mut group = Group::with_options(3, 0, tight());
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    write(&mut group, 100);
-    group.run_until("level", Group::level);
-    group.members[2].hangs = true;
-    write(&mut group, 20);
-    group.run_until("all know the last entry to be committed", Group::level);
+    let mut group = hanging(2, 3, 100, 20);
     group.checkpoint(0);
     group.checkpoint(1);
     write(&mut group, 1);
@@ -634,15 +642,7 @@ fn t8_an_entry_that_is_applied_delays_no_entry_that_is_not() {
 fn t7_a_member_that_cannot_apply_leaves_the_view_to_another() {
     let mut group = behind_with_its_state(1, 3);
     group.input(1, Input::Faulty { op: Op::new(8) });
-    for _ in 0..20_000 {
-        if group.replica(1).cx.transfer.is_running() {
-            break;
-        }
-        if !group.deliver() {
-            group.tick();
-        }
-    }
-    assert!(group.replica(1).cx.transfer.is_running());
+    step_until(&mut group, "a transfer begins", |group| group.replica(1).cx.transfer.is_running());
     // No piece arrives.
     group.network.clear();
     group.cut = [(0, 1), (2, 1)].into_iter().collect();
@@ -686,13 +686,7 @@ fn t8_no_state_is_fetched_before_all_members_were_asked_for_the_entry() {
 /// T8: no member has entry 8, and no checkpoint covers it yet. The members that have applied it make one.
 #[test]
 fn t8_a_member_makes_a_checkpoint_for_an_entry_that_nobody_can_read() {
-    let mut group = Group::with_options(3, 0, tight());
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    write(&mut group, 3);
-    group.run_until("level", Group::level);
-    group.members[2].hangs = true;
-    write(&mut group, 7);
-    group.run_until("all know the last entry to be committed", Group::level);
+    let mut group = hanging(2, 3, 3, 7);
     for id in 0..3 {
         group.input(id, Input::Faulty { op: Op::new(8) });
     }

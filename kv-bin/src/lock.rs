@@ -21,7 +21,7 @@ const NOT_FOUND: u8 = 127;
 /// The pause before the next check whether the lock is held.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// If it waits for longer than this, it says so.
+/// After waiting for this long, `kv lock` prints what it waits for.
 const NOTICE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// `kv lock`.

@@ -8,7 +8,7 @@ use std::{io, net::SocketAddr};
 /// Checks that `address` has the form `HOST:PORT`. The host is an IPv4 address, an IPv6 address in brackets, or a name.
 ///
 /// # Errors
-/// [`TransportError::Address`], which says what is wrong.
+/// [`TransportError::Address`], which states what is wrong.
 pub fn check_host_port(address: &str) -> Result<(), TransportError> {
     let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
     let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;

@@ -123,7 +123,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// opens anything. The method does not access the network. By default, every address is valid.
     ///
     /// # Errors
-    /// [`TransportError::Address`], which says what is wrong.
+    /// [`TransportError::Address`], which states what is wrong.
     fn check_address(&self, address: &str) -> Result<(), TransportError> {
         let _ = address;
         Ok(())

@@ -5,6 +5,7 @@ use crate::bench::BenchArgs;
 use crate::config::listed;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
 use crate::encoding::Encoding;
+use crate::touch::TouchArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -64,6 +65,8 @@ pub(crate) enum ClientCommand {
     Get(GetArgs),
     /// Remove a key, and print the revision of the removal.
     Delete(DeleteArgs),
+    /// Give a key a new time to live, or none, without changing its value; print the revision of the change.
+    Touch(TouchArgs),
     /// Print keys and values in the order of the keys, one per line.
     ///
     /// Unless standard output is a terminal, keys and values are printed unchanged, even if they contain line ends. For
@@ -94,6 +97,7 @@ impl ClientCommand {
             Self::Put(PutArgs { connect, .. })
             | Self::Get(GetArgs { connect, .. })
             | Self::Delete(DeleteArgs { connect, .. })
+            | Self::Touch(TouchArgs { connect, .. })
             | Self::Scan(ScanArgs { connect, .. })
             | Self::Watch(WatchArgs { connect, .. })
             | Self::Txn(TxnArgs { connect, .. })
@@ -338,10 +342,11 @@ pub(crate) struct WatchArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "The file is JSON, as in
   { \"if\":   [ { \"absent\": \"a\" }, { \"present\": \"b\" }, { \"revision\": [\"c\", 7] }, { \"value\": [\"d\", \"x\"] } ],
-    \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 } ],
+    \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 },
+              { \"touch\": \"c\", \"ttl\": \"10s\" }, { \"persist\": \"d\" } ],
     \"else\": [ { \"add\": \"misses\", \"by\": 1 }, { \"get\": \"a\" }, { \"scan\": \"b/\", \"limit\": 10 } ] }
 If all conditions of `if` hold, kv runs the steps of `then`, otherwise those of `else`. `if` and `else` are optional. If a condition does not hold and \
-there is no `else`, kv changes nothing and exits with code 1. `get` and `scan` read the state before the transaction.
+there is no `else`, kv changes nothing and exits with code 1. `touch` gives a key a new time to live, and `persist` removes it. `get` and `scan` read the state before the transaction.
 
 kv prints the revision, and then a line for each step: the kind, the key, and the result if there is one, separated by tabs. The result of `add` \
 is the sum, that of `get` the value, and that of `scan` the number of keys; the keys and values follow, each on a line that begins with a tab.

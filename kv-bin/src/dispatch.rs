@@ -3,7 +3,7 @@
 use crate::cli::{ClientCommand, Freshness, GetArgs, ScanArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{commands, leases, load, lock, reads, txn, watch};
+use crate::{commands, leases, load, lock, reads, touch, txn, watch};
 
 /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
 /// happened.
@@ -17,6 +17,7 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Put(args) => commands::put(context, args, json).await,
         ClientCommand::Get(args) => reads::get(context, args, json).await,
         ClientCommand::Delete(args) => commands::delete(context, args, json).await,
+        ClientCommand::Touch(args) => touch::touch(context, args, json).await,
         ClientCommand::Scan(args) => reads::scan(context, args, json).await,
         ClientCommand::Watch(args) => watch::watch(context, args, json).await,
         ClientCommand::Txn(args) => txn::txn(context, args, json).await,

@@ -26,6 +26,7 @@ mod serve;
 mod shell;
 mod signals;
 mod top;
+mod touch;
 mod txn;
 mod watch;
 

@@ -21,6 +21,7 @@ mod shell;
 mod terminal;
 mod tls;
 mod top;
+mod touch;
 
 /// The demo's load and its comparison with the store are the tests' too.
 #[path = "../../src/demo/ledger.rs"]

@@ -169,6 +169,11 @@ impl Client {
             });
         }
         let life = self.life(rng);
+        let mut other = beside(rng);
+        if other.u32(0..6) == 0 {
+            let condition = (other.u32(0..4) == 0).then(|| self.condition(&key, &mut other));
+            return Command::Touch { key, ttl_ms: life.ttl_ms, condition };
+        }
         let value = self.value(client, rng);
         if let (0, Some((revision, _))) = (rng.u32(0..4), self.seen.get(&key)) {
             // Like a lock holder: the key may have been removed since.

@@ -91,7 +91,7 @@ pub(super) enum Ending {
         /// Its revision.
         revision: Revision,
     },
-    /// A request about a lease succeeded or failed.
+    /// A request about a lease or a time to live succeeded or failed.
     Lease {
         /// What.
         effect: Effect,

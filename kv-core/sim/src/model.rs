@@ -154,6 +154,20 @@ impl Model {
         self.changes.insert((revision, key.clone()), EventKind::Put);
     }
 
+    /// Replaces the time to live of a key, and returns whether the key exists.
+    pub(super) fn touch(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        ttl_ms: Option<u64>,
+    ) -> bool {
+        let Some(record) = before else { return false };
+        let ends = (ttl_ms.map(|ms| ends(self.stamp, ms)), record.lease);
+        self.set(revision, key, Some(record.clone()), record.value, ends);
+        true
+    }
+
     pub(super) fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {
         self.remove(revision, key, before, EventKind::Deleted)
     }

@@ -109,9 +109,9 @@ impl Model {
 
     fn execute(&mut self, revision: Revision, command: &Command) -> Result<Effect, Finding> {
         let (key, condition) = match command {
-            Command::Put { key, condition, .. } | Command::Delete { key, condition } => {
-                (key, condition.as_ref())
-            }
+            Command::Put { key, condition, .. }
+            | Command::Delete { key, condition }
+            | Command::Touch { key, condition, .. } => (key, condition.as_ref()),
             Command::Transaction(transaction) => return self.transact(revision, transaction),
             Command::DeleteRange { from, to, limit } => {
                 return Ok(self.delete_range(revision, from, to.as_ref(), *limit));
@@ -129,6 +129,9 @@ impl Model {
                 }
                 self.put(revision, key, before, value, *life)?;
                 Effect::Put
+            }
+            Command::Touch { ttl_ms, .. } => {
+                Effect::Touched { existed: self.touch(revision, key, before, *ttl_ms) }
             }
             _ => Effect::Deleted { existed: self.delete(revision, key, before) },
         })
@@ -186,6 +189,9 @@ impl Model {
                     self.set(revision, key, before, sum.to_string().into(), ends);
                     StepResult::Added { sum }
                 }
+                TransactionStep::Touch { key, ttl_ms } => {
+                    StepResult::Touched { existed: self.touch(revision, key, before, *ttl_ms) }
+                }
                 TransactionStep::Get { .. } | TransactionStep::Scan { .. } => reads.remove(0),
             });
         }
@@ -195,9 +201,10 @@ impl Model {
     /// What a reading step finds before the transaction.
     fn read_in_transaction(&self, revision: Revision, step: &TransactionStep) -> Option<StepResult> {
         match step {
-            TransactionStep::Put { .. } | TransactionStep::Delete { .. } | TransactionStep::Add { .. } => {
-                None
-            }
+            TransactionStep::Put { .. }
+            | TransactionStep::Delete { .. }
+            | TransactionStep::Add { .. }
+            | TransactionStep::Touch { .. } => None,
             TransactionStep::Get { key } => Some(StepResult::Got(self.at(key, revision).map(Box::new))),
             TransactionStep::Scan { from, to, limit } => {
                 let limit = (*limit).clamp(1, Command::MAX_RANGE) as usize;
@@ -291,7 +298,12 @@ impl Model {
                 let mut steps = transaction.then.iter().chain(&transaction.otherwise);
                 steps.all(|step| !matches!(step, TransactionStep::Put { value, .. } if self.values.contains_key(value)))
             }
-            Action::Write(Command::Delete { .. } | Command::DeleteRange { .. } | Command::Lease(_))
+            Action::Write(
+                Command::Delete { .. }
+                | Command::DeleteRange { .. }
+                | Command::Lease(_)
+                | Command::Touch { .. },
+            )
             | Action::Close
             | Action::Get { .. }
             | Action::Many { .. }

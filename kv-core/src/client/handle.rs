@@ -5,12 +5,12 @@ use super::driver::{DriverCommand, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
     Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
-    LockRequest, Put, Scan, Transaction, Typed, Watch,
+    LockRequest, Put, Scan, Touch, Transaction, Typed, Watch,
 };
 use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
 use crate::ids::{LeaseId, MemberId};
-use crate::message::{MemberState, MemberStatus};
+use crate::message::{MemberState, MemberStatus, millis};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -164,6 +164,30 @@ impl Client {
     /// Removes a key when the returned builder is awaited.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
+    }
+
+    /// Gives a key a new time to live when the returned builder is awaited. The new time to live begins now and replaces
+    /// the former one, as with [`Put::ttl`]. The key keeps its value and its lease, and the value is not sent.
+    ///
+    /// This is a change of the key at a revision of its own: watches see a put with the same value and the new expiry,
+    /// [`modified`](super::Record::modified) is the new revision, and [`version`](super::Record::version) grows by one.
+    /// If the key does not exist, nothing is changed.
+    ///
+    /// # Limits
+    /// `ttl` is rounded up to whole milliseconds, and may be 1 ms to a hundred years.
+    ///
+    /// # Errors
+    /// A condition that does not hold is [`ConditionFailed`](crate::error::WriteError::ConditionFailed). If many large
+    /// values are touched at the same time, the touch changes nothing and fails with
+    /// [`StepFailure::Busy`](crate::error::StepFailure::Busy): try again.
+    pub fn touch(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Touch {
+        Touch::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), Some(millis(ttl)))
+    }
+
+    /// Removes the time to live of a key when the returned builder is awaited, so that the key does not expire. If the
+    /// key belongs to a lease, it still ends with the lease. In all other respects, this is like [`touch`](Self::touch).
+    pub fn persist(&self, key: impl AsRef<[u8]>) -> Touch {
+        Touch::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), None)
     }
 
     /// Adds to a counter when the returned builder is awaited. A counter is a key whose value is a whole number in

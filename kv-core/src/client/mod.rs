@@ -23,6 +23,7 @@ mod range;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod touch;
 mod transaction;
 mod typed;
 mod watch;
@@ -43,6 +44,7 @@ pub use previous::{WithPrevious, WrittenWithPrevious};
 pub use protocol::ClientProtocol;
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
+pub use touch::{Touch, Touched};
 pub use transaction::{Add, Added, Transacted, Transaction};
 pub use typed::{
     Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedStream, TypedUpdate, TypedWatch,

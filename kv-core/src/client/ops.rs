@@ -434,6 +434,7 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         | Effect::LeaseRevoked { .. }
         | Effect::Lease(_)
         | Effect::Expired { .. }
+        | Effect::Touched { .. }
         | Effect::SessionOpened(_)
         | Effect::SessionClosed => WriteError::OutcomeUnknown(unexpected_answer(&effect)),
     }

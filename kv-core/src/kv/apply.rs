@@ -10,6 +10,7 @@ use crate::message::{
     Request,
 };
 use crate::session::{DuplicateCheck, RequestResult};
+use std::cell::Cell;
 
 /// The result of one request of an applied entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,7 +40,7 @@ impl Applied {
 /// values although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
-/// How many bytes the requests of one entry may return together: they are all in memory at once.
+/// How many bytes the requests of one entry may return and rewrite together: they are all in memory at once.
 const RETURNED_BYTES: usize = 16 << 20;
 
 /// The context of the running request.
@@ -49,8 +50,10 @@ pub(super) struct ExecContext {
     /// Its own revision, or the last one before it.
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
-    /// How much it may still return, together with the others of its entry.
+    /// How much it may still return or rewrite, together with the others of its entry.
     pub(super) room: usize,
+    /// How much it has read and written again.
+    pub(super) rewritten: Cell<usize>,
 }
 
 impl ExecContext {
@@ -74,8 +77,16 @@ impl StateMachine {
             if Request::takes_revision(&bytes) {
                 self.revision = self.revision.next();
             }
-            let done = self.run_request(&bytes, room)?;
-            room = room.saturating_sub(done.result.as_ref().map_or(0, |outcome| outcome.effect.weight()));
+            let context = ExecContext {
+                request: self.requests,
+                revision: self.revision,
+                timestamp: self.timestamp,
+                room,
+                rewritten: Cell::new(0),
+            };
+            let done = self.run_request(&context, &bytes)?;
+            let returned = done.result.as_ref().map_or(0, |outcome| outcome.effect.weight());
+            room = room.saturating_sub(returned + context.rewritten.get());
             applied.push(done);
         }
         assert_eq!(self.revision.next(), entry.header.next_revision(), "the entry was checked");
@@ -84,10 +95,7 @@ impl StateMachine {
         Ok(applied)
     }
 
-    fn run_request(&mut self, bytes: &[u8], room: usize) -> Result<Applied, EngineError> {
-        let (revision, timestamp) = (self.revision, self.timestamp);
-        let request = self.requests;
-        let context = ExecContext { request, revision, timestamp, room };
+    fn run_request(&mut self, context: &ExecContext, bytes: &[u8]) -> Result<Applied, EngineError> {
         let mut applied = Applied {
             revision: context.revision,
             session: SessionId::ZERO,
@@ -108,13 +116,13 @@ impl StateMachine {
         }
         if let Operation::Expire(due) = request.operation {
             if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
-                applied.result = context.outcome(self.expire(&context, due)?);
+                applied.result = context.outcome(self.expire(context, due)?);
             }
             return Ok(applied);
         }
         (applied.session, applied.number) = (request.session, request.number);
         if request.number != RequestNumber::ZERO {
-            applied.result = self.run_in_session(&context, request)?;
+            applied.result = self.run_in_session(context, request)?;
         }
         Ok(applied)
     }
@@ -164,6 +172,9 @@ impl StateMachine {
                 )?));
             }
             Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
+            Command::Touch { key, ttl_ms, condition } => {
+                return Ok(context.outcome(self.run_touch(context, &key, ttl_ms, condition.as_ref())?));
+            }
         };
         let (found, holds) = self.read_meta(&key, condition.as_ref())?;
         if !holds {

@@ -142,7 +142,7 @@ pub struct Record {
     pub created: Revision,
     /// The revision at which the key was last changed.
     pub modified: Revision,
-    /// How many times the key was put since it was created; 1 after the first put.
+    /// How many times the key was put or touched since it was created; 1 after the first put.
     pub version: u64,
     /// When the key expires, on the cluster's clock, if it has a time to live. The key is removed at this time or a
     /// little later, never earlier. It exists until it is removed.

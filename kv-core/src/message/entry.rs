@@ -230,6 +230,7 @@ enum CommandKind {
     Transaction,
     DeleteRange,
     Lease(LeaseKind),
+    Touch,
 }
 
 #[derive(Deserialize)]
@@ -250,7 +251,8 @@ impl OperationKind {
                 | CommandKind::Delete
                 | CommandKind::Transaction
                 | CommandKind::DeleteRange
-                | CommandKind::Lease(LeaseKind::Revoke) => true,
+                | CommandKind::Lease(LeaseKind::Revoke)
+                | CommandKind::Touch => true,
                 CommandKind::Lease(LeaseKind::Grant | LeaseKind::KeepAlive | LeaseKind::Look) => false,
             },
         }
@@ -305,7 +307,8 @@ mod tests {
         let range = Command::DeleteRange { from: key.clone(), to: None, limit: 1 };
         let commands = [
             (put, true),
-            (Command::Delete { key, condition: None }, true),
+            (Command::Delete { key: key.clone(), condition: None }, true),
+            (Command::Touch { key, ttl_ms: Some(1), condition: None }, true),
             (Command::Transaction(TransactionRequest::default()), true),
             (range, true),
             (Command::Lease(LeaseCommand::Grant { ttl_ms: 100 }), false),
@@ -358,10 +361,10 @@ mod tests {
     fn n8_a_header_that_counts_other_revisions_than_its_requests_take_is_refused() {
         let requests: Vec<Bytes> = all().into_iter().map(|(operation, _)| encoded(operation)).collect();
         let found = revisions_of(&requests);
-        assert_eq!(found, 7);
+        assert_eq!(found, 8);
         let right = entry(&requests, found);
         assert_eq!(right.check(), Ok(()));
-        assert_eq!(right.header.next_revision(), Revision::new(14));
+        assert_eq!(right.header.next_revision(), Revision::new(15));
         assert_eq!(EntryHeader::decode(&right.header.encode()), right.header);
         for counted in [0, found - 1, found + 1, right.header.request_count, u32::MAX] {
             assert_eq!(entry(&requests, counted).check(), Err(EntryError::Revisions { counted, found }));

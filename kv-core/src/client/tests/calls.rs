@@ -168,6 +168,35 @@ async fn a_delete_returns_whether_the_key_existed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_touch_sends_no_value_and_returns_whether_the_key_existed() {
+    let (mut cluster, client) = ready().await;
+    let secs = Duration::from_secs;
+    for (touch, ttl_ms, existed) in
+        [(client.touch("x", secs(2)), Some(2_000), true), (client.persist("x"), None, false)]
+    {
+        let touch = tokio::spawn(touch.if_revision(Revision::new(3)).into_future());
+        let incoming = cluster.next().await;
+        let condition = Some(Condition::Revision(Revision::new(3)));
+        assert_eq!(
+            incoming.request().operation,
+            Operation::Command(Command::Touch { key: "x".into(), ttl_ms, condition })
+        );
+        incoming.written(12, Effect::Touched { existed });
+        let touched = touch.await.unwrap().unwrap();
+        assert_eq!((touched.existed, touched.revision), (existed, Revision::new(12)));
+    }
+    let touch = tokio::spawn(client.touch("x", secs(1)).if_value("v").into_future());
+    cluster.next().await.written(13, Effect::ConditionFailed { found: Some(Revision::new(7)) });
+    assert!(touch.await.unwrap().unwrap_err().is_condition_failed());
+    let error = client.touch("x", Duration::ZERO).await.unwrap_err();
+    assert!(
+        matches!(error, WriteError::Malformed(crate::message::RequestError::Ttl { ms: 0, .. })),
+        "{error}"
+    );
+    cluster.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_are_reported_without_asking_anyone() {
     let (mut cluster, client) = ready().await;
     let long = "k".repeat(101);

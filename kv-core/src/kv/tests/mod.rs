@@ -9,6 +9,7 @@ mod lifetimes;
 mod model;
 mod readers;
 mod sessions;
+mod touch;
 mod transactions;
 mod transfer;
 mod watchers;

@@ -181,6 +181,7 @@ fn server_messages() -> Vec<ServerMessage> {
         StepResult::Got(Some(Box::new(record.clone()))),
         StepResult::Got(None),
         StepResult::Scanned(Box::new(scanned)),
+        StepResult::Touched { existed: true },
     ];
     let effects = [
         Effect::Transacted { succeeded: true, results },
@@ -193,6 +194,7 @@ fn server_messages() -> Vec<ServerMessage> {
         Effect::ConditionFailed { found: Some(Revision::new(4)) },
         Effect::Lease(LeaseInfo { ttl_ms: 100, deadline: timestamp, keys: 3 }),
         Effect::LeaseFailed(LeaseFailure::Unknown),
+        Effect::Touched { existed: true },
     ];
     let status = MemberStatus {
         id: MemberId::new(1),

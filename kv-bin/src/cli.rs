@@ -4,6 +4,7 @@ use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
+use crate::count::CountArgs;
 use crate::encoding::Encoding;
 use crate::touch::TouchArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -72,6 +73,8 @@ pub(crate) enum ClientCommand {
     /// Unless standard output is a terminal, keys and values are printed unchanged, even if they contain line ends. For
     /// such data, use --json, --hex or --base64.
     Scan(ScanArgs),
+    /// Print the number of keys that begin with a prefix, or of a range of keys.
+    Count(CountArgs),
     /// Print each change of the data as it happens, once and in order, one per line.
     Watch(WatchArgs),
     /// Run a transaction: all of its changes and reads at one revision, or none.
@@ -99,6 +102,7 @@ impl ClientCommand {
             | Self::Delete(DeleteArgs { connect, .. })
             | Self::Touch(TouchArgs { connect, .. })
             | Self::Scan(ScanArgs { connect, .. })
+            | Self::Count(CountArgs { connect, .. })
             | Self::Watch(WatchArgs { connect, .. })
             | Self::Txn(TxnArgs { connect, .. })
             | Self::Load(LoadArgs { connect, .. })

@@ -2,6 +2,7 @@
 
 use crate::cli::{ClientCommand, Freshness, GetArgs, ScanArgs};
 use crate::context::Context;
+use crate::count::{self, CountArgs};
 use crate::failure::Failure;
 use crate::{commands, leases, load, lock, reads, touch, txn, watch};
 
@@ -10,6 +11,7 @@ use crate::{commands, leases, load, lock, reads, touch, txn, watch};
 pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -> Result<(), Failure> {
     let wanted = match &command {
         ClientCommand::Get(GetArgs { freshness: Freshness { at_least, .. }, .. })
+        | ClientCommand::Count(CountArgs { freshness: Freshness { at_least, .. }, .. })
         | ClientCommand::Scan(ScanArgs { freshness: Freshness { at_least, .. }, .. }) => *at_least,
         _ => None,
     };
@@ -19,6 +21,7 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Delete(args) => commands::delete(context, args, json).await,
         ClientCommand::Touch(args) => touch::touch(context, args, json).await,
         ClientCommand::Scan(args) => reads::scan(context, args, json).await,
+        ClientCommand::Count(args) => count::count(context, args, json).await,
         ClientCommand::Watch(args) => watch::watch(context, args, json).await,
         ClientCommand::Txn(args) => txn::txn(context, args, json).await,
         ClientCommand::Load(args) => load::load(context, args, json).await,

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod context;
+mod count;
 mod demo;
 mod descendants;
 mod dispatch;

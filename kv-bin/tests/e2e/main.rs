@@ -6,6 +6,7 @@ mod bench;
 mod bytes;
 mod commands;
 mod config;
+mod count;
 mod crash;
 mod demo;
 mod disk;

@@ -277,6 +277,9 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
         Ok(Reply::Records { records, next, revision }) => {
             Ending::Records { records, more: next.is_some(), revision: Some(revision) }
         }
+        Ok(Reply::Counted { count, next, revision }) => {
+            Ending::Counted { count, more: next.is_some(), revision }
+        }
         Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
         Ok(Reply::Future { newest }) => Ending::Future(newest),
         Ok(Reply::Done) => Ending::Closed,

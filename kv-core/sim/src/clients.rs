@@ -207,7 +207,9 @@ impl Client {
             1 => ReadMode::Local,
             _ => ReadMode::Linearizable,
         };
+        let mut other = beside(rng);
         let query = match rng.u32(0..3) {
+            _ if other.u32(0..6) == 0 => Query::Count { from: key, to: None, at },
             0 => {
                 let (to, limit) = (None, *pick(rng, &[1, 2, 100]));
                 let (reverse, keys_only) = (rng.bool(), rng.u32(0..4) == 0);

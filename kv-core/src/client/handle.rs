@@ -4,7 +4,7 @@ use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
 use super::driver::{DriverCommand, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
-    Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
+    Add, Batch, ClientBuilder, Count, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
     LockRequest, Put, Scan, Touch, Transaction, Typed, Watch,
 };
 use crate::config::Role;
@@ -279,6 +279,16 @@ impl Client {
     /// Reads the keys in a range, in order, when the returned builder is awaited.
     pub fn scan_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Scan {
         Scan::new(self.clone(), ends_of(&range))
+    }
+
+    /// Counts the keys that begin with `prefix`, when the returned builder is awaited.
+    pub fn count(&self, prefix: impl AsRef<[u8]>) -> Count {
+        Count::new(self.clone(), ends_of_prefix(prefix.as_ref()))
+    }
+
+    /// Counts the keys in a range, when the returned builder is awaited.
+    pub fn count_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Count {
+        Count::new(self.clone(), ends_of(&range))
     }
 
     /// Watches the keys that begin with `prefix`. The watch returns each change once, in order.

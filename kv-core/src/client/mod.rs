@@ -10,6 +10,7 @@
 mod batch;
 mod builder;
 pub(crate) mod call;
+mod count;
 mod driver;
 pub(crate) mod elapsed;
 mod handle;
@@ -33,6 +34,7 @@ pub use batch::Batch;
 pub use builder::ClientBuilder;
 #[cfg(feature = "internals")]
 pub use call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
+pub use count::Count;
 pub use handle::{Client, MemberReport};
 #[cfg(feature = "internals")]
 pub use lease::believed;

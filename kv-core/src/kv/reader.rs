@@ -98,6 +98,11 @@ impl StateReader {
         };
         let revision = view.revision();
         let page = match query {
+            Query::Count { from, to, .. } => {
+                let keys = Keys { from, to: to.as_deref(), reverse: false };
+                let (count, next) = view.count(keys)?;
+                return Ok(Answer::Counted { count, next, revision });
+            }
             Query::Get { key, .. } => return Ok(Answer::Value { record: view.get(key)?, revision }),
             Query::Many { keys, .. } => {
                 let fits = keys.len() <= Query::MAX_KEYS;
@@ -215,6 +220,21 @@ impl RevisionView {
         }
         page.next = scan.rest().map(next);
         Ok(page)
+    }
+
+    /// The number of keys at the beginning of a range, and where the range continues. It visits as many keys as a page
+    /// of [`scan`](Self::scan) does, and copies no values.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn count(&self, keys: Keys<'_>) -> Result<(u64, Option<Bytes>), EngineError> {
+        let mut scan = self.view.scan_at(keys, self.at)?.within(MAX_STEPS).heads();
+        let mut count = 0;
+        for record in scan.by_ref() {
+            record?;
+            count += 1;
+        }
+        Ok((count, scan.rest().map(Bytes::copy_from_slice)))
     }
 }
 

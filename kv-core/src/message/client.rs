@@ -96,6 +96,15 @@ pub enum Query {
         /// The revision to read at; `None` for the newest.
         at: Option<Revision>,
     },
+    /// The number of keys of a range.
+    Count {
+        /// The first key (inclusive).
+        from: Bytes,
+        /// The end (exclusive); `None` for the end of the key space.
+        to: Option<Bytes>,
+        /// The revision to read at; `None` for the newest.
+        at: Option<Revision>,
+    },
 }
 
 impl Query {
@@ -119,7 +128,7 @@ impl Query {
                 let fits = count <= most && bytes <= max;
                 if fits { Ok(()) } else { Err(RequestError::Keys { count, most, bytes, max }) }
             }
-            Self::Scan { from, to, .. } => limits.range(from, to.as_ref()),
+            Self::Scan { from, to, .. } | Self::Count { from, to, .. } => limits.range(from, to.as_ref()),
         }
     }
 
@@ -127,7 +136,9 @@ impl Query {
     #[must_use]
     pub const fn at(&self) -> Option<Revision> {
         match self {
-            Self::Get { at, .. } | Self::Many { at, .. } | Self::Scan { at, .. } => *at,
+            Self::Get { at, .. } | Self::Many { at, .. } | Self::Scan { at, .. } | Self::Count { at, .. } => {
+                *at
+            }
         }
     }
 }
@@ -255,6 +266,15 @@ pub enum Answer {
     /// The call exceeds a limit, or asks a witness for data. The call was **not** proposed. The text names the limit
     /// and what to do.
     Refused(String),
+    /// The answer to [`Query::Count`].
+    Counted {
+        /// The number of keys from the beginning of the range up to `next`.
+        count: u64,
+        /// Where the next call begins, because the work for one answer is limited. `None` if this was all.
+        next: Option<Bytes>,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
 }
 
 /// The status of a member.

@@ -167,6 +167,29 @@ async fn a_delete_returns_whether_the_key_existed() {
     }
 }
 
+/// All steps count at the revision of the first one.
+#[tokio::test(start_paused = true)]
+async fn a_count_adds_up_its_steps_at_one_revision() {
+    let (mut cluster, client) = ready().await;
+    let count = tokio::spawn(client.count("a/").local().with_revision());
+    let revision = Revision::new(9);
+    let mut expected = Query::Count { from: "a/".into(), to: Some("a0".into()), at: None };
+    for (found, next) in [(40, Some("a/m")), (2, None)] {
+        let incoming = cluster.next().await;
+        let ClientCall::Read { mode, query } = &incoming.message.what else { panic!("it reads") };
+        assert_eq!(*query, expected);
+        assert_eq!(*mode, if next.is_some() { ReadMode::Local } else { ReadMode::AtLeast(revision) });
+        incoming.answer(Answer::Counted { count: found, next: next.map(Into::into), revision });
+        expected = Query::Count { from: "a/m".into(), to: Some("a0".into()), at: Some(revision) };
+    }
+    let counted = count.await.unwrap().unwrap();
+    assert_eq!((counted.found, counted.revision), (42, revision));
+    // A member that makes no progress is not asked forever.
+    let count = tokio::spawn(client.count("a/").into_future());
+    cluster.next().await.answer(Answer::Counted { count: 1, next: Some("a/".into()), revision });
+    assert!(matches!(count.await.unwrap().unwrap_err(), ReadError::Unavailable(_)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_touch_sends_no_value_and_returns_whether_the_key_existed() {
     let (mut cluster, client) = ready().await;

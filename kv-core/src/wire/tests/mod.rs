@@ -155,6 +155,10 @@ fn client_messages() -> Vec<ClientMessage> {
         ClientCall::Read { mode: ReadMode::Local, query: scan },
         ClientCall::Read { mode: ReadMode::AtLeast(Revision::new(7)), query: past.clone() },
         ClientCall::Read { mode: ReadMode::MaxStaleness(Duration::from_millis(1500)), query: past },
+        ClientCall::Read {
+            mode: ReadMode::Local,
+            query: Query::Count { from: "a".into(), to: None, at: Some(Revision::new(5)) },
+        },
         ClientCall::Watch(WatchQuery {
             from: "a".into(),
             to: Some("b".into()),
@@ -244,6 +248,7 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Abandoned,
         Answer::Overloaded,
         Answer::Refused("too long".into()),
+        Answer::Counted { count: 1 << 40, next: Some("next".into()), revision },
     ]);
     (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
 }

@@ -91,6 +91,12 @@ pub(crate) enum ClientCommand {
     Lock(LockArgs),
     /// Print the role, state and progress of each member.
     Status(ConnectArgs),
+    /// Print a line for each member, for scripts.
+    ///
+    /// The columns are separated by tabs, and stay the same in later versions: id, address, role, state, lag (the number
+    /// of entries of the longest log that the member has not applied), version of kv. A member that does not answer has
+    /// the state `unreachable`, and `-` as its lag and version. With --json, each line is an object with these fields.
+    Members(ConnectArgs),
 }
 
 impl ClientCommand {
@@ -107,7 +113,8 @@ impl ClientCommand {
             | Self::Txn(TxnArgs { connect, .. })
             | Self::Load(LoadArgs { connect, .. })
             | Self::Lock(LockArgs { connect, .. })
-            | Self::Status(connect) => connect,
+            | Self::Status(connect)
+            | Self::Members(connect) => connect,
             Self::Lease(command) => match command {
                 LeaseCommand::Grant(GrantArgs { connect, .. })
                 | LeaseCommand::KeepAlive(LeaseIdArgs { connect, .. })

@@ -27,6 +27,7 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Load(args) => load::load(context, args, json).await,
         ClientCommand::Lease(command) => leases::lease(context, command, json).await,
         ClientCommand::Lock(args) => lock::run(context, args).await,
+        ClientCommand::Members(_) => commands::members(context, json).await,
         ClientCommand::Status(_) => commands::status(context, json).await,
     };
     match done {

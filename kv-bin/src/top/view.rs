@@ -314,7 +314,7 @@ mod tests {
                 "reads": { "buckets": [] },
                 "writes": { "buckets": writes },
             },
-            "uptime_ms": 3000,
+            "uptime_ms": 3000, "version": "0.1.0",
         });
         let status = serde_json::from_value(status).expect("a status");
         Seen { id, role: Role::Data, address: format!("host-{id}:7000"), status: Ok(status) }

@@ -15,6 +15,7 @@ mod ends;
 mod harness;
 #[cfg(target_os = "linux")]
 mod lock;
+mod members;
 mod operator;
 mod pause;
 mod shell;

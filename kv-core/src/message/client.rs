@@ -310,6 +310,8 @@ pub struct MemberStatus {
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
+    /// The version of kv that the member runs, such as `0.1.0`.
+    pub version: String,
 }
 
 /// What a member is doing. Printed and serialized as its name in lower case, as in `view-change`.

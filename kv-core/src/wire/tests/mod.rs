@@ -215,6 +215,7 @@ fn server_messages() -> Vec<ServerMessage> {
         peers: vec![PeerStatus { id: MemberId::new(2), acknowledged: Op::new(8), alive: true }],
         load: Load { clients: 2, watches: 1, reads: Latencies::new([0, 3]), writes: Latencies::default() },
         uptime_ms: 5000,
+        version: "0.1.0".to_owned(),
     };
     let mut answers: Vec<_> = effects
         .into_iter()

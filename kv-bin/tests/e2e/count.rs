@@ -1,7 +1,7 @@
 //! `kv count`.
 
 use crate::commands::{done, json};
-use crate::harness::{Cluster, refused};
+use crate::harness::{Cluster, refused, stderr};
 
 #[test]
 fn keys_of_a_prefix_and_of_a_range_are_counted() {
@@ -22,7 +22,9 @@ fn keys_of_a_prefix_and_of_a_range_are_counted() {
     assert_eq!(counted["count"], 3);
     assert_eq!(done(&cluster, &["count", "a/"]), "2\n");
     assert_eq!(done(&cluster, &["count", "a/", "--revision", &before]), "3\n", "as it was");
-    refused(&cluster.run(&["count", "a/", "--start", "a"]), 2, &["--start"]);
+    let both = cluster.run(&["count", "a/", "--start", "a"]);
+    assert_eq!(both.status.code(), Some(2));
+    assert!(stderr(&both).contains("--start"), "{}", stderr(&both));
     refused(&cluster.run(&["count", "--hex", "0"]), 2, &["not hex"]);
     refused(&cluster.run(&["count", "--revision", "1000000"]), 2, &["newest"]);
 }

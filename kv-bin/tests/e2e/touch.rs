@@ -1,7 +1,7 @@
 //! `kv touch`.
 
 use crate::commands::{done, json};
-use crate::harness::{Cluster, refused, stdout};
+use crate::harness::{Cluster, refused, stderr, stdout};
 use std::fs;
 
 #[test]
@@ -32,8 +32,11 @@ fn a_touch_of_a_missing_key_fails_and_its_usage_is_checked() {
     assert_eq!(output.status.code(), Some(1));
     let answer: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(answer["existed"], false);
-    refused(&cluster.run(&["touch", "nobody"]), 2, &["--ttl", "--no-ttl"]);
-    refused(&cluster.run(&["touch", "nobody", "--ttl", "1s", "--no-ttl"]), 2, &["--no-ttl"]);
+    for life in [&[][..], &["--ttl", "1s", "--no-ttl"]] {
+        let output = cluster.run(&[&["touch", "nobody"], life].concat());
+        assert_eq!(output.status.code(), Some(2), "{life:?}");
+        assert!(stderr(&output).contains("--no-ttl"), "{}", stderr(&output));
+    }
     refused(&cluster.run(&["touch", "--hex", "0x", "--no-ttl"]), 2, &["not hex"]);
     refused(&cluster.run(&["touch", "nobody", "--ttl", "0s"]), 2, &[]);
 }

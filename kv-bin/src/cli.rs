@@ -1,6 +1,7 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
 use crate::bench::BenchArgs;
+use crate::compact::CompactArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
@@ -89,6 +90,11 @@ pub(crate) enum ClientCommand {
     Lease(LeaseCommand),
     /// Wait for a lock, and run a command while holding it.
     Lock(LockArgs),
+    /// Drop the history of past revisions, and print the oldest revision that can still be read.
+    ///
+    /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Reads and watches of dropped
+    /// revisions are refused at once, and each member frees the space at its next checkpoint.
+    Compact(CompactArgs),
     /// Print the role, state and progress of each member.
     Status(ConnectArgs),
     /// Print a line for each member, for scripts.
@@ -113,6 +119,7 @@ impl ClientCommand {
             | Self::Txn(TxnArgs { connect, .. })
             | Self::Load(LoadArgs { connect, .. })
             | Self::Lock(LockArgs { connect, .. })
+            | Self::Compact(CompactArgs { connect, .. })
             | Self::Status(connect)
             | Self::Members(connect) => connect,
             Self::Lease(command) => match command {

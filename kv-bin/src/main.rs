@@ -5,6 +5,7 @@ mod bench;
 mod certs;
 mod cli;
 mod commands;
+mod compact;
 mod config;
 mod context;
 mod count;

@@ -5,6 +5,7 @@
 mod bench;
 mod bytes;
 mod commands;
+mod compact;
 mod config;
 mod count;
 mod crash;

@@ -270,7 +270,8 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             | Effect::Lease(_)
             | Effect::LeaseFailed(_)
             | Effect::Expired { .. }
-            | Effect::Touched { .. }) => Ending::Lease { effect, revision },
+            | Effect::Touched { .. }
+            | Effect::RevisionsSkipped { .. }) => Ending::Lease { effect, revision },
             Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision },
         },
         Ok(Reply::Value { record, revision }) => Ending::Value { record, revision: Some(revision) },

@@ -135,6 +135,10 @@ impl Client {
         if rng.u32(0..100) == 0 {
             return Action::Close;
         }
+        let mut other = beside(rng);
+        if other.u32(0..100) == 0 {
+            return Action::Write(Command::SkipRevisions { count: *pick(&mut other, &[0, 1, 2, 500]) });
+        }
         if load.brief > 0 && rng.u32(0..100) < load.brief {
             return Action::Write(self.brief(client, key, load, rng));
         }

@@ -19,6 +19,8 @@ pub(super) struct Model {
     /// How many requests were applied: they name sessions and leases.
     pub(super) requests: u64,
     pub(super) revision: Revision,
+    /// How many revisions members keep.
+    pub(super) kept: u64,
     /// The stamp of the present entry.
     pub(super) stamp: Timestamp,
     pub(super) leases: Leases,
@@ -57,8 +59,8 @@ pub(super) fn ends(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
 
 impl Model {
     /// Creates an empty model with this limit on leases.
-    pub(super) fn of(max_leases: usize) -> Self {
-        Self { leases: Leases::at_most(max_leases), ..Self::default() }
+    pub(super) fn of(max_leases: usize, kept: u64) -> Self {
+        Self { leases: Leases::at_most(max_leases), kept, ..Self::default() }
     }
 
     /// The last revision.

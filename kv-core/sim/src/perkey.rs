@@ -163,7 +163,7 @@ impl Names {
                 | Action::Scan { .. }
                 | Action::Past { .. }
                 // The replay compares what a touch found. It changes no value.
-                | Action::Write(Command::DeleteRange { .. } | Command::Lease(_) | Command::Touch { .. }),
+                | Action::Write(Command::DeleteRange { .. } | Command::Lease(_) | Command::Touch { .. } | Command::SkipRevisions { .. }),
                 _,
             ) => Vec::new(),
         };

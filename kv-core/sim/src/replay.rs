@@ -25,10 +25,11 @@ impl Model {
         result: &Result<Outcome, Rejection>,
     ) -> Result<(), Finding> {
         self.requests += 1;
-        let takes = takes_revision(&request.operation);
-        if revision != if takes { self.revision.next() } else { self.revision } {
+        let taken = revisions(&request.operation);
+        let takes = taken > 0;
+        if revision != self.revision.advance(taken) {
             let found = format!("{revision:?} of {request:?} follows {:?}", self.revision);
-            return Err(("each change takes the next revision, and nothing else does", found));
+            return Err(("each change takes the next revision, a skip several, and nothing else any", found));
         }
         self.revision = revision;
         if let Some(session) = self.sessions.get_mut(&request.session) {
@@ -117,6 +118,7 @@ impl Model {
                 return Ok(self.delete_range(revision, from, to.as_ref(), *limit));
             }
             Command::Lease(command) => return Ok(self.lease(revision, *command)),
+            Command::SkipRevisions { .. } => return Ok(Effect::RevisionsSkipped { kept: self.kept }),
         };
         let before = self.at(key, revision);
         if !condition.is_none_or(|condition| holds(condition, before.as_ref())) {
@@ -275,7 +277,7 @@ impl Model {
 
     fn check_times(&self, call: &RecordedCall, ended: &Ended) -> Result<(), Finding> {
         let Some(revision) = ended.ending.revision() else { return Ok(()) };
-        let takes = matches!(&call.action, Action::Write(command) if command_takes_revision(command));
+        let takes = matches!(&call.action, Action::Write(command) if command_revisions(command) > 0);
         let fresh = if takes { revision > call.floor } else { revision >= call.floor };
         if !fresh && !call.action.is_local() {
             let found = format!(
@@ -302,7 +304,8 @@ impl Model {
                 Command::Delete { .. }
                 | Command::DeleteRange { .. }
                 | Command::Lease(_)
-                | Command::Touch { .. },
+                | Command::Touch { .. }
+                | Command::SkipRevisions { .. },
             )
             | Action::Close
             | Action::Get { .. }
@@ -329,21 +332,22 @@ impl Model {
 }
 
 /// Rule N8, written differently from the code under test.
-fn takes_revision(operation: &Operation) -> bool {
+fn revisions(operation: &Operation) -> u64 {
     match operation {
-        Operation::OpenSession { .. } | Operation::CloseSession => false,
-        Operation::Command(command) => command_takes_revision(command),
-        Operation::Expire(due) => !due.is_empty(),
+        Operation::OpenSession { .. } | Operation::CloseSession => 0,
+        Operation::Command(command) => command_revisions(command),
+        Operation::Expire(due) => u64::from(!due.is_empty()),
     }
 }
 
-const fn command_takes_revision(command: &Command) -> bool {
-    !matches!(
-        command,
+fn command_revisions(command: &Command) -> u64 {
+    match command {
         Command::Lease(
-            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Info { .. }
-        )
-    )
+            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Info { .. },
+        ) => 0,
+        Command::SkipRevisions { count } => u64::from(*count),
+        _ => 1,
+    }
 }
 
 fn holds(condition: &Condition, record: Option<&Record>) -> bool {

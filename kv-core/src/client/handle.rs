@@ -4,12 +4,12 @@ use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
 use super::driver::{DriverCommand, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
-    Add, Batch, ClientBuilder, Count, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
-    LockRequest, Put, Scan, Touch, Transaction, Typed, Watch,
+    Add, Batch, ClientBuilder, Compact, Count, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle,
+    LeaseRequest, LockRequest, Put, RaiseRevision, Scan, Touch, Transaction, Typed, Watch,
 };
 use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
-use crate::ids::{LeaseId, MemberId};
+use crate::ids::{LeaseId, MemberId, Revision};
 use crate::message::{MemberState, MemberStatus, millis};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
@@ -304,6 +304,22 @@ impl Client {
     /// Watches the keys in a range.
     pub fn watch_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Watch {
         Watch::new(self.clone(), ends_of(&range))
+    }
+
+    /// Drops the history of past revisions, when the returned builder is awaited: to free its space at once, or so that
+    /// nobody can read former values any more.
+    pub fn compact(&self) -> Compact {
+        Compact::new(self.clone())
+    }
+
+    /// Raises the revision of the cluster to at least `to`, without a change, when the returned builder is awaited. This
+    /// drops the history that is more than [`history_revisions`](field@crate::Options::history_revisions) revisions
+    /// older. Use it before data is restored into a new cluster: if `to` is far above every revision of the former
+    /// cluster, then a watch that resumes from a revision of the former cluster is told that this revision is compacted,
+    /// and a condition on a revision of the former cluster never holds. It takes one request for each 16 million
+    /// revisions.
+    pub fn raise_revision(&self, to: Revision) -> RaiseRevision {
+        RaiseRevision::new(self.clone(), to)
     }
 
     /// Asks all members at the same time for their status. A member that does not answer within two seconds, or within

@@ -21,6 +21,7 @@ mod ops;
 mod previous;
 mod protocol;
 mod range;
+mod revisions;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use previous::{WithPrevious, WrittenWithPrevious};
 #[cfg(feature = "internals")]
 pub use protocol::ClientProtocol;
 pub use range::{DeleteRange, RangeDeleted};
+pub use revisions::{Compact, HistoryCompacted, RaiseRevision};
 pub use scan::{Scan, Snapshot};
 pub use touch::{Touch, Touched};
 pub use transaction::{Add, Added, Transacted, Transaction};

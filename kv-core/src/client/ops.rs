@@ -435,6 +435,7 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         | Effect::Lease(_)
         | Effect::Expired { .. }
         | Effect::Touched { .. }
+        | Effect::RevisionsSkipped { .. }
         | Effect::SessionOpened(_)
         | Effect::SessionClosed => WriteError::OutcomeUnknown(unexpected_answer(&effect)),
     }

@@ -15,7 +15,7 @@ use std::cell::Cell;
 /// The result of one request of an applied entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// The request's own revision, if it takes one (rule N8). Duplicates and rejected requests take one too. Otherwise
+    /// The request's own revision, or the last one, if it takes any (rule N8). Duplicates and rejected requests take one too. Otherwise
     /// the last revision before it.
     pub revision: Revision,
     /// Its session; zero if it opens a session, was proposed by the primary itself, or cannot be decoded.
@@ -74,9 +74,7 @@ impl StateMachine {
             // A request that cannot be decoded counts too: sessions and leases are named by this number, on all members
             // alike.
             self.requests += 1;
-            if Request::takes_revision(&bytes) {
-                self.revision = self.revision.next();
-            }
+            self.revision = self.revision.advance(Request::revisions(&bytes));
             let context = ExecContext {
                 request: self.requests,
                 revision: self.revision,
@@ -172,6 +170,11 @@ impl StateMachine {
                 )?));
             }
             Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
+            Command::SkipRevisions { count: _ } => {
+                // The revisions are taken already, by the bytes of the request.
+                let kept = self.limits.fixed.history_revisions;
+                return Ok(context.outcome(Effect::RevisionsSkipped { kept }));
+            }
             Command::Touch { key, ttl_ms, condition } => {
                 return Ok(context.outcome(self.run_touch(context, &key, ttl_ms, condition.as_ref())?));
             }

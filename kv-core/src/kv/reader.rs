@@ -15,11 +15,19 @@ use std::sync::Arc;
 pub struct StateReader {
     reader: Reader,
     recent: Arc<Recent>,
+    history_revisions: u64,
 }
 
 impl StateReader {
-    pub(super) fn new(reader: Reader, recent: Arc<Recent>) -> Self {
-        Self { reader, recent }
+    pub(super) fn new(reader: Reader, recent: Arc<Recent>, history_revisions: u64) -> Self {
+        Self { reader, recent, history_revisions }
+    }
+
+    /// The oldest revision that can be read in this view. The engine drops history at checkpoints. Until then, it may
+    /// keep more than it should, also revisions from before a [skip](crate::message::Command::SkipRevisions). They
+    /// count as dropped at once, and on every member.
+    pub(super) fn floor(&self, view: &ReadView) -> Revision {
+        view.floor().max(view.revision().back(self.history_revisions))
     }
 
     pub(super) fn latest(&self) -> Arc<ReadView> {
@@ -51,8 +59,9 @@ impl StateReader {
     /// [`Unreadable`] if the revision is too old, or does not exist yet.
     pub fn at(&self, revision: Revision) -> Result<RevisionView, Unreadable> {
         let view = self.latest();
-        if revision < view.floor() {
-            Err(Unreadable::Compacted(Compacted { oldest: view.floor() }))
+        let floor = self.floor(&view);
+        if revision < floor {
+            Err(Unreadable::Compacted(Compacted { oldest: floor }))
         } else if revision > view.revision() {
             Err(Unreadable::Future { newest: view.revision() })
         } else {

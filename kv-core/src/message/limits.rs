@@ -66,6 +66,14 @@ pub enum RequestError {
         /// The greatest value allowed.
         max: usize,
     },
+    /// The request would skip too many revisions.
+    #[error("the request skips {count} revisions: up to {max} are allowed")]
+    Skip {
+        /// Their number.
+        count: u32,
+        /// The greatest number allowed.
+        max: u32,
+    },
     /// Two steps of one list change the same key.
     #[error("two steps of the transaction change the key {:?}: combine them", String::from_utf8_lossy(key))]
     DuplicateKey {

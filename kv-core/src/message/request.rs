@@ -80,6 +80,11 @@ pub enum Command {
         /// The condition under which the key is changed.
         condition: Option<Condition>,
     },
+    /// Takes several revisions, and changes nothing. So the history that is too old by then is dropped.
+    SkipRevisions {
+        /// How many. More than [`Command::MAX_SKIP`] are refused.
+        count: u32,
+    },
 }
 
 /// Several steps that are all run or not at all. All conditions and all steps see the state before the transaction.
@@ -252,6 +257,11 @@ pub enum Effect {
         /// Whether the key exists.
         existed: bool,
     },
+    /// Revisions were skipped.
+    RevisionsSkipped {
+        /// The members keep at most this many revisions (`history_revisions`).
+        kept: u64,
+    },
 }
 
 /// What one step of a transaction did or found.
@@ -359,7 +369,8 @@ impl Effect {
             | Self::Lease(_)
             | Self::LeaseFailed(_)
             | Self::Expired { .. }
-            | Self::Touched { .. } => 0,
+            | Self::Touched { .. }
+            | Self::RevisionsSkipped { .. } => 0,
         }
     }
 }
@@ -415,6 +426,8 @@ pub enum Rejection {
 impl Command {
     /// The most keys that one request removes.
     pub const MAX_RANGE: u32 = 1000;
+    /// The most revisions that one request skips. With this limit, nobody can come near the end of the numbers.
+    pub const MAX_SKIP: u32 = 1 << 24;
 
     /// Checks that the request is within the limits. The client checks a request before it sends it, the member checks
     /// it on arrival, and the state machine checks it when it is applied.
@@ -436,6 +449,10 @@ impl Command {
             Self::Transaction(transaction) => transaction.check(limits),
             Self::DeleteRange { from, to, limit: _ } => limits.range(from, to.as_ref()),
             Self::Lease(command) => command.check(),
+            Self::SkipRevisions { count } if *count > Self::MAX_SKIP => {
+                Err(RequestError::Skip { count: *count, max: Self::MAX_SKIP })
+            }
+            Self::SkipRevisions { .. } => Ok(()),
             Self::Touch { key, ttl_ms, condition } => {
                 limits.key(key)?;
                 Lifetime::check_ttl(*ttl_ms)?;
@@ -456,7 +473,7 @@ impl Command {
             }
             Self::Transaction(transaction) => transaction.payload_bytes(),
             Self::DeleteRange { from, to, .. } => from.len() + to.as_ref().map_or(0, Bytes::len),
-            Self::Lease(_) => 0,
+            Self::Lease(_) | Self::SkipRevisions { .. } => 0,
         }
     }
 }

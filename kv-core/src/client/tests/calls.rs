@@ -167,6 +167,45 @@ async fn a_delete_returns_whether_the_key_existed() {
     }
 }
 
+async fn answer_skip(cluster: &mut Cluster, count: u32, revision: u64) {
+    let incoming = cluster.next().await;
+    assert_eq!(incoming.request().operation, Operation::Command(Command::SkipRevisions { count }));
+    incoming.written(revision, Effect::RevisionsSkipped { kept: 1_000 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compaction_skips_as_many_revisions_as_needed() {
+    let (mut cluster, client) = ready().await;
+    for (before, now, count) in [(None, 5_000, 1_000), (Some(4_600), 5_000, 600), (Some(9_000), 5_000, 1_000)]
+    {
+        let compact = before.into_iter().fold(client.compact(), |it, at| it.before(Revision::new(at)));
+        let compact = tokio::spawn(compact.into_future());
+        answer_skip(&mut cluster, 0, now).await;
+        answer_skip(&mut cluster, count, now + u64::from(count)).await;
+        let done = compact.await.unwrap().unwrap();
+        assert_eq!(done.oldest, Revision::new(before.unwrap_or(now).min(now)));
+        assert_eq!(done.revision, Revision::new(now + u64::from(count)));
+    }
+    // It was dropped long ago.
+    let compact = tokio::spawn(client.compact().before(Revision::new(3)).into_future());
+    answer_skip(&mut cluster, 0, 5_000).await;
+    assert_eq!(compact.await.unwrap().unwrap().oldest, Revision::new(4_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_revision_is_raised_in_steps() {
+    let (mut cluster, client) = ready().await;
+    let max = u64::from(Command::MAX_SKIP);
+    let raise = tokio::spawn(client.raise_revision(Revision::new(2 * max)).into_future());
+    answer_skip(&mut cluster, 0, 7).await;
+    answer_skip(&mut cluster, Command::MAX_SKIP, 7 + max).await;
+    answer_skip(&mut cluster, Command::MAX_SKIP - 7, 2 * max + 1).await;
+    assert_eq!(raise.await.unwrap(), Ok(Revision::new(2 * max + 1)));
+    let raise = tokio::spawn(client.raise_revision(Revision::new(5)).into_future());
+    answer_skip(&mut cluster, 0, 7).await;
+    assert_eq!(raise.await.unwrap(), Ok(Revision::new(7)), "it is not lowered");
+}
+
 /// All steps count at the revision of the first one.
 #[tokio::test(start_paused = true)]
 async fn a_count_adds_up_its_steps_at_one_revision() {

@@ -8,6 +8,7 @@ mod history;
 mod lifetimes;
 mod model;
 mod readers;
+mod revisions;
 mod sessions;
 mod touch;
 mod transactions;

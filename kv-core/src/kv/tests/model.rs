@@ -64,6 +64,9 @@ impl Model {
             Command::DeleteRange { from, to, limit } => return self.delete_range(from, to.as_ref(), *limit),
             Command::Transaction(transaction) => return self.transact(at, now, transaction),
             Command::Lease(command) => return self.lease(now, *command),
+            Command::SkipRevisions { .. } => {
+                return Effect::RevisionsSkipped { kept: limits().fixed.history_revisions };
+            }
         };
         match (condition.is_none_or(|condition| self.holds(key, condition)), command) {
             (true, Command::Put { value, life, .. }) => {

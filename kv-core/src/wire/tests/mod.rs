@@ -199,6 +199,7 @@ fn server_messages() -> Vec<ServerMessage> {
         Effect::Lease(LeaseInfo { ttl_ms: 100, deadline: timestamp, keys: 3 }),
         Effect::LeaseFailed(LeaseFailure::Unknown),
         Effect::Touched { existed: true },
+        Effect::RevisionsSkipped { kept: 1 << 30 },
     ];
     let status = MemberStatus {
         id: MemberId::new(1),

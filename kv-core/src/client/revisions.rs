@@ -1,0 +1,143 @@
+//! Operations on the numbers of revisions, and on the history that depends on them.
+
+use super::Client;
+use super::ops::{OpFuture, other_effect, write};
+use crate::error::WriteError;
+use crate::ids::Revision;
+use crate::message::{Command, Effect, Outcome};
+use std::future::IntoFuture;
+use std::time::Duration;
+
+/// A builder that drops old history when it is awaited: returned by [`Client::compact`].
+///
+/// The cluster keeps the history of its last [`history_revisions`](field@crate::Options::history_revisions) revisions,
+/// and the client makes it skip as many revisions as are needed for the older ones to be dropped. So the revision grows
+/// without a change, by at most `history_revisions`. No key is changed, and a [watch](Client::watch) sees nothing.
+///
+/// From then on, no member reads or watches a dropped revision: such a read fails with
+/// [`ReadError::Compacted`](crate::error::ReadError::Compacted), and such a watch with
+/// [`WatchError::Compacted`](crate::error::WatchError::Compacted). A member frees the space at its next checkpoint.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct Compact {
+    client: Client,
+    before: Option<Revision>,
+    deadline: Option<Duration>,
+}
+
+impl Compact {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, before: None, deadline: None }
+    }
+
+    /// Drops only the history before this revision. If other clients write at the same time, as many further revisions
+    /// are dropped as they have taken meanwhile. A revision that does not exist yet counts as the newest. Default: all
+    /// history.
+    pub fn before(mut self, revision: Revision) -> Self {
+        self.before = Some(revision);
+        self
+    }
+
+    /// Sets how long each step may take, retries included. There is one step to begin with, and one for each 16 million
+    /// revisions that are skipped. Default: the client's deadline.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+/// The result of a [`Compact`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct HistoryCompacted {
+    /// The oldest revision that can still be read. Members may have dropped more, because they also keep a limited
+    /// number of bytes.
+    pub oldest: Revision,
+    /// The newest revision.
+    pub revision: Revision,
+}
+
+impl IntoFuture for Compact {
+    type Output = Result<HistoryCompacted, WriteError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Drops the history. After an error, none of it or a part of it may have been dropped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the compaction. A part of the history may have been dropped, or may still be dropped.
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { client, before, deadline } = self;
+        Box::pin(async move {
+            let (mut revision, kept) = skip(&client, 0, deadline).await?;
+            let oldest = before.unwrap_or(revision).min(revision);
+            let end = oldest.advance(kept);
+            // As many as were missing at first: the writes of others come on top, and must not prolong this.
+            let mut missing = end.distance_from(revision);
+            while missing > 0 {
+                let count = missing.min(u64::from(Command::MAX_SKIP));
+                (revision, _) = skip(&client, count, deadline).await?;
+                missing -= count;
+            }
+            Ok(HistoryCompacted { oldest: oldest.max(revision.back(kept)), revision })
+        })
+    }
+}
+
+/// A builder that raises the revision of the cluster when it is awaited: returned by [`Client::raise_revision`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct RaiseRevision {
+    client: Client,
+    to: Revision,
+    deadline: Option<Duration>,
+}
+
+impl RaiseRevision {
+    pub(super) fn new(client: Client, to: Revision) -> Self {
+        Self { client, to: to.sendable(), deadline: None }
+    }
+
+    /// Sets how long each step may take, retries included. There is one step to begin with, and one for each 16 million
+    /// revisions that are skipped. Default: the client's deadline.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+impl IntoFuture for RaiseRevision {
+    /// The newest revision: the requested one, or a greater one.
+    type Output = Result<Revision, WriteError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Raises the revision. After an error, it may have been raised by a part, and the call may be repeated.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the raising, and the revision may have been raised by a part.
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { client, to, deadline } = self;
+        Box::pin(async move {
+            let (mut revision, _) = skip(&client, 0, deadline).await?;
+            while revision < to {
+                let count = to.distance_from(revision).min(u64::from(Command::MAX_SKIP));
+                (revision, _) = skip(&client, count, deadline).await?;
+            }
+            Ok(revision)
+        })
+    }
+}
+
+/// Skips this many revisions, at most [`Command::MAX_SKIP`]. Returns the newest revision, and how many revisions the
+/// members keep.
+async fn skip(
+    client: &Client,
+    count: u64,
+    deadline: Option<Duration>,
+) -> Result<(Revision, u64), WriteError> {
+    let count = u32::try_from(count).unwrap_or(Command::MAX_SKIP);
+    let Outcome { revision, effect, .. } = write(client, Command::SkipRevisions { count }, deadline).await?;
+    match effect {
+        Effect::RevisionsSkipped { kept } => Ok((revision, kept)),
+        effect => Err(other_effect(effect)),
+    }
+}

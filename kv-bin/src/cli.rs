@@ -1,5 +1,6 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
+use crate::backup::{BackupArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
 use crate::compact::CompactArgs;
 #[cfg(feature = "tls")]
@@ -41,6 +42,8 @@ pub(crate) enum CliCommand {
     Serve(Box<ServeArgs>),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Read a backup, check every byte of it, and print what it contains.
+    Verify(VerifyArgs),
     /// Run many commands on one connection, interactively or from a script.
     Shell(ShellArgs),
     /// Show members, throughput, latency, lag and failovers, updated continuously.
@@ -90,6 +93,10 @@ pub(crate) enum ClientCommand {
     Lease(LeaseCommand),
     /// Wait for a lock, and run a command while holding it.
     Lock(LockArgs),
+    /// Write the content of the cluster, at one revision, to a backup file.
+    Backup(BackupArgs),
+    /// Write a backup to a new cluster, which is empty.
+    Restore(RestoreArgs),
     /// Drop the history of past revisions, and print the oldest revision that can still be read.
     ///
     /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Reads and watches of dropped
@@ -120,6 +127,8 @@ impl ClientCommand {
             | Self::Load(LoadArgs { connect, .. })
             | Self::Lock(LockArgs { connect, .. })
             | Self::Compact(CompactArgs { connect, .. })
+            | Self::Backup(BackupArgs { connect, .. })
+            | Self::Restore(RestoreArgs { connect, .. })
             | Self::Status(connect)
             | Self::Members(connect) => connect,
             Self::Lease(command) => match command {

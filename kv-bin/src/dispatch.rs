@@ -4,7 +4,7 @@ use crate::cli::{ClientCommand, Freshness, GetArgs, ScanArgs};
 use crate::context::Context;
 use crate::count::{self, CountArgs};
 use crate::failure::Failure;
-use crate::{commands, compact, leases, load, lock, reads, touch, txn, watch};
+use crate::{backup, commands, compact, leases, load, lock, reads, touch, txn, watch};
 
 /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
 /// happened.
@@ -27,6 +27,8 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Load(args) => load::load(context, args, json).await,
         ClientCommand::Lease(command) => leases::lease(context, command, json).await,
         ClientCommand::Lock(args) => lock::run(context, args).await,
+        ClientCommand::Backup(args) => backup::backup(context, args, json).await,
+        ClientCommand::Restore(args) => backup::restore(context, args, json).await,
         ClientCommand::Compact(args) => compact::compact(context, args, json).await,
         ClientCommand::Members(_) => commands::members(context, json).await,
         ClientCommand::Status(_) => commands::status(context, json).await,

@@ -1,5 +1,6 @@
 //! `kv`: a replicated key-value store, as a server and a command line.
 
+mod backup;
 mod bench;
 #[cfg(feature = "tls")]
 mod certs;
@@ -112,6 +113,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         CliCommand::Certs(args) => certs::run(&args, json),
         CliCommand::Demo(args) => block_on(demo::run(args, cli.log, json)),
         CliCommand::Bench(args) => block_on(bench::run(*args, json)),
+        CliCommand::Verify(args) => backup::verify(&args, json),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args, json),
     }

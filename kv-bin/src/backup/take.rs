@@ -1,0 +1,221 @@
+//! `kv backup`: writes the content of the cluster to a file.
+
+use super::format::{Description, Item, Writer};
+use super::{Progress, summary_json, summary_text};
+use crate::commands::{print_either, still_read};
+use crate::config::{ConnectArgs, ConnectConfig};
+use crate::context::Context;
+use crate::failure::Failure;
+use bytes::Bytes;
+use clap::Args;
+use futures::StreamExt as _;
+use kv_core::Client;
+use kv_core::client::{LeaseId, Record, Revision, Scan};
+use kv_core::config::{MemberId, Role};
+use kv_core::error::ReadError;
+use kv_core::node::MemberState;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroU64;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The backup has the state at one revision, and the cluster goes on working. kv reads it page by page from a backup member if there is one, so \
+it needs little memory. The members must keep this revision until the backup is done: if `--history-revisions` or `--history-bytes` of the cluster are too \
+small for its writes, kv backup fails. A backup member that fails is replaced by another member.
+
+A key with a time to live is stored with its remaining time, and a key of a lease with the time to live of the lease.
+
+With -o FILE, kv writes FILE.part, and gives it its name when it is complete and on the disk. An existing FILE is not replaced. `kv verify FILE` reads a \
+backup and checks it; `kv restore FILE` writes it to a new cluster."
+)]
+pub(crate) struct BackupArgs {
+    /// The file to write, or `-` for standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Read from this member [default: a backup member]
+    #[arg(long, value_name = "ID", value_parser = crate::config::whole(0..=u8::MAX))]
+    pub(crate) member: Option<u8>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// `kv backup`.
+pub(crate) async fn backup(context: &Context, args: BackupArgs, json: bool) -> Result<(), Failure> {
+    let cluster = ConnectConfig::resolve(&args.connect)?.cluster;
+    if args.output.as_os_str() == "-" {
+        if context.is_shell() {
+            return Err(Failure::usage("a backup cannot be mixed with the output of the shell: name a file"));
+        }
+        let out = BufWriter::new(io::stdout().lock());
+        let (_, revision, summary) = Box::pin(take(context, &args, cluster, out, json)).await?;
+        // Standard output is the backup.
+        let line = format!("{}\n", summary_text(revision, &summary));
+        return still_read(anstream::stderr().write_all(line.as_bytes())).map(drop);
+    }
+    let file = &args.output;
+    let exists = || Failure::usage(format!("{} exists: choose another name", file.display()));
+    if file.exists() {
+        return Err(exists());
+    }
+    let mut part = file.clone().into_os_string();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let out = BufWriter::new(File::create(&part).map_err(|error| unwritable(&part, &error))?);
+    let taken = Box::pin(take(context, &args, cluster, out, json)).await;
+    let (out, revision, summary) = taken.inspect_err(|_| drop(fs::remove_file(&part)))?;
+    let finish = || {
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        // A hard link, unlike a new name, replaces no file.
+        fs::hard_link(&part, file)?;
+        fs::remove_file(&part)?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    finish().map_err(|error| {
+        let _ = fs::remove_file(&part);
+        if error.kind() == io::ErrorKind::AlreadyExists { exists() } else { unwritable(file, &error) }
+    })?;
+    let object = Value::Object(summary_json(&file.display().to_string(), revision, &summary));
+    print_either(json, &object, &summary_text(revision, &summary))
+}
+
+fn unwritable(file: &Path, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot write {}: {error}", file.display()))
+}
+
+/// Writes the backup.
+async fn take<W: Write>(
+    context: &Context,
+    args: &BackupArgs,
+    cluster: String,
+    out: W,
+    json: bool,
+) -> Result<(W, u64, super::format::Summary), Failure> {
+    let client = context.client().await?;
+    // The newest revision, as the primary confirms it: no write that was acknowledged before is missing.
+    let revision = client.get("\0").with_revision().await?.revision;
+    let taken_ms = now_ms();
+    let mut source = Source {
+        client,
+        revision,
+        member: args.member.map(MemberId::new),
+        is_fixed: args.member.is_some(),
+        after: None,
+    };
+    if source.member.is_none() {
+        source.member = backup_member(client).await;
+    }
+    let written = |error: io::Error| Failure::failed(format!("cannot write the backup: {error}"));
+    let mut writer =
+        Writer::new(out, &Description::new(cluster, revision.get(), taken_ms)).map_err(written)?;
+    let mut progress = Progress::new("backed up", json);
+    let mut leases = HashMap::new();
+    loop {
+        let mut records = pin!(source.scan().stream());
+        let error = loop {
+            match records.next().await {
+                None => break None,
+                Some(Err(error)) => break Some(error),
+                Some(Ok((key, record))) => {
+                    source.after = Some(key.clone());
+                    let Some(ttl_ms) = remaining(client, &record, taken_ms, &mut leases).await? else {
+                        continue;
+                    };
+                    let Record { value, created, modified, version, .. } = record;
+                    let (created, modified) = (created.get(), modified.get());
+                    let ttl_ms = NonZeroU64::new(ttl_ms);
+                    let item = Item { key, value, created, modified, version, ttl_ms };
+                    writer.add(&item).map_err(written)?;
+                    progress.add(1, item.bytes());
+                }
+            }
+        };
+        match error {
+            None => break,
+            Some(error) => source.failed(error)?,
+        }
+    }
+    let (out, summary) = writer.finish().map_err(written)?;
+    Ok((out, revision.get(), summary))
+}
+
+/// Milliseconds since 1970, which is what the clock of a cluster counts, too.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long a key is still to be kept, in milliseconds, and 0 for ever. `None` if its lease has ended since.
+async fn remaining(
+    client: &Client,
+    record: &Record,
+    taken_ms: u64,
+    leases: &mut HashMap<LeaseId, Option<u64>>,
+) -> Result<Option<u64>, Failure> {
+    // A key that is overdue exists until it is removed.
+    let own = record.expires.map(|at| at.get().saturating_sub(taken_ms).max(1));
+    let Some(lease) = record.lease else { return Ok(Some(own.unwrap_or(0))) };
+    let of_lease = match leases.get(&lease) {
+        Some(known) => *known,
+        None => {
+            let found = client.lease_by_id(lease).info().await?.map(|info| info.ttl_ms);
+            leases.insert(lease, found);
+            found
+        }
+    };
+    Ok(of_lease.map(|ttl_ms| own.map_or(ttl_ms, |own| own.min(ttl_ms))))
+}
+
+/// A data member that follows the primary.
+async fn backup_member(client: &Client) -> Option<MemberId> {
+    let reports = client.cluster_status().await;
+    let mut answers = reports.into_iter().filter_map(|report| report.status.ok());
+    answers
+        .find(|status| status.state == MemberState::Backup && status.role == Role::Data)
+        .map(|status| status.id)
+}
+
+/// Where the keys are read.
+struct Source<'a> {
+    client: &'a Client,
+    revision: Revision,
+    /// The member to read from; any if there is none.
+    member: Option<MemberId>,
+    /// Whether the user chose the member.
+    is_fixed: bool,
+    /// The last key that was read.
+    after: Option<Bytes>,
+}
+
+impl Source<'_> {
+    /// A scan of the keys that have not been read.
+    fn scan(&self) -> Scan {
+        let from = self.after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone()));
+        let scan = self.client.scan_range((from, Bound::Unbounded)).at_least(self.revision).at(self.revision);
+        self.member.into_iter().fold(scan, Scan::member)
+    }
+
+    /// Decides how to go on after an error: if the member has failed, with another one.
+    fn failed(&mut self, error: ReadError) -> Result<(), Failure> {
+        match error {
+            ReadError::Unavailable(_) if self.member.is_some() && !self.is_fixed => {
+                self.member = None;
+                Ok(())
+            }
+            ReadError::Compacted { oldest } => Err(Failure::failed(format!(
+                "the cluster no longer keeps revision {}, and the oldest that it keeps is {oldest}: it writes too much \
+                 for its history; repeat the backup when it writes less, or form clusters with a larger \
+                 history_revisions and history_bytes",
+                self.revision
+            ))),
+            error => Err(error.into()),
+        }
+    }
+}

@@ -1,14 +1,12 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
+use crate::args::{CompactArgs, CountArgs, Freshness, TouchArgs};
 use crate::backup::{BackupArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
-use crate::compact::CompactArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
-use crate::count::CountArgs;
 use crate::encoding::Encoding;
-use crate::touch::TouchArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -99,16 +97,17 @@ pub(crate) enum ClientCommand {
     Restore(RestoreArgs),
     /// Drop the history of past revisions, and print the oldest revision that can still be read.
     ///
-    /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Reads and watches of dropped
-    /// revisions are refused at once, and each member frees the space at its next checkpoint.
+    /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Reads and watches of
+    /// dropped revisions are refused at once, and each member frees the space at its next checkpoint.
     Compact(CompactArgs),
     /// Print the role, state and progress of each member.
     Status(ConnectArgs),
     /// Print a line for each member, for scripts.
     ///
-    /// The columns are separated by tabs, and stay the same in later versions: id, address, role, state, lag (the number
-    /// of entries of the longest log that the member has not applied), version of kv. A member that does not answer has
-    /// the state `unreachable`, and `-` as its lag and version. With --json, each line is an object with these fields.
+    /// The columns are separated by tabs, and stay the same in later versions: id, address, role, state, lag (the
+    /// number of entries of the longest log that the member has not applied), version of kv. A member that does not
+    /// answer has the state `unreachable`, and `-` as its lag and version. With --json, each line is an object with
+    /// these fields.
     Members(ConnectArgs),
 }
 
@@ -226,28 +225,6 @@ pub(crate) struct GetArgs {
     pub(crate) encoding: Encoding,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
-}
-
-/// The freshness of a read, and the member that answers it.
-#[derive(Args, Debug)]
-pub(crate) struct Freshness {
-    /// Read from any member, without asking a quorum. The answer may be stale.
-    #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
-    pub(crate) local: bool,
-    /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read
-    /// that write.
-    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness", value_parser = whole(0..=u64::MAX))]
-    pub(crate) at_least: Option<u64>,
-    /// Read from any member whose state is at most this old, such as 2s or 500ms. If no backup can prove that, the
-    /// primary answers.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) max_staleness: Option<DurationArg>,
-    /// Ask only this member. For a linearizable read, which is the default, it must be the primary.
-    #[arg(long, value_name = "ID", value_parser = whole(0..=u8::MAX))]
-    pub(crate) member: Option<u8>,
-    /// Read the state at this revision. The cluster keeps a limited number of past revisions.
-    #[arg(long, value_name = "REVISION", value_parser = whole(0..=u64::MAX))]
-    pub(crate) revision: Option<u64>,
 }
 
 #[derive(Args, Debug)]

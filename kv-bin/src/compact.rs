@@ -1,21 +1,11 @@
 //! `kv compact`: drops old history.
 
+use crate::args::CompactArgs;
 use crate::commands::print_either;
-use crate::config::{ConnectArgs, whole};
 use crate::context::Context;
 use crate::failure::Failure;
-use clap::Args;
 use kv_core::client::Revision;
 use serde_json::json;
-
-#[derive(Args, Debug)]
-pub(crate) struct CompactArgs {
-    /// Drop only the history before this revision. If others write at the same time, a little more is dropped.
-    #[arg(long, value_name = "REVISION", value_parser = whole(0..=u64::MAX))]
-    pub(crate) revision: Option<u64>,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
 
 /// `kv compact`.
 pub(crate) async fn compact(context: &Context, args: CompactArgs, json: bool) -> Result<(), Failure> {

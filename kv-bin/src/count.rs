@@ -1,34 +1,11 @@
 //! `kv count`: the number of keys of a range.
 
-use crate::cli::Freshness;
+use crate::args::CountArgs;
 use crate::commands::print_either;
-use crate::config::ConnectArgs;
 use crate::context::Context;
-use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::reads::{check_member, with_freshness};
-use clap::Args;
 use serde_json::json;
-use std::ffi::OsString;
-
-#[derive(Args, Debug)]
-pub(crate) struct CountArgs {
-    /// Count only keys that begin with this prefix.
-    #[arg(default_value = "", conflicts_with_all = ["start", "end"])]
-    pub(crate) prefix: OsString,
-    /// Count only this key and the keys after it.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) start: Option<OsString>,
-    /// Count only keys before this one.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) end: Option<OsString>,
-    #[command(flatten)]
-    pub(crate) freshness: Freshness,
-    #[command(flatten)]
-    pub(crate) encoding: Encoding,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
 
 /// `kv count`.
 pub(crate) async fn count(context: &Context, args: CountArgs, json: bool) -> Result<(), Failure> {

@@ -1,10 +1,10 @@
 //! Which function runs which client command.
 
-use crate::cli::{ClientCommand, Freshness, GetArgs, ScanArgs};
+use crate::args::{CountArgs, Freshness};
+use crate::cli::{ClientCommand, GetArgs, ScanArgs};
 use crate::context::Context;
-use crate::count::{self, CountArgs};
 use crate::failure::Failure;
-use crate::{backup, commands, compact, leases, load, lock, reads, touch, txn, watch};
+use crate::{backup, commands, compact, count, leases, load, lock, reads, touch, txn, watch};
 
 /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
 /// happened.

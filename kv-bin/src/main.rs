@@ -1,5 +1,6 @@
 //! `kv`: a replicated key-value store, as a server and a command line.
 
+mod args;
 mod backup;
 mod bench;
 #[cfg(feature = "tls")]

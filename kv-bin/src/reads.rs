@@ -1,6 +1,7 @@
 //! The commands that read one key or many.
 
-use crate::cli::{Freshness, GetArgs, ScanArgs};
+use crate::args::Freshness;
+use crate::cli::{GetArgs, ScanArgs};
 use crate::commands::{print_bytes, print_line, record_json, still_read, write_line};
 use crate::context::Context;
 use crate::encoding::json_line;

@@ -1,34 +1,11 @@
 //! `kv touch`: replaces the time to live of a key.
 
+use crate::args::TouchArgs;
 use crate::commands::print_either;
-use crate::config::{ConnectArgs, DurationArg, whole};
 use crate::context::Context;
-use crate::encoding::Encoding;
 use crate::failure::Failure;
-use clap::Args;
 use kv_core::client::Revision;
 use serde_json::json;
-use std::ffi::OsString;
-
-#[derive(Args, Debug)]
-#[command(group = clap::ArgGroup::new("life").required(true))]
-pub(crate) struct TouchArgs {
-    /// The key.
-    pub(crate) key: OsString,
-    /// Remove the key this long after now, such as 10s.
-    #[arg(long, value_name = "TIME", group = "life")]
-    pub(crate) ttl: Option<DurationArg>,
-    /// Remove the time to live, so that the key does not expire.
-    #[arg(long, group = "life")]
-    pub(crate) no_ttl: bool,
-    /// Change the key only if it was last changed at this revision.
-    #[arg(long, value_name = "REVISION", value_parser = whole(0..=u64::MAX))]
-    pub(crate) if_revision: Option<u64>,
-    #[command(flatten)]
-    pub(crate) encoding: Encoding,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
 
 /// `kv touch`.
 pub(crate) async fn touch(context: &Context, args: TouchArgs, json: bool) -> Result<(), Failure> {

@@ -172,7 +172,8 @@ impl Names {
         acts.map(|(key, act)| (key, KeyOperation { start: call.start, end, act })).collect()
     }
 
-    /// A key that was put or touched with a time to live may be removed at any later time. The replay checks whether that is correct.
+    /// A key that was put or touched with a time to live may be removed at any later time. The replay checks whether
+    /// that is correct.
     fn endings(&self, action: &Action) -> Vec<(Bytes, Act)> {
         let (mut brief, mut touched) = (Vec::new(), Vec::new());
         match action {

@@ -12,10 +12,10 @@ use std::future::IntoFuture;
 /// A builder that counts keys when it is awaited: returned by [`Client::count`] and [`Client::count_range`].
 ///
 /// Members send numbers and no keys or values. Counting takes time in proportion to the number of keys. A member does a
-/// limited amount of work for one answer, so a large range is counted in several steps. All steps count at one revision:
-/// the revision of the first step, or the revision given to [`at`](Self::at). The options for freshness apply to the
-/// first step in the same way as to any other read. If the members stop keeping the revision before the count ends, the
-/// count fails with [`Compacted`](ReadError::Compacted). In that case, count again.
+/// limited amount of work for one answer, so a large range is counted in several steps. All steps count at one
+/// revision: the revision of the first step, or the revision given to [`at`](Self::at). The options for freshness apply
+/// to the first step in the same way as to any other read. If the members stop keeping the revision before the count
+/// ends, the count fails with [`Compacted`](ReadError::Compacted). In that case, count again.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Count {

@@ -166,8 +166,8 @@ impl Client {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Gives a key a new time to live when the returned builder is awaited. The new time to live begins now and replaces
-    /// the former one, as with [`Put::ttl`]. The key keeps its value and its lease, and the value is not sent.
+    /// Gives a key a new time to live when the returned builder is awaited. The new time to live begins now and
+    /// replaces the former one, as with [`Put::ttl`]. The key keeps its value and its lease, and the value is not sent.
     ///
     /// This is a change of the key at a revision of its own: watches see a put with the same value and the new expiry,
     /// [`modified`](super::Record::modified) is the new revision, and [`version`](super::Record::version) grows by one.
@@ -185,7 +185,8 @@ impl Client {
     }
 
     /// Removes the time to live of a key when the returned builder is awaited, so that the key does not expire. If the
-    /// key belongs to a lease, it still ends with the lease. In all other respects, this is like [`touch`](Self::touch).
+    /// key belongs to a lease, it still ends with the lease. In all other respects, this is like
+    /// [`touch`](Self::touch).
     pub fn persist(&self, key: impl AsRef<[u8]>) -> Touch {
         Touch::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), None)
     }
@@ -312,12 +313,12 @@ impl Client {
         Compact::new(self.clone())
     }
 
-    /// Raises the revision of the cluster to at least `to`, without a change, when the returned builder is awaited. This
-    /// drops the history that is more than [`history_revisions`](field@crate::Options::history_revisions) revisions
-    /// older. Use it before data is restored into a new cluster: if `to` is far above every revision of the former
-    /// cluster, then a watch that resumes from a revision of the former cluster is told that this revision is compacted,
-    /// and a condition on a revision of the former cluster never holds. It takes one request for each 16 million
-    /// revisions.
+    /// Raises the revision of the cluster to at least `to`, without a change, when the returned builder is awaited.
+    /// This drops the history that is more than [`history_revisions`](field@crate::Options::history_revisions)
+    /// revisions older. Use it before data is restored into a new cluster: if `to` is far above every revision of the
+    /// former cluster, then a watch that resumes from a revision of the former cluster is told that this revision is
+    /// compacted, and a condition on a revision of the former cluster never holds. It takes one request for each 16
+    /// million revisions.
     pub fn raise_revision(&self, to: Revision) -> RaiseRevision {
         RaiseRevision::new(self.clone(), to)
     }

@@ -15,8 +15,8 @@ use std::cell::Cell;
 /// The result of one request of an applied entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// The request's own revision, or the last one, if it takes any (rule N8). Duplicates and rejected requests take one too. Otherwise
-    /// the last revision before it.
+    /// The request's own revision, or the last one, if it takes any (rule N8). Duplicates and rejected requests take
+    /// one too. Otherwise the last revision before it.
     pub revision: Revision,
     /// Its session; zero if it opens a session, was proposed by the primary itself, or cannot be decoded.
     pub session: SessionId,
@@ -75,13 +75,8 @@ impl StateMachine {
             // alike.
             self.requests += 1;
             self.revision = self.revision.advance(Request::revisions(&bytes));
-            let context = ExecContext {
-                request: self.requests,
-                revision: self.revision,
-                timestamp: self.timestamp,
-                room,
-                rewritten: Cell::new(0),
-            };
+            let (request, revision, timestamp) = (self.requests, self.revision, self.timestamp);
+            let context = ExecContext { request, revision, timestamp, room, rewritten: Cell::new(0) };
             let done = self.run_request(&context, &bytes)?;
             let returned = done.result.as_ref().map_or(0, |outcome| outcome.effect.weight());
             room = room.saturating_sub(returned + context.rewritten.get());

@@ -74,3 +74,31 @@ pub(crate) struct CompactArgs {
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "kv prints one JSON object per line: the records, all at one revision and in the order of the keys, and then a line such as \
+{ \"event\": \"complete\", \"revision\": 7, \"keys\": 3 }. A dump without this line is incomplete. Keys and values that are not text are printed in \
+hexadecimal, in a field such as `key_hex`.
+
+With --follow, kv goes on with every change after that revision, in order, as kv watch --json prints them. About once a second, if there were changes, a line \
+with the event `complete` names a revision up to which everything has been printed. To go on later, pass it to --after."
+)]
+pub(crate) struct DumpArgs {
+    /// Print only keys that begin with this prefix.
+    #[arg(default_value = "")]
+    pub(crate) prefix: OsString,
+    /// Go on with every later change.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Print no records, but every change after this revision.
+    #[arg(long, value_name = "REVISION", requires = "follow", value_parser = whole(0..=u64::MAX))]
+    pub(crate) after: Option<u64>,
+    /// Exit after this many changes.
+    #[arg(long, value_name = "N", requires = "follow", value_parser = whole(0..=usize::MAX))]
+    pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) encoding: Encoding,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}

@@ -1,6 +1,6 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
-use crate::args::{CompactArgs, CountArgs, Freshness, TouchArgs};
+use crate::args::{CompactArgs, CountArgs, DumpArgs, Freshness, TouchArgs};
 use crate::backup::{BackupArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
@@ -81,7 +81,12 @@ pub(crate) enum ClientCommand {
     Watch(WatchArgs),
     /// Run a transaction: all of its changes and reads at one revision, or none.
     Txn(TxnArgs),
-    /// Write back the keys and values that `kv scan --json` has printed.
+    /// Print all keys and values as JSON, at one revision, and perhaps every later change.
+    #[command(visible_alias = "export")]
+    Dump(DumpArgs),
+    /// Write back the keys and values that `kv dump` or `kv scan --json` has printed.
+    ///
+    /// A file is checked as a whole before anything is written. kv load may be repeated, for example after a failure.
     ///
     /// Existing keys are overwritten, and keys that are not in the file are kept. Keys that expire or belong to a lease
     /// are skipped, because nothing would remove them.
@@ -123,6 +128,7 @@ impl ClientCommand {
             | Self::Count(CountArgs { connect, .. })
             | Self::Watch(WatchArgs { connect, .. })
             | Self::Txn(TxnArgs { connect, .. })
+            | Self::Dump(DumpArgs { connect, .. })
             | Self::Load(LoadArgs { connect, .. })
             | Self::Lock(LockArgs { connect, .. })
             | Self::Compact(CompactArgs { connect, .. })

@@ -4,7 +4,7 @@ use crate::args::{CountArgs, Freshness};
 use crate::cli::{ClientCommand, GetArgs, ScanArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{backup, commands, compact, count, leases, load, lock, reads, touch, txn, watch};
+use crate::{backup, commands, compact, count, dump, leases, load, lock, reads, touch, txn, watch};
 
 /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
 /// happened.
@@ -24,6 +24,7 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Count(args) => count::count(context, args, json).await,
         ClientCommand::Watch(args) => watch::watch(context, args, json).await,
         ClientCommand::Txn(args) => txn::txn(context, args, json).await,
+        ClientCommand::Dump(args) => dump::dump(context, args).await,
         ClientCommand::Load(args) => load::load(context, args, json).await,
         ClientCommand::Lease(command) => leases::lease(context, command, json).await,
         ClientCommand::Lock(args) => lock::run(context, args).await,

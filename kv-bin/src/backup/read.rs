@@ -1,9 +1,10 @@
 //! `kv verify`: reads a whole backup.
 
 use super::format::{Description, FileError, Item, Part, Reader, Summary};
-use super::{Progress, summary_json, summary_text, unreadable};
+use super::{summary_json, summary_text, unreadable};
 use crate::commands::print_either;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use clap::Args;
 use serde_json::Value;
 use std::fs::File;

@@ -2,11 +2,12 @@
 
 use super::format::{FileError, Item, Part, Summary};
 use super::read::{check, open};
-use super::{Progress, summary_json, unreadable};
+use super::{summary_json, unreadable};
 use crate::commands::print_either;
 use crate::config::ConnectArgs;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use clap::Args;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use kv_core::Client;

@@ -1,11 +1,12 @@
 //! `kv backup`: writes the content of the cluster to a file.
 
 use super::format::{Description, Item, Writer};
-use super::{Progress, summary_json, summary_text};
+use super::{summary_json, summary_text};
 use crate::commands::{print_either, still_read};
 use crate::config::{ConnectArgs, ConnectConfig};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt as _;

@@ -12,6 +12,7 @@ mod count;
 mod crash;
 mod demo;
 mod disk;
+mod dump;
 mod ends;
 #[allow(dead_code, reason = "shared with the fault drills, which use the rest")]
 mod harness;

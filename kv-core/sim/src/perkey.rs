@@ -251,7 +251,13 @@ impl Names {
             },
             _ => Known::Unknown,
         };
-        Act::Write { to, condition: self.condition(key, condition), known }
+        let condition = match (condition, ending) {
+            // A touch changes the revision and not the value: the condition may have failed at the value that the key
+            // had at that revision. The replay checks whether it was right to fail.
+            (Some(Condition::Revision(_)), Some(Ending::ConditionFailed { .. })) => KeyCondition::Impossible,
+            (condition, _) => self.condition(key, condition),
+        };
+        Act::Write { to, condition, known }
     }
 
     /// The removal of a range, as a removal of each key in it. If the range held more than was removed, it is not known

@@ -12,7 +12,7 @@ use kv_core::Client;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _};
 
 /// How many puts are in flight at once.
 const AT_ONCE: usize = 32;
@@ -51,23 +51,31 @@ struct Counts {
 
 /// Puts every key in the file.
 pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Result<(), Failure> {
-    let is_file = args.file.as_os_str() != "-";
-    let shown = if is_file { args.file.display().to_string() } else { "standard input".to_owned() };
-    let open = || {
-        File::open(&args.file)
-            .map(BufReader::new)
-            .map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))
-    };
-    if is_file {
-        // All of it is read before anything is written. A pipe can be read only once.
-        let mut lines = Lines::new(open()?, &shown);
-        while lines.next()?.is_some() {}
-    }
-    let client = context.client().await?;
-    let counts = if is_file {
-        put_all(client, Lines::new(open()?, &shown), json).await?
+    let is_input = args.file.as_os_str() == "-";
+    let shown = if is_input { "standard input".to_owned() } else { args.file.display().to_string() };
+    let unreadable = |error: io::Error| Failure::usage(format!("cannot read {shown}: {error}"));
+    let counts = if is_input {
+        put_all(context.client().await?, Lines::new(context.piped_input()?, &shown), json).await?
     } else {
-        put_all(client, Lines::new(context.piped_input()?, &shown), json).await?
+        let mut file = File::open(&args.file).map_err(unreadable)?;
+        // All of a file is read before anything is written. A pipe can be read only once, whatever its name is.
+        let checked = if file.metadata().map_err(unreadable)?.is_file() {
+            let mut lines = Lines::new(BufReader::new(&file), &shown);
+            while lines.next()?.is_some() {}
+            let counts = lines.counts;
+            file.rewind().map_err(unreadable)?;
+            Some(counts)
+        } else {
+            None
+        };
+        let client = context.client().await?;
+        let counts = put_all(client, Lines::new(BufReader::new(&file), &shown), json).await?;
+        if checked.is_some_and(|checked| checked != counts) {
+            return Err(Failure::failed(format!(
+                "{shown} was changed while it was loaded: repeat kv load with a file that does not change"
+            )));
+        }
+        counts
     };
     let Counts { loaded, left_out } = counts;
     let expiring =

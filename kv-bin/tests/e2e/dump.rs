@@ -1,11 +1,11 @@
 //! `kv dump`, and `kv load` of what it prints.
 
 use crate::commands::{done, json};
-use crate::harness::{Cluster, refused, stderr};
+use crate::harness::{Cluster, refused, stderr, stdout};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -61,6 +61,20 @@ fn a_large_dump_is_loaded_in_batches() {
     let input = fs::File::open(&file).unwrap();
     let failed = crate::harness::run_on(input, &mut cluster.kv(&["load", "-"]));
     refused(&failed, 2, &["some of the keys were put", "line 1501"]);
+}
+
+#[test]
+fn a_pipe_with_a_name_is_loaded_too() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let file = cluster.folder.path().join("dump");
+    fs::write(&file, "{\"key\":\"a\",\"value\":\"1\"}\n").unwrap();
+    let mut source = Command::new("cat").arg(&file).stdout(Stdio::piped()).spawn().unwrap();
+    let pipe = source.stdout.take().unwrap();
+    let loaded = crate::harness::run_on(pipe, &mut cluster.kv(&["load", "/dev/stdin"]));
+    let _ = source.wait();
+    assert_eq!(loaded.status.code(), Some(0), "{}", stderr(&loaded));
+    assert_eq!(stdout(&loaded), "keys loaded: 1\n");
+    assert_eq!(done(&cluster, &["get", "a"]), "1\n");
 }
 
 /// Ends the process with the test.

@@ -1,6 +1,7 @@
 //! `kv backup`, `kv verify` and `kv restore`: the content of a cluster at one revision, as a file.
 
 mod format;
+mod part;
 mod read;
 mod restore;
 mod take;

@@ -1,6 +1,7 @@
 //! `kv backup`: writes the content of the cluster to a file.
 
 use super::format::{Description, Item, Writer};
+use super::part::PartFile;
 use super::{summary_json, summary_text};
 use crate::commands::{print_either, still_read};
 use crate::config::{ConnectArgs, ConnectConfig};
@@ -17,11 +18,10 @@ use kv_core::error::ReadError;
 use kv_core::node::MemberState;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroU64;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,7 +33,8 @@ small for its writes, kv backup fails. A backup member that fails is replaced by
 
 A key with a time to live is stored with its remaining time, and a key of a lease with the time to live of the lease.
 
-With -o FILE, kv writes FILE.part, and gives it its name when it is complete and on the disk. An existing FILE is not replaced. `kv verify FILE` reads a \
+With -o FILE, kv writes a new file beside it, whose name ends in .part and which only you can read, and gives it its name when it is complete and on the disk. An \
+existing FILE is not replaced. `kv verify FILE` reads a \
 backup and checks it; `kv restore FILE` writes it to a new cluster."
 )]
 pub(crate) struct BackupArgs {
@@ -61,34 +62,15 @@ pub(crate) async fn backup(context: &Context, args: BackupArgs, json: bool) -> R
         return still_read(anstream::stderr().write_all(line.as_bytes())).map(drop);
     }
     let file = &args.output;
-    let exists = || Failure::usage(format!("{} exists: choose another name", file.display()));
     if file.exists() {
-        return Err(exists());
+        return Err(Failure::usage(format!("{} exists: choose another name", file.display())));
     }
-    let mut part = file.clone().into_os_string();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let out = BufWriter::new(File::create(&part).map_err(|error| unwritable(&part, &error))?);
-    let taken = Box::pin(take(context, &args, cluster, out, json)).await;
-    let (out, revision, summary) = taken.inspect_err(|_| drop(fs::remove_file(&part)))?;
-    let finish = || {
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        // A hard link, unlike a new name, replaces no file.
-        fs::hard_link(&part, file)?;
-        fs::remove_file(&part)?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-    };
-    finish().map_err(|error| {
-        let _ = fs::remove_file(&part);
-        if error.kind() == io::ErrorKind::AlreadyExists { exists() } else { unwritable(file, &error) }
-    })?;
+    let (part, out) = PartFile::create(file)?;
+    let taken = Box::pin(take(context, &args, cluster, BufWriter::new(out), json)).await;
+    let (out, revision, summary) = taken.inspect_err(|_| part.discard())?;
+    part.publish(out.get_ref())?;
     let object = Value::Object(summary_json(&file.display().to_string(), revision, &summary));
     print_either(json, &object, &summary_text(revision, &summary))
-}
-
-fn unwritable(file: &Path, error: &io::Error) -> Failure {
-    Failure::failed(format!("cannot write {}: {error}", file.display()))
 }
 
 /// Writes the backup.

@@ -3,6 +3,7 @@
 use crate::commands::{done, json};
 use crate::harness::{Cluster, kv, refused, run, stderr, stdout, until};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// A cluster with some keys, and the path of a backup that does not exist yet.
@@ -24,6 +25,24 @@ fn path(file: &Path) -> &str {
     file.to_str().unwrap()
 }
 
+/// How many files are there that a backup has begun.
+fn parts(cluster: &Cluster) -> usize {
+    let names = fs::read_dir(cluster.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_str().unwrap().ends_with(".part")).count()
+}
+
+#[test]
+fn a_backup_writes_a_file_of_its_own_which_only_its_owner_can_read() {
+    let (cluster, file) = with_keys(1);
+    // Another backup with this name is under way.
+    let other = file.with_extension("part");
+    fs::write(&other, "another backup").unwrap();
+    done(&cluster, &["backup", "-o", path(&file)]);
+    assert_eq!(fs::read(&other).unwrap(), b"another backup");
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+}
+
 #[test]
 fn a_backup_is_restored_into_a_new_cluster_above_every_former_revision() {
     let (old, file) = with_keys(3);
@@ -38,7 +57,7 @@ fn a_backup_is_restored_into_a_new_cluster_above_every_former_revision() {
     assert!(backups.map(read).sum::<u64>() > 0, "a backup member was read: {status}");
     // What happens after the backup is not in it, but those who saw it come back with its revisions.
     let later = json(&old, &["put", "later", "1"])["revision"].to_string();
-    assert!(!file.with_extension("part").exists());
+    assert_eq!(parts(&old), 0);
     let verified = run(kv().args(["verify", path(&file), "--json"]));
     assert_eq!(verified.status.code(), Some(0), "{}", stderr(&verified));
     let verified: serde_json::Value = serde_json::from_str(&stdout(&verified)).unwrap();
@@ -137,7 +156,7 @@ fn a_backup_goes_to_standard_output_and_survives_the_loss_of_its_member() {
     done(&cluster, &["backup", "-o", path(&other)]);
     let count = |text: String| text.split("keys ").nth(1).unwrap().split(',').next().unwrap().to_owned();
     assert_eq!(count(stdout(&run(kv().args(["verify", path(&other)])))), "23");
-    refused(&cluster.run(&["backup", "-o", "/nowhere/backup"]), 1, &["cannot write /nowhere/backup.part"]);
+    refused(&cluster.run(&["backup", "-o", "/nowhere/backup"]), 1, &["cannot write /nowhere/backup."]);
 }
 
 /// The members keep ten revisions, and the backup reads an old one.
@@ -171,5 +190,6 @@ fn a_backup_that_fails_leaves_no_file() {
     refused(&nobody, 1, &["no member 7"]);
     cluster.kill(0);
     refused(&cluster.run(&["backup", "-o", path(&file), "--timeout", "1s"]), 1, &["no member answers"]);
-    assert!(!file.exists() && !file.with_extension("part").exists());
+    assert!(!file.exists());
+    assert_eq!(parts(&cluster), 0);
 }

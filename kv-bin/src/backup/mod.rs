@@ -15,6 +15,9 @@ pub(crate) use read::{VerifyArgs, verify};
 pub(crate) use restore::{RestoreArgs, restore};
 pub(crate) use take::{BackupArgs, backup};
 
+/// This key exists while a restore is not complete. Its value says what is being restored.
+const MARKER: &str = "\0kv/restore";
+
 /// What a file contains, for the output of a command.
 fn summary_json(shown: &str, revision: u64, summary: &Summary) -> Map<String, Value> {
     let Summary { keys, bytes, checksum } = summary;

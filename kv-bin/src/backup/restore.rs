@@ -1,8 +1,8 @@
 //! `kv restore`: writes a backup to a new cluster.
 
 use super::format::{FileError, Item, Part, Summary};
-use super::read::{check, open};
-use super::{summary_json, unreadable};
+use super::read::{self, check, open};
+use super::{MARKER, summary_json, unreadable};
 use crate::commands::print_either;
 use crate::config::ConnectArgs;
 use crate::context::Context;
@@ -14,6 +14,8 @@ use kv_core::Client;
 use kv_core::client::Revision;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fs::File;
+use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,9 +25,6 @@ const AT_ONCE: usize = 64;
 /// How far the revisions of the new cluster begin above that of the backup. The longest history that a cluster can keep
 /// is a billion revisions, so a revision that the former cluster took within a billion after the backup is compacted.
 const MARGIN: u64 = 1 << 31;
-
-/// This key exists while a restore is not complete. Its value is a [`Marker`].
-const MARKER: &str = "\0kv/restore";
 
 #[derive(Args, Debug)]
 #[command(
@@ -53,13 +52,22 @@ struct Marker {
 
 /// `kv restore`.
 pub(crate) async fn restore(context: &Context, args: RestoreArgs, json: bool) -> Result<(), Failure> {
-    let (description, summary) = check(&args.file, json)?;
+    let mut file = open(&args.file)?;
+    let shown = args.file.display();
+    let failed = |error: io::Error| Failure::usage(format!("cannot read {shown}: {error}"));
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Failure::usage(format!(
+            "{shown} is no regular file, and kv restore reads a backup twice: save it to a file first"
+        )));
+    }
+    let (description, summary) = check(&args.file, &file, json)?;
+    file.rewind().map_err(failed)?;
     let client = context.client().await?;
     begin(client, &summary).await?;
     let incomplete = "the restore is not complete: run it again with the same file";
     let least = Revision::new(description.revision.saturating_add(MARGIN));
     client.raise_revision(least).await.map_err(|error| Failure::from(error).within(incomplete))?;
-    write(client, &args.file, &summary, json).await.map_err(|failure| failure.within(incomplete))?;
+    write(client, (&args.file, &file), &summary, json).await.map_err(|failure| failure.within(incomplete))?;
     let deleted = client.delete(MARKER).await.map_err(|error| Failure::from(error).within(incomplete))?;
     let revision = deleted.revision.get();
     let object = Value::Object(summary_json(&args.file.display().to_string(), revision, &summary));
@@ -94,14 +102,19 @@ async fn begin(client: &Client, summary: &Summary) -> Result<(), Failure> {
 }
 
 /// Puts every key of the file, which is checked again: it may have changed since it was checked.
-async fn write(client: &Client, file: &Path, checked: &Summary, json: bool) -> Result<(), Failure> {
-    let (mut reader, _) = open(file)?;
+async fn write(
+    client: &Client,
+    (name, file): (&Path, &File),
+    checked: &Summary,
+    json: bool,
+) -> Result<(), Failure> {
+    let (mut reader, _) = read::begin(name, file)?;
     let mut progress = Progress::new("restored", json);
     loop {
-        let items = match reader.next().map_err(|error: FileError| unreadable(file, &error))? {
+        let items = match reader.next().map_err(|error: FileError| unreadable(name, &error))? {
             Part::Records(items) => items,
             Part::End(summary) if summary == *checked => return Ok(()),
-            Part::End(_) => return Err(Failure::failed("the file was replaced during the restore")),
+            Part::End(_) => return Err(Failure::failed("the file was changed during the restore")),
         };
         let (keys, bytes) = (items.len() as u64, items.iter().map(Item::bytes).sum());
         let sent = stream::iter(items).map(|Item { key, value, ttl_ms, .. }| async move {

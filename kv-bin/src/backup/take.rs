@@ -2,7 +2,7 @@
 
 use super::format::{Description, Item, Writer};
 use super::part::PartFile;
-use super::{summary_json, summary_text};
+use super::{MARKER, summary_json, summary_text};
 use crate::commands::{print_either, still_read};
 use crate::config::{ConnectArgs, ConnectConfig};
 use crate::context::Context;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt as _;
 use kv_core::Client;
-use kv_core::client::{LeaseId, Record, Revision, Scan};
+use kv_core::client::{AtRevision, LeaseId, Record, Revision, Scan};
 use kv_core::config::{MemberId, Role};
 use kv_core::error::ReadError;
 use kv_core::node::MemberState;
@@ -83,7 +83,13 @@ async fn take<W: Write>(
 ) -> Result<(W, u64, super::format::Summary), Failure> {
     let client = context.client().await?;
     // The newest revision, as the primary confirms it: no write that was acknowledged before is missing.
-    let revision = client.get("\0").with_revision().await?.revision;
+    let AtRevision { found: marker, revision, .. } = client.get(MARKER).with_revision().await?;
+    if marker.is_some() {
+        return Err(Failure::failed(
+            "a restore to this cluster is not complete, as its key \"\\0kv/restore\" says: run kv restore again with \
+             the same file",
+        ));
+    }
     let taken_ms = now_ms();
     let mut source = Source {
         client,

@@ -1,10 +1,11 @@
 //! `kv backup`, `kv verify` and `kv restore`.
 
 use crate::commands::{done, json};
-use crate::harness::{Cluster, kv, refused, run, stderr, stdout, until};
+use crate::harness::{Cluster, kv, refused, run, run_on, stderr, stdout, until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// A cluster with some keys, and the path of a backup that does not exist yet.
 fn with_keys(members: usize) -> (Cluster, PathBuf) {
@@ -106,6 +107,11 @@ fn a_damaged_or_truncated_backup_is_refused_and_changes_nothing() {
         refused(&run(kv().args(["verify", path(&broken)])), 1, &fragments);
         refused(&new.run(&["restore", path(&broken)]), 1, &fragments);
     }
+    // A whole backup in a pipe, which can be read only once.
+    let mut source = Command::new("cat").arg(&file).stdout(Stdio::piped()).spawn().unwrap();
+    let pipe = source.stdout.take().unwrap();
+    refused(&run_on(pipe, &mut new.kv(&["restore", "/dev/stdin"])), 2, &["no regular file", "twice"]);
+    let _ = source.wait();
     assert_eq!(done(&new, &["count"]), "0\n", "nothing was written");
     refused(&new.run(&["restore", "/nowhere/backup"]), 2, &["cannot read /nowhere/backup"]);
 }
@@ -122,6 +128,7 @@ fn an_interrupted_restore_is_visible_and_is_completed_by_another_run() {
     done(&new, &["put", "--hex", &key, &hex(marker.as_bytes())]);
     done(&new, &["put", "key/3", "an earlier value"]);
     let other = cluster.folder.path().join("other");
+    refused(&new.run(&["backup", "-o", path(&other)]), 1, &["is not complete", "kv restore"]);
     done(&cluster, &["put", "more", "1"]);
     done(&cluster, &["backup", "-o", path(&other)]);
     refused(&new.run(&["restore", path(&other)]), 1, &["another backup"]);
@@ -170,7 +177,7 @@ fn a_backup_whose_revision_is_no_longer_kept_fails_and_is_incomplete() {
     // It waits for its reader after the first records, and meanwhile the cluster writes.
     let mut backup = cluster.kv(&["backup", "-o", "-"]);
     let mut child =
-        backup.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = child.stdout.take().unwrap();
     std::io::Read::read_exact(&mut out, &mut [0; 1000]).unwrap();
     for number in 0..30 {

@@ -12,7 +12,7 @@ use kv_core::Client;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _, Seek as _};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _, Write as _};
 
 /// How many puts are in flight at once.
 const AT_ONCE: usize = 32;
@@ -47,6 +47,8 @@ enum Line {
 struct Counts {
     loaded: u64,
     left_out: u64,
+    /// Whether the line that ends a dump was there.
+    is_complete: bool,
 }
 
 /// Puts every key in the file.
@@ -77,10 +79,17 @@ pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Resul
         }
         counts
     };
-    let Counts { loaded, left_out } = counts;
+    let Counts { loaded, left_out, is_complete } = counts;
     let expiring =
         if left_out == 0 { String::new() } else { format!(", skipped because they expire: {left_out}") };
-    let object = json!({ "loaded": loaded, "left_out": left_out });
+    if !is_complete {
+        // The output of kv scan has no end either. If nobody reads the warning, the keys are loaded all the same.
+        let _ = writeln!(
+            anstream::stderr(),
+            "kv: warning: {shown} has no last line with the event `complete`: if kv dump wrote it, it is incomplete"
+        );
+    }
+    let object = json!({ "loaded": loaded, "left_out": left_out, "complete": is_complete });
     print_either(json, &object, &format!("keys loaded: {loaded}{expiring}"))
 }
 
@@ -149,7 +158,8 @@ impl<'a, R: BufRead> Lines<'a, R> {
         match line {
             Line::Put(_) => self.counts.loaded += 1,
             Line::LeftOut => self.counts.left_out += 1,
-            Line::End(_) | Line::Empty => {}
+            Line::End(_) => self.counts.is_complete = true,
+            Line::Empty => {}
         }
         Ok(Some(line))
     }
@@ -238,7 +248,7 @@ mod tests {
             while lines.next()?.is_some() {}
             Ok::<_, Failure>(lines.counts)
         };
-        let two = Counts { loaded: 2, left_out: 0 };
+        let two = Counts { loaded: 2, left_out: 0, is_complete: true };
         assert_eq!(all(format!("\u{feff}{record}\n\n{record}\n{}", end(2))), Ok(two));
         let error = all(format!("{record}\n{}", end(2))).expect_err("incomplete").to_string();
         assert!(error.contains("file line 2") && error.contains("2 keys, and 1"), "{error}");

@@ -12,6 +12,14 @@ pub(crate) async fn compact(context: &Context, args: CompactArgs, json: bool) ->
     let client = context.client().await?;
     let mut compact = client.compact();
     if let Some(revision) = args.revision {
+        let newest = client.get("\0").with_revision().await?.revision;
+        // It would drop everything, and is more likely a mistake.
+        if revision > newest.get() {
+            return Err(Failure::usage(format!(
+                "revision {revision} does not exist yet: the newest is {newest}; without --revision, all history is \
+                 dropped"
+            )));
+        }
         compact = compact.before(Revision::new(revision));
     }
     let done = compact.await?;

@@ -21,6 +21,9 @@ fn history_is_dropped_on_demand() {
         let arguments = at(revision);
         cluster.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
+    let future = (fourth + 1).to_string();
+    refused(&cluster.run(&["compact", "--revision", &future]), 2, &["does not exist yet", "newest"]);
+    assert_eq!(get(first).stdout, b"0\n", "nothing was dropped");
     let compacted = json(&cluster, &["compact", "--revision", &third.to_string()]);
     assert_eq!((&compacted["oldest"], &compacted["revision"]), (&third.into(), &(third + 1_000).into()));
     assert_eq!(get(third).stdout, b"2\n");

@@ -50,6 +50,11 @@ impl Context {
         }
     }
 
+    /// The name of the cluster.
+    pub(crate) fn cluster(&self) -> Result<String, Failure> {
+        Ok(ConnectConfig::resolve(&self.to)?.cluster)
+    }
+
     /// All of standard input, if it is used for data.
     pub(crate) fn standard_input(&self) -> Result<Vec<u8>, Failure> {
         if self.is_shell {

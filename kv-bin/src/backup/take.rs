@@ -4,7 +4,7 @@ use super::format::{Description, Item, Writer};
 use super::part::PartFile;
 use super::{MARKER, summary_json, summary_text};
 use crate::commands::{print_either, still_read};
-use crate::config::{ConnectArgs, ConnectConfig};
+use crate::config::ConnectArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -18,7 +18,7 @@ use kv_core::error::ReadError;
 use kv_core::node::MemberState;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -50,15 +50,22 @@ pub(crate) struct BackupArgs {
 
 /// `kv backup`.
 pub(crate) async fn backup(context: &Context, args: BackupArgs, json: bool) -> Result<(), Failure> {
-    let cluster = ConnectConfig::resolve(&args.connect)?.cluster;
+    let cluster = context.cluster()?;
     if args.output.as_os_str() == "-" {
         if context.is_shell() {
             return Err(Failure::usage("a backup cannot be mixed with the output of the shell: name a file"));
         }
+        if io::stdout().is_terminal() {
+            return Err(Failure::usage("a backup is not printed on a terminal: name a file, or use a pipe"));
+        }
         let out = BufWriter::new(io::stdout().lock());
         let (_, revision, summary) = Box::pin(take(context, &args, cluster, out, json)).await?;
         // Standard output is the backup.
-        let line = format!("{}\n", summary_text(revision, &summary));
+        let line = if json {
+            format!("{}\n", Value::Object(summary_json("-", revision, &summary)))
+        } else {
+            format!("{}\n", summary_text(revision, &summary))
+        };
         return still_read(anstream::stderr().write_all(line.as_bytes())).map(drop);
     }
     let file = &args.output;

@@ -45,6 +45,15 @@ fn a_backup_writes_a_file_of_its_own_which_only_its_owner_can_read() {
 }
 
 #[test]
+fn a_backup_names_its_cluster() {
+    let cluster = Cluster::start(&["data"], &["--cluster", "other"]);
+    let file = cluster.folder.path().join("backup");
+    done(&cluster, &["backup", "-o", path(&file), "--cluster", "other"]);
+    let text = String::from_utf8_lossy(&fs::read(&file).unwrap()).into_owned();
+    assert!(text.contains(r#""cluster":"other""#), "{text:?}");
+}
+
+#[test]
 fn a_backup_is_restored_into_a_new_cluster_above_every_former_revision() {
     let (old, file) = with_keys(3);
     let lease = json(&old, &["lease", "grant", "10min"])["lease"].to_string();
@@ -141,8 +150,10 @@ fn an_interrupted_restore_is_visible_and_is_completed_by_another_run() {
 #[test]
 fn a_backup_goes_to_standard_output_and_survives_the_loss_of_its_member() {
     let (mut cluster, file) = with_keys(3);
-    let output = cluster.run(&["backup", "-o", "-"]);
+    let output = cluster.run(&["backup", "-o", "-", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let summary: serde_json::Value = serde_json::from_str(stderr(&output).lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["file"], &summary["keys"]), (&"-".into(), &23.into()));
     fs::write(&file, &output.stdout).unwrap();
     let verified = stdout(&run(kv().args(["verify", path(&file)])));
     assert!(verified.contains("keys 23"), "{verified}");
@@ -176,8 +187,7 @@ fn a_backup_whose_revision_is_no_longer_kept_fails_and_is_incomplete() {
     let file = cluster.folder.path().join("backup");
     // It waits for its reader after the first records, and meanwhile the cluster writes.
     let mut backup = cluster.kv(&["backup", "-o", "-"]);
-    let mut child =
-        backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = child.stdout.take().unwrap();
     std::io::Read::read_exact(&mut out, &mut [0; 1000]).unwrap();
     for number in 0..30 {

@@ -137,7 +137,9 @@ impl Client {
         }
         let mut other = beside(rng);
         if other.u32(0..100) == 0 {
-            return Action::Write(Command::SkipRevisions { count: *pick(&mut other, &[0, 1, 2, 500]) });
+            let known = self.known();
+            let to = known.advance(*pick(&mut other, &[0, 1, 2, 500]));
+            return Action::Write(Command::SkipRevisions { to });
         }
         if load.brief > 0 && rng.u32(0..100) < load.brief {
             return Action::Write(self.brief(client, key, load, rng));
@@ -198,8 +200,13 @@ impl Client {
     }
 
     /// A read at a revision close to those that it knows, or of a state that is not older than the newest of them.
+    /// The newest revision that a client knows.
+    fn known(&self) -> Revision {
+        self.seen.values().map(|(revision, _)| *revision).max().unwrap_or_default()
+    }
+
     fn draw_past(&self, key: Bytes, rng: &mut Rng) -> Action {
-        let known = self.seen.values().map(|(revision, _)| *revision).max().unwrap_or_default();
+        let known = self.known();
         let at = match rng.u32(0..8) {
             0 => None,
             1 => Some(known.advance(rng.u64(0..3000))),

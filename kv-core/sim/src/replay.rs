@@ -25,7 +25,7 @@ impl Model {
         result: &Result<Outcome, Rejection>,
     ) -> Result<(), Finding> {
         self.requests += 1;
-        let taken = revisions(&request.operation);
+        let taken = revisions(&request.operation, self.revision);
         let takes = taken > 0;
         if revision != self.revision.advance(taken) {
             let found = format!("{revision:?} of {request:?} follows {:?}", self.revision);
@@ -43,6 +43,9 @@ impl Model {
         let ran = session.is_some_and(|session| session.results.contains_key(&request.number));
         if outcome.revision != revision || ran && !takes {
             return self.repeated(revision, request, outcome);
+        }
+        if matches!(request.operation, Operation::Command(Command::SkipRevisions { .. })) {
+            self.requests += taken;
         }
         self.first_run(revision, request, outcome)
     }
@@ -277,7 +280,8 @@ impl Model {
 
     fn check_times(&self, call: &RecordedCall, ended: &Ended) -> Result<(), Finding> {
         let Some(revision) = ended.ending.revision() else { return Ok(()) };
-        let takes = matches!(&call.action, Action::Write(command) if command_revisions(command) > 0);
+        let takes =
+            matches!(&call.action, Action::Write(command) if command_revisions(command, call.floor) > 0);
         let fresh = if takes { revision > call.floor } else { revision >= call.floor };
         if !fresh && !call.action.is_local() {
             let found = format!(
@@ -332,20 +336,20 @@ impl Model {
 }
 
 /// Rule N8, written differently from the code under test.
-fn revisions(operation: &Operation) -> u64 {
+fn revisions(operation: &Operation, last: Revision) -> u64 {
     match operation {
         Operation::OpenSession { .. } | Operation::CloseSession => 0,
-        Operation::Command(command) => command_revisions(command),
+        Operation::Command(command) => command_revisions(command, last),
         Operation::Expire(due) => u64::from(!due.is_empty()),
     }
 }
 
-fn command_revisions(command: &Command) -> u64 {
+fn command_revisions(command: &Command, last: Revision) -> u64 {
     match command {
         Command::Lease(
             LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Info { .. },
         ) => 0,
-        Command::SkipRevisions { count } => u64::from(*count),
+        Command::SkipRevisions { to } => to.get().saturating_sub(last.get()),
         _ => 1,
     }
 }

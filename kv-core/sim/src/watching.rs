@@ -251,7 +251,7 @@ impl World {
                     let mut next = entry.header.first_revision;
                     entry.requests().map(move |bytes| {
                         let revision = next;
-                        next = next.advance(Request::revisions(&bytes));
+                        next = next.advance(Request::revisions(&bytes, next.previous()));
                         (revision, bytes)
                     })
                 });

@@ -317,8 +317,8 @@ impl Client {
     /// This drops the history that is more than [`history_revisions`](field@crate::Options::history_revisions)
     /// revisions older. Use it before data is restored into a new cluster: if `to` is far above every revision of the
     /// former cluster, then a watch that resumes from a revision of the former cluster is told that this revision is
-    /// compacted, and a condition on a revision of the former cluster never holds. It takes one request for each 16
-    /// million revisions.
+    /// compacted, and a condition on a revision of the former cluster never holds, and so do the ids of
+    /// new sessions and leases.
     pub fn raise_revision(&self, to: Revision) -> RaiseRevision {
         RaiseRevision::new(self.clone(), to)
     }

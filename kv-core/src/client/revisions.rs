@@ -30,16 +30,15 @@ impl Compact {
         Self { client, before: None, deadline: None }
     }
 
-    /// Drops only the history before this revision. If other clients write at the same time, as many further revisions
-    /// are dropped as they have taken meanwhile. A revision that does not exist yet counts as the newest. Default: all
+    /// Drops only the history before this revision. A revision that does not exist yet counts as the newest. Default: all
     /// history.
     pub fn before(mut self, revision: Revision) -> Self {
         self.before = Some(revision);
         self
     }
 
-    /// Sets how long each step may take, retries included. There is one step to begin with, and one for each 16 million
-    /// revisions that are skipped. Default: the client's deadline.
+    /// Sets how long each of the two steps may take, retries included: to ask for the newest revision, and to skip.
+    /// Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -61,22 +60,18 @@ impl IntoFuture for Compact {
     type Output = Result<HistoryCompacted, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Drops the history. After an error, none of it or a part of it may have been dropped.
+    /// Drops the history. After an error, it may have been dropped or not.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the compaction. A part of the history may have been dropped, or may still be dropped.
+    /// After the future is dropped, the history may have been dropped, or may still be dropped.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, before, deadline } = self;
         Box::pin(async move {
-            let (mut revision, kept) = skip(&client, 0, deadline).await?;
+            let (mut revision, kept) = skip(&client, Revision::ZERO, deadline).await?;
             let oldest = before.unwrap_or(revision).min(revision);
-            let end = oldest.advance(kept);
-            // As many as were missing at first: the writes of others come on top, and must not prolong this.
-            let mut missing = end.distance_from(revision);
-            while missing > 0 {
-                let count = missing.min(u64::from(Command::MAX_SKIP));
-                (revision, _) = skip(&client, count, deadline).await?;
-                missing -= count;
+            let to = oldest.advance(kept);
+            if to > revision {
+                (revision, _) = skip(&client, to, deadline).await?;
             }
             Ok(HistoryCompacted { oldest: oldest.max(revision.back(kept)), revision })
         })
@@ -94,11 +89,10 @@ pub struct RaiseRevision {
 
 impl RaiseRevision {
     pub(super) fn new(client: Client, to: Revision) -> Self {
-        Self { client, to: to.sendable(), deadline: None }
+        Self { client, to, deadline: None }
     }
 
-    /// Sets how long each step may take, retries included. There is one step to begin with, and one for each 16 million
-    /// revisions that are skipped. Default: the client's deadline.
+    /// Sets how long the call may take, retries included. Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -110,32 +104,25 @@ impl IntoFuture for RaiseRevision {
     type Output = Result<Revision, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Raises the revision. After an error, it may have been raised by a part, and the call may be repeated.
+    /// Raises the revision. After an error, it may have been raised or not, and the call may be repeated. A revision above
+    /// 2^61 is refused with [`RequestError::Skip`](crate::error::RequestError::Skip).
     ///
     /// # Cancel safety
-    /// Dropping the future stops the raising, and the revision may have been raised by a part.
+    /// After the future is dropped, the revision may have been raised, or may still be raised.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, to, deadline } = self;
-        Box::pin(async move {
-            let (mut revision, _) = skip(&client, 0, deadline).await?;
-            while revision < to {
-                let count = to.distance_from(revision).min(u64::from(Command::MAX_SKIP));
-                (revision, _) = skip(&client, count, deadline).await?;
-            }
-            Ok(revision)
-        })
+        Box::pin(async move { skip(&client, to, deadline).await.map(|(revision, _)| revision) })
     }
 }
 
-/// Skips this many revisions, at most [`Command::MAX_SKIP`]. Returns the newest revision, and how many revisions the
+/// Skips the revisions up to `to`, or none if it is in the past. Returns the newest revision, and how many revisions the
 /// members keep.
 async fn skip(
     client: &Client,
-    count: u64,
+    to: Revision,
     deadline: Option<Duration>,
 ) -> Result<(Revision, u64), WriteError> {
-    let count = u32::try_from(count).unwrap_or(Command::MAX_SKIP);
-    let Outcome { revision, effect, .. } = write(client, Command::SkipRevisions { count }, deadline).await?;
+    let Outcome { revision, effect, .. } = write(client, Command::SkipRevisions { to }, deadline).await?;
     match effect {
         Effect::RevisionsSkipped { kept } => Ok((revision, kept)),
         effect => Err(other_effect(effect)),

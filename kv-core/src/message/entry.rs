@@ -140,11 +140,9 @@ impl Entry {
             return Err(EntryError::BodyHash);
         }
         let mut requests = RequestIter { rest: self.body.clone() };
-        let (mut count, mut found) = (0, 0);
-        for request in requests.by_ref() {
-            count += 1;
-            found += Request::revisions(&request);
-        }
+        let mut count = 0;
+        let taken = requests.by_ref().inspect(|_| count += 1);
+        let found = sum_of_revisions(taken, self.header.first_revision.previous());
         if !requests.rest.is_empty() || count != self.header.request_count || count == 0 {
             return Err(EntryError::Requests);
         }
@@ -194,10 +192,18 @@ pub fn body_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     body.freeze()
 }
 
-/// How many revisions these encoded requests take.
+/// How many revisions these encoded requests take, in an entry with this [`first_revision`](EntryHeader::first_revision).
 #[must_use]
-pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> u64 {
-    requests.into_iter().map(|request| Request::revisions(request)).sum()
+pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>, first: Revision) -> u64 {
+    sum_of_revisions(requests, first.previous())
+}
+
+fn sum_of_revisions(requests: impl IntoIterator<Item = impl AsRef<[u8]>>, last: Revision) -> u64 {
+    requests.into_iter().fold(0, |sum: u64, request| {
+        // The header of an entry may contain any number.
+        let last = Revision::new(last.get().saturating_add(sum));
+        sum.saturating_add(Request::revisions(request.as_ref(), last))
+    })
 }
 
 /// The beginning of an encoded [`Request`], as far as it decides how many revisions the request takes. The variants are
@@ -227,8 +233,8 @@ enum CommandKind {
     DeleteRange,
     Lease(LeaseKind),
     Touch,
-    /// With the number of revisions.
-    SkipRevisions(u32),
+    /// With the last revision that it takes.
+    SkipRevisions(Revision),
 }
 
 #[derive(Deserialize)]
@@ -240,7 +246,7 @@ enum LeaseKind {
 }
 
 impl OperationKind {
-    fn revisions(&self) -> u64 {
+    fn revisions(&self, last: Revision) -> u64 {
         match self {
             Self::OpenSession | Self::CloseSession => 0,
             Self::Expire(names) => u64::from(*names > 0),
@@ -252,8 +258,9 @@ impl OperationKind {
                 | CommandKind::Lease(LeaseKind::Revoke)
                 | CommandKind::Touch => 1,
                 CommandKind::Lease(LeaseKind::Grant | LeaseKind::KeepAlive | LeaseKind::Look) => 0,
-                // A greater number is refused when the request is applied, and still takes this many.
-                CommandKind::SkipRevisions(count) => u64::from((*count).min(Command::MAX_SKIP)),
+                // It is refused when it is applied.
+                CommandKind::SkipRevisions(to) if *to > Command::MAX_SKIP_TO => 0,
+                CommandKind::SkipRevisions(to) => to.distance_from(last),
             },
         }
     }
@@ -261,12 +268,13 @@ impl OperationKind {
 
 impl Request {
     /// Returns how many revisions a request with these bytes takes in the log (rule N8 of `PROTOCOL.md`): one if it can
-    /// change keys, none if it cannot, and several if it skips revisions. The bytes decide, not the result, so the
-    /// primary, the journal and the state agree before it is applied. Bytes that do not begin like a request take none.
+    /// change keys, none if it cannot, and all up to the one that it names if it skips revisions. The bytes and the last
+    /// revision before decide, not the result, so the primary, the journal and the state agree before it is applied.
+    /// Bytes that do not begin like a request take none.
     #[must_use]
-    pub fn revisions(encoded: &[u8]) -> u64 {
+    pub fn revisions(encoded: &[u8], last: Revision) -> u64 {
         postcard::take_from_bytes::<RequestPrefix>(encoded)
-            .map_or(0, |(request, _)| request.operation.revisions())
+            .map_or(0, |(request, _)| request.operation.revisions(last))
     }
 
     /// Encodes the request for the body of an entry.
@@ -296,6 +304,9 @@ mod tests {
     use super::*;
     use crate::ids::LeaseId;
 
+    /// The last revision before.
+    const LAST: u64 = 6;
+
     fn encoded(operation: Operation) -> Bytes {
         Request { operation, ..Request::expiry(Vec::new()) }.encode()
     }
@@ -305,12 +316,15 @@ mod tests {
         let (key, value, lease) = (Bytes::from_static(b"k"), Bytes::new(), LeaseId::new(1 << 40));
         let put = Command::Put { key: key.clone(), value, condition: None, life: Lifetime::FOREVER };
         let range = Command::DeleteRange { from: key.clone(), to: None, limit: 1 };
-        let skip = |count| Command::SkipRevisions { count };
+        let skip = |to| Command::SkipRevisions { to: Revision::new(to) };
+        let max = Command::MAX_SKIP_TO.get();
         let commands = [
             (skip(0), 0),
-            (skip(300), 300),
-            (skip(Command::MAX_SKIP), 1 << 24),
-            (skip(u32::MAX), 1 << 24),
+            (skip(LAST), 0),
+            (skip(LAST + 300), 300),
+            (skip(max), max - LAST),
+            (skip(max + 1), 0),
+            (skip((1 << 62) - 1), 0),
             (put, 1),
             (Command::Delete { key: key.clone(), condition: None }, 1),
             (Command::Touch { key, ttl_ms: Some(1), condition: None }, 1),
@@ -338,7 +352,7 @@ mod tests {
             view: View::ZERO,
             op: Op::new(1),
             parent: Hash::ZERO,
-            first_revision: Revision::new(7),
+            first_revision: Revision::new(LAST + 1),
             timestamp: Timestamp::ZERO,
             request_count: u32::try_from(requests.len()).unwrap(),
             revision_count,
@@ -352,29 +366,30 @@ mod tests {
     fn n8_only_requests_that_can_change_keys_or_skip_revisions_take_some() {
         for (operation, takes) in all() {
             let request = encoded(operation.clone());
-            assert_eq!(Request::revisions(&request), takes, "{operation:?}");
+            assert_eq!(Request::revisions(&request, Revision::new(LAST)), takes, "{operation:?}");
             let (session, far) = (SessionId::new((1 << 62) - 1), RequestNumber::new((1 << 62) - 1));
             let far = Request { session, number: far, acked_through: far, operation };
-            assert_eq!(Request::revisions(&far.encode()), takes, "{far:?}");
+            assert_eq!(Request::revisions(&far.encode(), Revision::new(LAST)), takes, "{far:?}");
         }
         for bytes in [&b""[..], &[0], &[0, 0, 0], &[0, 0, 0, 2], &[0, 0, 0, 3], &[0, 0, 0, 9], &[0xff; 40]] {
-            assert_eq!(Request::revisions(bytes), 0, "{bytes:?}");
+            assert_eq!(Request::revisions(bytes, Revision::new(LAST)), 0, "{bytes:?}");
         }
     }
 
     #[test]
     fn n8_a_header_that_counts_other_revisions_than_its_requests_take_is_refused() {
         let requests: Vec<Bytes> = all().into_iter().map(|(operation, _)| encoded(operation)).collect();
-        let found = revisions_of(&requests);
-        assert_eq!(found, 8 + 300 + (2 << 24));
+        let found = revisions_of(&requests, Revision::new(LAST + 1));
+        // The second skip in the list goes on where the first one has ended, and the others take one each.
+        assert_eq!(found, Command::MAX_SKIP_TO.get() - LAST + 8);
         let right = entry(&requests, found);
         assert_eq!(right.check(), Ok(()));
-        assert_eq!(right.header.next_revision(), Revision::new(7).advance(found));
+        assert_eq!(right.header.next_revision(), Revision::new(LAST + 1).advance(found));
         assert_eq!(EntryHeader::decode(&right.header.encode()), right.header);
         for counted in [0, found - 1, found + 1, u64::from(right.header.request_count), u64::MAX] {
             assert_eq!(entry(&requests, counted).check(), Err(EntryError::Revisions { counted, found }));
         }
         let none = entry(&[encoded(Operation::CloseSession)], 0);
-        assert_eq!((none.check(), none.header.next_revision()), (Ok(()), Revision::new(7)));
+        assert_eq!((none.check(), none.header.next_revision()), (Ok(()), Revision::new(LAST + 1)));
     }
 }

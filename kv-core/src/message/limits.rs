@@ -1,6 +1,7 @@
 //! The size limits of requests, and why a request is invalid.
 
 use super::Condition;
+use crate::ids::Revision;
 use bytes::Bytes;
 
 /// Why a request is invalid.
@@ -66,13 +67,13 @@ pub enum RequestError {
         /// The greatest value allowed.
         max: usize,
     },
-    /// The request would skip too many revisions.
-    #[error("the request skips {count} revisions: up to {max} are allowed")]
+    /// The request would skip revisions up to one that is too great.
+    #[error("the revision cannot be raised to {to}: {max} is the greatest allowed")]
     Skip {
-        /// Their number.
-        count: u32,
-        /// The greatest number allowed.
-        max: u32,
+        /// The requested revision.
+        to: Revision,
+        /// The greatest one allowed.
+        max: Revision,
     },
     /// Two steps of one list change the same key.
     #[error("two steps of the transaction change the key {:?}: combine them", String::from_utf8_lossy(key))]

@@ -80,10 +80,11 @@ pub enum Command {
         /// The condition under which the key is changed.
         condition: Option<Condition>,
     },
-    /// Takes several revisions, and changes nothing. So the history that is too old by then is dropped.
+    /// Takes all revisions up to `to`, and changes nothing. So the history that is too old by then is dropped. It takes
+    /// none if `to` is in the past: a copy of a skip skips nothing more.
     SkipRevisions {
-        /// How many. More than [`Command::MAX_SKIP`] are refused.
-        count: u32,
+        /// The last revision that it takes. A greater one than [`Command::MAX_SKIP_TO`] is refused.
+        to: Revision,
     },
 }
 
@@ -426,8 +427,8 @@ pub enum Rejection {
 impl Command {
     /// The most keys that one request removes.
     pub const MAX_RANGE: u32 = 1000;
-    /// The most revisions that one request skips. With this limit, nobody can come near the end of the numbers.
-    pub const MAX_SKIP: u32 = 1 << 24;
+    /// The greatest revision that a skip reaches. As many further changes have revisions before the numbers end.
+    pub const MAX_SKIP_TO: Revision = Revision::new(1 << 61);
 
     /// Checks that the request is within the limits. The client checks a request before it sends it, the member checks
     /// it on arrival, and the state machine checks it when it is applied.
@@ -449,8 +450,8 @@ impl Command {
             Self::Transaction(transaction) => transaction.check(limits),
             Self::DeleteRange { from, to, limit: _ } => limits.range(from, to.as_ref()),
             Self::Lease(command) => command.check(),
-            Self::SkipRevisions { count } if *count > Self::MAX_SKIP => {
-                Err(RequestError::Skip { count: *count, max: Self::MAX_SKIP })
+            Self::SkipRevisions { to } if *to > Self::MAX_SKIP_TO => {
+                Err(RequestError::Skip { to: *to, max: Self::MAX_SKIP_TO })
             }
             Self::SkipRevisions { .. } => Ok(()),
             Self::Touch { key, ttl_ms, condition } => {

@@ -167,24 +167,24 @@ async fn a_delete_returns_whether_the_key_existed() {
     }
 }
 
-async fn answer_skip(cluster: &mut Cluster, count: u32, revision: u64) {
+async fn answer_skip(cluster: &mut Cluster, to: u64, revision: u64) {
     let incoming = cluster.next().await;
-    assert_eq!(incoming.request().operation, Operation::Command(Command::SkipRevisions { count }));
+    let to = Revision::new(to);
+    assert_eq!(incoming.request().operation, Operation::Command(Command::SkipRevisions { to }));
     incoming.written(revision, Effect::RevisionsSkipped { kept: 1_000 });
 }
 
+/// Others write at the same time: the target is named, so no more is dropped for that.
 #[tokio::test(start_paused = true)]
 async fn a_compaction_skips_as_many_revisions_as_needed() {
     let (mut cluster, client) = ready().await;
-    for (before, now, count) in [(None, 5_000, 1_000), (Some(4_600), 5_000, 600), (Some(9_000), 5_000, 1_000)]
-    {
+    for (before, oldest) in [(None, 5_000), (Some(4_600), 4_600), (Some(9_000), 5_000)] {
         let compact = before.into_iter().fold(client.compact(), |it, at| it.before(Revision::new(at)));
         let compact = tokio::spawn(compact.into_future());
-        answer_skip(&mut cluster, 0, now).await;
-        answer_skip(&mut cluster, count, now + u64::from(count)).await;
+        answer_skip(&mut cluster, 0, 5_000).await;
+        answer_skip(&mut cluster, oldest + 1_000, oldest + 1_000).await;
         let done = compact.await.unwrap().unwrap();
-        assert_eq!(done.oldest, Revision::new(before.unwrap_or(now).min(now)));
-        assert_eq!(done.revision, Revision::new(now + u64::from(count)));
+        assert_eq!((done.oldest.get(), done.revision.get()), (oldest, oldest + 1_000));
     }
     // It was dropped long ago.
     let compact = tokio::spawn(client.compact().before(Revision::new(3)).into_future());
@@ -193,17 +193,18 @@ async fn a_compaction_skips_as_many_revisions_as_needed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_revision_is_raised_in_steps() {
+async fn the_revision_is_raised_to_the_greatest_one_at_most() {
     let (mut cluster, client) = ready().await;
-    let max = u64::from(Command::MAX_SKIP);
-    let raise = tokio::spawn(client.raise_revision(Revision::new(2 * max)).into_future());
-    answer_skip(&mut cluster, 0, 7).await;
-    answer_skip(&mut cluster, Command::MAX_SKIP, 7 + max).await;
-    answer_skip(&mut cluster, Command::MAX_SKIP - 7, 2 * max + 1).await;
-    assert_eq!(raise.await.unwrap(), Ok(Revision::new(2 * max + 1)));
-    let raise = tokio::spawn(client.raise_revision(Revision::new(5)).into_future());
-    answer_skip(&mut cluster, 0, 7).await;
-    assert_eq!(raise.await.unwrap(), Ok(Revision::new(7)), "it is not lowered");
+    let max = Command::MAX_SKIP_TO;
+    for (to, revision) in [(max.get(), max.get()), (5, 7)] {
+        let raise = tokio::spawn(client.raise_revision(Revision::new(to)).into_future());
+        answer_skip(&mut cluster, to, revision).await;
+        assert_eq!(raise.await.unwrap(), Ok(Revision::new(revision)), "it is not lowered");
+    }
+    for to in [max.next(), Revision::new(u64::MAX)] {
+        let refused = client.raise_revision(to).await;
+        assert_eq!(refused, Err(WriteError::Malformed(crate::message::RequestError::Skip { to, max })));
+    }
 }
 
 /// All steps count at the revision of the first one.

@@ -4,8 +4,8 @@ use super::*;
 use crate::message::{Answer, Position, Query};
 use crate::storage::simulated::Disk;
 
-fn skip(session: SessionId, number: u64, count: u32) -> Request {
-    request(session, number, Operation::Command(Command::SkipRevisions { count }))
+fn skip(session: SessionId, number: u64, to: Revision) -> Request {
+    request(session, number, Operation::Command(Command::SkipRevisions { to }))
 }
 
 fn changes(machine: &Machine, after: Revision) -> Result<usize, Compacted> {
@@ -39,18 +39,22 @@ fn n8_a_skip_takes_its_revisions_and_the_history_before_them_is_compacted_at_onc
         let kept = limits().fixed.history_revisions;
         let first = machine.result(put(session, 1, "k", "1", None)).unwrap().revision;
         let second = machine.result(put(session, 2, "k", "2", None)).unwrap().revision;
-        let none = machine.result(skip(session, 3, 0)).unwrap();
+        let none = machine.result(skip(session, 3, second)).unwrap();
         assert_eq!((none.revision, none.effect), (second, Effect::RevisionsSkipped { kept }));
-        let count = u32::try_from(kept).unwrap() - 1;
-        let skipped = machine.result(skip(session, 4, count)).unwrap().revision;
-        assert_eq!(skipped, second.advance(u64::from(count)));
+        let to = first.advance(kept);
+        assert_eq!(machine.result(skip(session, 4, to)).unwrap().revision, to);
         // The floor is the first revision now.
         assert_eq!(changes(&machine, first), Ok(1));
-        let retried = machine.run(&[skip(session, 4, count), put(session, 5, "k", "3", None)]);
-        assert_eq!(retried[0].result.as_ref().unwrap().revision, skipped, "the first outcome");
-        assert_eq!(retried[1].revision, retried[0].revision.next());
-        let oldest = retried[1].revision.back(kept);
-        assert!(oldest > second, "the retry takes revisions too, because its bytes decide");
+        // Copies drop nothing more, nor do those whose session has ended.
+        let nobody = SessionId::new(1 << 40);
+        let copies = [skip(session, 4, to), skip(nobody, 1, to), put(session, 5, "k", "3", None)];
+        let retried = machine.run(&copies);
+        assert_eq!(retried[0].result.as_ref().unwrap().revision, to, "the first outcome");
+        assert_eq!(retried[1].result, Err(Rejection::SessionExpired));
+        assert_eq!(retried[2].revision, to.next());
+        assert_eq!(changes(&machine, first.next()), Ok(1));
+        let oldest = machine.result(skip(session, 6, to.advance(5))).unwrap().revision.back(kept);
+        assert!(oldest > second);
         for past in [first, second, oldest.back(1)] {
             assert_eq!(get(&machine, past), Answer::Compacted { oldest }, "with a disk: {with_disk}");
             assert_eq!(changes(&machine, past), Err(Compacted { oldest }), "with a disk: {with_disk}");
@@ -62,16 +66,34 @@ fn n8_a_skip_takes_its_revisions_and_the_history_before_them_is_compacted_at_onc
 }
 
 #[test]
-fn n8_a_skip_beyond_the_limit_is_refused_and_takes_the_limit() {
+fn n8_a_skip_beyond_the_limit_is_refused_and_takes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let before = machine.state.revision();
-    assert_eq!(machine.result(skip(session, 1, Command::MAX_SKIP + 1)), Err(Rejection::Invalid));
-    assert_eq!(machine.state.revision(), before.advance(u64::from(Command::MAX_SKIP)));
-    // Many in one entry: more than 32 bits count.
-    let many: Vec<Request> = (2..302).map(|number| skip(session, number, Command::MAX_SKIP)).collect();
-    let last = machine.run(&many).pop().unwrap();
-    assert_eq!(last.revision, before.advance(301 << 24));
+    let max = Command::MAX_SKIP_TO;
+    assert_eq!(machine.result(skip(session, 1, max.next())), Err(Rejection::Invalid));
+    assert_eq!(machine.state.revision(), before);
+    // Several in one entry: each begins where the one before has ended.
+    let last = machine.run(&[
+        skip(session, 2, before.advance(9)),
+        skip(session, 3, before.advance(4)),
+        skip(session, 4, max),
+        put(session, 5, "k", "1", None),
+    ]);
+    let revisions: Vec<Revision> = last.iter().map(|applied| applied.revision).collect();
+    assert_eq!(revisions, [before.advance(9), before.advance(9), max, max.next()]);
+}
+
+/// A client of the cluster whose content is restored here must not find its ids in use.
+#[test]
+fn a_skip_raises_the_ids_of_sessions_and_leases_too() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let to = Revision::new(1 << 40);
+    machine.run(&[skip(session, 1, to), skip(session, 1, to)]);
+    let next = machine.open();
+    assert!(next.get() >= 1 << 40 && next.get() < (1 << 40) + 10, "{next:?}");
+    machine.state.check_invariants();
 }
 
 /// A machine that has skipped revisions is the same after a restart.
@@ -83,7 +105,7 @@ fn skipped_revisions_survive_a_restart() {
     let session = machine.open();
     machine.run(&[
         put(session, 1, "k", "1", None),
-        skip(session, 2, 1 << 20),
+        skip(session, 2, Revision::new(1 << 20)),
         put(session, 3, "k", "2", None),
     ]);
     let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();

@@ -43,7 +43,7 @@ pub(crate) struct Description {
     pub(crate) cluster: String,
     /// The revision of the content.
     pub(crate) revision: u64,
-    /// When the backup began, in milliseconds since 1970, by the clock of the machine that made it.
+    /// When the backup began, in milliseconds since 1970, by the clock of the cluster.
     pub(crate) taken_ms: u64,
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt as _;
 use kv_core::Client;
-use kv_core::client::{AtRevision, LeaseId, Record, Revision, Scan};
+use kv_core::client::{LeaseId, Record, Revision, RevisionRaised, Scan};
 use kv_core::config::{MemberId, Role};
 use kv_core::error::ReadError;
 use kv_core::node::MemberState;
@@ -23,7 +23,6 @@ use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Args, Debug)]
 #[command(
@@ -89,15 +88,17 @@ async fn take<W: Write>(
     json: bool,
 ) -> Result<(W, u64, super::format::Summary), Failure> {
     let client = context.client().await?;
-    // The newest revision, as the primary confirms it: no write that was acknowledged before is missing.
-    let AtRevision { found: marker, revision, .. } = client.get(MARKER).with_revision().await?;
+    // The newest revision, and its time on the clock of the cluster: no write that was acknowledged before is missing.
+    // Nothing is raised. The clock of this machine may differ.
+    let RevisionRaised { revision, timestamp, .. } = client.raise_revision(Revision::ZERO).await?;
+    let taken_ms = timestamp.get();
+    let marker = client.get(MARKER).at(revision).await?;
     if marker.is_some() {
         return Err(Failure::failed(
             "a restore to this cluster is not complete, as its key \"\\0kv/restore\" says: run kv restore again with \
              the same file",
         ));
     }
-    let taken_ms = now_ms();
     let mut source = Source {
         client,
         revision,
@@ -140,12 +141,6 @@ async fn take<W: Write>(
     }
     let (out, summary) = writer.finish().map_err(written)?;
     Ok((out, revision.get(), summary))
-}
-
-/// Milliseconds since 1970, which is what the clock of a cluster counts, too.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long a key is still to be kept, in milliseconds, and 0 for ever. `None` if its lease has ended since.

@@ -46,7 +46,7 @@ pub use previous::{WithPrevious, WrittenWithPrevious};
 #[cfg(feature = "internals")]
 pub use protocol::ClientProtocol;
 pub use range::{DeleteRange, RangeDeleted};
-pub use revisions::{Compact, HistoryCompacted, RaiseRevision};
+pub use revisions::{Compact, HistoryCompacted, RaiseRevision, RevisionRaised};
 pub use scan::{Scan, Snapshot};
 pub use touch::{Touch, Touched};
 pub use transaction::{Add, Added, Transacted, Transaction};

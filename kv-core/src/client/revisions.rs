@@ -3,7 +3,7 @@
 use super::Client;
 use super::ops::{OpFuture, other_effect, write};
 use crate::error::WriteError;
-use crate::ids::Revision;
+use crate::ids::{Revision, Timestamp};
 use crate::message::{Command, Effect, Outcome};
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -67,11 +67,11 @@ impl IntoFuture for Compact {
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, before, deadline } = self;
         Box::pin(async move {
-            let (mut revision, kept) = skip(&client, Revision::ZERO, deadline).await?;
+            let (Outcome { mut revision, .. }, kept) = skip(&client, Revision::ZERO, deadline).await?;
             let oldest = before.unwrap_or(revision).min(revision);
             let to = oldest.advance(kept);
             if to > revision {
-                (revision, _) = skip(&client, to, deadline).await?;
+                revision = skip(&client, to, deadline).await?.0.revision;
             }
             Ok(HistoryCompacted { oldest: oldest.max(revision.back(kept)), revision })
         })
@@ -99,9 +99,18 @@ impl RaiseRevision {
     }
 }
 
-impl IntoFuture for RaiseRevision {
+/// The result of a [`RaiseRevision`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct RevisionRaised {
     /// The newest revision: the requested one, or a greater one.
-    type Output = Result<Revision, WriteError>;
+    pub revision: Revision,
+    /// The time at which this was the newest revision, on the cluster's clock.
+    pub timestamp: Timestamp,
+}
+
+impl IntoFuture for RaiseRevision {
+    type Output = Result<RevisionRaised, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
     /// Raises the revision. After an error, it may have been raised or not, and the call may be repeated. A revision above
@@ -111,20 +120,22 @@ impl IntoFuture for RaiseRevision {
     /// After the future is dropped, the revision may have been raised, or may still be raised.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, to, deadline } = self;
-        Box::pin(async move { skip(&client, to, deadline).await.map(|(revision, _)| revision) })
+        Box::pin(async move {
+            let Outcome { revision, timestamp, .. } = skip(&client, to, deadline).await?.0;
+            Ok(RevisionRaised { revision, timestamp })
+        })
     }
 }
 
-/// Skips the revisions up to `to`, or none if it is in the past. Returns the newest revision, and how many revisions the
-/// members keep.
+/// Skips the revisions up to `to`, or none if it is in the past. Returns the outcome, and how many revisions the members keep.
 async fn skip(
     client: &Client,
     to: Revision,
     deadline: Option<Duration>,
-) -> Result<(Revision, u64), WriteError> {
-    let Outcome { revision, effect, .. } = write(client, Command::SkipRevisions { to }, deadline).await?;
-    match effect {
-        Effect::RevisionsSkipped { kept } => Ok((revision, kept)),
+) -> Result<(Outcome, u64), WriteError> {
+    let outcome = write(client, Command::SkipRevisions { to }, deadline).await?;
+    match outcome.effect {
+        Effect::RevisionsSkipped { kept } => Ok((outcome, kept)),
         effect => Err(other_effect(effect)),
     }
 }

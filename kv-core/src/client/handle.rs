@@ -307,8 +307,8 @@ impl Client {
         Watch::new(self.clone(), ends_of(&range))
     }
 
-    /// Drops the history of past revisions, when the returned builder is awaited: to free its space at once, or so that
-    /// nobody can read former values any more.
+    /// Drops the history of past revisions, when the returned builder is awaited. From then on, no client can read them.
+    /// Each member frees their space at its next checkpoint or later, so their bytes may stay on the disks for a while.
     pub fn compact(&self) -> Compact {
         Compact::new(self.clone())
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// and the client makes it skip as many revisions as are needed for the older ones to be dropped. So the revision grows
 /// without a change, by at most `history_revisions`. No key is changed, and a [watch](Client::watch) sees nothing.
 ///
-/// From then on, no member reads or watches a dropped revision: such a read fails with
+/// From then on, a member that has applied the skip reads or watches no dropped revision: such a read fails with
 /// [`ReadError::Compacted`](crate::error::ReadError::Compacted), and such a watch with
 /// [`WatchError::Compacted`](crate::error::WatchError::Compacted). A member frees the space at its next checkpoint.
 #[derive(Clone, Debug)]

@@ -294,7 +294,7 @@ impl IntoFuture for Put {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The put may have been applied, or may still be applied. It is applied at
-    /// most once. Nothing else is affected.
+    /// most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, value, condition, life, deadline } = self;
         Box::pin(async move {
@@ -315,7 +315,7 @@ impl IntoFuture for Delete {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The delete may have been applied, or may still be applied. It is applied
-    /// at most once. Nothing else is affected.
+    /// at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, condition, deadline } = self;
         Box::pin(async move {

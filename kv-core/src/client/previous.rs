@@ -80,7 +80,7 @@ impl IntoFuture for WithPrevious {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The write may have been applied, or may still be applied. It is applied
-    /// at most once. Nothing else is affected.
+    /// at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let done = self.0.await.map_err(|error| match error {

@@ -62,10 +62,10 @@ impl Memory {
         Self::default()
     }
 
-    /// Returns a handle to this network for the node called `name`. When a connection is opened through this handle,
-    /// the accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address on which the node that
-    /// uses this handle listens. That way, a [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that
-    /// address affects both the connections to the node and the connections from the node.
+    /// Returns a handle to this network for a node with the name `name`. When the node opens a connection through this
+    /// handle, the accepting node sees `name` as [`Connection::remote`]. Give the handle to one node, and pass that
+    /// node's listening address as `name`. That way, a [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer)
+    /// of that address affects both the connections to the node and the connections from the node.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

@@ -26,7 +26,7 @@ pub enum Scope {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct OptionRow {
-    /// The name of its field in [`Options`].
+    /// The name of the option's field in [`Options`].
     pub name: &'static str,
     /// Whether the option is fixed or local.
     pub scope: Scope,
@@ -124,14 +124,14 @@ pub struct FixedOptions {
     pub max_leases: usize,
 }
 
-/// A fixed option has another value than the one that the cluster was formed with.
+/// A fixed option does not have the value that it had when the cluster formed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{option} is {found}, and the cluster was formed with {formed}: set it back to {formed}")]
 #[non_exhaustive]
 pub struct OptionMismatch {
-    /// The name of its field in [`Options`].
+    /// The name of the option's field in [`Options`].
     pub option: &'static str,
-    /// The value that the cluster was formed with.
+    /// The value that the option had when the cluster formed.
     pub formed: String,
     /// The value that was found instead.
     pub found: String,

@@ -104,8 +104,7 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
                 builder = builder.address(address);
             }
             let client = builder.connect().await.expect("a member answers");
-            let lock =
-                client.lock("lock").ttl(Duration::from_secs(2)).value("first").await.expect("free");
+            let lock = client.lock("lock").ttl(Duration::from_secs(2)).value("first").await.expect("free");
             lock.transaction().put("data", "first").await.expect("it holds the lock");
             holds.send(lock.token()).expect("somebody waits");
             // The whole thread stops, in the middle of the work under the lock.

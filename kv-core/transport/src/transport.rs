@@ -194,9 +194,9 @@ pub trait Listener: Send + Debug {
     /// The address on which the listener listens, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves places for callers from the hosts in `members`, which contains the addresses of the other members. The
-    /// listener then accepts such callers no matter how many strangers call. Implement this method in a listener that
-    /// limits callers before it knows their identity. By default, the method does nothing.
+    /// Reserves some of the listener's connection slots for calls from the hosts of the other members, whose addresses
+    /// are in `members`. The listener then accepts such calls no matter how many strangers call. Implement this method
+    /// in a listener that limits callers before it knows their identity. By default, the method does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

@@ -302,7 +302,7 @@ pub enum WatchError {
     /// [`Watch::follow`](crate::client::Watch::follow), which reads the present state and watches the changes after it.
     #[error("history compacted: changes are available only after revision {oldest}")]
     Compacted {
-        /// Members keep all changes after this revision.
+        /// The member that answered keeps all changes after this revision.
         oldest: Revision,
     },
     /// The range of keys is not allowed.

@@ -286,8 +286,8 @@ impl Lease {
     /// errors are the errors of a put. After any error, the client does not renew the lease any more.
     ///
     /// # Cancel safety
-    /// If you drop the future, the lease may or may not be revoked. The client does not renew it any more, so it ends
-    /// at the latest when its time to live is over.
+    /// If you drop the future, the lease may or may not be revoked. The client does not renew it any more, so if it is
+    /// not revoked, it ends when its time to live is over.
     pub async fn revoke(self) -> Result<u64, WriteError> {
         self.task.0.abort();
         self.it.revoke().await

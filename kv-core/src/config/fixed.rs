@@ -94,7 +94,7 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     local("max_accepts_per_second", "how many clients can connect in a second"),
     local(
         "client_memory_bytes",
-        "how much memory the requests and answers of clients may use; a call beyond this limit waits or is refused before it enters the log (rule E6)",
+        "how much memory the requests and answers of clients may use; a request beyond this limit waits or is refused before it enters the log (rule E6)",
     ),
     local("client_idle_timeout", "how long the connection of a client may be silent before it is closed"),
 ];

@@ -22,8 +22,8 @@ const FIRST_FREE_PORT: u16 = 40_000;
 ///   addresses are the same if their text is the same.
 /// - A connection buffers up to 64 KiB in each direction; further writes wait. A listener queues up to 128 connections
 ///   that it has not accepted yet; further calls of `connect` wait.
-/// - The network adds no delay: no operation sleeps or uses a timer. Under tokio's paused clock on one thread, the same program runs the same way
-///   each time.
+/// - The network adds no delay: no operation sleeps or uses a timer. Under tokio's paused clock on one thread, the same
+///   program runs the same way each time.
 /// - A connection ends when either side drops it. If you drop a listener, further connections to its address are
 ///   refused at once. Connections that the listener has not accepted yet are closed.
 ///

@@ -226,7 +226,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         TypedWatch::new(self.client.watch(&self.prefix), self.prefix.len())
     }
 
-    /// Returns all values as a stream, in the order of their keys. The stream ends after the first error.
+    /// Returns all values as a stream, in the order of their keys. The stream continues after [`TypedError::Decode`],
+    /// and ends after any other error.
     ///
     /// # Cancel safety
     /// Dropping the stream stops the scan.

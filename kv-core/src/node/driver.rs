@@ -268,10 +268,10 @@ impl Driver {
                             super::reads::run(&self.shared, vec![(query, reply)], MinApplied::Op(op))
                         }
                         (None, Some(refusal)) => reply.send(refusal.clone()),
-                        (None, None) => reads.push(self.reads.add(query, reply)),
+                        (None, None) => reads.push((query, reply)),
                     }
                 }
-                (InboxCall::Read { query, reply }, None) => reads.push(self.reads.add(query, reply)),
+                (InboxCall::Read { query, reply }, None) => reads.push((query, reply)),
                 (InboxCall::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),
                 (InboxCall::Write { key, request, reply }, None) => {
                     // If the request is already in progress, this call waits for the same result.
@@ -286,7 +286,9 @@ impl Driver {
         if !requests.is_empty() {
             self.step(Input::Propose { requests });
         }
-        for ticket in reads {
+        if !reads.is_empty() {
+            // One ticket for all: the round that begins with the first read would not count for the second.
+            let ticket = self.reads.add(reads);
             self.step(Input::Read { ticket });
         }
     }

@@ -22,6 +22,8 @@ use tokio::time::timeout_at;
 const MAX_LAG: u64 = 4;
 /// Calls are refused if nothing has been applied for this long although there was something to apply.
 const SLOW_APPLY: Duration = Duration::from_secs(1);
+/// For so many turns of the runtime, the driver waits for more calls as long as each turn brings some.
+const MOST_TURNS: usize = 4;
 /// How often the status is updated with the progress of the peers.
 const PEERS_EVERY: Duration = Duration::from_millis(20);
 
@@ -75,10 +77,13 @@ impl Driver {
             let batch = shared.inbox.take(shared.writes.with(|writes| writes.has_room()), self.takes_calls());
             if batch.is_empty() {
                 self.wait().await;
+                self.gather().await;
             } else {
                 self.process(batch);
                 // Lets other tasks on this thread run, however much there is to do.
-                tokio::task::yield_now().await;
+                if self.shared.inbox.has_news() {
+                    self.gather().await;
+                }
             }
             self.on_time();
             self.finish_batch();
@@ -92,6 +97,20 @@ impl Driver {
             // The caller checks for both outcomes.
             Some(at) => drop(timeout_at(at, arrived).await),
             None => arrived.await,
+        }
+    }
+
+    /// Lets the other tasks that are ready run first. The runtime runs this task right after the first one that has put
+    /// a call into the inbox. If the others put more there, a single entry or round serves all of them.
+    async fn gather(&self) {
+        let mut before = self.shared.inbox.calls();
+        for _ in 0..MOST_TURNS {
+            tokio::task::yield_now().await;
+            let calls = self.shared.inbox.calls();
+            if calls <= before {
+                return;
+            }
+            before = calls;
         }
     }
 

@@ -3,6 +3,7 @@
 use super::StopReason;
 use super::inbox::{Batch, InboxCall};
 use super::lanes::Entries;
+use super::patience::Patience;
 use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
@@ -16,7 +17,6 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout_at;
 
 /// Clients' calls wait while more than this many times the pipeline depth is committed and not yet applied.
 const MAX_LAG: u64 = 4;
@@ -34,6 +34,7 @@ pub(super) struct Driver {
     reporter: Reporter,
     /// Collected for the journal thread until the end of the batch.
     writes: Vec<(WriteSeq, Write)>,
+    patience: Patience,
     commit: Op,
     applied: Op,
     /// When something was last applied, or when there was last nothing to apply.
@@ -56,6 +57,7 @@ impl Driver {
             reads: Reads::default(),
             reporter: Reporter::default(),
             writes: Vec::new(),
+            patience: Patience::until(tokio::time::Instant::now()),
             commit: applied,
             applied,
             applying_since: Instant::ZERO,
@@ -91,11 +93,11 @@ impl Driver {
     }
 
     /// Waits until something happens or the replica's next timer is due.
-    async fn wait(&self) {
+    async fn wait(&mut self) {
         let arrived = self.shared.inbox.arrived();
         match self.replica.poll_timeout().and_then(|at| self.shared.clock.timer(at)) {
             // The caller checks for both outcomes.
-            Some(at) => drop(timeout_at(at, arrived).await),
+            Some(at) => drop(self.patience.limit(at, arrived).await),
             None => arrived.await,
         }
     }

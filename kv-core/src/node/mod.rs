@@ -46,6 +46,7 @@ mod incoming;
 mod lanes;
 mod link;
 mod meter;
+mod patience;
 mod pool;
 mod quota;
 mod rate;

@@ -5,12 +5,12 @@ use super::driver::{DriverCommand, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
     Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
-    LockRequest, Put, Scan, Transaction, Typed, Watch,
+    LocalMember, LockRequest, Put, Scan, Transaction, Typed, Watch,
 };
 use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
 use crate::ids::{LeaseId, MemberId};
-use crate::message::{MemberState, MemberStatus};
+use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -89,7 +89,7 @@ struct Shared {
     members: Vec<MemberInfo>,
     limits: Limits,
     /// The member that runs in this process, if there is one.
-    local: Option<MemberId>,
+    local: Option<Arc<dyn LocalMember>>,
     deadline: Duration,
 }
 
@@ -138,7 +138,7 @@ impl Client {
         ended: watch::Receiver<()>,
         members: Vec<MemberInfo>,
         limits: Limits,
-        local: Option<MemberId>,
+        local: Option<Arc<dyn LocalMember>>,
         deadline: Duration,
     ) -> Self {
         let shared = Shared {
@@ -355,8 +355,23 @@ impl Client {
         &self.shared.limits
     }
 
+    /// The id of the member that runs in this process.
     pub(super) fn local(&self) -> Option<MemberId> {
-        self.shared.local
+        self.shared.local.as_ref().map(|local| local.id())
+    }
+
+    /// Answers a read from the memory of the member that runs in this process. `None` if there is no such member, if
+    /// the read asks for another one, or if the member cannot answer at once.
+    pub(super) fn read_in_process(
+        &self,
+        mode: ReadMode,
+        only: Option<MemberId>,
+        query: &Query,
+    ) -> Option<Answer> {
+        let local = self.shared.local.as_ref()?;
+        let is_closed = self.shared.closed.load(Ordering::Acquire);
+        let is_meant = only.is_none_or(|only| only == local.id());
+        if is_meant && !is_closed { local.read(mode, query) } else { None }
     }
 
     pub(super) fn default_deadline(&self) -> Duration {

@@ -1,0 +1,63 @@
+//! How a client in the same process reaches this member: by a connection in memory and, for reads of what is in
+//! memory, directly.
+
+use super::accept::Acceptor;
+use super::shared::Shared;
+use crate::client::LocalMember;
+use crate::ids::MemberId;
+use crate::message::{Answer, Query, ReadMode};
+use kv_transport::{Connection, Lane, Peer};
+use std::sync::Weak;
+use std::time::Duration;
+
+/// How many bytes an in-memory connection holds in each direction.
+const DUPLEX_BYTES: usize = 256 << 10;
+
+/// A member, as the clients see it that [`Node::client`](super::Node::client) returns. It does not keep the member
+/// alive.
+pub(super) struct InProcess {
+    pub(super) acceptor: Weak<Acceptor>,
+    pub(super) shared: Weak<Shared>,
+    pub(super) id: MemberId,
+    pub(super) identity: Peer,
+}
+
+impl LocalMember for InProcess {
+    fn id(&self) -> MemberId {
+        self.id
+    }
+
+    fn connect(&self) -> Connection {
+        let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
+        if let Some(acceptor) = self.acceptor.upgrade() {
+            acceptor.accept(connection(far, self.identity.clone()));
+        }
+        connection(near, self.identity.clone())
+    }
+
+    fn read(&self, mode: ReadMode, query: &Query) -> Option<Answer> {
+        let shared = self.shared.upgrade()?;
+        let state = shared.state()?;
+        let is_fresh = match mode {
+            ReadMode::Local => true,
+            ReadMode::AtLeast(revision) => state.revision() >= revision,
+            ReadMode::Linearizable | ReadMode::MaxStaleness(_) => false,
+        };
+        let answer = if is_fresh { state.answer_from_memory(query)? } else { return None };
+        // It is not timed, because reading the clock twice would take a good part of the time.
+        shared.admission.meter.note(&answer, Duration::ZERO);
+        Some(answer)
+    }
+}
+
+/// One end of a connection inside the process. Both ends belong to the same member.
+fn connection(stream: tokio::io::DuplexStream, peer: Peer) -> Connection {
+    let (reader, writer) = tokio::io::split(stream);
+    Connection {
+        lane: Lane::Client,
+        peer,
+        remote: "this process".to_owned(),
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+    }
+}

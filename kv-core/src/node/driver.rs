@@ -22,7 +22,7 @@ use std::time::Duration;
 const MAX_LAG: u64 = 4;
 /// Calls are refused if nothing has been applied for this long although there was something to apply.
 const SLOW_APPLY: Duration = Duration::from_secs(1);
-/// For so many turns of the runtime, the driver waits for more calls as long as each turn brings some.
+/// The driver waits for more calls for at most this many turns of the runtime, and only while each turn brings some.
 const MOST_TURNS: usize = 4;
 /// How often the status is updated with the progress of the peers.
 const PEERS_EVERY: Duration = Duration::from_millis(20);
@@ -76,15 +76,19 @@ impl Driver {
         while !self.halted {
             // Without room for more writes, only what leads to none is taken: votes and acknowledgements must be heard
             // even while the disk hangs.
-            let batch = shared.inbox.take(shared.writes.with(|writes| writes.has_room()), self.takes_calls());
+            let batch = shared.inbox.take(self.has_room(), self.takes_calls());
             if batch.is_empty() {
                 self.wait().await;
-                self.gather().await;
+                self.gather(0).await;
             } else {
                 self.process(batch);
-                // Lets other tasks on this thread run, however much there is to do.
+                // Other tasks run next. Meanwhile, the journal thread writes.
+                self.finish_batch();
                 if self.shared.inbox.has_news() {
-                    self.gather().await;
+                    let (calls, _) = self.shared.inbox.waiting();
+                    // Lets other tasks on this thread run, however much there is to do.
+                    tokio::task::yield_now().await;
+                    self.gather(calls).await;
                 }
             }
             self.on_time();
@@ -102,18 +106,35 @@ impl Driver {
         }
     }
 
-    /// Lets the other tasks that are ready run first. The runtime runs this task right after the first one that has put
-    /// a call into the inbox. If the others put more there, a single entry or round serves all of them.
-    async fn gather(&self) {
-        let mut before = self.shared.inbox.calls();
+    /// If there are more calls than `before`, lets the other tasks that are ready run first. The runtime runs this task
+    /// right after the first one that has put a call into the inbox. If the others put more there, a single entry or
+    /// round serves all of them.
+    ///
+    /// A turn of the runtime may take long. So nothing but calls waits for it: neither votes and acknowledgements nor
+    /// the replica's timers, which send heartbeats.
+    async fn gather(&self, mut before: usize) {
         for _ in 0..MOST_TURNS {
-            tokio::task::yield_now().await;
-            let calls = self.shared.inbox.calls();
-            if calls <= before {
+            let (calls, has_control) = self.shared.inbox.waiting();
+            if calls <= before || has_control || !self.may_take_calls() || self.is_timer_due() {
                 return;
             }
             before = calls;
+            tokio::task::yield_now().await;
         }
+    }
+
+    /// Whether the next batch contains the calls that wait.
+    fn may_take_calls(&self) -> bool {
+        self.takes_calls() && self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.writes.with(|writes| writes.has_room())
+    }
+
+    fn is_timer_due(&self) -> bool {
+        let now = self.shared.clock.monotonic();
+        self.replica.poll_timeout().is_some_and(|at| at <= now)
     }
 
     /// Passes one input to the replica, and carries out its outputs.
@@ -130,10 +151,10 @@ impl Driver {
 
     fn on_time(&mut self) {
         self.report_progress();
-        let now = self.shared.clock.monotonic();
-        if self.replica.poll_timeout().is_some_and(|at| at <= now) {
+        if self.is_timer_due() {
             self.step(Input::Timeout);
         }
+        let now = self.shared.clock.monotonic();
         self.reads.on_time(now, &self.shared);
         if self.commit <= self.applied {
             self.applying_since = now;

@@ -259,9 +259,10 @@ impl Inbox {
         !lock(&self.pending).batch.is_empty()
     }
 
-    /// The number of calls that wait.
-    pub(super) fn calls(&self) -> usize {
-        lock(&self.pending).batch.calls.len()
+    /// The number of calls that wait, and whether messages of the Control lane wait.
+    pub(super) fn waiting(&self) -> (usize, bool) {
+        let pending = lock(&self.pending);
+        (pending.batch.calls.len(), !pending.batch.control.is_empty())
     }
 
     /// Takes what has happened. Without `room` for more writes, messages of the data lanes and calls stay in their

@@ -2,6 +2,7 @@
 
 mod gate;
 mod states;
+mod turns;
 mod watches;
 
 use super::accept::Acceptor;

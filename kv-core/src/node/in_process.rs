@@ -4,7 +4,7 @@
 use super::accept::Acceptor;
 use super::shared::Shared;
 use crate::client::LocalMember;
-use crate::ids::MemberId;
+use crate::ids::{MemberId, Revision};
 use crate::message::{Answer, Query, ReadMode};
 use kv_transport::{Connection, Lane, Peer};
 use std::sync::Weak;
@@ -36,14 +36,18 @@ impl LocalMember for InProcess {
     }
 
     fn read(&self, mode: ReadMode, query: &Query) -> Option<Answer> {
-        let shared = self.shared.upgrade()?;
-        let state = shared.state()?;
-        let is_fresh = match mode {
-            ReadMode::Local => true,
-            ReadMode::AtLeast(revision) => state.revision() >= revision,
-            ReadMode::Linearizable | ReadMode::MaxStaleness(_) => false,
+        let least = match mode {
+            ReadMode::Local => Revision::ZERO,
+            ReadMode::AtLeast(revision) => revision,
+            ReadMode::Linearizable | ReadMode::MaxStaleness(_) => return None,
         };
-        let answer = if is_fresh { state.answer_from_memory(query)? } else { return None };
+        let shared = self.shared.upgrade()?;
+        // The state stays in memory until the disk returns, even if the member stops because the state is wrong.
+        if shared.is_ending() {
+            return None;
+        }
+        let state = shared.state().filter(|state| state.revision() >= least)?;
+        let answer = state.answer_from_memory(query)?;
         // It is not timed, because reading the clock twice would take a good part of the time.
         shared.admission.meter.note(&answer, Duration::ZERO);
         Some(answer)

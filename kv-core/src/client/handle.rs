@@ -369,7 +369,8 @@ impl Client {
         query: &Query,
     ) -> Option<Answer> {
         let local = self.shared.local.as_ref()?;
-        let is_closed = self.shared.closed.load(Ordering::Acquire);
+        // The task has ended if the client was closed or its runtime has shut down.
+        let is_closed = self.shared.closed.load(Ordering::Acquire) || self.shared.commands.is_closed();
         let is_meant = only.is_none_or(|only| only == local.id());
         if is_meant && !is_closed { local.read(mode, query) } else { None }
     }

@@ -206,6 +206,23 @@ async fn the_member_of_this_process_is_reached_without_the_transport() {
     assert!(read.await.unwrap().is_ok());
 }
 
+/// The task of the client has ended, so the client is of no more use, even for what needs no task.
+#[test]
+fn a_client_whose_runtime_has_shut_down_reads_nothing_from_memory() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it can start");
+    let (first, second) = (runtime(), runtime());
+    let client = first.block_on(async {
+        let member = InThisProcess(mpsc::unbounded_channel().0);
+        let builder = Client::builder("test").transport(Memory::new()).local_member(member);
+        builder.start(expectation(B).members, expectation(B).limits)
+    });
+    assert_eq!(second.block_on(client.get("in memory").local().into_future()), Ok(None));
+    drop(first);
+    let read = second.block_on(client.get("in memory").local().into_future());
+    assert!(matches!(read, Err(ReadError::Closed)), "{read:?}");
+}
+
 /// Member B.
 struct InThisProcess(mpsc::UnboundedSender<Incoming>);
 

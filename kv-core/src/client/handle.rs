@@ -18,6 +18,7 @@ use kv_transport::Transport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -89,9 +90,17 @@ struct Shared {
     members: Vec<MemberInfo>,
     limits: Limits,
     /// The member that runs in this process, if there is one.
-    local: Option<Arc<dyn LocalMember>>,
+    ///
+    /// Code that catches a panic may use the client further: a member keeps nothing that a read has half changed.
+    local: Option<AssertUnwindSafe<Arc<dyn LocalMember>>>,
     deadline: Duration,
 }
+
+/// Applications may rely on this.
+const _: () = {
+    const fn check<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+    check::<Client>();
+};
 
 /// What [`Client::cluster_status`] has learned about one member.
 #[derive(Debug)]
@@ -150,7 +159,7 @@ impl Client {
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
             members,
             limits,
-            local,
+            local: local.map(AssertUnwindSafe),
             deadline,
         };
         Self { shared: Arc::new(shared) }

@@ -11,7 +11,8 @@ pub struct Load {
     pub clients: u64,
     /// The number of watches of these clients that wait for a change.
     pub watches: u64,
-    /// The reads that the member has answered.
+    /// The reads that the member has answered, except the gets that were answered in the task of the caller (see
+    /// [`Node::client`](crate::Node::client)).
     pub reads: Latencies,
     /// The writes that the member has answered.
     pub writes: Latencies,

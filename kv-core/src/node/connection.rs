@@ -203,7 +203,8 @@ async fn answer(
     mut writer: FrameWriter<Writer>,
 ) -> Result<(), ConnectionEnd> {
     let mut closing = shared.closing.subscribe();
-    // It waits once, because to begin and end a wait for each answer takes locks that all connections share.
+    // One future for the whole loop. A new one for each turn of the loop would register and deregister each time, under
+    // locks that all connections share.
     let mut closes = std::pin::pin!(async { drop(closing.wait_for(|closing| *closing).await) });
     let mut is_closing = false;
     loop {
@@ -226,6 +227,7 @@ async fn answer(
             held += share.bytes();
             shares.push(share);
         }
+        // If the node begins to shut down only now, this write still has the longer time.
         let within = if is_closing { LAST_WITHIN } else { WITHIN + time_for(writer.queued_bytes()) };
         match timeout(within, writer.flush()).await {
             Ok(written) => written.map_err(WireError::from)?,

@@ -6,9 +6,9 @@ use std::task::Poll;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-/// Limits how long each of many waits may take. Nearly all of them end early, and each ends later than the one before.
-/// A timer that is set and cancelled for each wait costs more than most waits do. This one stays set, and is set again
-/// only if it fires too early, or would fire too late.
+/// Limits how long each of many waits may take. Nearly all of them end before their deadline, and most deadlines are
+/// later than the deadline before. A timer that is set and cancelled for each wait costs more than most waits do. This
+/// one stays set, and is set again only if it has fired too early, or would fire too late. Deadlines in any order work.
 #[derive(Debug)]
 pub(super) struct Patience {
     timer: Pin<Box<Sleep>>,

@@ -24,9 +24,11 @@ pub(super) struct Monitor<T> {
 #[derive(Debug, Default)]
 struct Guarded<T> {
     value: T,
-    /// At least as many threads as sleep here and have not been woken. To wake a thread is a system call, even if none
-    /// sleeps.
+    /// This number plus the notifications that have been decided on, but not sent, is at least the number of threads
+    /// that sleep. So no thread sleeps on unnoticed. To wake a thread is a system call, even if none sleeps.
     sleeping: usize,
+    /// How often `sleeping` was lowered for a notification.
+    notified: u64,
 }
 
 impl<T> Monitor<T> {
@@ -48,6 +50,7 @@ impl<T> Monitor<T> {
         let mut guarded = lock(&self.guarded);
         let result = self.renew(&mut guarded.value, with);
         let sleeping = std::mem::take(&mut guarded.sleeping);
+        guarded.notified += 1;
         drop(guarded);
         if sleeping > 0 {
             self.changed.notify_all();
@@ -63,6 +66,7 @@ impl<T> Monitor<T> {
         // Each call wakes at least one of the threads that sleep, so the rest is still counted. A thread that woke by
         // itself stays counted, which costs one call for nothing.
         guarded.sleeping = sleeping.saturating_sub(1);
+        guarded.notified += 1;
         drop(guarded);
         if sleeping > 0 {
             self.changed.notify_one();
@@ -83,7 +87,15 @@ impl<T> Monitor<T> {
         self.idle.end();
         let mut guarded = lock(&self.guarded);
         guarded.sleeping += 1;
-        drop(self.changed.wait_timeout(guarded, most));
+        let notified = guarded.notified;
+        let waited = self.changed.wait_timeout(guarded, most);
+        let (mut guarded, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        // After a notification, this thread may no longer be counted. To lower the number again could leave out another
+        // thread, which would then sleep on.
+        if result.timed_out() && guarded.notified == notified {
+            guarded.sleeping -= 1;
+        }
+        drop(guarded);
         self.idle.begin();
     }
 
@@ -150,9 +162,12 @@ mod tests {
     #[test]
     fn a_change_after_a_pause_that_ran_out_wakes_the_thread() {
         let monitor: Arc<Monitor<bool>> = Arc::default();
-        for _ in 0..3 {
+        const PAUSES: usize = 20;
+        for _ in 0..PAUSES {
             monitor.pause(Duration::from_millis(1));
         }
+        // A few may have ended without a reason, before their time.
+        assert!(lock(&monitor.guarded).sleeping < PAUSES, "nobody sleeps");
         let changing = monitor.clone();
         let thread = std::thread::spawn(move || changing.change_one(|set| *set = true));
         monitor.wait(|set| set.then_some(()));

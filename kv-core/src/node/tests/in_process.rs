@@ -11,7 +11,7 @@ use crate::node::in_process::InProcess;
 use std::sync::Weak;
 
 /// Sets the state after so many puts of the key, each of its own number.
-fn set_state(bench: &Bench, puts: u8) {
+pub(super) fn set_state(bench: &Bench, puts: u8) {
     let request = |number, operation| Request {
         session: SessionId::new(u64::from(number > 0)),
         number: RequestNumber::new(number),

@@ -1,10 +1,12 @@
 //! The driver, turn by turn of the runtime: how long calls wait for more calls, and what does not wait with them.
 
+use super::in_process::set_state;
 use super::*;
-use crate::ids::View;
-use crate::message::{FormationStep, Query, Recovered};
+use crate::ids::{Anchor, Round, View, WriteSeq};
+use crate::message::{Age, Answer, Extent, FormationStep, LogSummary, Moment, Query, Recovered};
 use crate::node::driver::Driver;
 use crate::node::inbox::InboxCall;
+use crate::node::lanes::{Outgoing, Queue};
 use crate::node::reply::{Admission, Outbox, Responder};
 use crate::replica::{Replica, ReplicaConfig};
 use futures::FutureExt;
@@ -52,6 +54,74 @@ impl Turns {
             let vote = Message::StartViewChange { view: View::new(self.view) };
             self.bench.shared.inbox.message(peer, vote, true).now_or_never().expect("there is room");
         }
+    }
+
+    fn message(&mut self, message: Message) {
+        let arrives = self.bench.shared.inbox.message(PEER, message, true);
+        arrives.now_or_never().expect("there is room");
+        self.turn();
+    }
+
+    /// All writes are durable.
+    fn durable(&mut self) {
+        let writes = self.bench.shared.writes.with(|writes| writes.len());
+        self.bench.shared.inbox.durable(WriteSeq::new(writes as u64));
+        self.turn();
+    }
+
+    /// Makes this member the primary of view 3, with an empty log.
+    fn lead(&mut self) {
+        self.to_peer().set_connected(true);
+        self.view = 2;
+        self.vote();
+        self.turn();
+        self.durable();
+        let log = LogSummary {
+            log_view: View::ZERO,
+            checkpoint: Anchor::ZERO,
+            commit: Anchor::ZERO,
+            lacks: Vec::new(),
+            head: Op::ZERO,
+            suffix: Vec::new(),
+            tail: Vec::new(),
+            extent: Extent::Through(Op::ZERO),
+        };
+        let age = Age { least: Duration::ZERO, followed: false, moved: None };
+        self.message(Message::DoViewChange { view: View::new(3), log, ages: vec![age] });
+        self.durable();
+    }
+
+    /// The newest round that this primary has begun since the last call.
+    fn round(&self) -> Round {
+        let queue = self.to_peer();
+        let rounds = std::iter::from_fn(|| queue.pop()).filter_map(|it| match it {
+            Outgoing::Message(Message::Commit { round, .. }) => Some(round),
+            _ => None,
+        });
+        rounds.last().expect("it has begun a round")
+    }
+
+    fn to_peer(&self) -> Arc<Queue> {
+        let mut lanes = self.bench.shared.lanes.all();
+        lanes.find(|(to, lane, _)| (*to, *lane) == (PEER, Lane::Control)).expect("it is a peer").2
+    }
+
+    /// The peer answers this round.
+    fn confirm(&mut self, round: Round) {
+        let (view, sent) = (View::new(3), Moment { life: 1, at: crate::ids::Instant::ZERO });
+        self.message(Message::CommitOk { view, round, log: None, checkpoint: Op::ZERO, sent });
+    }
+
+    /// The calls that were answered with a record.
+    fn answered(&self) -> Vec<u64> {
+        let answers = self.outbox.take(usize::MAX).now_or_never().unwrap_or_default();
+        let answers = answers.into_iter().map(|(it, _)| it);
+        answers
+            .map(|it| {
+                assert!(matches!(it.answer, Answer::Value { .. }), "{it:?}");
+                it.call
+            })
+            .collect()
     }
 
     /// The calls that the driver has not taken.
@@ -144,4 +214,29 @@ async fn the_journal_does_not_wait_for_other_tasks() {
     assert!(!turns.has_control(), "it does not wait for calls that cannot be taken");
     assert!(writes(&turns).0 > before, "it waits for the turn of others");
     assert_eq!(turns.waiting(), 1);
+}
+
+/// Rule R1: reads that arrive together share a round. A read that arrives after a round has begun waits for the next
+/// one, because the answers to the first may be older than the read.
+#[tokio::test(start_paused = true)]
+async fn r1_a_read_does_not_share_the_round_of_an_earlier_read() {
+    let mut turns = Turns::new();
+    turns.lead();
+    set_state(&turns.bench, 1);
+    let read = |turns: &mut Turns, count: usize| {
+        (0..count).for_each(|_| turns.call());
+        while turns.waiting() > 0 {
+            turns.turn();
+        }
+    };
+    read(&mut turns, 2);
+    let first = turns.round();
+    read(&mut turns, 1);
+    assert_eq!(turns.answered(), [0; 0]);
+    turns.confirm(first);
+    assert_eq!(turns.answered(), [1, 2]);
+    let second = turns.round();
+    assert!(second > first);
+    turns.confirm(second);
+    assert_eq!(turns.answered(), [3]);
 }

@@ -51,8 +51,8 @@ impl WithPrevious {
 impl Put {
     /// Makes the put also return the previous record of the key. The result is a [`WrittenWithPrevious`]. The cluster
     /// keeps a copy of the previous record with the result of the put, so that a retry of the put gets the same answer.
-    /// This record is subject to the same limits as data that a [`Transaction`] reads. Set the conditions and options of
-    /// the put before this call.
+    /// This record is subject to the same limits as data that a [`Transaction`] reads. Set the conditions and options
+    /// of the put before this call.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
         WithPrevious::new(

@@ -102,8 +102,9 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Messages that the protocol has [sent](ProtocolOutput::Send) to
-    /// this member since the previous connection was lost have not left this process, and never will.
+    /// No connection to this member could be opened. None of the messages that waited for this connection has left this
+    /// process, and none will. These are all messages that the protocol has [sent](ProtocolOutput::Send) to this member
+    /// since its previous connection, if there was one, was lost.
     Unreachable {
         /// The member at the other end.
         member: MemberId,

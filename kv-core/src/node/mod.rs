@@ -181,10 +181,10 @@ impl Node {
     /// transport. It works no matter which member is the primary. Each call returns a separate client with a session of
     /// its own.
     ///
-    /// If this member has changed a key recently, a [`local`](crate::client::Get::local) get of that key is answered
-    /// from the member's memory in the task of the caller. So is a get with
-    /// [`at_least`](crate::client::Get::at_least), if this member has already applied the revision. Such gets do not
-    /// count in [`Load::reads`](crate::node::Load::reads).
+    /// If this member has recently applied a change of a key, whoever made the change, a
+    /// [`local`](crate::client::Get::local) get of that key is answered from the member's memory, in the task of the
+    /// caller. So is a get with [`at_least`](crate::client::Get::at_least), if this member has already applied the
+    /// revision. Such gets do not count in [`Load::reads`](crate::node::Load::reads).
     ///
     /// # Panics
     /// If this is called outside a tokio runtime.

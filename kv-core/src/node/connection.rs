@@ -212,11 +212,12 @@ async fn answer(
             return Ok(());
         }
         let answers = tokio::select! {
-            answers = outbox.take(WRITE_BYTES) => answers,
+            biased;
             () = &mut closes, if !is_closing => {
                 is_closing = true;
                 continue;
             }
+            answers = outbox.take(WRITE_BYTES) => answers,
         };
         let (count, mut held, mut shares) = (answers.len(), 0, Vec::with_capacity(answers.len()));
         for (answer, share) in answers {

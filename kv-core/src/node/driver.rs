@@ -110,12 +110,13 @@ impl Driver {
     /// right after the first one that has put a call into the inbox. If the others put more there, a single entry or
     /// round serves all of them.
     ///
-    /// A turn of the runtime may take long. So nothing but calls waits for it: neither votes and acknowledgements nor
-    /// the replica's timers, which send heartbeats.
+    /// A turn of the runtime may take long. So neither the Control lane waits for it nor the replica's timers, which send
+    /// heartbeats. Only a primary gathers: a backup has nothing to gain, and its acknowledgements would wait.
     async fn gather(&self, mut before: usize) {
         for _ in 0..MOST_TURNS {
             let (calls, has_control) = self.shared.inbox.waiting();
-            if calls <= before || has_control || !self.may_take_calls() || self.is_timer_due() {
+            let gains = calls > before && self.replica.is_serving() && self.may_take_calls();
+            if !gains || has_control || self.is_timer_due() {
                 return;
             }
             before = calls;
@@ -314,8 +315,16 @@ impl Driver {
                     }
                 }
                 (InboxCall::Read { query, reply }, None) => reads.push((query, reply)),
-                (InboxCall::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),
                 (InboxCall::Write { key, request, reply }, None) => {
+                    if room == 0 && !requests.is_empty() {
+                        // A batch may hold more calls than the replica takes at once.
+                        self.step(Input::Propose { requests: std::mem::take(&mut requests) });
+                        room = self.replica.proposal_room();
+                    }
+                    if room == 0 {
+                        reply.send(Answer::Overloaded);
+                        continue;
+                    }
                     // If the request is already in progress, this call waits for the same result.
                     if self.shared.waiters.join(key, reply) {
                         room = room.saturating_sub(request.len());

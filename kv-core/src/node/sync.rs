@@ -27,7 +27,7 @@ struct Guarded<T> {
     /// This number plus the notifications that have been decided on, but not sent, is at least the number of threads
     /// that sleep. So no thread sleeps on unnoticed. To wake a thread is a system call, even if none sleeps.
     sleeping: usize,
-    /// How often `sleeping` was lowered for a notification.
+    /// How many changes have been announced. Only an announcement, or the end of a pause, lowers `sleeping`.
     notified: u64,
 }
 

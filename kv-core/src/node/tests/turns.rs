@@ -2,10 +2,11 @@
 
 use super::in_process::set_state;
 use super::*;
-use crate::ids::{Anchor, Round, View, WriteSeq};
+use crate::ids::{Anchor, RequestNumber, Round, SessionId, View, WriteSeq};
 use crate::message::{Age, Answer, Extent, FormationStep, LogSummary, Moment, Query, Recovered};
+use crate::message::{Command, Operation, Request};
 use crate::node::driver::Driver;
-use crate::node::inbox::InboxCall;
+use crate::node::inbox::{InboxCall, RequestKey};
 use crate::node::lanes::{Outgoing, Queue};
 use crate::node::reply::{Admission, Outbox, Responder};
 use crate::replica::{Replica, ReplicaConfig};
@@ -45,6 +46,27 @@ impl Turns {
         let reply = Responder::new(self.outbox.clone(), self.calls, None);
         let query = Query::Get { key: "key".into(), at: None };
         self.bench.shared.inbox.call(InboxCall::Read { query, reply });
+    }
+
+    /// A client puts a value of this size.
+    fn put(&mut self, bytes: usize) {
+        self.calls += 1;
+        let (session, number) = (SessionId::new(self.calls), RequestNumber::new(1));
+        let (key, value) = ("key".into(), vec![0; bytes].into());
+        let put = Command::Put { key, value, condition: None, life: Default::default() };
+        let operation = Operation::Command(put);
+        let request = Request { session, number, acked_through: RequestNumber::ZERO, operation }.encode();
+        let reply = Responder::new(self.outbox.clone(), self.calls, None);
+        let key = RequestKey::Numbered(session, number);
+        self.bench.shared.inbox.call(InboxCall::Write { key, request, reply });
+    }
+
+    /// The peer answers a round of this primary that has long been confirmed.
+    fn acknowledge(&mut self) {
+        let (view, sent) = (View::new(3), Moment { life: 1, at: crate::ids::Instant::ZERO });
+        let round = Round::default();
+        let ok = Message::CommitOk { view, round, log: None, checkpoint: Op::ZERO, sent };
+        self.bench.shared.inbox.message(PEER, ok, true).now_or_never().expect("there is room");
     }
 
     /// The peers vote for the next view.
@@ -137,6 +159,8 @@ impl Turns {
 #[tokio::test(start_paused = true)]
 async fn calls_wait_for_more_as_long_as_each_turn_brings_some() {
     let mut turns = Turns::new();
+    turns.lead();
+    set_state(&turns.bench, 1);
     turns.call();
     turns.turn();
     assert_eq!(turns.waiting(), 1, "another task may have more");
@@ -145,12 +169,37 @@ async fn calls_wait_for_more_as_long_as_each_turn_brings_some() {
     assert_eq!(turns.waiting(), 2, "and another");
     turns.turn();
     assert_eq!(turns.waiting(), 0, "the last turn brought none");
-    assert_eq!(turns.outbox.take(usize::MAX).await.len(), 2);
+    let round = turns.round();
+    turns.confirm(round);
+    assert_eq!(turns.answered(), [1, 2]);
+}
+
+/// A batch may hold more than the replica takes at once.
+#[tokio::test(start_paused = true)]
+async fn no_call_is_refused_because_many_were_gathered() {
+    let mut turns = Turns::new();
+    turns.lead();
+    (0..100).for_each(|_| turns.put(60 << 10));
+    while turns.waiting() > 0 {
+        turns.turn();
+    }
+    assert_eq!(turns.answered(), [0; 0]);
+}
+
+/// What other members wait for does not wait for calls that gain nothing by it.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_not_primary_takes_calls_at_once() {
+    let mut turns = Turns::new();
+    turns.call();
+    turns.turn();
+    assert_eq!(turns.waiting(), 0);
+    assert_eq!(turns.outbox.take(usize::MAX).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn calls_do_not_wait_for_ever_while_more_come() {
     let mut turns = Turns::new();
+    turns.lead();
     for _ in 0..10 {
         turns.call();
         turns.turn();
@@ -161,22 +210,23 @@ async fn calls_do_not_wait_for_ever_while_more_come() {
     panic!("{} calls wait", turns.waiting());
 }
 
-/// Votes and acknowledgements decide who is primary: they do not wait for calls.
+/// Votes and answers to heartbeats decide who is primary: they do not wait for calls.
 #[tokio::test(start_paused = true)]
 async fn the_control_lane_does_not_wait_for_calls() {
     let mut turns = Turns::new();
-    turns.vote();
+    turns.lead();
+    turns.acknowledge();
     turns.turn();
     assert!(!turns.has_control(), "nothing else is there");
     turns.call();
-    turns.vote();
+    turns.acknowledge();
     turns.turn();
     assert!(!turns.has_control() && turns.waiting() == 0, "it came together with a call");
     turns.call();
     turns.turn();
     assert_eq!(turns.waiting(), 1, "it waits for more");
     turns.call();
-    turns.vote();
+    turns.acknowledge();
     turns.turn();
     assert!(!turns.has_control() && turns.waiting() == 0, "it came while calls were gathered");
 }
@@ -185,6 +235,7 @@ async fn the_control_lane_does_not_wait_for_calls() {
 #[tokio::test(start_paused = true)]
 async fn a_timer_does_not_wait_for_calls() {
     let mut turns = Turns::new();
+    turns.lead();
     turns.call();
     turns.turn();
     assert_eq!(turns.waiting(), 1);

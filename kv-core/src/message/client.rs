@@ -261,32 +261,32 @@ pub enum Answer {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MemberStatus {
-    /// The id of the member.
+    /// Its id.
     pub id: MemberId,
     /// The role of the member.
     pub role: Role,
-    /// What the member is doing.
+    /// What it is doing.
     pub state: MemberState,
-    /// The view of the member.
+    /// Its view.
     pub view: View,
     /// The serving primary, as far as the member knows.
     pub primary: Option<MemberId>,
-    /// The last op of the member's log.
+    /// The last op of its log.
     pub head: Op,
-    /// The last op that the member knows to be committed.
+    /// The last op that it knows to be committed.
     pub commit: Op,
-    /// The last op that the member has applied.
+    /// The last op that it has applied.
     pub applied: Op,
-    /// The revision of the state that the member has applied.
+    /// The revision of its applied state.
     pub revision: Revision,
-    /// The op of the member's last durable checkpoint.
+    /// Its durable checkpoint.
     pub checkpoint: Op,
     /// How long the last change of primary took, as this member saw it, in milliseconds. The time counts from the first
     /// suspicion until the new primary served.
     pub last_failover_ms: Option<u64>,
     /// If the member is the primary, the progress of its peers.
     pub peers: Vec<PeerStatus>,
-    /// The clients of the member, and the calls that the member has answered.
+    /// The clients of the member, and the calls that it answered.
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
@@ -297,20 +297,19 @@ pub struct MemberStatus {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MemberState {
-    /// The member opens its data, or waits for the cluster to form. To form, a cluster needs all of its members.
+    /// It opens its data, or waits for the cluster to form, until all members have been seen once.
     Forming,
-    /// The member serves as the primary.
+    /// It serves as the primary.
     Primary,
-    /// The member follows a primary, or waits until a primary serves.
+    /// It follows a primary, or waits for one to serve.
     Backup,
-    /// The member is changing from one view to the next.
+    /// It is changing from one view to the next.
     ViewChange,
-    /// The member replaces its log with the log of the view. It acknowledges nothing yet.
+    /// It replaces its log with the log of the view. It acknowledges nothing yet.
     CatchingUp,
-    /// The member's log is damaged. The member votes, but acknowledges nothing until it has received the log from a
-    /// primary.
+    /// Its log is damaged. It votes, but acknowledges nothing until it has received the log from a primary.
     Damaged,
-    /// A state that this version of kv does not know. The member runs a newer version.
+    /// A state that this version does not know, from a newer version.
     #[serde(other)]
     Unknown,
 }
@@ -327,8 +326,8 @@ impl fmt::Display for MemberState {
 pub struct PeerStatus {
     /// The id of the peer.
     pub id: MemberId,
-    /// The last op that the peer has acknowledged in this view.
+    /// The last op that it acknowledged in this view.
     pub acknowledged: Op,
-    /// Whether the peer has answered recently.
+    /// Whether it has answered recently.
     pub alive: bool,
 }

@@ -387,7 +387,7 @@ pub enum RequestError {
     /// The transaction has too many conditions or steps.
     #[error("the transaction has {len} {what}: up to {max} are allowed")]
     TooManyOps {
-        /// What the transaction has too many of: conditions, or steps of one list.
+        /// Conditions, or steps of one list.
         what: &'static str,
         /// Their number.
         len: usize,
@@ -412,7 +412,7 @@ pub enum RequestError {
         /// The longest time allowed, in milliseconds.
         max: u64,
     },
-    /// One read has too many keys, or these keys are too long together.
+    /// Too many keys in one read.
     #[error("the read has {count} keys with {bytes} bytes: up to {most} keys with {max} bytes are allowed")]
     Keys {
         /// Their number.

@@ -23,7 +23,7 @@ const SLOWEST_WRITE: Time = 5 * SECOND;
 const APPLY_AT_ONCE: usize = 16;
 
 impl World {
-    pub(super) fn process(&mut self, member: usize) -> Option<&mut Process> {
+    fn process(&mut self, member: usize) -> Option<&mut Process> {
         self.members[member].process.as_deref_mut()
     }
 
@@ -114,7 +114,7 @@ impl World {
         if slot.life != life || slot.process.is_none() {
             return;
         }
-        if let (Some(unfinished), Due::Written | Due::Checkpoint | Due::Merge) = (&mut slot.stalled, what) {
+        if let (Some(unfinished), Due::Written | Due::Checkpoint) = (&mut slot.stalled, what) {
             return unfinished.push(what);
         }
         match what {
@@ -122,7 +122,6 @@ impl World {
             Due::Written => self.on_journal(member),
             Due::Apply => self.apply_some(member),
             Due::Checkpoint => self.on_checkpoint(member),
-            Due::Merge => self.on_merge(member),
             Due::Transfer => self.on_transfer(member),
             Due::Piece => self.on_piece(member),
             Due::PeerLost(peer) => {
@@ -455,7 +454,6 @@ impl World {
             }
             Err(error) => return self.state_failed(member, "a checkpoint can be taken", &error),
         }
-        self.schedule_merge(member);
         self.trace.note(37, member as u64, anchor.op.get(), || {
             format!("{:?} m{member} checkpoint {anchor:?}", self.now)
         });

@@ -24,7 +24,6 @@ mod lifetimes;
 mod linear;
 mod lives;
 mod member;
-mod merges;
 mod mirror;
 mod model;
 pub mod mutants;

@@ -190,7 +190,7 @@ impl IntoFuture for Transaction {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The transaction may have been applied, or may still be applied. It is
-    /// applied at most once. Nothing else is affected.
+    /// applied at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, transaction, otherwise: _, deadline } = self;
         Box::pin(async move {
@@ -243,7 +243,7 @@ impl IntoFuture for Add {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The addition may have been applied, or may still be applied. It is
-    /// applied at most once. Nothing else is affected.
+    /// applied at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { results, revision, succeeded, .. } = self.0.await?;

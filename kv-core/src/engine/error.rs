@@ -10,26 +10,26 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum EngineError {
     /// An operation of the disk failed.
-    #[error("cannot {doing} a file of the state: {source}")]
+    #[error("cannot {doing} the state file: {source}")]
     Io {
         /// The operation.
         doing: &'static str,
         /// The disk's error.
         source: Arc<io::Error>,
     },
-    /// A file does not contain what was written. The state is no longer used for answers.
+    /// The file does not contain what the member wrote. The member no longer uses the state for answers.
     #[error(
-        "the state is damaged ({detail}). It was not deleted. Restore the member's data directory from an intact copy with everything that it acknowledged, \
+        "the state file is damaged ({detail}). It was not deleted. Restore the member's data directory from an intact copy with everything that it acknowledged, \
          or set up a new cluster from a backup"
     )]
     Damaged {
         /// Where the damage is, and how it was detected.
         detail: String,
     },
-    /// Every block contains what was written, but the blocks are inconsistent with each other. The cause is a bug, or
-    /// the machine's memory, and not the disk. The state of another member could have the same problem.
+    /// Every block contains what the member wrote, but the blocks are inconsistent with each other. The cause is a bug,
+    /// or the machine's memory, and not the disk. The state of another member may have the same problem.
     #[error(
-        "the state is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move all files whose names begin with `state` out of its data directory, and start it again"
+        "the state file is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move the file `state` out of its data directory, and start it again"
     )]
     Inconsistent {
         /// How it was detected.
@@ -37,38 +37,25 @@ pub enum EngineError {
     },
     /// The file was written by another version.
     #[error(
-        "the file `state` has format {found}, and this version has {known}: start the version that wrote it"
+        "the state file has format {found}, and this version has {known}: start the version that wrote it"
     )]
     Format {
-        /// The file's.
+        /// The format of the file.
         found: u32,
-        /// Ours.
+        /// The format that this version knows.
         known: u32,
     },
     /// The state was built with another value of a fixed option (rule F6).
     #[error(transparent)]
     OtherOption(#[from] OptionMismatch),
-    /// An earlier error was final.
+    /// An earlier operation failed with a final error.
     #[error("the state failed earlier: restart the member")]
     Failed,
 }
 
 impl EngineError {
-    /// What is done when a new manifest takes the place of the old one.
-    pub(super) const REPLACE: &str = "replace";
-
     pub(crate) fn damaged(detail: impl Into<String>) -> Self {
         Self::Damaged { detail: detail.into() }
-    }
-
-    pub(super) fn inconsistent(detail: impl Into<String>) -> Self {
-        Self::Inconsistent { detail: detail.into() }
-    }
-
-    /// Returns whether there was no room on the disk for a new file. Nothing else was changed.
-    pub(super) fn is_full_disk(&self) -> bool {
-        let full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
-        matches!(self, Self::Io { doing, source } if *doing != Self::REPLACE && full(source))
     }
 
     /// Returns whether the content of the file is unusable, as opposed to a failure of the disk or of this program.

@@ -9,7 +9,6 @@ use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
-use super::merges::MergeQueue;
 use super::pool::Pool;
 use super::quota::Accounts;
 use super::rate::Bucket;
@@ -62,8 +61,6 @@ pub(super) struct Shared {
     pub(super) writes: Monitor<WriteQueue>,
     /// To the applier thread.
     pub(super) applier_queue: Monitor<ApplierQueue>,
-    /// To the thread that merges files of the state.
-    pub(super) merges: Monitor<MergeQueue>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
     /// To the thread that reads for the peers.
@@ -153,7 +150,6 @@ impl Shared {
             incoming: Incoming::default(),
             writes: Monitor::watched(&parts.quiet),
             applier_queue: Monitor::watched(&parts.quiet),
-            merges: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
             peers: Pool::watched(&parts.quiet),
             idle: parts.quiet,
@@ -184,6 +180,11 @@ impl Shared {
     /// Stops the node for this reason, unless it stops already.
     pub(super) fn stop(&self, reason: StopReason) {
         set_once(&self.stop, reason);
+    }
+
+    /// Returns whether the node stops or shuts down, and so takes no new calls.
+    pub(super) fn is_ending(&self) -> bool {
+        *self.closing.borrow() || self.stop.borrow().is_some()
     }
 
     /// Hands over the primary role, if this member has it, and then stops. For a member whose disk has failed, but
@@ -234,7 +235,10 @@ impl Shared {
     fn replace_state(&self, reader: Option<StateReader>) {
         let mut state = lock(&self.state);
         self.state_life.fetch_add(1, Ordering::SeqCst);
-        *state = reader;
+        let old = std::mem::replace(&mut *state, reader);
+        drop(state);
+        // Only now: it may hold the last reference to a state, which takes long to free, and readers wait for the lock.
+        drop(old);
     }
 
     /// The number of the present state. Read it before the state whose errors are reported with it.

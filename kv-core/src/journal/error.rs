@@ -4,14 +4,14 @@ use crate::config::OptionMismatch;
 use crate::ids::{Hash, Incarnation, MemberId, Op};
 use std::io;
 
-/// Why a data directory was not opened. Except for [`Disk`](Self::Disk), nothing on disk was changed.
+/// Why a data directory was not opened. Unless it is an error of the disk itself, nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The disk failed.
     #[error("cannot {doing}: {source}")]
     Disk {
-        /// The operation.
+        /// What was attempted.
         doing: String,
         /// The disk's error.
         source: io::Error,
@@ -42,34 +42,34 @@ pub enum OpenError {
          configuration back to what they were (addresses may change)"
     )]
     OtherConfiguration {
-        /// The name of the cluster.
+        /// The cluster.
         cluster: String,
-        /// The fingerprint of the member list with which the directory was formatted.
+        /// The fingerprint of that member list.
         fingerprint: Hash,
-        /// How that list differs, as a part of the message; empty if this is unknown.
+        /// How that list differs, if that is known: a part of the sentence.
         difference: String,
     },
     /// The directory was formatted with another value of a fixed option.
     #[error(transparent)]
     OtherOption(#[from] OptionMismatch),
-    /// An earlier version of kv wrote the directory.
+    /// An earlier version wrote it.
     #[error(
         "the data directory has format {found}, this version knows format {known} only: start the version that wrote it"
     )]
     OlderFormat {
-        /// The format of the directory.
+        /// The format found.
         found: u32,
-        /// The only format that this version knows.
+        /// The one known.
         known: u32,
     },
-    /// A later version of kv wrote the directory.
+    /// A later version wrote it.
     #[error(
         "the data directory has format {found}, this version knows format {known}: start the newer version"
     )]
     NewerFormat {
-        /// The format of the directory.
+        /// The format found.
         found: u32,
-        /// The newest format that this version knows.
+        /// The newest one known.
         known: u32,
     },
     /// Too few copies of the superblock are intact.
@@ -78,11 +78,11 @@ pub enum OpenError {
          without it: bring the data directory back as it was when the member last ran"
     )]
     SuperblockDamaged {
-        /// The number of intact copies.
+        /// Intact copies.
         intact: usize,
-        /// The number of all copies.
+        /// All copies.
         copies: usize,
-        /// How many intact copies are needed.
+        /// How many are needed.
         needed: usize,
     },
     /// There are journal files without a superblock.
@@ -109,7 +109,7 @@ pub enum OpenError {
         /// The name of the file.
         file: String,
     },
-    /// The option `segment_bytes` is out of range.
+    /// An option is out of range.
     #[error("the segment size is {0} bytes: it must be a multiple of 4096 from 16384 to 1 GiB")]
     SegmentBytes(u64),
 }
@@ -141,7 +141,7 @@ pub enum JournalWriteError {
     /// The directory has not been formatted.
     #[error("the directory is not formatted yet")]
     NotFormatted,
-    /// The log is damaged, and the entry is not the missing one.
+    /// The entry is not the one that a damaged log is missing.
     #[error("the log is damaged above op {head}, and entry {op} is not what is missing: cut it first")]
     Damaged {
         /// The op of the entry.

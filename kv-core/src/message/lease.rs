@@ -51,7 +51,11 @@ impl Lifetime {
     }
 
     pub(super) fn check(self) -> Result<(), RequestError> {
-        self.ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
+        Self::check_ttl(self.ttl_ms)
+    }
+
+    pub(super) fn check_ttl(ttl_ms: Option<u64>) -> Result<(), RequestError> {
+        ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
     }
 }
 
@@ -129,7 +133,7 @@ pub struct LeaseInfo {
     pub ttl_ms: u64,
     /// The lease ends once the cluster's clock has reached this time, unless the lease is renewed.
     pub deadline: Timestamp,
-    /// The number of keys that belong to the lease.
+    /// The number of its keys.
     pub keys: u32,
 }
 

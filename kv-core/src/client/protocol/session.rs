@@ -1,4 +1,4 @@
-//! The client's side of a session: the numbers of its requests, the window, and which requests have ended.
+//! The client's side of a session: numbers, the window, what has ended.
 
 use crate::ids::{Instant, RequestNumber, SessionId};
 use std::collections::BTreeSet;
@@ -10,28 +10,26 @@ pub(super) enum Session {
     Closed,
     /// A session has been requested.
     Opening,
-    /// The session is open.
+    /// It is there.
     Open(OpenSession),
 }
 
 /// An open session.
 #[derive(Debug)]
 pub(super) struct OpenSession {
-    /// The id of the session.
+    /// Its name.
     pub(super) id: SessionId,
     /// The number of the next new request.
     next: RequestNumber,
-    /// The requests with the numbers up to this one have ended, with or without a result. Members run none of them any
-    /// more.
+    /// Every number up to this one has ended, with or without a result. Members run none of them any more.
     acked_through: RequestNumber,
     /// Numbers above `acked_through` that have ended.
     ended: BTreeSet<RequestNumber>,
     /// When the last new request was sent.
     pub(super) last_used: Instant,
-    /// The request that closes the session was sent.
+    /// Its closing was sent.
     pub(super) closing: bool,
-    /// The members no longer know the session. No new request is sent under it, and the session is over when the last
-    /// request that was sent has ended.
+    /// The members no longer know it. No new request is sent under it, and it ends with the last one that was sent.
     pub(super) expired: bool,
 }
 
@@ -62,7 +60,7 @@ impl OpenSession {
         self.acked_through
     }
 
-    /// Returns whether nothing more can happen in the session.
+    /// Returns whether nothing more can happen in it.
     pub(super) fn is_over(&self) -> bool {
         self.closing || (self.expired && self.outstanding() == 0)
     }

@@ -167,6 +167,98 @@ async fn a_delete_returns_whether_the_key_existed() {
     }
 }
 
+async fn answer_skip(cluster: &mut Cluster, to: u64, revision: u64) {
+    let incoming = cluster.next().await;
+    let to = Revision::new(to);
+    assert_eq!(incoming.request().operation, Operation::Command(Command::SkipRevisions { to }));
+    incoming.written(revision, Effect::RevisionsSkipped { kept: 1_000 });
+}
+
+/// Others write at the same time: the target is named, so no more is dropped for that.
+#[tokio::test(start_paused = true)]
+async fn a_compaction_skips_as_many_revisions_as_needed() {
+    let (mut cluster, client) = ready().await;
+    for (before, oldest) in [(None, 5_000), (Some(4_600), 4_600), (Some(9_000), 5_000)] {
+        let compact = before.into_iter().fold(client.compact(), |it, at| it.before(Revision::new(at)));
+        let compact = tokio::spawn(compact.into_future());
+        answer_skip(&mut cluster, 0, 5_000).await;
+        answer_skip(&mut cluster, oldest + 1_000, oldest + 1_000).await;
+        let done = compact.await.unwrap().unwrap();
+        assert_eq!((done.oldest.get(), done.revision.get()), (oldest, oldest + 1_000));
+    }
+    // It was dropped long ago.
+    let compact = tokio::spawn(client.compact().before(Revision::new(3)).into_future());
+    answer_skip(&mut cluster, 0, 5_000).await;
+    assert_eq!(compact.await.unwrap().unwrap().oldest, Revision::new(4_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_revision_is_raised_to_the_greatest_one_at_most() {
+    let (mut cluster, client) = ready().await;
+    let max = Command::MAX_SKIP_TO;
+    for (to, revision) in [(max.get(), max.get()), (5, 7)] {
+        let raise = tokio::spawn(client.raise_revision(Revision::new(to)).into_future());
+        answer_skip(&mut cluster, to, revision).await;
+        assert_eq!(raise.await.unwrap().unwrap().revision, Revision::new(revision), "it is not lowered");
+    }
+    for to in [max.next(), Revision::new(u64::MAX)] {
+        let refused = client.raise_revision(to).await;
+        assert_eq!(refused, Err(WriteError::Malformed(crate::message::RequestError::Skip { to, max })));
+    }
+}
+
+/// All steps count at the revision of the first one.
+#[tokio::test(start_paused = true)]
+async fn a_count_adds_up_its_steps_at_one_revision() {
+    let (mut cluster, client) = ready().await;
+    let count = tokio::spawn(client.count("a/").local().with_revision());
+    let revision = Revision::new(9);
+    let mut expected = Query::Count { from: "a/".into(), to: Some("a0".into()), at: None };
+    for (found, next) in [(40, Some("a/m")), (2, None)] {
+        let incoming = cluster.next().await;
+        let ClientCall::Read { mode, query } = &incoming.message.what else { panic!("it reads") };
+        assert_eq!(*query, expected);
+        assert_eq!(*mode, if next.is_some() { ReadMode::Local } else { ReadMode::AtLeast(revision) });
+        incoming.answer(Answer::Counted { count: found, next: next.map(Into::into), revision });
+        expected = Query::Count { from: "a/m".into(), to: Some("a0".into()), at: Some(revision) };
+    }
+    let counted = count.await.unwrap().unwrap();
+    assert_eq!((counted.found, counted.revision), (42, revision));
+    // A member that makes no progress is not asked forever.
+    let count = tokio::spawn(client.count("a/").into_future());
+    cluster.next().await.answer(Answer::Counted { count: 1, next: Some("a/".into()), revision });
+    assert!(matches!(count.await.unwrap().unwrap_err(), ReadError::Unavailable(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_touch_sends_no_value_and_returns_whether_the_key_existed() {
+    let (mut cluster, client) = ready().await;
+    let secs = Duration::from_secs;
+    for (touch, ttl_ms, existed) in
+        [(client.touch("x", secs(2)), Some(2_000), true), (client.persist("x"), None, false)]
+    {
+        let touch = tokio::spawn(touch.if_revision(Revision::new(3)).into_future());
+        let incoming = cluster.next().await;
+        let condition = Some(Condition::Revision(Revision::new(3)));
+        assert_eq!(
+            incoming.request().operation,
+            Operation::Command(Command::Touch { key: "x".into(), ttl_ms, condition })
+        );
+        incoming.written(12, Effect::Touched { existed });
+        let touched = touch.await.unwrap().unwrap();
+        assert_eq!((touched.existed, touched.revision), (existed, Revision::new(12)));
+    }
+    let touch = tokio::spawn(client.touch("x", secs(1)).if_value("v").into_future());
+    cluster.next().await.written(13, Effect::ConditionFailed { found: Some(Revision::new(7)) });
+    assert!(touch.await.unwrap().unwrap_err().is_condition_failed());
+    let error = client.touch("x", Duration::ZERO).await.unwrap_err();
+    assert!(
+        matches!(error, WriteError::Malformed(crate::message::RequestError::Ttl { ms: 0, .. })),
+        "{error}"
+    );
+    cluster.quiet().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn limits_are_reported_without_asking_anyone() {
     let (mut cluster, client) = ready().await;

@@ -1,0 +1,80 @@
+//! `kv verify`: reads a whole backup.
+
+use super::format::{Description, FileError, Item, Part, Reader, Summary};
+use super::{MARKER, summary_json, summary_text, unreadable};
+use crate::commands::print_either;
+use crate::failure::Failure;
+use crate::progress::Progress;
+use clap::Args;
+use serde_json::Value;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The backup.
+    pub(crate) file: PathBuf,
+}
+
+/// `kv verify`.
+pub(crate) fn verify(args: &VerifyArgs, json: bool) -> Result<(), Failure> {
+    let (description, summary) = check(&args.file, &open(&args.file)?, json)?;
+    let revision = description.revision;
+    let object = Value::Object(summary_json(&args.file.display().to_string(), revision, &summary));
+    print_either(json, &object, &summary_text(revision, &summary))
+}
+
+/// Opens a backup.
+pub(super) fn open(file: &Path) -> Result<File, Failure> {
+    File::open(file).map_err(|error| Failure::usage(format!("cannot read {}: {error}", file.display())))
+}
+
+/// Begins to read a backup.
+pub(super) fn begin<'a>(
+    name: &Path,
+    file: &'a File,
+) -> Result<(Reader<BufReader<&'a File>>, Description), Failure> {
+    Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| unreadable(name, &error))
+}
+
+/// Reads and checks all of a backup.
+pub(super) fn check(name: &Path, file: &File, json: bool) -> Result<(Description, Summary), Failure> {
+    let (mut reader, description) = begin(name, file)?;
+    let mut progress = Progress::new("verified", json);
+    loop {
+        match reader.next().map_err(|error: FileError| unreadable(name, &error))? {
+            Part::Records(items) => {
+                if items.iter().any(|item| item.key == MARKER) {
+                    let name = name.display();
+                    return Err(Failure::failed(format!("{name} is the backup of an incomplete restore")));
+                }
+                progress.add(items.len() as u64, items.iter().map(Item::bytes).sum());
+            }
+            Part::End(summary) => return Ok((description, summary)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::Writer;
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn the_backup_of_an_incomplete_restore_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (key, is_whole) in [("\0kv/restored", true), (MARKER, false)] {
+            let name = folder.path().join("backup");
+            let file = File::create(&name).expect("a file");
+            let description = Description::new("kv".to_owned(), 9, 1234);
+            let mut writer = Writer::new(file, &description).expect("it is written");
+            let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::new());
+            let item = Item { key, value, created: 1, modified: 1, version: 1, ttl_ms: None };
+            writer.add(&item).and_then(|()| writer.finish()).expect("it is written");
+            let checked = check(&name, &open(&name).expect("it is there"), false);
+            assert_eq!(checked.is_ok(), is_whole, "{checked:?}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ pub(crate) fn done(cluster: &Cluster, arguments: &[&str]) -> String {
 
 /// The same, as JSON.
 #[track_caller]
-pub(crate) fn json(cluster: &Cluster, arguments: &[&str]) -> serde_json::Value {
+fn json(cluster: &Cluster, arguments: &[&str]) -> serde_json::Value {
     let text = done(cluster, &[arguments, &["--json"]].concat());
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {text:?}: {error}"))
 }

@@ -248,12 +248,9 @@ impl World {
             (Some(Bug::WatchesTellUncommitted), Ok(WatchPoll::Nothing(place))) => {
                 let entry = process.log.read(state.applied().op.next()).ok().flatten();
                 let requests = entry.iter().flat_map(|entry| {
-                    let mut next = entry.header.first_revision;
-                    entry.requests().map(move |bytes| {
-                        let revision = next;
-                        next = next.advance(Request::revisions(&bytes, next.previous()));
-                        (revision, bytes)
-                    })
+                    let revisions =
+                        std::iter::successors(Some(entry.header.first_revision), |it| Some(it.next()));
+                    revisions.zip(entry.requests().filter(|bytes| Request::takes_revision(bytes)))
                 });
                 let mut events = requests.filter_map(|(revision, bytes)| put_of(revision, &bytes, query));
                 let event = events.find(|event| event.revision > place.revision);

@@ -102,8 +102,9 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Messages that were [output](ProtocolOutput::Send) for the member
-    /// after the previous connection was lost have not left this process, and never will.
+    /// No connection to this member could be opened. None of the messages that waited for this connection has left this
+    /// process, and none will. These are all messages that the protocol has [sent](ProtocolOutput::Send) to this member
+    /// since its previous connection, if there was one, was lost.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -151,15 +152,6 @@ pub enum Reply {
         records: Vec<(Bytes, Record)>,
         /// Where the next page begins: at this key or, in a reverse scan, just below this key. `None` if this is the
         /// last page.
-        next: Option<Bytes>,
-        /// The revision of the state that was read.
-        revision: Revision,
-    },
-    /// One step of counting a range.
-    Counted {
-        /// The number of keys up to `next`.
-        count: u64,
-        /// Where the next step begins. `None` if this is the last step.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
@@ -221,8 +213,8 @@ pub enum Cause {
     /// The request was executed once, but the cluster no longer stores its result.
     #[error("the request was executed, but its result is no longer stored")]
     ResultDropped,
-    /// A member refused the request, for example because the request exceeds a limit, or gave an answer of the wrong
-    /// kind. The text is the reason.
+    /// A member refused the request (for example, because the request exceeds a limit), or the member's answer was of
+    /// the wrong kind. The text is the reason.
     #[error("{0}")]
     Refused(String),
     /// The only attempt failed. The client makes only one attempt for a status call or a handover. Any other call ends

@@ -233,10 +233,18 @@ impl Driver {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(due) = self.protocol.poll_timeout() else { return Poll::Pending };
         let due = self.started + due.since(Instant::ZERO);
-        if self.timer.deadline() != due {
+        // Nearly every call ends before its timer fires. So the timer is not set again for each call, but only if it
+        // would fire too late, or has fired too early.
+        if self.timer.deadline() > due {
             self.timer.as_mut().reset(due);
         }
-        self.timer.as_mut().poll(cx)
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.timer.deadline() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 
     fn on_wake(&mut self, wake: Wake) {

@@ -296,7 +296,7 @@ impl IntoFuture for LockRequest {
     /// # Cancel safety
     /// If the future is dropped, the client leaves the queue, and releases the lock if it has just acquired the lock.
     /// This happens at once if possible. Otherwise, for example if the cluster cannot be reached, it happens when the
-    /// lease ends. Nothing else is affected.
+    /// lease ends. The client's other calls, leases and locks are not affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(MAX_DEADLINE));

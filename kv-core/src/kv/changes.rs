@@ -61,7 +61,7 @@ impl StateReader {
     pub fn changes(&self, query: &ChangeQuery<'_>) -> Result<Result<ChangePage, Compacted>, EngineError> {
         let view = self.latest();
         let Position { revision, key } = &query.after;
-        let floor = self.floor(&view);
+        let floor = view.floor();
         if *revision < floor || key.is_some() && *revision == floor {
             return Ok(Err(Compacted { oldest: floor }));
         }

@@ -222,7 +222,7 @@ impl StateMachine {
     /// A reader of the applied state.
     #[must_use]
     pub fn reader(&self) -> StateReader {
-        StateReader::new(self.engine.reader(), self.recent.clone(), self.limits.fixed.history_revisions)
+        StateReader::new(self.engine.reader(), self.recent.clone())
     }
 
     /// About how many bytes in memory are not in a checkpoint. A checkpoint is due at [`Limits::checkpoint_bytes`],

@@ -223,6 +223,5 @@ fn status(id: MemberId, state: MemberState, view: u64) -> MemberStatus {
         peers: Vec::new(),
         load: Load::default(),
         uptime_ms: 1,
-        version: "0.1.0".to_owned(),
     }
 }

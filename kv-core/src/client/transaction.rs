@@ -32,10 +32,10 @@ use std::time::Duration;
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
-/// together. Small results count too. If the [options](crate::Options) of the cluster allow a single result that is
-/// larger than one of these two limits, this limit is raised to the size of the largest possible result. If a result is
-/// dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This happens only
-/// after two events:
+/// together. Every stored result counts, however small. If the [options](crate::Options) of the cluster allow a single
+/// result that is larger than one of these two limits, this limit is raised to the size of the largest possible result.
+/// If a result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown).
+/// This happens only after two events:
 ///
 /// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if the
 ///    unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all connections

@@ -103,8 +103,9 @@ pub enum ProtocolInput {
         member: MemberId,
     },
     /// No connection to this member could be opened. None of the messages that waited for this connection has left this
-    /// process, and none will. These are all messages that the protocol has [sent](ProtocolOutput::Send) to this member
-    /// since its previous connection, if there was one, was lost.
+    /// process, and none will. This covers every message that the protocol has handed over for this member, with
+    /// [`ProtocolOutput::Send`], since the previous connection to the member was lost, or since the start if there was
+    /// none.
     Unreachable {
         /// The member at the other end.
         member: MemberId,

@@ -110,8 +110,8 @@ impl Driver {
     /// right after the first one that has put a call into the inbox. If the others put more there, a single entry or
     /// round serves all of them.
     ///
-    /// A turn of the runtime may take long. So neither the Control lane waits for it nor the replica's timers, which send
-    /// heartbeats. Only a primary gathers: a backup has nothing to gain, and its acknowledgements would wait.
+    /// A turn of the runtime may take long. So neither the Control lane waits for it nor the replica's timers, which
+    /// send heartbeats. Only a primary gathers: a backup has nothing to gain, and its acknowledgements would wait.
     async fn gather(&self, mut before: usize) {
         for _ in 0..MOST_TURNS {
             let (calls, has_control) = self.shared.inbox.waiting();

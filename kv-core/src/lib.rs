@@ -103,6 +103,7 @@ pub mod journal;
 mod kv;
 #[cfg(feature = "internals")]
 pub mod kv;
+mod lazy_timer;
 #[cfg(not(feature = "internals"))]
 mod message;
 #[cfg(feature = "internals")]

@@ -2,7 +2,6 @@
 
 use super::budget::{Share, Use};
 use super::inbox::{InboxCall, RequestKey};
-use super::patience::Patience;
 use super::quota::Account;
 use super::reads::{self, MinApplied};
 use super::reply::{CallClass, Outbox, Responder};
@@ -10,6 +9,7 @@ use super::shared::Shared;
 use super::{status, watches};
 use crate::config::{Options, Role};
 use crate::ids::{Op, RequestNumber, SessionId};
+use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, ClientCall, Operation, Query, ReadMode, Request, RequestError, SizeLimits};
 use crate::wire::{self, Frame, FrameReader, FrameWriter, Kind, Party, WireError};
 use bytes::Bytes;
@@ -63,8 +63,8 @@ pub(super) async fn serve(
     let outbox = Outbox::new(shared.admission.clone(), account);
     let _closed = CloseOnDrop(shared, outbox.clone());
     let share = Share::none(&shared.admission.budget, outbox.account());
-    let patience = Patience::until(Instant::now() + shared.options.client_idle_timeout);
-    let incoming = Incoming { shared, reader, share, patience, since_turn: 0 };
+    let timer = LazyTimer::new(Instant::now() + shared.options.client_idle_timeout);
+    let incoming = Incoming { shared, reader, share, timer, since_turn: 0 };
     let ended = tokio::select! {
         ended = receive(&outbox, incoming) => ended,
         ended = answer(shared, &outbox, writer) => ended,
@@ -99,7 +99,7 @@ struct Incoming<'a> {
     reader: FrameReader<Reader>,
     /// The memory of what has been read and not yet processed.
     share: Share,
-    patience: Patience,
+    timer: LazyTimer,
     /// How many bytes have been read since other tasks last ran.
     since_turn: usize,
 }
@@ -138,7 +138,7 @@ impl Incoming<'_> {
                 }
                 self.reader.fill(want).await
             };
-            match self.patience.limit(until, step).await {
+            match self.timer.limit(until, step).await {
                 Ok(Err(error)) => return Err(WireError::from(error).into()),
                 // A client that sends much yields to others regularly, because tasks share the few threads of the
                 // runtime.
@@ -155,7 +155,7 @@ impl Incoming<'_> {
         self.share.shrink_to(self.reader.buffered_bytes());
         // Nothing was reserved for what fitted into the first read. A small call must still count.
         let all = share.grow_to(frame.body_len().max(CALL_BYTES), Use::Frame);
-        self.patience.limit(until, all).await.map_err(|_| ConnectionEnd::HalfAFrame)?;
+        self.timer.limit(until, all).await.map_err(|_| ConnectionEnd::HalfAFrame)?;
         Ok(Some((frame, share)))
     }
 }

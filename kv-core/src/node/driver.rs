@@ -3,7 +3,6 @@
 use super::StopReason;
 use super::inbox::{Batch, InboxCall};
 use super::lanes::Entries;
-use super::patience::Patience;
 use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
@@ -11,6 +10,7 @@ use super::transfer::{self, Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
+use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, Write};
 use crate::replica::{Input, Output, Replica};
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub(super) struct Driver {
     reporter: Reporter,
     /// Collected for the journal thread until the end of the batch.
     writes: Vec<(WriteSeq, Write)>,
-    patience: Patience,
+    timer: LazyTimer,
     commit: Op,
     applied: Op,
     /// When something was last applied, or when there was last nothing to apply.
@@ -57,7 +57,7 @@ impl Driver {
             reads: Reads::default(),
             reporter: Reporter::default(),
             writes: Vec::new(),
-            patience: Patience::until(tokio::time::Instant::now()),
+            timer: LazyTimer::new(tokio::time::Instant::now()),
             commit: applied,
             applied,
             applying_since: Instant::ZERO,
@@ -101,7 +101,7 @@ impl Driver {
         let arrived = self.shared.inbox.arrived();
         match self.replica.poll_timeout().and_then(|at| self.shared.clock.timer(at)) {
             // The caller checks for both outcomes.
-            Some(at) => drop(self.patience.limit(at, arrived).await),
+            Some(at) => drop(self.timer.limit(at, arrived).await),
             None => arrived.await,
         }
     }

@@ -47,7 +47,6 @@ mod incoming;
 mod lanes;
 mod link;
 mod meter;
-mod patience;
 mod pool;
 mod quota;
 mod rate;

@@ -199,12 +199,12 @@ impl Client {
         Lifetime { ttl_ms, lease: lease.filter(|_| ttl_ms.is_none() || rng.u32(0..4) == 0) }
     }
 
-    /// A read at a revision close to those that it knows, or of a state that is not older than the newest of them.
-    /// The newest revision that a client knows.
+    /// The newest revision that the client knows.
     fn known(&self) -> Revision {
         self.seen.values().map(|(revision, _)| *revision).max().unwrap_or_default()
     }
 
+    /// A read at a revision close to those that it knows, or of a state that is not older than the newest of them.
     fn draw_past(&self, key: Bytes, rng: &mut Rng) -> Action {
         let known = self.known();
         let at = match rng.u32(0..8) {

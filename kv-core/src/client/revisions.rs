@@ -12,11 +12,15 @@ use std::time::Duration;
 ///
 /// The cluster keeps the history of its last [`history_revisions`](field@crate::Options::history_revisions) revisions,
 /// and the client makes it skip as many revisions as are needed for the older ones to be dropped. So the revision grows
-/// without a change, by at most `history_revisions`. No key is changed, and a [watch](Client::watch) sees nothing.
+/// without a change, by at most `history_revisions`. No key is changed, and a [watch](Client::watch) gets no event.
 ///
-/// From then on, a member that has applied the skip reads or watches no dropped revision: such a read fails with
-/// [`ReadError::Compacted`](crate::error::ReadError::Compacted), and such a watch with
-/// [`WatchError::Compacted`](crate::error::WatchError::Compacted). A member frees the space at its next checkpoint.
+/// From then on, a member that has applied the skip reads no dropped revision: such a read fails with
+/// [`ReadError::Compacted`](crate::error::ReadError::Compacted). A watch that is waiting for changes goes on, and
+/// receives the changes from before the skip. But a watch that asks for changes since a dropped revision fails with
+/// [`WatchError::Compacted`](crate::error::WatchError::Compacted). If others write at the same time, this can happen to
+/// any watch that is about to ask again. To spare such watches, keep some history: see [`before`](Self::before).
+///
+/// A member frees the space at a later checkpoint.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Compact {

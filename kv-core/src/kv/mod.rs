@@ -35,7 +35,7 @@ pub use reader::Unreadable;
 pub use reader::{RevisionView, ScanPage};
 pub use reaper::{ExpiryQuery, Reaper};
 pub use transfer::{Receiver, Sources};
-pub use watchers::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
+pub use watchers::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
 #[cfg(feature = "internals")]
 pub use watchers::{WatchId, WokenWatches};
 

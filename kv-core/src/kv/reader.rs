@@ -23,8 +23,8 @@ impl StateReader {
         Self { reader, recent, history_revisions }
     }
 
-    /// The oldest revision that can be read in this view. The engine drops history at checkpoints. Until then, it may
-    /// keep more than it should, also revisions from before a [skip](crate::message::Command::SkipRevisions). They
+    /// The oldest revision that clients can read in this view. The engine drops history at checkpoints. Until then, it
+    /// may keep more than it should, also revisions from before a [skip](crate::message::Command::SkipRevisions). They
     /// count as dropped at once, and on every member.
     pub(super) fn floor(&self, view: &ReadView) -> Revision {
         view.floor().max(view.revision().back(self.history_revisions))
@@ -44,6 +44,13 @@ impl StateReader {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.reader.latest().revision()
+    }
+
+    /// The oldest revision that is stored, whether or not it counts as kept.
+    #[cfg(feature = "internals")]
+    #[must_use]
+    pub fn stored_floor(&self) -> Revision {
+        self.latest().floor()
     }
 
     /// The newest state.

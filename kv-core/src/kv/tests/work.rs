@@ -368,7 +368,9 @@ fn the_cost_of_a_watch_depends_on_the_changes_since() {
         worker.all(names("since/", 50), Some("value"));
         let query =
             WatchQuery { from: "".into(), to: None, after: Some(Position::after(after)), previous: true };
-        let (steps, look) = steps::of(|| worker.machine.state.reader().poll(&query, 1000, 1 << 20).unwrap());
+        let reader = worker.machine.state.reader();
+        let (steps, look) =
+            steps::of(|| reader.poll(&query, PositionSource::Client, 1000, 1 << 20).unwrap());
         let WatchPoll::Answer(Answer::Watched { events, .. }) = look else { panic!("{look:?}") };
         assert_eq!(events.len(), 50);
         steps
@@ -392,8 +394,9 @@ fn the_cost_of_a_watch_without_matches_is_bounded() {
         };
         let mut pieces = 0;
         loop {
+            let reader = worker.machine.state.reader();
             let (steps, look) =
-                steps::of(|| worker.machine.state.reader().poll(&query, 1000, 1 << 20).unwrap());
+                steps::of(|| reader.poll(&query, PositionSource::Client, 1000, 1 << 20).unwrap());
             assert!(steps <= PAGE, "{place:?}: {steps} for one piece");
             pieces += 1;
             match look {

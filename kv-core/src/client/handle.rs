@@ -324,10 +324,9 @@ impl Client {
 
     /// Raises the revision of the cluster to at least `to`, without a change, when the returned builder is awaited.
     /// This drops the history that is more than [`history_revisions`](field@crate::Options::history_revisions)
-    /// revisions older. Use it before data is restored into a new cluster: if `to` is far above every revision of the
-    /// former cluster, then a watch that resumes from a revision of the former cluster is told that this revision is
-    /// compacted, and a condition on a revision of the former cluster never holds, and so do the ids of
-    /// new sessions and leases.
+    /// revisions older, and raises the ids of new sessions and leases by as much. Use it before data is restored into a
+    /// new cluster. If `to` is far above every revision of the former cluster, then a watch that resumes from a revision
+    /// of the former cluster is told that this revision is compacted, and a condition on such a revision never holds.
     pub fn raise_revision(&self, to: Revision) -> RaiseRevision {
         RaiseRevision::new(self.clone(), to)
     }
@@ -409,6 +408,20 @@ impl Client {
     #[must_use]
     pub fn in_flight_bytes(&self) -> usize {
         (ROOM_KIB as usize).saturating_sub(self.shared.room.available_permits()) << 10
+    }
+
+    /// Returns how many bytes a key may have in this cluster
+    /// ([`max_key_bytes`](field@crate::Options::max_key_bytes)). The cluster is not asked.
+    #[must_use]
+    pub fn max_key_bytes(&self) -> usize {
+        self.limits().sizes().max_key_bytes
+    }
+
+    /// Returns how many bytes a value may have in this cluster
+    /// ([`max_value_bytes`](field@crate::Options::max_value_bytes)). The cluster is not asked.
+    #[must_use]
+    pub fn max_value_bytes(&self) -> usize {
+        self.limits().sizes().max_value_bytes
     }
 
     pub(super) fn limits(&self) -> &Limits {

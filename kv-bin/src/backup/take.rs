@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt as _;
 use kv_core::Client;
-use kv_core::client::{LeaseId, Record, Revision, RevisionRaised, Scan};
+use kv_core::client::{LeaseId, Record, Revision, RevisionRaised, Scan, Timestamp};
 use kv_core::config::{MemberId, Role};
 use kv_core::error::ReadError;
 use kv_core::node::MemberState;
@@ -24,13 +24,20 @@ use std::ops::Bound;
 use std::path::PathBuf;
 use std::pin::pin;
 
+/// The time to live of a key whose lease has ended since the backup began. It existed at the revision of the backup.
+const ENDED_LEASE_MS: u64 = 1000;
+
+/// How often a lease is asked for, each time for as long as the client waits: a failover should not end a long backup.
+const LEASE_ATTEMPTS: u32 = 5;
+
 #[derive(Args, Debug)]
 #[command(
     after_help = "The backup has the state at one revision, and the cluster goes on working. kv reads it page by page from a backup member if there is one, so \
 it needs little memory. The members must keep this revision until the backup is done: if `--history-revisions` or `--history-bytes` of the cluster are too \
 small for its writes, kv backup fails. A backup member that fails is replaced by another member.
 
-A key with a time to live is stored with its remaining time, and a key of a lease with the time to live of the lease.
+A key with a time to live is stored with its remaining time, and a key of a lease with the time to live of the lease, or with one second if the lease has \
+ended since the backup began.
 
 With -o FILE, kv writes a new file beside it, whose name ends in .part and which only you can read, and gives it its name when it is complete and on the disk. An \
 existing FILE is not replaced. `kv verify FILE` reads a \
@@ -122,12 +129,9 @@ async fn take<W: Write>(
                 Some(Err(error)) => break Some(error),
                 Some(Ok((key, record))) => {
                     source.after = Some(key.clone());
-                    let Some(ttl_ms) = remaining(client, &record, taken_ms, &mut leases).await? else {
-                        continue;
-                    };
+                    let ttl_ms = remaining(client, &record, taken_ms, &mut leases).await?;
                     let Record { value, created, modified, version, .. } = record;
                     let (created, modified) = (created.get(), modified.get());
-                    let ttl_ms = NonZeroU64::new(ttl_ms);
                     let item = Item { key, value, created, modified, version, ttl_ms };
                     writer.add(&item).map_err(written)?;
                     progress.add(1, item.bytes());
@@ -143,25 +147,47 @@ async fn take<W: Write>(
     Ok((out, revision.get(), summary))
 }
 
-/// How long a key is still to be kept, in milliseconds, and 0 for ever. `None` if its lease has ended since.
+/// How long a key is still to be kept, in milliseconds, and `None` for ever.
 async fn remaining(
     client: &Client,
     record: &Record,
     taken_ms: u64,
-    leases: &mut HashMap<LeaseId, Option<u64>>,
-) -> Result<Option<u64>, Failure> {
-    // A key that is overdue exists until it is removed.
-    let own = record.expires.map(|at| at.get().saturating_sub(taken_ms).max(1));
-    let Some(lease) = record.lease else { return Ok(Some(own.unwrap_or(0))) };
+    leases: &mut HashMap<LeaseId, u64>,
+) -> Result<Option<NonZeroU64>, Failure> {
+    let own = record.expires.map(|at| left(at, taken_ms));
+    let Some(lease) = record.lease else { return Ok(own.and_then(NonZeroU64::new)) };
     let of_lease = match leases.get(&lease) {
         Some(known) => *known,
         None => {
-            let found = client.lease_by_id(lease).info().await?.map(|info| info.ttl_ms);
+            let found = ttl_of(client, lease).await?;
             leases.insert(lease, found);
             found
         }
     };
-    Ok(of_lease.map(|ttl_ms| own.map_or(ttl_ms, |own| own.min(ttl_ms))))
+    Ok(NonZeroU64::new(own.map_or(of_lease, |own| own.min(of_lease))))
+}
+
+/// How long a key that ends at this time was still to be kept when the backup began. Both times are those of the
+/// cluster. A key that is overdue exists until it is removed.
+fn left(end: Timestamp, taken_ms: u64) -> u64 {
+    end.get().saturating_sub(taken_ms).max(1)
+}
+
+/// The time to live of a lease, in milliseconds.
+async fn ttl_of(client: &Client, lease: LeaseId) -> Result<u64, Failure> {
+    let mut attempts = 1;
+    loop {
+        match client.lease_by_id(lease).info().await {
+            Ok(found) => return Ok(found.map_or(ENDED_LEASE_MS, |info| info.ttl_ms)),
+            // It changes nothing, so it is asked again.
+            Err(error)
+                if attempts < LEASE_ATTEMPTS && (error.is_retryable() || error.outcome_unknown()) =>
+            {
+                attempts += 1
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// A data member that follows the primary.
@@ -207,6 +233,21 @@ impl Source<'_> {
                 self.revision
             ))),
             error => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The clock of the cluster is decades behind that of this machine, and decades ahead of it.
+    #[test]
+    fn times_to_live_are_those_of_the_clock_of_the_cluster() {
+        for taken_ms in [1_000, 4_000_000_000_000] {
+            assert_eq!(left(Timestamp::new(taken_ms + 3_600_000), taken_ms), 3_600_000);
+            assert_eq!(left(Timestamp::new(taken_ms), taken_ms), 1, "it is overdue");
+            assert_eq!(left(Timestamp::new(taken_ms - 500), taken_ms), 1);
         }
     }
 }

@@ -91,6 +91,58 @@ fn a_backup_is_restored_into_a_new_cluster_above_every_former_revision() {
         refused(&new.run(&["put", "text", "x", "--if-revision", revision]), 1, &["condition"]);
     }
     refused(&new.run(&["restore", path(&file)]), 1, &["has keys", "new cluster"]);
+
+    // The same backup once more: those who saw the first restored cluster come to the second one.
+    let first = json(&new, &["put", "later", "1"])["revision"].to_string();
+    let newer = Cluster::start(&["data"], &[]);
+    let restored = json(&newer, &["restore", path(&file)]);
+    assert!(restored["revision"].as_u64().unwrap() > first.parse().unwrap());
+    refused(&newer.run(&["watch", "", "--from", &first]), 2, &["compacted"]);
+    refused(&newer.run(&["put", "text", "x", "--if-revision", &first]), 1, &["condition"]);
+}
+
+#[test]
+fn a_backup_that_the_cluster_does_not_allow_is_refused_before_the_restore_begins() {
+    let (old, file) = with_keys(1);
+    done(&old, &["backup", "-o", path(&file)]);
+    for (flag, value, option) in
+        [("--max-value-bytes", "1000", "max_value_bytes"), ("--max-key-bytes", "10", "max_key_bytes")]
+    {
+        let new = Cluster::start(&["data"], &[flag, value]);
+        done(&new, &["put", "k", "1", "--timeout", "60s"]);
+        let before = json(&new, &["delete", "k"])["revision"].as_u64().unwrap();
+        refused(&new.run(&["restore", path(&file)]), 1, &[option, value]);
+        assert_eq!(done(&new, &["count"]), "0\n", "nothing was written");
+        assert_eq!(json(&new, &["put", "k", "2"])["revision"], before + 1, "nothing was raised");
+    }
+}
+
+/// The backup waits for its reader after the first records, and meanwhile the lease ends.
+#[test]
+fn a_key_whose_lease_ends_during_the_backup_is_in_it() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let lease = json(&cluster, &["lease", "grant", "10min", "--timeout", "60s"])["lease"].to_string();
+    for number in 0..20 {
+        done(&cluster, &["put", &format!("key/{number}"), &"v".repeat(100_000)]);
+    }
+    done(&cluster, &["put", "z", "leased", "--lease", &lease]);
+    let file = cluster.folder.path().join("backup");
+    let mut backup = cluster.kv(&["backup", "-o", "-", "--json"]);
+    let mut child = backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut begin = [0; 1000];
+    std::io::Read::read_exact(&mut out, &mut begin).unwrap();
+    done(&cluster, &["lease", "revoke", &lease]);
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut out, &mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    fs::write(&file, [&begin[..], &rest].concat()).unwrap();
+    let verified = stdout(&run(kv().args(["verify", path(&file)])));
+    assert!(verified.contains("keys 21"), "{verified}");
+    let new = Cluster::start(&["data"], &[]);
+    done(&new, &["restore", path(&file)]);
+    until("it expires after a second", || done(&new, &["count"]) == "20\n");
 }
 
 #[test]
@@ -131,7 +183,8 @@ fn an_interrupted_restore_is_visible_and_is_completed_by_another_run() {
     let checksum = json(&cluster, &["backup", "-o", path(&file)])["checksum"].clone();
     let new = Cluster::start(&["data"], &[]);
     // As an interrupted restore leaves it: the mark of what is being restored, and some of the keys.
-    let marker = serde_json::json!({ "checksum": checksum }).to_string();
+    let to = 1_u64 << 60;
+    let marker = serde_json::json!({ "checksum": checksum, "to": to }).to_string();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let key = hex(b"\0kv/restore");
     done(&new, &["put", "--hex", &key, &hex(marker.as_bytes())]);
@@ -142,7 +195,8 @@ fn an_interrupted_restore_is_visible_and_is_completed_by_another_run() {
     done(&cluster, &["backup", "-o", path(&other)]);
     refused(&new.run(&["restore", path(&other)]), 1, &["another backup"]);
     done(&cluster, &["delete", "more"]);
-    done(&new, &["restore", path(&file)]);
+    let restored = json(&new, &["restore", path(&file)])["revision"].as_u64().unwrap();
+    assert!(restored > to, "the interrupted run has chosen it: {restored}");
     assert_eq!(done(&new, &["scan", "--base64"]), done(&cluster, &["scan", "--base64"]));
     refused(&new.run(&["get", "--hex", &key]), 1, &["does not exist"]);
 }

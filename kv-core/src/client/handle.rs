@@ -316,8 +316,9 @@ impl Client {
         Watch::new(self.clone(), ends_of(&range))
     }
 
-    /// Drops the history of past revisions, when the returned builder is awaited. From then on, no client can read them.
-    /// Each member frees their space at its next checkpoint or later, so their bytes may stay on the disks for a while.
+    /// Drops the history of past revisions, when the returned builder is awaited. A member refuses to read them as soon as
+    /// it has applied this; a member that lags reads them a little longer. Each member frees their space at its next
+    /// checkpoint or later, so their bytes may stay on the disks for a while.
     pub fn compact(&self) -> Compact {
         Compact::new(self.clone())
     }

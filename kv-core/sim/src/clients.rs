@@ -275,6 +275,12 @@ impl Client {
                 list.push(TransactionStep::Scan { from: key(first), to, limit: *pick(rng, &[0, 1, 2, 100]) });
             }
         }
+        let mut other = beside(rng);
+        let third = (first + 2) % load.keys;
+        if other.u32(0..6) == 0 && !others.contains(&third) {
+            let ttl_ms = (load.brief > 0 && other.bool()).then_some(1_000);
+            transaction.then.push(TransactionStep::Touch { key: key(third), ttl_ms });
+        }
         // Sometimes a step that fails, so that the whole transaction must have no effect.
         if rng.u32(0..10) == 0 {
             transaction.then.push(TransactionStep::Add { key: counter(2), by: i64::MAX });

@@ -180,9 +180,7 @@ async fn ttl_of(client: &Client, lease: LeaseId) -> Result<u64, Failure> {
         match client.lease_by_id(lease).info().await {
             Ok(found) => return Ok(found.map_or(ENDED_LEASE_MS, |info| info.ttl_ms)),
             // It changes nothing, so it is asked again.
-            Err(error)
-                if attempts < LEASE_ATTEMPTS && (error.is_retryable() || error.outcome_unknown()) =>
-            {
+            Err(error) if attempts < LEASE_ATTEMPTS && (error.is_retryable() || error.outcome_unknown()) => {
                 attempts += 1
             }
             Err(error) => return Err(error.into()),

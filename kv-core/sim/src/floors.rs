@@ -114,7 +114,9 @@ mod tests {
         let at = |revision| Position::after(r(revision));
         let within = |revision| Position { revision: r(revision), key: Some("k".into()) };
         use PositionSource::{Client, Member};
-        assert!(poll(at(8), Client, None) && poll(at(7), Client, Some(8)) && poll(within(8), Client, Some(8)));
+        assert!(
+            poll(at(8), Client, None) && poll(at(7), Client, Some(8)) && poll(within(8), Client, Some(8))
+        );
         assert!(!poll(at(7), Client, None) && !poll(at(7), Client, Some(9)) && !poll(at(8), Client, Some(9)));
         assert!(poll(at(5), Member, None) && poll(at(4), Member, Some(8)) && !poll(at(7), Member, Some(8)));
         let found: Result<ChangePage, Compacted> = Err(Compacted { oldest: r(8) });

@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 use kv_core::ids::{Anchor, MemberId, Op, RequestNumber, Revision, SessionId};
-use kv_core::kv::{
-    IsolationDetector, PositionSource, Receiver, Sources, StateMachine, WatchId, Watchers,
-};
+use kv_core::kv::{IsolationDetector, PositionSource, Receiver, Sources, StateMachine, WatchId, Watchers};
 use kv_core::message::{Chunk, Position, Query, WatchQuery};
 use std::collections::{BTreeMap, VecDeque};
 

@@ -70,7 +70,14 @@ impl StateReader {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<Result<ChangePage, Compacted>, EngineError> {
-        self.stored_changes(&ChangeQuery { from: b"", to: None, after, previous: false, max_events, max_bytes })
+        self.stored_changes(&ChangeQuery {
+            from: b"",
+            to: None,
+            after,
+            previous: false,
+            max_events,
+            max_bytes,
+        })
     }
 }
 

@@ -369,8 +369,7 @@ fn the_cost_of_a_watch_depends_on_the_changes_since() {
         let query =
             WatchQuery { from: "".into(), to: None, after: Some(Position::after(after)), previous: true };
         let reader = worker.machine.state.reader();
-        let (steps, look) =
-            steps::of(|| reader.poll(&query, PositionSource::Client, 1000, 1 << 20).unwrap());
+        let (steps, look) = steps::of(|| reader.poll(&query, PositionSource::Client, 1000, 1 << 20).unwrap());
         let WatchPoll::Answer(Answer::Watched { events, .. }) = look else { panic!("{look:?}") };
         assert_eq!(events.len(), 50);
         steps

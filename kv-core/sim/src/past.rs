@@ -65,7 +65,7 @@ impl Model {
         let oldest_state = match mode {
             ReadMode::Local => Revision::ZERO,
             ReadMode::AtLeast(least) => least,
-            ReadMode::Linearizable | ReadMode::MaxStaleness(_) => floor,
+            _ => floor,
         };
         oldest_state.back(self.kept)
     }

@@ -47,7 +47,7 @@ pub(super) fn log_of(requests: impl Iterator<Item = Request>) -> Vec<Entry> {
             first_revision: revision,
             timestamp: Timestamp::new(op.next().get()),
             request_count: 1,
-            revision_count: u32::from(takes_revision),
+            revision_count: u64::from(takes_revision),
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };

@@ -102,9 +102,9 @@ pub(crate) enum ClientCommand {
     Restore(RestoreArgs),
     /// Drop the history of past revisions, and print the oldest revision that can still be read.
     ///
-    /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Each member refuses to read
-    /// or watch dropped revisions as soon as it has applied the skip, and frees their space at a later checkpoint. If
-    /// others write at the same time, their watches may end: they continue only if they have received every change.
+    /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Each member refuses to
+    /// read or watch dropped revisions as soon as it has applied the skip, and frees their space at a later checkpoint.
+    /// If others write at the same time, their watches may end: they continue only if they have received every change.
     /// To spare them, keep some history with --revision.
     Compact(CompactArgs),
     /// Print the role, state and progress of each member.

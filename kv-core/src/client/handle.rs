@@ -316,8 +316,8 @@ impl Client {
         Watch::new(self.clone(), ends_of(&range))
     }
 
-    /// Drops the history of past revisions, when the returned builder is awaited. A member refuses to read them as soon as
-    /// it has applied this; a member that lags reads them a little longer. Each member frees their space at its next
+    /// Drops the history of past revisions, when the returned builder is awaited. A member refuses to read them as soon
+    /// as it has applied this; a member that lags reads them a little longer. Each member frees their space at its next
     /// checkpoint or later, so their bytes may stay on the disks for a while.
     pub fn compact(&self) -> Compact {
         Compact::new(self.clone())
@@ -326,8 +326,9 @@ impl Client {
     /// Raises the revision of the cluster to at least `to`, without a change, when the returned builder is awaited.
     /// This drops the history that is more than [`history_revisions`](field@crate::Options::history_revisions)
     /// revisions older, and raises the ids of new sessions and leases by as much. Use it before data is restored into a
-    /// new cluster. If `to` is far above every revision of the former cluster, then a watch that resumes from a revision
-    /// of the former cluster is told that this revision is compacted, and a condition on such a revision never holds.
+    /// new cluster. If `to` is far above every revision of the former cluster, then a watch that resumes from a
+    /// revision of the former cluster is told that this revision is compacted, and a condition on such a revision never
+    /// holds.
     pub fn raise_revision(&self, to: Revision) -> RaiseRevision {
         RaiseRevision::new(self.clone(), to)
     }

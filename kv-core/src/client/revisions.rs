@@ -34,8 +34,8 @@ impl Compact {
         Self { client, before: None, deadline: None }
     }
 
-    /// Drops only the history before this revision. A revision that does not exist yet counts as the newest. Default: all
-    /// history.
+    /// Drops only the history before this revision. A revision that does not exist yet counts as the newest. Default:
+    /// all history.
     pub fn before(mut self, revision: Revision) -> Self {
         self.before = Some(revision);
         self
@@ -117,8 +117,8 @@ impl IntoFuture for RaiseRevision {
     type Output = Result<RevisionRaised, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Raises the revision. After an error, it may have been raised or not, and the call may be repeated. A revision above
-    /// 2^61 is refused with [`RequestError::Skip`](crate::error::RequestError::Skip).
+    /// Raises the revision. After an error, it may have been raised or not, and the call may be repeated. A revision
+    /// above 2^61 is refused with [`RequestError::Skip`](crate::error::RequestError::Skip).
     ///
     /// # Cancel safety
     /// After the future is dropped, the revision may have been raised, or may still be raised.
@@ -131,7 +131,8 @@ impl IntoFuture for RaiseRevision {
     }
 }
 
-/// Skips the revisions up to `to`, or none if it is in the past. Returns the outcome, and how many revisions the members keep.
+/// Skips the revisions up to `to`, or none if it is in the past. Returns the outcome, and how many revisions the
+/// members keep.
 async fn skip(
     client: &Client,
     to: Revision,

@@ -169,9 +169,9 @@ impl StateMachine {
             }
             Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
             Command::SkipRevisions { to: _ } => {
-                // The revisions are taken already, by the bytes of the request. The ids of sessions and leases are raised
-                // too: where the content of another cluster is restored, a client of that cluster must not find its id in
-                // use by somebody else.
+                // The revisions are taken already, by the bytes of the request. The ids of sessions and leases are
+                // raised too: where the content of another cluster is restored, a client of that cluster must not find
+                // its id in use by somebody else.
                 self.requests += context.taken;
                 let kept = self.limits.fixed.history_revisions;
                 return Ok(context.outcome(Effect::RevisionsSkipped { kept }));

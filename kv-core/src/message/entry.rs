@@ -192,7 +192,8 @@ pub fn body_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     body.freeze()
 }
 
-/// How many revisions these encoded requests take, in an entry with this [`first_revision`](EntryHeader::first_revision).
+/// How many revisions these encoded requests take, in an entry with this
+/// [`first_revision`](EntryHeader::first_revision).
 #[must_use]
 pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>, first: Revision) -> u64 {
     sum_of_revisions(requests, first.previous())
@@ -268,9 +269,9 @@ impl OperationKind {
 
 impl Request {
     /// Returns how many revisions a request with these bytes takes in the log (rule N8 of `PROTOCOL.md`): one if it can
-    /// change keys, none if it cannot, and all up to the one that it names if it skips revisions. The bytes and the last
-    /// revision before decide, not the result, so the primary, the journal and the state agree before it is applied.
-    /// Bytes that do not begin like a request take none.
+    /// change keys, none if it cannot, and all up to the one that it names if it skips revisions. The bytes and the
+    /// last revision before decide, not the result, so the primary, the journal and the state agree before it is
+    /// applied. Bytes that do not begin like a request take none.
     #[must_use]
     pub fn revisions(encoded: &[u8], last: Revision) -> u64 {
         postcard::take_from_bytes::<RequestPrefix>(encoded)

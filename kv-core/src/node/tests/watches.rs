@@ -129,8 +129,8 @@ async fn w5_an_older_state_refuses_watches_without_spinning() {
     work(&bench).await;
 }
 
-/// Rule W2: a member vouches for the positions of the watches that are parked there. So a skip of revisions ends none of
-/// them, also if the changes before it have not been matched yet.
+/// Rule W2: a member vouches for the positions of the watches that are parked there. So a skip of revisions ends none
+/// of them, also if the changes before it have not been matched yet.
 #[tokio::test]
 async fn w2_a_skip_of_revisions_ends_no_parked_watch() {
     let session = SessionId::new(1);

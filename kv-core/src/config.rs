@@ -322,7 +322,7 @@ pub struct Options {
     /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least
     /// `failure_timeout_min`, at most 120 s.
     pub failure_timeout_max: Duration,
-    /// Length of a read lease. A member that answers a heartbeat promises to help no other member to become primary
+    /// Length of a read lease. A member that answers a heartbeat promises not to help another member become primary
     /// during this time. If a quorum has answered a heartbeat, the primary serves linearizable reads without asking the
     /// quorum again, until 80 % of this time has passed since the primary sent the heartbeat. Zero disables read
     /// leases: then the primary asks a quorum to confirm each linearizable read, and these reads depend on no clock.
@@ -335,15 +335,15 @@ pub struct Options {
     /// not matter. Writes do not depend on clocks.
     ///
     /// If a primary crashes and its connections break, the backups notice this at once, and the read lease delays the
-    /// replacement by up to this time. If a primary only falls silent, the backups first wait for at least
+    /// replacement by up to `read_lease`. If a primary only falls silent, the backups first wait for at least
     /// `failure_timeout_min`. A lease of at most `failure_timeout_min` has ended by then, and does not delay the
-    /// replacement. A read lease never delays a handover. After a member restarts, it sends nothing that could complete
-    /// the replacement of a primary until `read_lease` has passed, because it may have given a promise earlier.
+    /// replacement. A read lease never delays a handover. A member that restarts may have given a promise before the
+    /// restart. So it sends nothing that could complete the replacement of a primary until `read_lease` has passed.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
-    /// Members use wall clocks only after all members were down, to find out how long all of them were down.
-    /// Afterwards, leases and keys with a time to live expire late by up to this value. The value may differ between
-    /// members. Default 5 s; at most 1 h.
+    /// For expiry, members use wall clocks only to find out how long such an outage of all members lasted. After it,
+    /// leases and keys with a time to live expire late by up to this value. The value may differ between members.
+    /// Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Maximum number of log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to
     /// 256.
@@ -361,14 +361,14 @@ pub struct Options {
     /// A data member writes a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB;
     /// 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
-    /// A member keeps this many bytes of its journal for members that are away. A member that needs older entries
-    /// receives the whole state. Default 256 MiB; 0 to 1 TiB.
+    /// A member keeps this many bytes of its journal for members that are away (down, cut off or behind). A member that
+    /// needs older entries receives the whole state. Default 256 MiB; 0 to 1 TiB.
     pub journal_retention_bytes: u64,
     /// A witness keeps at most this many bytes of its journal for a data member that is away. If the data member needs
     /// more, the witness drops entries that the data member needs, and logs an error. Then the cluster may become
     /// unavailable, but never inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
-    /// Rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
+    /// Maximum rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
     /// Rate at which a member reads its journal and its state again to find damage, in bytes per second; 0 disables the
     /// search. The member fetches intact copies of damaged data from another member. Default 1 MiB; 0 to 1 GiB.

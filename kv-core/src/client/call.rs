@@ -46,7 +46,8 @@ pub enum Call {
         mode: ReadMode,
         /// What to read.
         query: Query,
-        /// The member to ask first. This is ignored if only one member can answer the read.
+        /// The member to ask first. This is ignored if `only` is given, and for a linearizable read, which only the
+        /// primary can answer.
         prefer: Option<MemberId>,
         /// Ask this member and no other.
         only: Option<MemberId>,
@@ -103,9 +104,9 @@ pub enum ProtocolInput {
         member: MemberId,
     },
     /// No connection to this member could be opened. None of the messages that waited for this connection has left this
-    /// process, and none will. This covers every message that the protocol has handed over for this member, with
-    /// [`ProtocolOutput::Send`], since the previous connection to the member was lost, or since the start if there was
-    /// none.
+    /// process, and none will. Those are all messages that the protocol has handed over for this member, with
+    /// [`ProtocolOutput::Send`], since the previous connection to the member was lost. If there was no previous
+    /// connection, those are all such messages since the start.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -147,7 +148,7 @@ pub enum Reply {
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// One page of a scan.
+    /// One page of a scan, or the result of reading several keys.
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,

@@ -36,7 +36,7 @@ const BATCH: usize = 256;
 pub(super) enum DriverCommand {
     /// Begin a call.
     Call(NewCall),
-    /// Close the session when all calls have ended, and then end the task.
+    /// Close the session when all earlier writes have ended. End the task when all calls have ended.
     Close(CallId, tokio::time::Instant),
 }
 

@@ -162,21 +162,22 @@ macro_rules! freshness {
             }
 
             /// Reads the state of any member that has applied this revision or a later revision. A member that lags
-            /// waits until it has applied the revision. Use this to read your own writes, or any writes whose revision
-            /// you know, without asking the primary. If no member applies the revision before the deadline, the read
-            /// fails with [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// waits up to a second for the revision. If the member has not applied it by then, the client asks again.
+            /// Use this to read your own writes, or any writes whose revision you know, without asking the primary. If
+            /// no member applies the revision before the deadline, the read fails with
+            /// [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
                 self.how.mode = $crate::message::ReadMode::AtLeast(revision.sendable());
                 self
             }
 
-            /// Reads the state of any member that can prove the bound: its state contains every write that was
-            /// acknowledged to any client at least `bound` before the read began. While a backup hears from its
-            /// primary, it can prove a bound of a few [heartbeats](field@crate::Options::heartbeat), so it answers such
-            /// a read without the primary. If a member cannot prove the bound, the client asks other members. The
-            /// primary always answers, if necessary with a linearizable read. A bound of zero is a linearizable read.
-            /// If the primary is needed and there is none before the deadline, the read fails with
-            /// [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// Reads the state of any member that can prove that its state is recent enough. The state must contain
+            /// every write that was acknowledged to any client at least `bound` before the read began. While a backup
+            /// hears from its primary, it can prove a bound of a few [heartbeats](field@crate::Options::heartbeat). So
+            /// it answers a read with such a bound, or a longer one, without the primary. If a member cannot prove the
+            /// bound, the client asks other members. The primary always answers, if necessary with a linearizable read.
+            /// A bound of zero is a linearizable read. If the primary is needed and there is none before the deadline,
+            /// the read fails with [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
             /// The bound assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends
             /// neither on wall clocks nor on message delays.

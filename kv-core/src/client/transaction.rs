@@ -21,6 +21,8 @@ use std::time::Duration;
 /// list must not change the same key.
 ///
 /// # Limits
+/// `max_key_bytes` and `max_value_bytes` are [options](crate::Options) of the cluster.
+///
 /// | what | at most |
 /// |---|---|
 /// | conditions | 64 |
@@ -32,16 +34,16 @@ use std::time::Duration;
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
-/// together. Every stored result counts, however small. If the [options](crate::Options) of the cluster allow a single
-/// result that is larger than one of these two limits, this limit is raised to the size of the largest possible result.
-/// If a result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown).
-/// This happens only after two events:
+/// together. Every stored result counts, however small. If the options of the cluster allow a single result that is
+/// larger than one of these two limits, this limit is raised to the size of the largest possible result. If a result is
+/// dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This happens only
+/// if both of these events occur:
 ///
 /// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if the
 ///    unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all connections
 ///    together take more than three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes).
 /// 2. Before the retry arrives, later results exceed one of the two limits for stored results, so the cluster drops
-///    this stored result.
+///    the stored result of this call.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

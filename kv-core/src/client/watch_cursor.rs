@@ -29,7 +29,8 @@ impl WatchCursor {
         self.query.check(limits)
     }
 
-    /// Returns the next call. If no member has answered yet, the call asks `local` first.
+    /// Returns the next call. It first asks the member that answered last. If no member has answered yet, it first asks
+    /// `local`: the member that runs in the same process as the client, if there is one.
     pub fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
     }

@@ -107,8 +107,8 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(250);
 /// writes is unknown. When the drop returns, the threads of the member have ended and its directory is free. The only
 /// exception is a disk operation that takes longer than five seconds ([`StopReason::DiskHangs`]). The tasks of the
 /// member end when the runtime next runs them. After that, the port of the member is free. If you start a node on the
-/// same address, the start waits for the port. A node may be dropped anywhere: in a task, in a `LocalSet`, in a panic,
-/// outside of a runtime, and while a runtime ends.
+/// same address, the start waits for the port for up to one second. A node may be dropped anywhere: in a task, in a
+/// `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
 ///
 /// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
 #[derive(Debug)]
@@ -181,10 +181,14 @@ impl Node {
     /// transport. It works no matter which member is the primary. Each call returns a separate client with a session of
     /// its own.
     ///
-    /// If this member has recently applied a change of a key, whoever made the change, a
-    /// [`local`](crate::client::Get::local) get of that key is answered from the member's memory, in the task of the
-    /// caller. So is a get with [`at_least`](crate::client::Get::at_least), if this member has already applied the
-    /// revision. Such gets do not count in [`Load::reads`](crate::node::Load::reads).
+    /// The client answers a get in the task of the caller, from this member's memory, if all of these conditions hold:
+    /// - The get is [`local`](crate::client::Get::local), or it is [`at_least`](crate::client::Get::at_least) a
+    ///   revision that this member has already applied.
+    /// - The get names no other [`member`](crate::client::Get::member), and no revision to read
+    ///   [`at`](crate::client::Get::at).
+    /// - This member has recently applied a change of the key, no matter who made the change.
+    ///
+    /// Such gets do not count in [`Load::reads`](crate::node::Load::reads).
     ///
     /// # Panics
     /// If this is called outside a tokio runtime.

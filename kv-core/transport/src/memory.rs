@@ -63,9 +63,9 @@ impl Memory {
     }
 
     /// Returns a handle to this network for one node. When this node opens a connection through the handle, the
-    /// accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address at which the node with the
-    /// handle listens. Then a [`Fault`](crate::Fault) whose scope is [`Scope::peer`](crate::Scope::peer) with this
-    /// address affects the connections to that node and the connections from it.
+    /// accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address at which this node listens.
+    /// Then another node can use [`Scope::peer`](crate::Scope::peer) with this address to set a
+    /// [`Fault`](crate::Fault). The fault affects the connections in both directions: to this node, and from it.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

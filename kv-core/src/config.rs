@@ -79,7 +79,8 @@ pub enum ConfigError {
         /// The address that was given.
         address: String,
     },
-    /// There are so many witnesses that they could form a replication quorum without a data member.
+    /// There are so many witnesses that they could form a [replication quorum](Cluster::replication_quorum) without a
+    /// data member.
     #[error(
         "{witnesses} of {members} members are witnesses: at most {most} can be, so that every write reaches a data member"
     )]
@@ -313,7 +314,7 @@ const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
+    /// Time between two heartbeats of the primary (messages that show that it is alive). Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
     /// Shortest silence after which a backup suspects that the primary has failed. Between this value and
     /// [`failure_timeout_max`](field@Self::failure_timeout_max), the backup adapts its time-out to the silences that it
@@ -337,8 +338,8 @@ pub struct Options {
     /// If a primary crashes and its connections break, the backups notice this at once, and the read lease delays the
     /// replacement by up to `read_lease`. If a primary only falls silent, the backups first wait for at least
     /// `failure_timeout_min`. A lease of at most `failure_timeout_min` has ended by then, and does not delay the
-    /// replacement. A read lease never delays a handover. A member that restarts may have given a promise before the
-    /// restart. So it sends nothing that could complete the replacement of a primary until `read_lease` has passed.
+    /// replacement. A read lease never delays a planned handover. A member that restarts may have given a promise
+    /// before. So for `read_lease` after its start, it sends nothing that could complete the replacement of a primary.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
     /// For expiry, members use wall clocks only to find out how long such an outage of all members lasted. After it,
@@ -361,8 +362,8 @@ pub struct Options {
     /// A data member writes a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB;
     /// 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
-    /// A member keeps this many bytes of its journal for members that are away (down, cut off or behind). A member that
-    /// needs older entries receives the whole state. Default 256 MiB; 0 to 1 TiB.
+    /// A data member keeps up to this many bytes of its journal for members that are away (down, cut off or behind). A
+    /// data member that needs older entries receives the whole state. Default 256 MiB; 0 to 1 TiB.
     pub journal_retention_bytes: u64,
     /// A witness keeps at most this many bytes of its journal for a data member that is away. If the data member needs
     /// more, the witness drops entries that the data member needs, and logs an error. Then the cluster may become

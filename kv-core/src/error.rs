@@ -248,7 +248,7 @@ pub enum ReadError {
     /// The read was restricted to a member that the cluster does not have.
     #[error("the cluster has no member {0}: kv status lists its members")]
     UnknownMember(MemberId),
-    /// The read was restricted to a member that is a witness.
+    /// The read was restricted to a member that is a witness, which stores no data.
     #[error("member {0} is a witness, which holds no data: ask a data member")]
     Witness(MemberId),
     /// The cluster refuses the read. The text is the reason.

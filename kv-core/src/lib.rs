@@ -9,7 +9,8 @@
 //! - **Exactly once**: a write is applied once, despite retries, lost messages and failovers. If the client cannot find
 //!   out the outcome of a write, it returns the error `OutcomeUnknown`.
 //! - **Available** while a majority of the members can communicate. A *witness* is a member that votes and keeps the
-//!   log, but stores no data. A cluster of two data members and a witness survives the loss of any one member.
+//!   recent part of the log, but stores no data. A cluster of two data members and a witness survives the loss of any
+//!   one member.
 //!
 //! The protocol is Viewstamped Replication Revisited (Liskov and Cowling, 2012), extended to survive damaged disks.
 //!

@@ -42,7 +42,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task. In a session, the client
-/// numbers its writes, so that members recognize a retried write.
+/// numbers its writes, so that members recognize a retried write. The cluster gives each write a
+/// [revision](crate::ids::Revision), its position in the order of all writes.
 ///
 /// Many tasks may make calls at the same time. Up to 256 writes are in flight at once, or fewer if the cluster's
 /// [`max_in_flight_per_session`](field@crate::Options::max_in_flight_per_session) is smaller. Unfinished calls use at
@@ -316,8 +317,8 @@ impl Client {
         }
     }
 
-    /// Finds the primary and asks it to pass its role to another member. Returns when the primary has answered. The
-    /// handover may still be in progress at that time.
+    /// Finds the primary (the member that orders all writes) and asks it to pass its role to another member. Returns
+    /// when the primary has answered. The handover may still be in progress at that time.
     ///
     /// # Errors
     /// If no primary is found, if the primary does not answer, or if the primary was asked for another handover a few
@@ -427,7 +428,8 @@ impl Client {
     }
 
     /// Begins a call and does not wait for its end. The call is not begun if there is no room for it now, if the client
-    /// is closed, or outside a tokio runtime. If the call is begun, a later [`close`](Self::close) waits for its end.
+    /// is closed or its task has ended, or outside a tokio runtime. If the call is begun, a later
+    /// [`close`](Self::close) waits for its end.
     pub(super) fn call_and_forget(&self, call: Call) {
         let (Ok(runtime), Ok(permit)) = (Handle::try_current(), self.shared.room.clone().try_acquire_owned())
         else {

@@ -181,9 +181,10 @@ enum LeaseState {
 ///
 /// [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease) make a key belong to the
 /// lease. Up to 1,000 keys can belong to a lease. When the lease ends, all of them are removed at one revision. A lease
-/// ends when it is [revoked](Self::revoke), or when its time to live passes on the cluster's clock without a renewal.
-/// Without a revocation, a lease never ends early. It may end a little late, because the primary checks leases only at
-/// its heartbeats. A new primary first gives every holder `failure_timeout_max` (2 s by default) to renew.
+/// ends when it is [revoked](Self::revoke), or when its time to live passes on the [cluster's
+/// clock](crate::guide::guarantees#time) without a renewal. Without a revocation, a lease never ends early. It may end
+/// a little late, because the primary checks leases only at its heartbeats. A new primary first gives every holder
+/// `failure_timeout_max` (2 s by default) to renew.
 ///
 /// If this value is dropped, the client stops renewing the lease, and the lease ends when its time to live is over.
 ///

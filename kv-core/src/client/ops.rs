@@ -155,7 +155,8 @@ conditions!(Delete);
 macro_rules! freshness {
     ($name:ident, $deadline:literal) => {
         impl $name {
-            /// Reads the state of any one member. This is fast and needs no primary, but the state may be stale.
+            /// Reads the state of any one member. This is fast and does not need the primary (the member that orders
+            /// all writes), but the state may be stale.
             pub fn local(mut self) -> Self {
                 self.how.mode = $crate::message::ReadMode::Local;
                 self
@@ -173,11 +174,11 @@ macro_rules! freshness {
 
             /// Reads the state of any member that can prove that its state is recent enough. The state must contain
             /// every write that was acknowledged to any client at least `bound` before the read began. While a backup
-            /// hears from its primary, it can prove a bound of a few [heartbeats](field@crate::Options::heartbeat). So
-            /// it answers a read with such a bound, or a longer one, without the primary. If a member cannot prove the
-            /// bound, the client asks other members. The primary always answers, if necessary with a linearizable read.
-            /// A bound of zero is a linearizable read. If the primary is needed and there is none before the deadline,
-            /// the read fails with [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// hears from its primary, it can prove a bound of a few [heartbeat](field@crate::Options::heartbeat)
+            /// intervals. So it answers a read with such a bound, or a longer one, without the primary. If a member
+            /// cannot prove the bound, the client asks other members. The primary always answers, if necessary with a
+            /// linearizable read. A bound of zero is a linearizable read. If the primary is needed and there is none
+            /// before the deadline, the read fails with [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
             /// The bound assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends
             /// neither on wall clocks nor on message delays.

@@ -14,8 +14,8 @@ use std::ops::RangeBounds;
 use std::time::Duration;
 
 /// A builder that runs a transaction when it is awaited: returned by [`Client::transaction`]. A transaction consists of
-/// conditions, steps to run if all conditions hold, and steps to run otherwise. Either it is applied as a whole,
-/// exactly once and at one revision, or it is not applied at all.
+/// conditions, *steps* (changes and reads) to run if all conditions hold, and steps to run otherwise. Either it is
+/// applied as a whole, exactly once and at one revision, or it is not applied at all.
 ///
 /// All conditions and all steps, including steps that read, see the state before the transaction. Two steps of the same
 /// list must not change the same key.

@@ -208,7 +208,8 @@ impl Node {
             .start(expectation.members.clone(), expectation.limits)
     }
 
-    /// Waits until the cluster has formed and this member knows a primary that serves.
+    /// Waits until the cluster has formed and this member knows a primary (the member that orders all writes) that
+    /// serves. A cluster forms once: at its first start, when all members are up.
     ///
     /// # Errors
     /// The reason why the member stopped, if it stops before that.

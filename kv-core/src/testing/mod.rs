@@ -1,5 +1,5 @@
-//! Whole clusters for the tests of an application. A test shows what the application does when the primary fails,
-//! messages are lost, or a member is cut off.
+//! Whole clusters for the tests of an application. A test shows what the application does when the primary (the member
+//! that orders all writes) fails, messages are lost, or a member is cut off.
 //!
 //! A [`TestCluster`] runs the same nodes as in production, but with an in-memory network and in-memory disks. Its
 //! clients are ordinary clients. This module requires the feature `testing`.

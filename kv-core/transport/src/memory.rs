@@ -64,8 +64,8 @@ impl Memory {
 
     /// Returns a handle to this network for one node. When this node opens a connection through the handle, the
     /// accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address at which this node listens.
-    /// Then another node can use [`Scope::peer`](crate::Scope::peer) with this address to set a
-    /// [`Fault`](crate::Fault). The fault affects the connections in both directions: to this node, and from it.
+    /// If another node then sets a [`Fault`](crate::Fault) for [`Scope::peer`](crate::Scope::peer) with this address,
+    /// the fault affects all connections between the two nodes, no matter which of them opened the connection.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

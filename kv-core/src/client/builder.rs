@@ -141,7 +141,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Tries the addresses in turn until a member accepts this client, and starts the client. If no address answers,
+    /// Tries the addresses in turn until a member accepts this client. Then starts the client. If no address answers,
     /// all of them are tried again.
     ///
     /// # Errors

@@ -103,10 +103,9 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. None of the messages that waited for this connection has left this
-    /// process, and none will. Those are all messages that the protocol has handed over for this member, with
-    /// [`ProtocolOutput::Send`], since the previous connection to the member was lost. If there was no previous
-    /// connection, those are all such messages since the start.
+    /// No connection to this member could be opened. This concerns every [`ProtocolOutput::Send`] for the member since
+    /// the previous connection to it was lost, or since the start if there was none: none of these messages has left
+    /// this process, and none will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,

@@ -1,4 +1,4 @@
-//! The task of a client. It carries out the decisions of [`ClientProtocol`].
+//! The tokio task that runs a client. It carries out the decisions of [`ClientProtocol`].
 
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};

@@ -182,8 +182,8 @@ impl Node {
     /// its own.
     ///
     /// The client answers a get in the task of the caller, from this member's memory, if all of these conditions hold:
-    /// - The get is [`local`](crate::client::Get::local), or it is [`at_least`](crate::client::Get::at_least) a
-    ///   revision that this member has already applied.
+    /// - The get was made with [`local`](crate::client::Get::local), or with
+    ///   [`at_least`](crate::client::Get::at_least) and a revision that this member has already applied.
     /// - The get names no other [`member`](crate::client::Get::member), and no revision to read
     ///   [`at`](crate::client::Get::at).
     /// - This member has recently applied a change of the key, no matter who made the change.
@@ -208,8 +208,8 @@ impl Node {
             .start(expectation.members.clone(), expectation.limits)
     }
 
-    /// Waits until the cluster has formed and this member knows a primary (the member that orders all writes) that
-    /// serves. A cluster forms once: at its first start, when all members are up.
+    /// Waits until the cluster has formed, and this member knows that a primary is serving requests. (The primary is
+    /// the member that orders all writes.) A cluster forms once: at its first start, when all members are up.
     ///
     /// # Errors
     /// The reason why the member stopped, if it stops before that.

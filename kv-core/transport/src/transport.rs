@@ -152,7 +152,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// The identity of this end. The other end of each connection sees this identity in [`Connection::peer`]. By
     /// default, the transport authenticates nobody, and this method returns [`Peer::Unauthenticated`].
     ///
-    /// If this end has an identity, the peer of every connection must have an identity too.
+    /// If this method returns an identity, the transport must authenticate every peer: no [`Connection::peer`] may then
+    /// be [`Peer::Unauthenticated`].
     fn identity(&self) -> Peer {
         Peer::Unauthenticated
     }
@@ -194,9 +195,10 @@ pub trait Listener: Send + Debug {
     /// The address on which the listener listens, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Keeps room for calls from the hosts of the other members, whose addresses are in `members`. The listener then
-    /// accepts such calls no matter how many strangers call. Implement this method in a listener that limits callers
-    /// before it knows their identity. By default, the method does nothing.
+    /// Keeps room for incoming connections from the hosts of the other members. `members` contains the addresses of
+    /// these members. The listener then accepts connections from there, no matter how many strangers connect. Implement
+    /// this method in a listener that limits connections before it knows who has opened them. By default, the method
+    /// does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

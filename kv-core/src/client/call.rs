@@ -104,8 +104,8 @@ pub enum ProtocolInput {
         member: MemberId,
     },
     /// No connection to this member could be opened. This concerns every [`ProtocolOutput::Send`] for the member since
-    /// the previous connection to it was lost, or since the start if there was none: none of these messages has left
-    /// this process, and none will.
+    /// the previous connection to it was lost. If there was no previous connection, it concerns every such `Send` since
+    /// the start. None of these messages has left this process, and none will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,

@@ -112,7 +112,8 @@ pub struct MemberReport {
     pub id: MemberId,
     /// The address at which the client reaches the member.
     pub address: String,
-    /// The role of the member.
+    /// Whether the member stores data or is a witness, a member that stores no data. The role is configured. It does
+    /// not tell which member is the primary.
     pub role: Role,
     /// The status of the member, or the reason why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,

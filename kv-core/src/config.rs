@@ -69,7 +69,7 @@ pub enum ConfigError {
     #[error("duplicate address {0}: give each member an address of its own")]
     DuplicateAddress(String),
     /// An address is empty, is longer than 255 bytes, or contains white space. (When a node starts, the transport
-    /// checks the rest of the form.)
+    /// also checks the form of the address.)
     #[error(
         "member {id} has the invalid address {address:?}: write an address of its transport, as in 127.0.0.1:7000"
     )]
@@ -338,13 +338,13 @@ pub struct Options {
     /// If a primary crashes and its connections break, the backups notice this at once, and the read lease delays the
     /// replacement by up to `read_lease`. If a primary only falls silent, the backups first wait for at least
     /// `failure_timeout_min`. A lease of at most `failure_timeout_min` has ended by then, and does not delay the
-    /// replacement. A read lease never delays a planned handover. A member that restarts may have given a promise
-    /// before. So for `read_lease` after its start, it sends nothing that could complete the replacement of a primary.
+    /// replacement. A read lease never delays a planned handover. A restarted member may have given a promise before.
+    /// So for a time of `read_lease` after its start, it sends nothing that could complete a primary's replacement.
     pub read_lease: Duration,
-    /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
-    /// For expiry, members use wall clocks only to find out how long such an outage of all members lasted. After it,
-    /// leases and keys with a time to live expire late by up to this value. The value may differ between members.
-    /// Default 5 s; at most 1 h.
+    /// How far wall clocks may be set forward while all members are down, without making a key or a client's lease
+    /// expire early. (Read leases use no wall clocks.) For expiry, members use wall clocks only to find out how long
+    /// such an outage of all members lasted. After it, clients' leases and keys with a time to live expire late by up
+    /// to this value. The value may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Maximum number of log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to
     /// 256.
@@ -384,15 +384,15 @@ pub struct Options {
     pub session_ttl: Duration,
     /// Maximum number of requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub max_in_flight_per_session: usize,
-    /// Members keep the changes of this many revisions for reads and watches, or fewer if these changes exceed
-    /// `history_bytes`. Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Members keep the changes of this many recent revisions for watches and reads at old revisions, or fewer if these
+    /// changes exceed `history_bytes`. Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// Maximum total size of the changes that members keep for reads and watches, in bytes. The size of a change is 64
-    /// bytes, plus twice the size of the key, plus the size of the value that the change replaced. Members remove the
-    /// oldest changes first. Fixed when the cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
+    /// Maximum total size of the changes that members keep for watches and reads at old revisions, in bytes. The size
+    /// of a change is 64 bytes, plus twice the size of the key, plus the size of the value that the change replaced.
+    /// Members remove the oldest changes first. Fixed when the cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
-    /// Maximum number of leases. Members refuse requests for further leases until a lease ends. Fixed when the cluster
-    /// forms. Default 10,000; 0 to 1,000,000.
+    /// Maximum number of clients' leases (not read leases). Members refuse requests for further leases until a lease
+    /// ends. Fixed when the cluster forms. Default 10,000; 0 to 1,000,000.
     pub max_leases: usize,
     /// Maximum number of client connections. One client gets at most eight ninths of them. A member identifies a client
     /// by the name in its certificate or, without TLS, by its address. Default 1,024; 1 to 100,000.

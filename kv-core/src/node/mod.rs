@@ -212,7 +212,7 @@ impl Node {
     /// the member that orders all writes.) A cluster forms once: at its first start, when all members are up.
     ///
     /// # Errors
-    /// The reason why the member stopped, if it stops before that.
+    /// The reason why the member stopped, if it stops during the wait.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -245,9 +245,9 @@ impl Node {
     }
 
     /// Stops the member gracefully. If the member is the primary, it first passes the role to another member, and waits
-    /// until that member serves, but for at most one second. Then this member answers pending requests, ends all tasks
-    /// and threads, and releases the port and the directory. If you call this method again, the later call waits until
-    /// the member has stopped.
+    /// up to one second for that member to serve as the primary. Then this member answers pending requests, ends all
+    /// tasks and threads, and releases the port and the directory. If you call this method again, the later call waits
+    /// until the member has stopped.
     ///
     /// A shutdown takes a few seconds at most. If a disk operation takes longer than five seconds, the shutdown does
     /// not wait for the thread of that operation. In that case, the directory stays locked, and

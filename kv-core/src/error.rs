@@ -16,7 +16,7 @@ pub enum ConnectError {
     /// No transport was given.
     #[error("no transport: choose one, such as TCP")]
     NoTransport,
-    /// A member answered, but the member or this client does not accept the other. A retry does not help.
+    /// A member answered, but it rejected this client, or this client rejected it. A retry does not help.
     #[error("{address} refuses: {reason}")]
     Refused {
         /// The address of the member.

@@ -14,8 +14,9 @@ use std::ops::RangeBounds;
 use std::time::Duration;
 
 /// A builder that runs a transaction when it is awaited: returned by [`Client::transaction`]. A transaction consists of
-/// conditions, *steps* (changes and reads) to run if all conditions hold, and steps to run otherwise. Either it is
-/// applied as a whole, exactly once and at one revision, or it is not applied at all.
+/// conditions and two lists of *steps* (changes and reads). The first list is run if all conditions hold, the second
+/// list otherwise. Either the transaction is applied as a whole, exactly once and at one revision, or it is not applied
+/// at all.
 ///
 /// All conditions and all steps, including steps that read, see the state before the transaction. Two steps of the same
 /// list must not change the same key.
@@ -28,20 +29,21 @@ use std::time::Duration;
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
 /// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
-/// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each step counts, even if it reads nothing: a scan as 144 bytes, any other step as 16 bytes. Each record that a step reads counts in addition: its value + 128 bytes, and in a scan also its key |
+/// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each scan counts as 144 bytes, and each other step (also a put, delete or add) as 16 bytes. Each record that a step reads counts in addition: its value + 128 bytes, and in a scan also its key |
 ///
 /// If the data that a transaction would read exceeds its limit, the transaction changes nothing and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
-/// together. Every stored result counts, however small. If the options of the cluster allow a single result that is
+/// together. Each result takes at least 192 bytes of this. If the options of the cluster allow a single result that is
 /// larger than one of these two limits, this limit is raised to the size of the largest possible result. If a result is
-/// dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This happens only
-/// if both of these events occur:
+/// dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). For this reason, a
+/// call ends so only if both of these events occur:
 ///
-/// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if the
-///    unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all connections
-///    together take more than three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes).
+/// 1. The answer is lost: a member or a connection fails, or a member does not send the answer. A member does not send
+/// an answer if the unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all
+/// connections together take more than three quarters of
+/// [`client_memory_bytes`](field@crate::Options::client_memory_bytes).
 /// 2. Before the retry arrives, later results exceed one of the two limits for stored results, so the cluster drops
 ///    the stored result of this call.
 ///
@@ -171,7 +173,7 @@ impl Transaction {
         self.step(TransactionStep::Scan { from, to, limit })
     }
 
-    /// Makes all steps that are added later belong to the list that is run if a condition does not hold.
+    /// Begins the second list of steps, which is run if a condition does not hold: all later steps belong to it.
     pub fn otherwise(mut self) -> Self {
         self.otherwise = true;
         self

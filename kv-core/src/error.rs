@@ -99,9 +99,9 @@ pub enum WriteError {
     /// A step of the transaction failed. Nothing was changed.
     #[error("step {step} failed: {why}")]
     StepFailed {
-        /// The index of the failed step in its list. The first step of a list has index 0. A transaction has two lists:
-        /// one is run if all conditions hold, and the other is run
-        /// [otherwise](crate::client::Transaction::otherwise).
+        /// A transaction has two lists of steps: one is run if all conditions hold, and the other is run
+        /// [otherwise](crate::client::Transaction::otherwise). This is the index of the failed step in the list that
+        /// was run. The first step of a list has index 0.
         step: usize,
         /// Why the step failed.
         why: StepFailure,
@@ -331,7 +331,7 @@ impl WatchError {
     }
 }
 
-/// Why a status call or a handover failed.
+/// Why a status call or a handover (a request to the primary to pass its role to another member) failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {

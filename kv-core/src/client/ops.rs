@@ -199,10 +199,10 @@ macro_rules! freshness {
             }
 
             /// Reads the state at this revision, without later changes. Members keep the last
-            /// [`history_revisions`](field@crate::Options::history_revisions) revisions, or fewer if their changes
-            /// exceed [`history_bytes`](field@crate::Options::history_bytes) bytes. A read at an older revision returns
-            /// [`Compacted`](crate::error::ReadError::Compacted). A read at a revision that does not exist yet returns
-            /// [`Future`](crate::error::ReadError::Future).
+            /// [`history_revisions`](field@crate::Options::history_revisions) revisions, or fewer if the changes of
+            /// these revisions exceed [`history_bytes`](field@crate::Options::history_bytes) bytes. A read at an older
+            /// revision returns [`Compacted`](crate::error::ReadError::Compacted). A read at a revision that does not
+            /// exist yet returns [`Future`](crate::error::ReadError::Future).
             ///
             /// Default: the newest revision.
             pub fn at(mut self, revision: $crate::ids::Revision) -> Self {

@@ -225,8 +225,8 @@ pub enum Cause {
     Failed(FailureReason),
 }
 
-/// What kept a call from succeeding until its deadline passed, or until its only attempt failed: the detail in
-/// [`Cause::Deadline`] and [`Cause::Failed`].
+/// What had kept a call from succeeding by the time it ended: the detail in [`Cause::Deadline`] and
+/// [`Cause::Failed`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureReason {

@@ -32,7 +32,7 @@ const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 /// About how many events are processed before the messages that they cause are sent.
 const BATCH: usize = 256;
 
-/// A command from a handle to the task.
+/// A command that a handle of the client sends to the task.
 pub(super) enum DriverCommand {
     /// Begin a call.
     Call(NewCall),

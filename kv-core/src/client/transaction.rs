@@ -41,9 +41,10 @@ use std::time::Duration;
 /// call ends so only if both of these events occur:
 ///
 /// 1. The answer is lost: a member or a connection fails, or a member does not send the answer. A member does not send
-///    an answer if the unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all
-///    connections together take more than three quarters of
-///    [`client_memory_bytes`](field@crate::Options::client_memory_bytes).
+///    an answer in two cases. In the first case, the unread answers of one connection would take more than 64 MiB of
+///    memory. In the second case, the requests and unread answers of all connections together would take more than
+///    three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes), or those of this client
+///    more than its share, which is at most half of these three quarters.
 /// 2. Before the retry arrives, later results exceed one of the two limits for stored results, so the cluster drops
 ///    the stored result of this call.
 ///

@@ -63,9 +63,9 @@ impl Memory {
     }
 
     /// Returns a handle to this network for one node, A. When A opens a connection through the handle, the accepting
-    /// node sees `name` as [`Connection::remote`]. As `name`, pass the address at which A listens. Then a
-    /// [`Fault`](crate::Fault) that another node B sets for [`Scope::peer`](crate::Scope::peer) of A's address affects
-    /// all connections between A and B, no matter which of them opened the connection.
+    /// node sees `name` as [`Connection::remote`]. As `name`, pass the address at which A listens. Then, if
+    /// another node B sets a [`Fault`](crate::Fault) with A's address as [`Scope::peer`](crate::Scope::peer), the fault
+    /// affects all connections between A and B, no matter which of them opened the connection.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

@@ -197,8 +197,8 @@ pub trait Listener: Send + Debug {
 
     /// Keeps room for incoming connections from the hosts of the other members. `members` contains the addresses of
     /// these members. The listener then accepts connections from there, no matter how many strangers connect. Implement
-    /// this method if your listener limits the number of connections whose peer it has not identified yet. By default,
-    /// the method does nothing.
+    /// this method if your listener limits the number or the rate of connections whose peer it has not identified yet.
+    /// By default, the method does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

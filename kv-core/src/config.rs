@@ -341,8 +341,8 @@ pub struct Options {
     /// replacement. A read lease never delays a planned handover. A restarted member may have given a promise before.
     /// So for a time of `read_lease` after its start, it sends nothing that could complete a primary's replacement.
     pub read_lease: Duration,
-    /// How far wall clocks may be set forward while all members are down (or all but some that are then cut off),
-    /// without making a key or a client's lease expire early. (Read leases use no wall clocks.) For expiry, members use
+    /// How far wall clocks may be set forward during an outage of all members, without making a key or a client's lease
+    /// expire early. (Members that cannot be reached when the others restart count as down.) For expiry, members use
     /// wall clocks only to find out how long such an outage lasted. After it, clients' leases and keys with a time to
     /// live expire late by up to this value. The value may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,

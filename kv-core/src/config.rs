@@ -338,11 +338,11 @@ pub struct Options {
     /// If a primary crashes and its connections break, the backups notice this at once, and the read lease delays the
     /// replacement by up to `read_lease`. If a primary only falls silent, the backups first wait for at least
     /// `failure_timeout_min`. A lease of at most `failure_timeout_min` has ended by then, and does not delay the
-    /// replacement. A read lease never delays a planned handover. A restarted member may have given a promise before.
+    /// replacement. A read lease never delays a planned handover. A restarted member no longer knows its promises.
     /// So for a time of `read_lease` after its start, it sends nothing that could complete a primary's replacement.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward during an outage of all members, without making a key or a client's lease
-    /// expire early. (Members that cannot be reached when the others restart count as down.) For expiry, members use
+    /// expire early. (A member counts as down if the others cannot reach it at the end.) For expiry, members use
     /// wall clocks only to find out how long such an outage lasted. After it, clients' leases and keys with a time to
     /// live expire late by up to this value. The value may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,

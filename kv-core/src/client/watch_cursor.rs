@@ -24,7 +24,7 @@ impl WatchCursor {
         Self { query, prefer: None, waiting: VecDeque::new() }
     }
 
-    /// Checks that the range of the watch is within the limits.
+    /// Checks that the keys at both ends of the watched range are not longer than the limits allow.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         self.query.check(limits)
     }

@@ -54,7 +54,7 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     ),
     local(
         "failure_timeout_max",
-        "the longest silence after which a backup votes to leave a view, and how late leases may end after a failover (rule X6)",
+        "the longest silence after which a backup votes to leave a view, and how late the leases of clients may end after a failover (rule X6)",
     ),
     fixed("read_lease", "how long a member keeps the promise behind leased reads (rules R5, R6)"),
     local(

@@ -29,25 +29,26 @@ use std::time::Duration;
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
 /// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
-/// | results of all steps | `max_key_bytes` + `max_value_bytes` + 256 KiB. The result of a scan counts as 144 bytes, and the result of any other step, also of a put, delete or add, as 16 bytes. Each record that is read adds its value + 128 bytes, and in a scan also its key |
+/// | results of all steps | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each scan takes 144 bytes, and each other step (also a put, delete or add) 16 bytes. In addition, each record that a step reads takes 128 bytes + the size of its value, and in a scan also the size of its key |
 ///
-/// If the results of a transaction would exceed this limit, the transaction changes nothing and fails with
+/// If the results of all steps would exceed this limit, the transaction changes nothing and fails with
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
-/// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
-/// together. Each result takes at least 192 bytes of this. If the options of the cluster allow a single result that is
-/// larger than one of these two limits, this limit is raised to the size of the largest possible result. If a result is
-/// dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). A
-/// dropped result is the cause of such an end only if both of these events occur:
+/// # Retries
+/// To answer retries, the cluster stores the result of each write; a transaction, with all its steps, is one write. The
+/// stored results take up to 4 MiB for each client, and up to 32 MiB for all clients together. Each of them takes at
+/// least 192 bytes. If the options of the cluster allow a single result that is larger than one of these two limits,
+/// this limit is raised to the size of the largest possible result. When later results exceed a limit, the cluster drops
+/// stored results. If the answer of a call is lost, and its stored result is dropped before the retry arrives, the call
+/// ends as [outcome unknown](WriteError::OutcomeUnknown).
 ///
-/// 1. The answer is lost: a member or a connection fails, or a member does not send the answer. A member does not send
-///    an answer that would exceed one of these limits:
-///    - 64 MiB of memory for the unread answers of one connection
-///    - three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for the requests and unread
-///      answers of all connections together
-///    - this client's share of these three quarters (at most half) for its requests and unread answers
-/// 2. Before the retry arrives, later results exceed one of the two limits for stored results, so the cluster drops
-///    the stored result of this call.
+/// An answer is lost if a member or a connection fails, or if a member does not send it. A member does not send an
+/// answer that would exceed one of these limits:
+/// - 64 MiB of memory for the unread answers of one connection
+/// - three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for the requests and unread
+///   answers of all connections together
+/// - half of these three quarters for the requests and unread answers of one client, and less the more of the rest
+///   other clients use
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

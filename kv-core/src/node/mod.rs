@@ -184,8 +184,8 @@ impl Node {
     /// The client answers a get in the task of the caller, from this member's memory, if all of these conditions hold:
     /// - The get was made with [`local`](crate::client::Get::local), or with
     ///   [`at_least`](crate::client::Get::at_least) and a revision that this member has already applied.
-    /// - The get was not made with [`at`](crate::client::Get::at), nor with [`member`](crate::client::Get::member) for
-    ///   a member other than this one.
+    /// - The get was not made with [`at`](crate::client::Get::at).
+    /// - If the get was made with [`member`](crate::client::Get::member), it names this member.
     /// - This member has recently applied a change of the key, no matter who made the change.
     ///
     /// Such gets do not count in [`Load::reads`](crate::node::Load::reads).

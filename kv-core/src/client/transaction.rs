@@ -38,9 +38,9 @@ use std::time::Duration;
 /// To answer retries, the cluster stores the result of each write; a transaction, with all its steps, is one write. The
 /// stored results take up to 4 MiB for each client, and up to 32 MiB for all clients together. Each of them takes at
 /// least 192 bytes. If the options of the cluster allow a single result that is larger than one of these two limits,
-/// this limit is raised to the size of the largest possible result. When later results exceed a limit, the cluster drops
-/// stored results. If the answer of a call is lost, and its stored result is dropped before the retry arrives, the call
-/// ends as [outcome unknown](WriteError::OutcomeUnknown).
+/// this limit is raised to the size of the largest possible result. When later results exceed a limit, the cluster
+/// drops stored results. If the answer of a call is lost, and its stored result is dropped before the retry arrives,
+/// the call ends as [outcome unknown](WriteError::OutcomeUnknown).
 ///
 /// An answer is lost if a member or a connection fails, or if a member does not send it. A member does not send an
 /// answer that would exceed one of these limits:

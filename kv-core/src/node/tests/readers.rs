@@ -5,8 +5,8 @@ use crate::node::Node;
 use crate::node::applier::ENTRIES_PER_CHECKPOINT;
 use crate::storage::simulated::Disk;
 
-/// A checkpoint waits for readers that hold the memory of earlier checkpoints. Meanwhile, small entries are applied, also
-/// once there are so many of them that a checkpoint is due.
+/// A checkpoint waits for readers that hold the memory of earlier checkpoints. Meanwhile, small entries are applied,
+/// also once there are so many of them that a checkpoint is due.
 #[tokio::test]
 async fn readers_that_hold_memory_do_not_stop_small_entries() {
     const MIB: usize = 1 << 20;

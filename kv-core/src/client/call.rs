@@ -103,9 +103,9 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. The messages of every [`ProtocolOutput::Send`] for this member
-    /// since its previous connection was lost, or since the start if there was no connection before, have not left this
-    /// process, and never will.
+    /// No connection to this member could be opened. Some messages have not left this process, and never
+    /// will: those of every [`ProtocolOutput::Send`] for this member since its previous connection was lost, or since
+    /// the start if there was no connection before.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -225,8 +225,7 @@ pub enum Cause {
     Failed(FailureReason),
 }
 
-/// What had kept a call from succeeding by the time it ended: the detail in [`Cause::Deadline`] and
-/// [`Cause::Failed`].
+/// The obstacle that a call faced when it ended. [`Cause::Deadline`] and [`Cause::Failed`] contain it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureReason {

@@ -224,7 +224,8 @@ impl Client {
         LockRequest::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
-    /// Returns the election with this name.
+    /// Returns a handle for the election with this name, in which clients choose one of themselves as the leader. See
+    /// [`Election`].
     pub fn election(&self, name: impl AsRef<[u8]>) -> Election {
         Election::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }

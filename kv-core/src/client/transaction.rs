@@ -29,10 +29,12 @@ use std::time::Duration;
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
 /// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
-/// | results of all steps | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each scan takes 144 bytes, and each other step (also a put, delete or add) 16 bytes. In addition, each record that a step reads takes 128 bytes + the size of its value, and in a scan also the size of its key |
+/// | results of the steps that are run | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each scan takes 144 bytes, and each other step (also a put, delete or add) 16 bytes. In addition, each record that a get or a scan returns takes 128 bytes + the size of its value, and in a scan also the size of its key |
 ///
-/// If the results of all steps would exceed this limit, the transaction changes nothing and fails with
-/// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
+/// If the results would exceed this limit, the transaction changes nothing and fails with
+/// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge). The results of all transactions in
+/// one log entry together take at most 16 MiB. If a transaction would exceed that, it changes nothing and fails with
+/// [`StepFailure::Busy`](crate::message::StepFailure::Busy).
 ///
 /// # Retries
 /// To answer retries, the cluster stores the result of each write; a transaction, with all its steps, is one write. The
@@ -42,13 +44,14 @@ use std::time::Duration;
 /// drops stored results. If the answer of a call is lost, and its stored result is dropped before the retry arrives,
 /// the call ends as [outcome unknown](WriteError::OutcomeUnknown).
 ///
-/// An answer is lost if a member or a connection fails, or if a member does not send it. A member does not send an
-/// answer that would exceed one of these limits:
+/// An answer is lost if a member or a connection fails, if the primary changes, or if the member does not send the
+/// answer. A member always sends an answer of at most 4 KiB. It does not send a larger one that would exceed one of
+/// these limits:
 /// - 64 MiB of memory for the unread answers of one connection
 /// - three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for the requests and unread
 ///   answers of all connections together
-/// - half of these three quarters for the requests and unread answers of one client, and less the more of the rest
-///   other clients use
+/// - half of these three quarters for the requests and unread answers of one client, and less if other clients also
+///   use memory
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

@@ -68,11 +68,11 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     ),
     fixed(
         "max_key_bytes",
-        "which keys and requests are too large, and how much a transaction may return (rule E7)",
+        "the length of the longest key; the largest request and the largest result of a transaction follow from this option and `max_value_bytes` (rule E7)",
     ),
     fixed(
         "max_value_bytes",
-        "which values and requests are too large, and how much a transaction may return (rule E7)",
+        "the size of the largest value; the largest request and the largest result of a transaction follow from this option and `max_key_bytes` (rule E7)",
     ),
     local("segment_bytes", "the size of journal files; a larger entry gets a file of its own (rule D9)"),
     local("checkpoint_bytes", "when the state is written to disk; the log contains what is newer"),
@@ -81,7 +81,10 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     local("transfer_bytes_per_second", "how fast the state is sent to another member"),
     local("scrub_bytes_per_second", "how soon damage is noticed"),
     local("cache_bytes", "how much of the state file is cached in memory"),
-    fixed("max_sessions", "how many sessions there may be, and so when a silent one is evicted (rule E4)"),
+    fixed(
+        "max_sessions",
+        "how many sessions there may be; a new session beyond this number replaces the one that has been silent for the longest time (rule E4)",
+    ),
     fixed("session_ttl", "when a silent session expires (rule E4)"),
     fixed(
         "max_in_flight_per_session",

@@ -31,7 +31,7 @@
 //! assert_eq!(order(&client).await.unwrap(), 1);
 //!
 //! let killed = cluster.kill_primary().await;
-//! assert_eq!(order(&client).await.unwrap(), 2, "a backup has taken over, and the order is counted once");
+//! assert_eq!(order(&client).await.unwrap(), 2, "a backup has taken over, and each order is counted once");
 //!
 //! cluster.restart(killed).await;
 //! cluster.settle().await;

@@ -37,10 +37,9 @@ impl MemberSources {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Sets the addresses from a list of `HOST:PORT`. Before this method returns, it sets the addresses whose
-    /// host is an IP address. The returned future adds the addresses of host names: it resolves the names again and
-    /// again. If a name cannot be resolved, its last known
-    /// addresses stay in use.
+    /// Sets the addresses from a list of `HOST:PORT`. Before this method returns, it sets the addresses whose host is
+    /// an IP address. The returned future adds the addresses of host names: it resolves the names again and again. If a
+    /// name cannot be resolved, its last known addresses stay in use.
     ///
     /// # Cancel safety
     /// Cancel safe. The future never completes.

@@ -59,7 +59,7 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     fixed("read_lease", "how long a member keeps the promise behind leased reads (rules R5, R6)"),
     local(
         "wall_clock_allowance",
-        "how far wall clocks may be set forward while all members are down, without making a key or a lease expire early; in return, keys and leases may expire late by this much afterwards (rule N7)",
+        "how far wall clocks may be set forward while all members are down, without making a key or a lease expire early; in return, keys and leases may expire late by up to this much afterwards (rule N7)",
     ),
     fixed("pipeline_depth", "how many entries may be uncommitted at once (rule N3)"),
     local(

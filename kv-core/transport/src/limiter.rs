@@ -37,9 +37,9 @@ impl MemberSources {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Sets the addresses from a list of `HOST:PORT`. Before this method returns, it sets the addresses whose host is
-    /// an IP address. The returned future adds the addresses of host names: it resolves the names again and again. If a
-    /// name cannot be resolved, its last known addresses stay in use.
+    /// Sets the addresses from a list of `HOST:PORT` entries. If the host of an entry is an IP address, it is set
+    /// before this method returns. If it is a name, the returned future resolves it, again and again, and sets the
+    /// addresses that it finds. If a name cannot be resolved, its last known addresses stay in use.
     ///
     /// # Cancel safety
     /// Cancel safe. The future never completes.
@@ -132,9 +132,9 @@ pub struct ConnectionLimiter<H> {
 }
 
 impl<H> ConnectionLimiter<H> {
-    /// Creates a limiter that allows `per_second` handshakes per second with all strangers together. Each source,
-    /// whether a stranger or a member's address, may use half of this number. At most `places` connections may be
-    /// half-open at once.
+    /// Creates a limiter that allows `per_second` handshakes per second with all strangers together. In addition, each
+    /// source, whether a stranger or a member's address, is limited to half of this rate. Handshakes from members'
+    /// addresses do not count against the strangers' limit. At most `places` connections may be half-open at once.
     #[must_use]
     pub fn new(per_second: u32, places: usize, members: MemberSources) -> Self {
         let (strangers, sources, half_open) = (None, HashMap::new(), VecDeque::new());

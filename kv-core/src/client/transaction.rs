@@ -45,8 +45,8 @@ use std::time::Duration;
 /// the call ends as [outcome unknown](WriteError::OutcomeUnknown).
 ///
 /// An answer is lost if a member or a connection fails, if the primary changes, or if the member does not send the
-/// answer. A member always sends an answer that is not larger than 4 KiB. It sends a larger one only if the answer
-/// exceeds none of these limits:
+/// answer. A member sends every answer that is 4 KiB or smaller. It sends a larger answer only if this exceeds none of
+/// these limits:
 /// - 64 MiB of memory for the unread answers of one connection
 /// - three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for the requests and unread
 ///   answers of all connections together

@@ -38,15 +38,13 @@ use std::time::Duration;
 ///
 /// # Retries
 /// To answer retries, the cluster stores the result of each write; a transaction, with all its steps, is one write. The
-/// stored results take up to 4 MiB for each client, and up to 32 MiB for all clients together. Each of them takes at
-/// least 192 bytes. If the options of the cluster allow a single result that is larger than one of these two limits,
+/// stored results take up to 4 MiB for each client, and up to 32 MiB for all clients together. Each stored result takes
+/// at least 192 bytes. If the options of the cluster allow a single result that is larger than one of these two limits,
 /// this limit is raised to the size of the largest possible result. When later results exceed a limit, the cluster
 /// drops stored results. If the answer of a call is lost, and its stored result is dropped before the retry arrives,
-/// the call ends as [outcome unknown](WriteError::OutcomeUnknown).
-///
-/// An answer is lost if a member or a connection fails, if the primary changes, or if the member does not send the
-/// answer. A member sends every answer that is 4 KiB or smaller. It sends a larger answer only if this exceeds none of
-/// these limits:
+/// the call ends as [outcome unknown](WriteError::OutcomeUnknown). /// An answer is lost if a member or a connection
+/// fails, if the primary changes, or if the member does not send the answer. A member sends every answer that is 4 KiB
+/// or smaller. It sends a larger answer only if this exceeds none of these limits:
 /// - 64 MiB of memory for the unread answers of one connection
 /// - three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for the requests and unread
 ///   answers of all connections together

@@ -103,9 +103,9 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Some messages have not left this process, and never
-    /// will: those of every [`ProtocolOutput::Send`] for this member since its previous connection was lost, or since
-    /// the start if there was no connection before.
+    /// No connection to this member could be opened. None of the messages for this member that
+    /// [`ProtocolOutput::Send`] has given to the driver since the last connection to it was lost, or since the start if
+    /// there was none, has left this process, and none ever will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,

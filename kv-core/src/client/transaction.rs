@@ -42,7 +42,9 @@ use std::time::Duration;
 /// at least 192 bytes. If the options of the cluster allow a single result that is larger than one of these two limits,
 /// this limit is raised to the size of the largest possible result. When later results exceed a limit, the cluster
 /// drops stored results. If the answer of a call is lost, and its stored result is dropped before the retry arrives,
-/// the call ends as [outcome unknown](WriteError::OutcomeUnknown). /// An answer is lost if a member or a connection
+/// the call ends as [outcome unknown](WriteError::OutcomeUnknown).
+///
+/// An answer is lost if a member or a connection
 /// fails, if the primary changes, or if the member does not send the answer. A member sends every answer that is 4 KiB
 /// or smaller. It sends a larger answer only if this exceeds none of these limits:
 /// - 64 MiB of memory for the unread answers of one connection

@@ -29,8 +29,8 @@ const BEATS: u32 = 3;
 /// The longest pause before a failed renewal is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// A builder that requests a lease: returned by [`Client::lease`]. To run it, await it or call
-/// [`detached`](Self::detached).
+/// A builder that requests a lease: returned by [`Client::lease`]. Await it to get a lease that the
+/// client renews. To get a lease that you renew yourself, call [`detached`](Self::detached), and await that.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct LeaseRequest {

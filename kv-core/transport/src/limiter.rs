@@ -81,8 +81,8 @@ fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// What is left of a budget of handshakes, as the time that it takes to refill the part that is left. An empty budget is
-/// full again after a second.
+/// What is left of a budget of handshakes, as the time that it takes to refill the part that is left. An empty budget
+/// is full again after a second.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: Duration,

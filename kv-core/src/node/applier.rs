@@ -36,7 +36,7 @@ const APPLIED_PER_CHECKPOINT: usize = 4;
 
 /// A checkpoint is also due after this many entries. Each entry takes memory on all members, including a witness,
 /// until every member has a checkpoint above it.
-const ENTRIES_PER_CHECKPOINT: u64 = 8192;
+pub(super) const ENTRIES_PER_CHECKPOINT: u64 = 8192;
 
 /// The work of the applier thread.
 #[derive(Debug, Default)]

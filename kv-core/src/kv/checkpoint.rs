@@ -1,7 +1,7 @@
 //! A checkpoint that is being written, and what it holds besides the data.
 
 use crate::config::FixedOptions;
-use crate::engine::{EngineError, Merge, Merged, Progress, Row, Rows};
+use crate::engine::{Checkpointed, EngineError, Frozen, Progress, Row, Rows};
 use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
 use crate::session::{Session, SessionChanges, SessionLimits};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ pub(super) fn load_sessions(
 /// A frozen state that is being written.
 #[derive(Debug)]
 pub struct Checkpoint {
-    pub(super) merge: Merge,
+    pub(super) frozen: Frozen,
     pub(super) meta: CheckpointMeta,
     pub(super) sessions: SessionChanges,
     pub(super) lifetimes: Vec<Row>,
@@ -72,13 +72,13 @@ impl Checkpoint {
     /// The op that it is at.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
-        self.merge.anchor()
+        self.frozen.anchor()
     }
 
     /// The progress, to be observed while it runs.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        self.merge.progress()
+        self.frozen.progress()
     }
 
     /// Makes it durable, all or nothing. Blocks, for seconds if there is much to write: run it on a thread of its own.
@@ -91,7 +91,7 @@ impl Checkpoint {
             rows.push(row(*id, session.as_deref()));
         }
         rows.extend(self.lifetimes);
-        Ok(CheckpointDone { merged: self.merge.run(&rows)? })
+        Ok(CheckpointDone { done: self.frozen.run(rows)? })
     }
 }
 
@@ -106,13 +106,13 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 /// A durable checkpoint, for [`StateMachine::finish_checkpoint`](super::StateMachine::finish_checkpoint).
 #[derive(Debug)]
 pub struct CheckpointDone {
-    pub(super) merged: Merged,
+    pub(super) done: Checkpointed,
 }
 
 impl CheckpointDone {
     /// The op that it is at.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
-        self.merged.anchor()
+        self.done.anchor()
     }
 }

@@ -1,0 +1,94 @@
+//! Which rows a state needs: those that can still be read. All members at one op agree on them, however their runs lie.
+
+use super::EngineError;
+use super::place::{self, DELETED, Part, SET};
+use crate::ids::Revision;
+
+/// Goes through rows in the order of their places, and decides of each whether it is needed.
+#[derive(Debug)]
+pub(super) struct Canon {
+    /// The oldest revision that can be read.
+    floor: Revision,
+    /// There is nothing below these rows that a removed key could still hide.
+    bottom: bool,
+    /// The beginning of the places of the present key.
+    key: Vec<u8>,
+    /// What is seen at the floor was passed: older versions of the key are not needed.
+    below: bool,
+}
+
+impl Canon {
+    /// Begins behind the place `after`, or with an empty one at the beginning.
+    pub(super) fn new(floor: Revision, bottom: bool, after: &[u8]) -> Result<Self, EngineError> {
+        let mut canon = Self { floor, bottom, key: Vec::new(), below: false };
+        if Part::of(after) == Some(Part::Data) && after.len() > 1 {
+            canon.needs(after, Some(&[DELETED]))?;
+        }
+        Ok(canon)
+    }
+
+    /// Whether the next row is needed. The value may be missing if it is a large one, which removes nothing.
+    pub(super) fn needs(&mut self, place: &[u8], value: Option<&[u8]>) -> Result<bool, EngineError> {
+        let removes = value.is_some_and(|value| value.first() != Some(&SET));
+        match Part::of(place) {
+            Some(Part::Rows) => Ok(!(removes && self.bottom)),
+            Some(Part::Notes) => Ok(place::split_note(place)?.0 > self.floor),
+            Some(Part::Data) => {
+                let (start, revision) = place::split_version(place)?;
+                if self.key != start {
+                    self.key.clear();
+                    self.key.extend_from_slice(start);
+                    self.below = false;
+                }
+                if self.below {
+                    return Ok(false);
+                }
+                self.below = revision <= self.floor;
+                Ok(!(self.below && removes && self.bottom))
+            }
+            None => Err(EngineError::inconsistent("a row is of no known part")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_needed_down_to_the_one_that_is_seen_at_the_floor() {
+        const DEL: &[u8] = &[DELETED];
+        const PUT: &[u8] = &[SET, 7];
+        let rows: [(&[u8], u64, &[u8], bool, bool); 9] = [
+            (b"a", 9, PUT, true, true),
+            (b"a", 5, PUT, true, true),
+            (b"a", 4, PUT, false, false),
+            (b"b", 9, DEL, true, true),
+            (b"b", 4, DEL, false, true),
+            (b"b", 3, PUT, false, false),
+            (b"c", 5, DEL, false, true),
+            (b"d", 1, PUT, true, true),
+            (b"e", 6, DEL, true, true),
+        ];
+        let place = |key, at| place::version(&place::key_start(key), Revision::new(at));
+        for bottom in [true, false] {
+            let mut canon = Canon::new(Revision::new(5), bottom, b"").unwrap();
+            for (key, at, value, at_bottom, above) in rows {
+                let needed = if bottom { at_bottom } else { above };
+                assert_eq!(canon.needs(&place(key, at), Some(value)).unwrap(), needed, "{key:?} {at}");
+            }
+            // The same, begun anew behind each row.
+            for pair in rows.windows(2) {
+                let (key, at, value, at_bottom, above) = pair[1];
+                let mut canon = Canon::new(Revision::new(5), bottom, &place(pair[0].0, pair[0].1)).unwrap();
+                let needed = if bottom { at_bottom } else { above };
+                assert_eq!(canon.needs(&place(key, at), Some(value)).unwrap(), needed, "{key:?} {at}");
+            }
+        }
+        let mut canon = Canon::new(Revision::new(5), true, b"").unwrap();
+        assert!(!canon.needs(&place::row(b"name"), Some(DEL)).unwrap());
+        assert!(canon.needs(&place::row(b"name"), None).unwrap());
+        assert!(!canon.needs(&place::note(Revision::new(5), b"k"), Some(&[0; 4])).unwrap());
+        assert!(canon.needs(&place::note(Revision::new(6), b"k"), Some(&[0; 4])).unwrap());
+    }
+}

@@ -1,0 +1,331 @@
+//! A file of a run, to be read: every block is checked before anything of it is used.
+
+use super::super::steps::{self, STEP_BYTES};
+use super::super::{EngineError, steps::pace};
+use super::block::{BLOCK_BYTES, Block};
+use super::cache::Cache;
+use super::filter;
+use super::index::{BlockRef, FileMeta, NodeRef, name_of};
+use super::readahead::Readahead;
+use crate::ids::Hash;
+use crate::storage::{File, Storage};
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+
+/// Large values are read in parts of this size, because the thread may have to yield in between.
+const READ_AT_ONCE: usize = 64 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct RunFile {
+    meta: FileMeta,
+    /// `None` if it does not exist any more: then the rest of a damaged state is read.
+    file: Option<Arc<dyn File>>,
+    cache: Arc<Cache>,
+    readahead: Readahead,
+}
+
+/// A row that was found: its place and its stored value.
+pub(crate) type Found = (Bytes, Bytes);
+
+impl RunFile {
+    /// Opens a file. `all`: an absent file or one of another length is damage; otherwise it is damage when it is read.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        meta: FileMeta,
+        cache: &Arc<Cache>,
+        all: bool,
+    ) -> Result<Self, EngineError> {
+        let name = name_of(meta.number);
+        let file = match storage.open(&name) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(EngineError::io("open", error)),
+        };
+        if all {
+            let len = file.as_ref().map(|file| file.len()).transpose();
+            let len = len.map_err(|error| EngineError::io("read", error))?;
+            let detail = match len {
+                Some(len) if len == meta.len => None,
+                Some(len) => Some(format!("{name} is {len} bytes long and should have {}", meta.len)),
+                None => Some(format!("{name} is missing")),
+            };
+            if let Some(detail) = detail {
+                return Err(EngineError::damaged(detail));
+            }
+        }
+        Ok(Self::new(meta, file, cache))
+    }
+
+    /// A file that was just written.
+    pub(super) fn new(meta: FileMeta, file: Option<Arc<dyn File>>, cache: &Arc<Cache>) -> Self {
+        if let Some(file) = &file {
+            file.without_readahead();
+        }
+        Self { meta, file, cache: cache.clone(), readahead: Readahead::new() }
+    }
+
+    pub(crate) fn meta(&self) -> &FileMeta {
+        &self.meta
+    }
+
+    /// Reads a block and checks it. `keep`: it may be needed again soon.
+    fn read(&self, at: &BlockRef, keep: bool) -> Result<Bytes, EngineError> {
+        let place = (self.meta.number, at.offset);
+        if let Some(bytes) = self.cache.get(place) {
+            return Ok(bytes);
+        }
+        let bytes = self.read_from_disk(at)?;
+        if keep {
+            self.cache.insert(place, &bytes);
+        }
+        Ok(bytes)
+    }
+
+    fn read_from_disk(&self, at: &BlockRef) -> Result<Bytes, EngineError> {
+        let Some(file) = &self.file else {
+            return Err(EngineError::damaged(format!("{} is missing", name_of(self.meta.number))));
+        };
+        let mut bytes = vec![0; at.len as usize];
+        for again in [false, true] {
+            let read = self.fill(&**file, at.offset, &mut bytes);
+            let good = match read {
+                Ok(()) => Hash::of(&bytes).get() == at.hash,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+                Err(error) => return Err(EngineError::io("read", error)),
+            };
+            if good {
+                return Ok(bytes.into());
+            }
+            // Before it counts as bad, it is read past the system's cache: the fault may have been on the way from the
+            // disk, or in memory.
+            tracing::warn!(file = self.meta.number, at = at.offset, again, "a block of the state is bad");
+            // Reading through the cache is better than not reading at all.
+            let _ = file.drop_cache();
+        }
+        Err(EngineError::damaged(format!(
+            "the block of {} bytes at byte {} of {} fails its checksum",
+            at.len,
+            at.offset,
+            name_of(self.meta.number)
+        )))
+    }
+
+    fn fill(&self, file: &dyn File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let mut at = offset;
+        for part in bytes.chunks_mut(READ_AT_ONCE) {
+            self.readahead.reading(file, at..at + part.len() as u64);
+            file.read_at(part, at)?;
+            at += part.len() as u64;
+            pace(part.len() / STEP_BYTES);
+        }
+        Ok(())
+    }
+
+    /// The first row at or after `place` of a key with this hash, or a row of a later key, or nothing.
+    pub(super) fn find(&self, place: &[u8], hash: u64) -> Result<Option<Found>, EngineError> {
+        if *self.meta.last() < place {
+            return Ok(None);
+        }
+        let mut node = self.meta.root.clone();
+        for _ in 0..self.meta.levels {
+            if let Some(at) = &node.filter
+                && !filter::may_hold(&self.read(at, true)?, hash)
+            {
+                return Ok(None);
+            }
+            let block = Block::new(self.read(&node.block, true)?);
+            let index = block.partition(|index| NodeRef::last_of(block.value(index)) < place);
+            if index >= block.len() {
+                return Err(EngineError::inconsistent("an index ends too early"));
+            }
+            node = NodeRef::decode(block.value(index))?;
+        }
+        let block = Block::new(self.read(&node.block, true)?);
+        let index = block.first_from(place);
+        let value = block.shared_value(index);
+        steps::count(value.len() / STEP_BYTES);
+        Ok(Some((Bytes::copy_from_slice(block.place(index)), value)))
+    }
+
+    /// Reads all blocks that begin at `from` or later, from the disk, about `most` bytes of them. Returns how many bytes
+    /// it has read, and where it continues, if there are more.
+    pub(crate) fn scrub(&self, from: u64, most: usize) -> Result<(usize, Option<u64>), EngineError> {
+        let mut scrub = Scrub { file: self, from, most, read: 0, next: None };
+        scrub.node(&self.meta.root, self.meta.levels)?;
+        Ok((scrub.read, scrub.next))
+    }
+}
+
+/// One step of a scrub. Blocks lie in the order in which they are finished: rows, their filter, their index.
+struct Scrub<'a> {
+    file: &'a RunFile,
+    from: u64,
+    most: usize,
+    read: usize,
+    next: Option<u64>,
+}
+
+impl Scrub<'_> {
+    fn block(&mut self, at: &BlockRef) -> Result<(), EngineError> {
+        if at.offset < self.from || self.next.is_some() {
+            return Ok(());
+        }
+        if self.read >= self.most {
+            self.next = Some(at.offset);
+            return Ok(());
+        }
+        self.read += self.file.read_from_disk(at)?.len();
+        Ok(())
+    }
+
+    fn node(&mut self, node: &NodeRef, levels: u8) -> Result<(), EngineError> {
+        // It is the last of all that is below it.
+        if node.block.offset < self.from || self.next.is_some() {
+            return Ok(());
+        }
+        if levels > 0 {
+            let block = Block::new(self.file.read(&node.block, false)?);
+            for index in 0..block.len() {
+                self.node(&NodeRef::decode(block.value(index))?, levels - 1)?;
+            }
+        }
+        if let Some(filter) = &node.filter {
+            self.block(filter)?;
+        }
+        self.block(&node.block)
+    }
+}
+
+/// Where a cursor goes within a block.
+#[derive(Clone, Copy)]
+pub(super) enum To<'a> {
+    First,
+    Last,
+    /// The first row at or after this place, which is not behind the last one.
+    From(&'a [u8]),
+    /// The last row before this place, which is behind the first one.
+    Before(&'a [u8]),
+}
+
+/// The row at which a cursor is.
+#[derive(Debug)]
+enum Leaf {
+    Row(Block, usize),
+    /// The only row of a large block, which is read when its value is wanted.
+    Large(BlockRef, Bytes),
+}
+
+/// A cursor at a row of a file. Do not use it after an error.
+#[derive(Debug)]
+pub(super) struct FileCursor {
+    file: Arc<RunFile>,
+    /// The blocks of the index, from the root down, each at the entry that leads to the row.
+    path: Vec<(Block, usize)>,
+    leaf: Option<Leaf>,
+    /// Whether what it reads may be needed again soon.
+    keep: bool,
+}
+
+impl FileCursor {
+    pub(super) fn new(file: Arc<RunFile>, keep: bool) -> Self {
+        Self { file, path: Vec::new(), leaf: None, keep }
+    }
+
+    /// Moves to a row of the file. The caller has compared the place with the file's ends.
+    pub(super) fn seek(&mut self, to: To<'_>) -> Result<(), EngineError> {
+        self.path.clear();
+        self.descend(to)
+    }
+
+    fn descend(&mut self, to: To<'_>) -> Result<(), EngineError> {
+        let ends_early = || EngineError::inconsistent("an index ends too early");
+        loop {
+            let (first, node) = match self.path.last() {
+                None => (&self.file.meta.first[..], self.file.meta.root.clone()),
+                Some((block, index)) => (block.place(*index), NodeRef::decode(block.value(*index))?),
+            };
+            let is_row = self.path.len() == usize::from(self.file.meta.levels);
+            if is_row && node.block.len as usize > BLOCK_BYTES {
+                self.leaf = Some(Leaf::Large(node.block, Bytes::copy_from_slice(first)));
+                return Ok(());
+            }
+            let block = Block::new(self.file.read(&node.block, self.keep)?);
+            let index = match to {
+                To::First => 0,
+                To::Last => block.len().wrapping_sub(1),
+                To::From(place) if is_row => block.first_from(place),
+                To::From(place) => {
+                    block.partition(|index| NodeRef::last_of(block.value(index)) < place)
+                }
+                To::Before(place) => block.first_from(place).wrapping_sub(1),
+            };
+            if index >= block.len() {
+                return Err(ends_early());
+            }
+            if is_row {
+                self.leaf = Some(Leaf::Row(block, index));
+                return Ok(());
+            }
+            self.path.push((block, index));
+        }
+    }
+
+    /// The place of the row; `None` at the end.
+    pub(super) fn place(&self) -> Option<&[u8]> {
+        match self.leaf.as_ref()? {
+            Leaf::Row(block, index) => Some(block.place(*index)),
+            Leaf::Large(_, place) => Some(place),
+        }
+    }
+
+    /// The length of the stored value.
+    pub(super) fn value_len(&self) -> usize {
+        match &self.leaf {
+            Some(Leaf::Row(block, index)) => block.value(*index).len(),
+            Some(Leaf::Large(at, place)) => (at.len as usize).saturating_sub(place.len()),
+            None => 0,
+        }
+    }
+
+    /// The stored value, if it need not be read first.
+    pub(super) fn small_value(&self) -> Option<&[u8]> {
+        match self.leaf.as_ref()? {
+            Leaf::Row(block, index) => Some(block.value(*index)),
+            Leaf::Large(..) => None,
+        }
+    }
+
+    /// The stored value, as a part of its block.
+    pub(super) fn value(&self) -> Result<Bytes, EngineError> {
+        match &self.leaf {
+            Some(Leaf::Row(block, index)) => Ok(block.shared_value(*index)),
+            Some(Leaf::Large(at, _)) => Ok(Block::new(self.file.read(at, self.keep)?).shared_value(0)),
+            None => Ok(Bytes::new()),
+        }
+    }
+
+    /// Moves to the next row, or in reverse to the one before.
+    pub(super) fn advance(&mut self, reverse: bool) -> Result<(), EngineError> {
+        let step = |index: usize, len: usize| if reverse { index.checked_sub(1) } else { Some(index + 1).filter(|next| *next < len) };
+        match self.leaf.take() {
+            Some(Leaf::Row(block, index)) => {
+                if let Some(next) = step(index, block.len()) {
+                    self.leaf = Some(Leaf::Row(block, next));
+                    return Ok(());
+                }
+            }
+            Some(Leaf::Large(..)) => {}
+            None => return Ok(()),
+        }
+        while let Some((block, index)) = self.path.last_mut() {
+            if let Some(next) = step(*index, block.len()) {
+                *index = next;
+                return self.descend(if reverse { To::Last } else { To::First });
+            }
+            self.path.pop();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! The rows of several runs in one order. Of rows at the same place, only that of the newest run is seen.
+
+use super::super::EngineError;
+use super::run::{Run, RunCursor};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A cursor at a row. Do not use it after an error.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    /// In the order of the runs: the newest first.
+    cursors: Vec<RunCursor>,
+    reverse: bool,
+    /// The cursor that is at the row.
+    at: Option<usize>,
+}
+
+impl Merged {
+    fn new(runs: &[Arc<Run>], reverse: bool, keep: bool) -> Self {
+        let cursors = runs.iter().map(|run| RunCursor::new(run.clone(), keep)).collect();
+        Self { cursors, reverse, at: None }
+    }
+
+    /// At the first row at or after a place. `keep`: what is read may be needed again soon.
+    pub(crate) fn from(runs: &[Arc<Run>], place: &[u8], keep: bool) -> Result<Self, EngineError> {
+        let mut merged = Self::new(runs, false, keep);
+        merged.cursors.iter_mut().try_for_each(|cursor| cursor.seek(place))?;
+        merged.settle()?;
+        Ok(merged)
+    }
+
+    /// At the last row before a place, to go backwards.
+    pub(crate) fn before(runs: &[Arc<Run>], place: &[u8]) -> Result<Self, EngineError> {
+        let mut merged = Self::new(runs, true, true);
+        merged.cursors.iter_mut().try_for_each(|cursor| cursor.seek_before(place))?;
+        merged.settle()?;
+        Ok(merged)
+    }
+
+    /// Moves on to the first row at or after a place; in reverse, to the last row before it.
+    pub(crate) fn skip_to(&mut self, place: &[u8]) -> Result<(), EngineError> {
+        for cursor in &mut self.cursors {
+            match cursor.place() {
+                Some(at) if self.reverse && at >= place => cursor.seek_before(place)?,
+                Some(at) if !self.reverse && at < place => cursor.seek(place)?,
+                Some(_) | None => {}
+            }
+        }
+        self.settle()
+    }
+
+    /// Finds the cursor with the next row, and moves those on whose row it hides.
+    fn settle(&mut self) -> Result<(), EngineError> {
+        self.at = None;
+        for index in 0..self.cursors.len() {
+            let Some(best) = self.at else {
+                self.at = self.cursors[index].place().map(|_| index);
+                continue;
+            };
+            let (Some(place), Some(first)) = (self.cursors[index].place(), self.cursors[best].place()) else {
+                continue;
+            };
+            if place == first {
+                self.cursors[index].advance(self.reverse)?;
+            } else if (place < first) != self.reverse {
+                self.at = Some(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn cursor(&self) -> Option<&RunCursor> {
+        self.cursors.get(self.at?)
+    }
+
+    /// The place of the row; `None` at the end.
+    pub(crate) fn place(&self) -> Option<&[u8]> {
+        self.cursor()?.place()
+    }
+
+    /// About the length of the stored value.
+    pub(crate) fn value_len(&self) -> usize {
+        self.cursor().and_then(RunCursor::cursor).map_or(0, |cursor| cursor.value_len())
+    }
+
+    /// The stored value, unless it is so large that it must be read first.
+    pub(crate) fn small_value(&self) -> Option<&[u8]> {
+        self.cursor()?.cursor()?.small_value()
+    }
+
+    /// The stored value.
+    pub(crate) fn value(&self) -> Result<Bytes, EngineError> {
+        self.cursor().and_then(RunCursor::cursor).map_or_else(|| Ok(Bytes::new()), |cursor| cursor.value())
+    }
+
+    /// Moves to the next row.
+    pub(crate) fn advance(&mut self) -> Result<(), EngineError> {
+        let Some(at) = self.at else { return Ok(()) };
+        self.cursors[at].advance(self.reverse)?;
+        self.settle()
+    }
+}

@@ -1,0 +1,378 @@
+//! The files of a state: checkpoints add a run, and merges replace several runs by one. Each change is one manifest.
+//!
+//! A merge goes on in steps. A step merges the runs' rows up to some place into files of their own, and then changes the
+//! manifest: the new files belong to the run that the merge makes, and what lies up to that place in the merged runs
+//! does not count any more. So a restart goes on where the merge was, and it needs little more room than the state.
+
+use super::EngineError;
+use super::base::Base;
+use super::canon::Canon;
+use super::control::Control;
+use super::history::HistoryRange;
+use super::manifest::{self, Manifest, NEW};
+use super::policy::{self, Plan, Shape};
+use super::runs::{Cache, Merged, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
+use crate::storage::Storage;
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// The name of the manifest of the state.
+pub(super) const NAME: &str = "state";
+
+/// That of a damaged state, until another has replaced it.
+pub(super) const ASIDE: &str = "state.damaged";
+
+/// That of a state that is being received.
+pub(super) const STAGING: &str = "state.transfer";
+
+/// A file of a run is not longer than this, so that a merge of many can remove them one by one.
+const LONGEST_FILE: u64 = 1 << 30;
+/// As long as this part of all files, so that there are not too many.
+const FILES: u64 = 64;
+/// A file is not shorter than this, if the memtables are not.
+const SHORTEST_FILE: u64 = 4 << 20;
+/// A merge writes about this much in one step.
+const STEP: u64 = 32 << 20;
+/// And reads at most this many times as much: much of it may not be needed any more.
+const READ_PER_WRITTEN: u64 = 4;
+/// Merge all runs if the files have this many times the bytes that are needed.
+const GARBAGE: u64 = 2;
+/// If merges fail or are late, a checkpoint waits for them above this number of runs.
+const MOST_RUNS: usize = 64;
+
+/// How long files and steps are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    file: u64,
+    step: u64,
+}
+
+impl Sizes {
+    /// For memtables of so many bytes.
+    pub(super) fn of(memtable_bytes: usize) -> Self {
+        let bytes = memtable_bytes as u64;
+        Self { file: (bytes / 8).clamp(4 << 10, SHORTEST_FILE), step: bytes.clamp(8 << 10, STEP) }
+    }
+
+    /// The length of a file of a state of so many bytes.
+    pub(super) fn file(&self, all: u64) -> u64 {
+        (all / FILES).clamp(self.file, LONGEST_FILE)
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    base: Arc<Base>,
+    next_run: u64,
+    merged: Option<(u64, u64)>,
+    /// How many checkpoints were made here.
+    checkpoints: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Store {
+    name: &'static str,
+    target: Target,
+    sizes: Sizes,
+    state: Mutex<State>,
+    /// Allows one step of a merge at a time.
+    merging: Mutex<()>,
+}
+
+/// What a step of a merge came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MergeStep {
+    /// It has merged something. There may be more to merge.
+    Merged,
+    /// Nothing is to be merged.
+    Idle,
+    /// There was no room on the disk. What was written was removed.
+    NoRoom,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens the runs of a manifest. `all`: all of their files must be there.
+pub(super) fn open_runs(
+    storage: &dyn Storage,
+    runs: Vec<RunMeta>,
+    cache: &Arc<Cache>,
+    all: bool,
+) -> Result<Vec<Arc<Run>>, EngineError> {
+    let open = |RunMeta { id, files, clip, into }| {
+        let files = files.into_iter().map(|meta| RunFile::open(storage, meta, cache, all).map(Arc::new));
+        Ok(Arc::new(Run { id, files: files.collect::<Result<_, EngineError>>()?, clip, into }))
+    };
+    runs.into_iter().map(open).collect()
+}
+
+impl Store {
+    /// Opens the state of this name. Returns whether there is one; otherwise the first checkpoint creates it. `all`: all
+    /// of its files must be there.
+    pub(super) fn open(
+        storage: Arc<dyn Storage>,
+        name: &'static str,
+        cache_bytes: usize,
+        sizes: Sizes,
+        all: bool,
+    ) -> Result<(Self, bool), EngineError> {
+        let found = Manifest::read(&*storage, name, all)?;
+        let exists = found.is_some();
+        if exists {
+            // Its name may not be durable yet. All else is: it was renamed when it was.
+            storage.sync_directory().map_err(|error| EngineError::io("open", error))?;
+        }
+        let manifest = found.unwrap_or_default();
+        let cache = Arc::new(Cache::new(cache_bytes));
+        let runs = open_runs(&*storage, manifest.runs, &cache, all)?;
+        let base = Arc::new(Base::open(runs)?);
+        let target = Target {
+            storage,
+            control: Arc::default(),
+            cache,
+            next: Arc::new(AtomicU64::new(manifest.next_file)),
+        };
+        let state = State { base, next_run: manifest.next_run, merged: manifest.merged, checkpoints: 0 };
+        let store = Self { name, target, sizes, state: Mutex::new(state), merging: Mutex::new(()) };
+        Ok((store, exists))
+    }
+
+    pub(super) fn control(&self) -> &Arc<Control> {
+        &self.target.control
+    }
+
+    pub(super) fn base(&self) -> Arc<Base> {
+        lock(&self.state).base.clone()
+    }
+
+    /// The present runs, if there was no checkpoint since the `checkpoints`-th, and nobody changes them just now.
+    pub(super) fn base_of(&self, checkpoints: u64) -> Option<Arc<Base>> {
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        (state.checkpoints == checkpoints).then(|| state.base.clone())
+    }
+
+    /// A writer of files for a state of so many bytes.
+    fn writer(&self, all: u64) -> RunWriter {
+        RunWriter::new(self.target.clone(), self.sizes.file(all))
+    }
+
+    /// Adds a run, which `write` writes, in one durable step. Returns the state, and how many checkpoints there were.
+    pub(super) fn checkpoint(
+        &self,
+        range: HistoryRange,
+        write: impl FnOnce(&mut RunWriter) -> Result<(), EngineError>,
+    ) -> Result<(Arc<Base>, u64), EngineError> {
+        while self.base().runs().len() >= MOST_RUNS && self.merge_step()? == MergeStep::Merged {}
+        self.final_if_failed(self.add_run(range, write))
+    }
+
+    fn add_run(
+        &self,
+        range: HistoryRange,
+        write: impl FnOnce(&mut RunWriter) -> Result<(), EngineError>,
+    ) -> Result<(Arc<Base>, u64), EngineError> {
+        let mut writer = self.writer(bytes_of(self.base().runs()));
+        write(&mut writer)?;
+        let files = writer.finish()?;
+        let mut state = lock(&self.state);
+        let run = Run { id: state.next_run, files, clip: None, into: None };
+        state.next_run += 1;
+        let mut runs = state.base.runs().to_vec();
+        runs.insert(0, Arc::new(run));
+        state.checkpoints += 1;
+        self.commit(&mut state, runs, range)?;
+        Ok((state.base.clone(), state.checkpoints))
+    }
+
+    /// Nothing is written after a failure of the disk: it is unknown what it holds.
+    fn final_if_failed<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
+        if done.as_ref().is_err_and(|error| !error.is_of_content()) {
+            self.target.control.fail();
+        }
+        done
+    }
+
+    /// Makes these runs the state, durably, and removes the files that it does not need any more.
+    fn commit(
+        &self,
+        state: &mut State,
+        runs: Vec<Arc<Run>>,
+        range: HistoryRange,
+    ) -> Result<(), EngineError> {
+        self.target.control.check()?;
+        let manifest = Manifest {
+            next_file: self.target.next.load(Ordering::Relaxed),
+            next_run: state.next_run,
+            runs: runs.iter().map(|run| run.meta()).collect(),
+            merged: state.merged,
+            received: None,
+        };
+        manifest.write(&*self.target.storage, self.name)?;
+        let named: BTreeSet<u64> = manifest.runs.iter().flat_map(RunMeta::numbers).collect();
+        let old = state.base.runs().iter().flat_map(|run| &run.files);
+        let gone: Vec<u64> =
+            old.map(|file| file.meta().number).filter(|number| !named.contains(number)).collect();
+        state.base = Arc::new(Base::new(runs, range));
+        for number in gone {
+            // Readers may still have it open. If this fails, the next start removes it.
+            if let Err(error) = self.target.storage.remove(&name_of(number)) {
+                tracing::warn!(number, %error, "cannot remove a file of the state that is not needed any more");
+            }
+        }
+        self.target.control.step();
+        Ok(())
+    }
+
+    /// Merges some runs, if it is time, up to some place. Blocks, for a moment. A full disk is no failure: the merge is
+    /// only put off.
+    pub(super) fn merge_step(&self) -> Result<MergeStep, EngineError> {
+        let _one = lock(&self.merging);
+        self.target.control.check()?;
+        let base = self.base();
+        let Some(plan) = self.plan(&base) else { return Ok(MergeStep::Idle) };
+        match self.merge(&base, &plan) {
+            Ok(()) => Ok(MergeStep::Merged),
+            Err(error) if error.is_full_disk() => {
+                tracing::warn!(%error, "no room to merge files of the state: it is tried again later");
+                // A half of a manifest may be left.
+                let _ = self.target.storage.remove(&format!("{}{NEW}", self.name));
+                Ok(MergeStep::NoRoom)
+            }
+            Err(error) => self.final_if_failed(Err(error)),
+        }
+    }
+
+    /// The length of the files, and about how much of it is needed.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let base = self.base();
+        (bytes_of(base.runs()), needed_of(&base))
+    }
+
+    fn plan(&self, base: &Base) -> Option<Plan> {
+        let shapes: Vec<Shape> = base
+            .runs()
+            .iter()
+            .map(|run| Shape { id: run.id, bytes: run.bytes(), into: run.into })
+            .collect();
+        let (files, needed) = lock(&self.state).merged.unwrap_or((1, 1));
+        // What one byte that is needed takes in a file without anything else.
+        let taken = u128::from(needed_of(base)) * u128::from(files.max(needed)) / u128::from(needed.max(1));
+        let most = taken * u128::from(GARBAGE) + u128::from(self.sizes.step / 2);
+        policy::next(&shapes, u128::from(bytes_of(base.runs())) > most)
+    }
+
+    fn merge(&self, base: &Base, plan: &Plan) -> Result<(), EngineError> {
+        let inputs = &base.runs()[plan.inputs.clone()];
+        let clip = inputs[0].clip.clone().unwrap_or_default();
+        let mut canon = Canon::new(base.floor(), plan.bottom, &clip)?;
+        let mut rows = Merged::from(inputs, &clip, false)?;
+        let mut writer = self.writer(bytes_of(inputs));
+        let (mut read, mut last, mut through) = (0, Vec::new(), None);
+        while let Some(place) = rows.place() {
+            if writer.bytes() >= self.sizes.step || read >= READ_PER_WRITTEN * self.sizes.step {
+                through = Some(Bytes::from(last));
+                break;
+            }
+            if canon.needs(place, rows.small_value())? {
+                match rows.small_value() {
+                    Some(value) => writer.push(place, value)?,
+                    None => writer.push(place, &rows.value()?)?,
+                }
+            }
+            last.clear();
+            last.extend_from_slice(place);
+            read += (place.len() + rows.value_len()) as u64;
+            rows.advance()?;
+        }
+        let files = writer.finish()?;
+        self.replace(plan, inputs, files, through)
+    }
+
+    /// What the inputs hold up to `through` is in `files` now; without a place, all that they hold.
+    fn replace(
+        &self,
+        plan: &Plan,
+        inputs: &[Arc<Run>],
+        files: Vec<Arc<RunFile>>,
+        through: Option<Bytes>,
+    ) -> Result<(), EngineError> {
+        let mut state = lock(&self.state);
+        let into = inputs[0].into.unwrap_or(state.next_run);
+        state.next_run = state.next_run.max(into + 1);
+        let ids: BTreeSet<u64> = inputs.iter().map(|run| run.id).collect();
+        let mut runs = Vec::new();
+        let mut output = Run { id: into, files: Vec::new(), clip: None, into: None };
+        let mut at = 0;
+        for run in state.base.runs() {
+            if run.id == into {
+                output.files.clone_from(&run.files);
+            } else if !ids.contains(&run.id) {
+                runs.push(run.clone());
+            } else {
+                if let Some(through) = &through {
+                    let rest = Run { into: Some(into), ..run.clipped(through) };
+                    runs.extend((!rest.files.is_empty()).then(|| Arc::new(rest)));
+                }
+                at = runs.len();
+            }
+        }
+        output.files.extend(files);
+        if !output.files.is_empty() {
+            runs.insert(at, Arc::new(output));
+        }
+        let range = state.base.range();
+        let ended = plan.bottom && runs.len() == 1 && runs[0].into.is_none();
+        let merged = if ended { Some((bytes_of(&runs), range.needed() + runs[0].row_bytes())) } else { state.merged };
+        let before = std::mem::replace(&mut state.merged, merged);
+        let done = self.commit(&mut state, runs, range);
+        if done.is_err() {
+            state.merged = before;
+        }
+        done
+    }
+}
+
+fn bytes_of(runs: &[Arc<Run>]) -> u64 {
+    runs.iter().map(|run| run.bytes()).sum()
+}
+
+/// About how long the files would be if they held nothing that is not needed.
+fn needed_of(base: &Base) -> u64 {
+    // Of the rows besides the data, those in the oldest run may all be needed.
+    base.range().needed() + base.runs().last().map_or(0, |run| run.row_bytes())
+}
+
+/// Removes the files that no manifest names: a crash has left them. Nobody may write files meanwhile.
+pub(super) fn remove_orphans(storage: &dyn Storage) -> Result<(), EngineError> {
+    let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
+    let orphans = |named: &BTreeSet<u64>| {
+        let unnamed = |name: &&String| number_of(name).is_some_and(|number| !named.contains(&number));
+        names.iter().filter(unnamed).cloned().collect::<Vec<_>>()
+    };
+    let mut named = BTreeSet::new();
+    if !orphans(&named).is_empty() {
+        for name in [NAME, ASIDE, STAGING] {
+            match Manifest::read(storage, name, false) {
+                Ok(manifest) => named.extend(manifest.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers)),
+                // It may name any of them.
+                Err(error) if error.is_of_content() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let unfinished = [NAME, ASIDE, STAGING].map(|name| format!("{name}{NEW}"));
+    for name in orphans(&named).iter().chain(unfinished.iter().filter(|name| names.contains(name))) {
+        manifest::remove(storage, name)?;
+    }
+    Ok(())
+}

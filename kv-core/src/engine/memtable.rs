@@ -368,7 +368,7 @@ mod tests {
             let value = live.value();
             let version = VersionKey { key: Key::from(format!("k{number:04}").as_bytes()), revision };
             memtable.insert(version, KeyChange::Set(value));
-            memtable.note(vec![VersionKey { key: long.clone(), revision }]);
+            memtable.note(vec![(VersionKey { key: long.clone(), revision }, 0)]);
             // A watch that begins here, one that reads everything, scans in both directions, and look-ups.
             let since = Revision::new(number.saturating_sub(20));
             assert!(memtable.notes(since).count() > 0);

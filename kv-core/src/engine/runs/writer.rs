@@ -61,8 +61,8 @@ struct FileWriter {
     written: u64,
     synced: u64,
     rows: BlockBuilder,
-    /// The index, from the lowest level up.
-    levels: Vec<BlockBuilder>,
+    /// The index, from the lowest level up, each with the last place below it.
+    levels: Vec<(BlockBuilder, Bytes)>,
     /// The keys of the lowest block of the index.
     hashes: Vec<u64>,
     key: Vec<u8>,
@@ -81,7 +81,7 @@ impl FileWriter {
             written: 0,
             synced: 0,
             rows: BlockBuilder::default(),
-            levels: vec![BlockBuilder::default()],
+            levels: vec![Default::default()],
             hashes: Vec::new(),
             key: Vec::new(),
             first: Bytes::copy_from_slice(first),
@@ -174,11 +174,13 @@ impl FileWriter {
         let mut entry = Vec::new();
         node.encode(&mut entry);
         if self.levels.len() == level {
-            self.levels.push(BlockBuilder::default());
+            self.levels.push(Default::default());
         }
-        self.levels[level].push(first, &entry);
+        let (block, last) = &mut self.levels[level];
+        block.push(first, &entry);
+        last.clone_from(&node.last);
         // Ended as soon as it is full, and not when the next entry comes: the filter holds the keys up to here.
-        if !self.levels[level].takes(first, &entry) {
+        if !block.takes(first, &entry) {
             let (first, node) = self.end_level(level)?;
             self.add(level + 1, &first, &node)?;
         }
@@ -187,10 +189,10 @@ impl FileWriter {
 
     fn end_level(&mut self, level: usize) -> Result<(Bytes, NodeRef), EngineError> {
         let filter = if level == 0 { self.end_filter()? } else { None };
-        let mut block = std::mem::take(&mut self.levels[level]);
-        let ended = self.end_block(&mut block, filter);
-        self.levels[level] = block;
-        ended
+        let (mut block, last) = std::mem::take(&mut self.levels[level]);
+        let (first, node) = self.end_block(&mut block, filter)?;
+        self.levels[level].0 = block;
+        Ok((first, NodeRef { last, ..node }))
     }
 
     fn end_filter(&mut self) -> Result<Option<BlockRef>, EngineError> {
@@ -212,7 +214,7 @@ impl FileWriter {
         let mut level = 0;
         let root = loop {
             let is_top = self.levels.len() == level + 1;
-            if !self.levels[level].is_empty() {
+            if !self.levels[level].0.is_empty() {
                 let (first, node) = self.end_level(level)?;
                 if is_top {
                     break node;

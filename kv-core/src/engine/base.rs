@@ -1,5 +1,6 @@
 //! The durable state at one checkpoint: its runs, to be read.
 
+use super::EngineError;
 use super::change::{KeyChange, weight};
 use super::history::{HistoryRange, RANGE, Weighed};
 use super::key::Key;
@@ -8,7 +9,6 @@ use super::place::{self, Part, StoredRow};
 use super::runs::{Merged, Run, hash_of};
 use super::steps::{self, STEP_BYTES};
 use super::version::Value;
-use super::EngineError;
 use crate::ids::Revision;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -99,7 +99,8 @@ impl Base {
     /// The weights of the kept changes, oldest first.
     pub(super) fn weights(&self) -> Result<impl Iterator<Item = Result<Weighed, EngineError>>, EngineError> {
         let notes = self.changes(self.range.floor.next(), None)?;
-        Ok(notes.map(|note| note.map(|(revision, key, former)| (revision, weight(key.as_slice().len(), former)))))
+        Ok(notes
+            .map(|note| note.map(|(revision, key, former)| (revision, weight(key.as_slice().len(), former)))))
     }
 
     /// Returns a cursor over keys as they were at a revision, which must not be below the floor.
@@ -260,7 +261,8 @@ impl BaseCursor<'_> {
             if revision > self.at {
                 let at = self.at;
                 let newer = |place: &[u8]| {
-                    place.starts_with(&start) && place::split_version(place).is_ok_and(|(_, version)| version > at)
+                    place.starts_with(&start)
+                        && place::split_version(place).is_ok_and(|(_, version)| version > at)
                 };
                 self.pass(&place::version(&start, at), newer)?;
             }

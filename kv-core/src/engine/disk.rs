@@ -4,8 +4,8 @@
 //! nothing, except that opening removes what a crash has left and mends a damaged copy of the manifest.
 
 use super::base::Base;
-use super::change::{KeyChange, Retention, weight};
 use super::canon::Canon;
+use super::change::{KeyChange, Retention, weight};
 use super::control::Progress;
 use super::history::{RANGE, Weighed};
 use super::layers::Layers;
@@ -358,5 +358,11 @@ impl Merger {
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> (u64, u64) {
         self.store.bytes()
+    }
+
+    /// How many runs there are.
+    #[cfg(test)]
+    pub(crate) fn runs(&self) -> usize {
+        self.store.base().runs().len()
     }
 }

@@ -184,7 +184,11 @@ impl Layers {
         }
         if let Some((older, before)) = self.index.insert(version.key.clone(), (revision, value)) {
             assert!(older < revision, "the revisions of a key grow");
-            debug_assert_eq!(before.map_or(0, |before| before.len()), former, "the length of the former value");
+            debug_assert_eq!(
+                before.map_or(0, |before| before.len()),
+                former,
+                "the length of the former value"
+            );
             let older = VersionKey { key: version.key.clone(), revision: older };
             if keeps {
                 self.supersede(older, revision);
@@ -403,7 +407,12 @@ mod tests {
                 let revision = Revision::new(self.revision);
                 let former = (key < self.keys).then_some(value.len());
                 self.keys = self.keys.max(key + 1);
-                self.engine.write(format!("key/{key:04}").as_bytes(), revision, KeyChange::Set(value), former);
+                self.engine.write(
+                    format!("key/{key:04}").as_bytes(),
+                    revision,
+                    KeyChange::Set(value),
+                    former,
+                );
                 self.engine.publish(Anchor::new(Op::new(self.revision), Hash::ZERO), revision);
             }
         }

@@ -193,7 +193,15 @@ mod tests {
     #[test]
     fn versions_are_in_the_order_of_keys_and_the_newest_of_each_comes_first() {
         let mut keys: Vec<Vec<u8>> = vec![vec![], vec![0], vec![0, 0], vec![0, 1], vec![0, 255], vec![1]];
-        keys.extend([vec![1, 0], vec![1, 0, 0], vec![1, 0, 1], vec![1, 1], vec![1, 2], vec![255], vec![255, 0]]);
+        keys.extend([
+            vec![1, 0],
+            vec![1, 0, 0],
+            vec![1, 0, 1],
+            vec![1, 1],
+            vec![1, 2],
+            vec![255],
+            vec![255, 0],
+        ]);
         assert!(keys.is_sorted());
         let mut places = Vec::new();
         for key in &keys {

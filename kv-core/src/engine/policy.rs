@@ -66,7 +66,8 @@ pub(super) fn next(runs: &[Shape], garbage: bool) -> Option<Plan> {
             }
             if count >= FAN && found.last().is_none_or(|inputs: &Range<usize>| inputs.start != first) {
                 found.push(first..last + 1);
-            } else if let Some(inputs) = found.last_mut().filter(|inputs| count > 0 && inputs.start == first) {
+            } else if let Some(inputs) = found.last_mut().filter(|inputs| count > 0 && inputs.start == first)
+            {
                 inputs.end = last + 1;
             }
         }
@@ -108,7 +109,8 @@ mod tests {
 
     #[test]
     fn what_is_begun_is_ended_and_nothing_merges_across_it() {
-        let begun = [(20, None), (20, None), (50, Some(4)), (50, Some(4)), (99, None), (20, None), (20, None)];
+        let begun =
+            [(20, None), (20, None), (50, Some(4)), (50, Some(4)), (99, None), (20, None), (20, None)];
         let plan = next(&shapes(&begun), true).unwrap();
         assert_eq!((plan.inputs, plan.bottom), (2..4, false));
         let begun = [(20, None), (20, None), (50, Some(4)), (50, Some(4)), (99, None)];

@@ -202,12 +202,7 @@ impl Store {
     }
 
     /// Makes these runs the state, durably, and removes the files that it does not need any more.
-    fn commit(
-        &self,
-        state: &mut State,
-        runs: Vec<Arc<Run>>,
-        range: HistoryRange,
-    ) -> Result<(), EngineError> {
+    fn commit(&self, state: &mut State, runs: Vec<Arc<Run>>, range: HistoryRange) -> Result<(), EngineError> {
         self.target.control.check()?;
         let manifest = Manifest {
             next_file: self.target.next.load(Ordering::Relaxed),
@@ -243,9 +238,12 @@ impl Store {
             Ok(()) => Ok(MergeStep::Merged),
             Err(error) if error.is_full_disk() => {
                 tracing::warn!(%error, "no room to merge files of the state: it is tried again later");
-                // A half of a manifest may be left.
-                let _ = self.target.storage.remove(&format!("{}{NEW}", self.name));
-                Ok(MergeStep::NoRoom)
+                // A half of a manifest may be left. Its room is free when its name is gone durably.
+                let storage = &self.target.storage;
+                let removed = manifest::remove(&**storage, &format!("{}{NEW}", self.name)).and_then(|()| {
+                    storage.sync_directory().map_err(|error| EngineError::io("remove", error))
+                });
+                self.final_if_failed(removed).map(|()| MergeStep::NoRoom)
             }
             Err(error) => self.final_if_failed(Err(error)),
         }
@@ -259,11 +257,8 @@ impl Store {
     }
 
     fn plan(&self, base: &Base) -> Option<Plan> {
-        let shapes: Vec<Shape> = base
-            .runs()
-            .iter()
-            .map(|run| Shape { id: run.id, bytes: run.bytes(), into: run.into })
-            .collect();
+        let shapes: Vec<Shape> =
+            base.runs().iter().map(|run| Shape { id: run.id, bytes: run.bytes(), into: run.into }).collect();
         let (files, needed) = lock(&self.state).merged.unwrap_or((1, 1));
         // What one byte that is needed takes in a file without anything else.
         let taken = u128::from(needed_of(base)) * u128::from(files.max(needed)) / u128::from(needed.max(1));
@@ -332,7 +327,8 @@ impl Store {
         }
         let range = state.base.range();
         let ended = plan.bottom && runs.len() == 1 && runs[0].into.is_none();
-        let merged = if ended { Some((bytes_of(&runs), range.needed() + runs[0].row_bytes())) } else { state.merged };
+        let merged =
+            if ended { Some((bytes_of(&runs), range.needed() + runs[0].row_bytes())) } else { state.merged };
         let before = std::mem::replace(&mut state.merged, merged);
         let done = self.commit(&mut state, runs, range);
         if done.is_err() {
@@ -363,7 +359,9 @@ pub(super) fn remove_orphans(storage: &dyn Storage) -> Result<(), EngineError> {
     if !orphans(&named).is_empty() {
         for name in [NAME, ASIDE, STAGING] {
             match Manifest::read(storage, name, false) {
-                Ok(manifest) => named.extend(manifest.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers)),
+                Ok(manifest) => {
+                    named.extend(manifest.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers))
+                }
                 // It may name any of them.
                 Err(error) if error.is_of_content() => return Ok(()),
                 Err(error) => return Err(error),

@@ -2,6 +2,7 @@
 //! starts checkpoints, each on a thread of its own.
 
 use super::StopReason;
+use super::merges;
 use super::shared::Shared;
 use super::sync::lock;
 use super::transfer::{self, Task};
@@ -58,6 +59,8 @@ pub(super) struct ApplierQueue {
     commit: Op,
     /// The progress of the running checkpoint.
     pub(super) merging: Option<Progress>,
+    /// Files of the state were merged, or that has failed.
+    pub(super) merged: Option<Result<(), EngineError>>,
     /// The result of the checkpoint that has ended.
     done: Option<Result<CheckpointDone, EngineError>>,
     /// A checkpoint waits until the journal is durable. The journal thread resets this.
@@ -127,6 +130,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         applier.open_aside();
     }
     applier.report_deadlines();
+    applier.consider_merges();
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply an entry: this member stops");
         shared.hand_over_and_stop(reason);
@@ -185,6 +189,7 @@ enum ApplierAction {
     Apply(Op),
     Expire(ExpiryQuery),
     Finish(Result<CheckpointDone, EngineError>),
+    Merged(Result<(), EngineError>),
     Transfer(Task),
     Checkpoint,
     Lose(EngineError),
@@ -219,6 +224,7 @@ impl Applier {
             ApplierAction::Apply(through) => self.apply(through)?,
             ApplierAction::Expire(ask) => self.expire(ask),
             ApplierAction::Finish(result) => self.finish(result)?,
+            ApplierAction::Merged(result) => self.merged(result)?,
             ApplierAction::Transfer(task) => self.transfer(task)?,
             ApplierAction::Checkpoint if self.state.is_none() => self.advance_set_aside_state(),
             ApplierAction::Checkpoint => self.asked = true,
@@ -244,6 +250,7 @@ impl Applier {
             // The result of that checkpoint is discarded too.
             let _ = thread.join();
         }
+        merges::wait(&self.shared);
         self.shared.applier_queue.with(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
         StateMachine::set_aside(&*self.storage)?;
         self.open_aside();
@@ -292,6 +299,7 @@ impl Applier {
                 if self.state.is_some() {
                     self.aside = None;
                 }
+                self.consider_merges();
                 if matches!(result, Input::SnapshotInstalled { .. }) {
                     // The frozen state belongs to the old state.
                     self.frozen = None;
@@ -328,6 +336,8 @@ impl Applier {
                 Some(ApplierAction::Reopen)
             } else if let Some(result) = plan.done.take() {
                 Some(ApplierAction::Finish(result))
+            } else if let Some(result) = plan.merged.take() {
+                Some(ApplierAction::Merged(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
                 Some(ApplierAction::Transfer(task))
             } else if let Some(ask) = plan.expiry.take_if(|_| applied.is_some()) {
@@ -492,7 +502,23 @@ impl Applier {
             let _ = thread.join();
         }
         tracing::debug!(op = %anchor.op, "checkpoint is durable");
+        self.consider_merges();
         self.shared.inbox.checkpointed(anchor);
         Ok(())
+    }
+
+    /// Files of the state were merged: what is read from now on is read from the new ones.
+    fn merged(&mut self, result: Result<(), EngineError>) -> Result<(), StopReason> {
+        result?;
+        if let Some(state) = &mut self.state {
+            state.finish_merge();
+            lock(&self.shared.sources).publish(state.snapshot());
+        }
+        Ok(())
+    }
+
+    fn consider_merges(&self) {
+        let merger = self.state.as_ref().and_then(|state| state.merger());
+        self.shared.merges.change(|queue| queue.consider(merger));
     }
 }

@@ -9,6 +9,7 @@ use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
+use super::merges::MergeQueue;
 use super::pool::Pool;
 use super::quota::Accounts;
 use super::rate::Bucket;
@@ -61,6 +62,8 @@ pub(super) struct Shared {
     pub(super) writes: Monitor<WriteQueue>,
     /// To the applier thread.
     pub(super) applier_queue: Monitor<ApplierQueue>,
+    /// To the thread that merges files of the state.
+    pub(super) merges: Monitor<MergeQueue>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
     /// To the thread that reads for the peers.
@@ -150,6 +153,7 @@ impl Shared {
             incoming: Incoming::default(),
             writes: Monitor::watched(&parts.quiet),
             applier_queue: Monitor::watched(&parts.quiet),
+            merges: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
             peers: Pool::watched(&parts.quiet),
             idle: parts.quiet,

@@ -256,9 +256,7 @@ impl FileCursor {
                 To::First => 0,
                 To::Last => block.len().wrapping_sub(1),
                 To::From(place) if is_row => block.first_from(place),
-                To::From(place) => {
-                    block.partition(|index| NodeRef::last_of(block.value(index)) < place)
-                }
+                To::From(place) => block.partition(|index| NodeRef::last_of(block.value(index)) < place),
                 To::Before(place) => block.first_from(place).wrapping_sub(1),
             };
             if index >= block.len() {
@@ -308,7 +306,9 @@ impl FileCursor {
 
     /// Moves to the next row, or in reverse to the one before.
     pub(super) fn advance(&mut self, reverse: bool) -> Result<(), EngineError> {
-        let step = |index: usize, len: usize| if reverse { index.checked_sub(1) } else { Some(index + 1).filter(|next| *next < len) };
+        let step = |index: usize, len: usize| {
+            if reverse { index.checked_sub(1) } else { Some(index + 1).filter(|next| *next < len) }
+        };
         match self.leaf.take() {
             Some(Leaf::Row(block, index)) => {
                 if let Some(next) = step(index, block.len()) {

@@ -98,8 +98,14 @@ fn what_was_written_is_read_in_both_directions() {
                 let place = place::version(&start, Revision::new(at));
                 let next = rows.range(place.clone()..).next().filter(|(next, _)| next.starts_with(&start));
                 let found = run.find(&place, &start, hash_of(&start)).unwrap();
-                assert_eq!(found.into_iter().collect::<Vec<_>>().first().map(|(place, value)| (&place[..], &value[..])),
-                    next.map(|(place, value)| (&place[..], &value[..])));
+                assert_eq!(
+                    found
+                        .into_iter()
+                        .collect::<Vec<_>>()
+                        .first()
+                        .map(|(place, value)| (&place[..], &value[..])),
+                    next.map(|(place, value)| (&place[..], &value[..]))
+                );
             }
         }
     }
@@ -110,7 +116,10 @@ fn what_was_written_is_read_in_both_directions() {
 fn a_look_up_reads_few_blocks() {
     let (disk, mut rows) = (Disk::new(), Rows::new());
     for number in 0..20_000 {
-        rows.insert(place::version(&place::key_start(format!("key{number:05}").as_bytes()), Revision::new(1)), vec![7; 100]);
+        rows.insert(
+            place::version(&place::key_start(format!("key{number:05}").as_bytes()), Revision::new(1)),
+            vec![7; 100],
+        );
     }
     let run = write(&target(&disk, 0), &rows, 1 << 30);
     let reads = |suffix: &str| {

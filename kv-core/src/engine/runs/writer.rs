@@ -227,8 +227,14 @@ impl FileWriter {
         self.sync()?;
         let levels = u8::try_from(level + 1).expect("a file has few levels");
         let first = self.first.clone();
-        let meta =
-            FileMeta { number: self.number, len: self.written, row_bytes: self.row_bytes, first, levels, root };
+        let meta = FileMeta {
+            number: self.number,
+            len: self.written,
+            row_bytes: self.row_bytes,
+            first,
+            levels,
+            root,
+        };
         Ok(RunFile::new(meta, Some(self.file.clone()), cache))
     }
 }

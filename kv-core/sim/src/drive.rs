@@ -10,7 +10,7 @@ use super::plan::around;
 use super::world::World;
 use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use kv_core::journal::LogReader;
-use kv_core::kv::{Applied, Checkpoint};
+use kv_core::kv::{Applied, Checkpoint, MergeStep, StateMachine};
 use kv_core::message::{Command, Entry, Message, Operation, Request, ViewRecord, Write, body_of};
 use kv_core::replica::{Halt, Input, Output, Wrap};
 use kv_core::wire;
@@ -114,7 +114,7 @@ impl World {
         if slot.life != life || slot.process.is_none() {
             return;
         }
-        if let (Some(unfinished), Due::Written | Due::Checkpoint) = (&mut slot.stalled, what) {
+        if let (Some(unfinished), Due::Written | Due::Checkpoint | Due::Merge) = (&mut slot.stalled, what) {
             return unfinished.push(what);
         }
         match what {
@@ -122,6 +122,7 @@ impl World {
             Due::Written => self.on_journal(member),
             Due::Apply => self.apply_some(member),
             Due::Checkpoint => self.on_checkpoint(member),
+            Due::Merge => self.on_merge(member),
             Due::Transfer => self.on_transfer(member),
             Due::Piece => self.on_piece(member),
             Due::PeerLost(peer) => {
@@ -454,12 +455,42 @@ impl World {
             }
             Err(error) => return self.state_failed(member, "a checkpoint can be taken", &error),
         }
+        self.schedule_merge(member);
         self.trace.note(37, member as u64, anchor.op.get(), || {
             format!("{:?} m{member} checkpoint {anchor:?}", self.now)
         });
         self.digest(member);
         self.input(member, Input::Checkpointed { checkpoint: anchor });
         self.kick_apply(member);
+    }
+
+    /// Some files of the state may have to be merged now.
+    pub(super) fn schedule_merge(&mut self, member: usize) {
+        let Some(process) = self.process(member) else { return };
+        if process.state.is_some() && !process.merging {
+            process.merging = true;
+            let latency = around(&mut self.rng, self.plan.disk.latency);
+            self.schedule_due(self.now + latency, member, Due::Merge);
+        }
+    }
+
+    /// Does a step of a merge, beside a checkpoint that may be running.
+    fn on_merge(&mut self, member: usize) {
+        let Some(process) = self.process(member) else { return };
+        process.merging = false;
+        let Some(merger) = process.state.as_ref().and_then(StateMachine::merger) else { return };
+        match merger.step() {
+            Ok(MergeStep::Merged) => {
+                if let Some(state) = &mut process.state {
+                    state.finish_merge();
+                    process.transfers.sources.publish(state.snapshot());
+                }
+                self.checker.count("steps of merges");
+                self.schedule_merge(member);
+            }
+            Ok(MergeStep::Idle | MergeStep::NoRoom) => {}
+            Err(error) => self.state_failed(member, "files of the state can be merged", &error),
+        }
     }
 
     /// A bug of the driver: what is appended is applied.

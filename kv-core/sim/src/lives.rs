@@ -168,6 +168,7 @@ impl World {
             applying: false,
             frozen: None,
             checkpoint: None,
+            merging: false,
             serving: Serving::default(),
             transfers: Transfers::new(sources, receiver),
             stateless,
@@ -241,6 +242,10 @@ impl World {
         }
         if process.checkpoint.take().is_some_and(|checkpoint| checkpoint.run().is_err()) {
             self.checker.count("checkpoints interrupted");
+        }
+        let merger = process.state.as_ref().and_then(StateMachine::merger);
+        if merger.is_some_and(|merger| merger.step().is_err()) {
+            self.checker.count("merges interrupted");
         }
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Process {
     /// Whether an `Apply` is scheduled.
     pub(super) applying: bool,
     pub(super) checkpoint: Option<Checkpoint>,
+    /// Whether a step of a merge is scheduled.
+    pub(super) merging: bool,
     /// The state frozen for the next checkpoint, until the journal has all of it.
     pub(super) frozen: Option<Checkpoint>,
     pub(super) serving: Serving,

@@ -59,7 +59,8 @@ mod tests {
     fn versions_are_needed_down_to_the_one_that_is_seen_at_the_floor() {
         const DEL: &[u8] = &[DELETED];
         const PUT: &[u8] = &[SET, 7];
-        let rows: [(&[u8], u64, &[u8], bool, bool); 9] = [
+        type Case = (&'static [u8], u64, &'static [u8], bool, bool);
+        let rows: [Case; 9] = [
             (b"a", 9, PUT, true, true),
             (b"a", 5, PUT, true, true),
             (b"a", 4, PUT, false, false),

@@ -191,7 +191,7 @@ mod tests {
         both[half + 600] ^= 1;
         cases.push(both);
         // A copy in the place of the other is none.
-        let mut swapped = image.clone();
+        let mut swapped = image;
         swapped.rotate_left(half);
         cases.push(swapped);
         for case in cases {

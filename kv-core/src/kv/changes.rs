@@ -66,8 +66,7 @@ impl StateReader {
             return Ok(Err(Compacted { oldest: floor }));
         }
         let (mut events, mut bytes, mut last) = (Vec::new(), 0, query.after.clone());
-        let mut steps = 0;
-        for change in view.changes(*revision, key.as_deref())? {
+        for (steps, change) in view.changes(*revision, key.as_deref())?.enumerate() {
             let HistoryChange { revision, key } = change?;
             let mut full = events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS;
             if !full && *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
@@ -85,7 +84,6 @@ impl StateReader {
                 return Ok(Ok(ChangePage { events, next, more: true }));
             }
             last = Position { revision, key: Some(key) };
-            steps += 1;
         }
         let reached = view.revision() >= query.after.revision;
         let next = if reached { Position::after(view.revision()) } else { query.after.clone() };

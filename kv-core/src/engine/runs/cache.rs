@@ -81,13 +81,10 @@ mod tests {
         let block = Bytes::from(vec![1; 100]);
         for number in 0..10_000 {
             cache.insert((number, 0), &block);
-            if number > 0 {
-                assert!(number > 100 || cache.get((0, 0)).is_some() || number < 2);
-                cache.get((0, 0));
-            }
+            cache.get((0, 0));
         }
         let held: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().bytes).sum();
-        assert!(held <= SHARDS * 1000 && held >= SHARDS * 800, "{held}");
+        assert!((SHARDS * 800..=SHARDS * 1000).contains(&held), "{held}");
         assert!(cache.get((0, 0)).is_some(), "it was used all the time");
         cache.insert((1, 1), &Bytes::from(vec![1; 1001]));
         assert!(cache.get((1, 1)).is_none(), "it is larger than what is kept");

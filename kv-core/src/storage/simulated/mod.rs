@@ -101,6 +101,8 @@ struct Inner {
     /// The number of the operation at which all operations begin to fail.
     fail_at: Option<u64>,
     fail_next: Vec<Kind>,
+    /// Which syncs are counted, and which of them fails.
+    fail_sync: Option<(String, u32)>,
     misdeed: Option<WriteFault>,
     counters: Counters,
 }
@@ -171,9 +173,12 @@ impl Disk {
         self.lock().fail_next.push(kind);
     }
 
-    /// Fails only the `count`-th sync of this file from now (1 is the next). Returns false if there is no such file.
+    /// Fails only the `count`-th sync from now (1 is the next) of files whose names start with this, also of new ones.
+    /// Returns false if there is no such file now.
     pub fn fail_sync_of(&self, name: &str, count: u32) -> bool {
-        self.with(name, |content| content.sync_fails = Some(count)).is_some()
+        let mut inner = self.lock();
+        inner.fail_sync = Some((name.to_owned(), count));
+        inner.names.iter().any(|(other, _)| other.starts_with(name))
     }
 
     /// Makes the next write go wrong.
@@ -283,7 +288,7 @@ impl Inner {
         self.fail_at = None;
         self.fail_next.clear();
         self.misdeed = None;
-        self.files.values_mut().for_each(|content| content.sync_fails = None);
+        self.fail_sync = None;
         self.collect();
     }
 
@@ -323,6 +328,20 @@ impl Inner {
             }
             None => Ok(Fate::Done),
         }
+    }
+
+    /// Counts a sync of a file, and returns whether it must fail.
+    fn is_sync_to_fail(&mut self, file: FileId) -> bool {
+        let Some((prefix, left)) = &mut self.fail_sync else { return false };
+        if !self.names.iter().any(|(name, named)| named == file && name.starts_with(&prefix[..])) {
+            return false;
+        }
+        *left -= 1;
+        let fails = *left == 0;
+        if fails {
+            self.fail_sync = None;
+        }
+        fails
     }
 
     fn grow(&mut self, from: usize, to: usize) -> io::Result<()> {
@@ -415,7 +434,7 @@ impl Handle {
             return Err(broken("simulated: this handle belongs to an earlier life"));
         }
         let mut fate = inner.begin(kind);
-        if kind == Kind::Sync && content(&mut inner, self.file)?.is_sync_to_fail() {
+        if kind == Kind::Sync && inner.is_sync_to_fail(self.file) {
             fate = fate.and_then(|_| Err(broken("simulated: input/output error")));
         }
         if kind == Kind::Sync && fate.is_err() && inner.fail_at.is_none() {

@@ -235,8 +235,11 @@ async fn a_single_member_with_a_flipped_byte_never_gives_a_wrong_answer() {
         // In the end bytes of every block of the state, so that some matter.
         let whole = round == 8;
         if whole {
-            let is_run = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"));
-            let files: Vec<_> = contents(&cluster.data(0)).into_iter().filter(|(path, _)| is_run(path)).collect();
+            let is_run = |path: &Path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"))
+            };
+            let files: Vec<_> =
+                contents(&cluster.data(0)).into_iter().filter(|(path, _)| is_run(path)).collect();
             assert!(!files.is_empty(), "it has made a checkpoint");
             for (path, bytes) in files {
                 (0..bytes.len() as u64).step_by(512).for_each(|at| drop(flip(&path, at)));

@@ -29,7 +29,7 @@ pub enum EngineError {
     /// Every block contains what was written, but the blocks are inconsistent with each other. The cause is a bug, or
     /// the machine's memory, and not the disk. The state of another member could have the same problem.
     #[error(
-        "the state is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move the file `state` out of its data directory, and start it again"
+        "the state is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move all files whose names begin with `state` out of its data directory, and start it again"
     )]
     Inconsistent {
         /// How it was detected.

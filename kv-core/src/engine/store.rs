@@ -348,9 +348,13 @@ fn needed_of(base: &Base) -> u64 {
     base.range().needed() + base.runs().last().map_or(0, |run| run.row_bytes())
 }
 
-/// Removes the files that no manifest names: a crash has left them. Nobody may write files meanwhile.
+/// Removes the files that no manifest names: a crash has left them. Nobody may write files meanwhile. Without a state,
+/// nothing is removed: perhaps only its manifest was moved away.
 pub(super) fn remove_orphans(storage: &dyn Storage) -> Result<(), EngineError> {
     let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
+    if !names.iter().any(|name| name == NAME) {
+        return Ok(());
+    }
     let orphans = |named: &BTreeSet<u64>| {
         let unnamed = |name: &&String| number_of(name).is_some_and(|number| !named.contains(&number));
         names.iter().filter(unnamed).cloned().collect::<Vec<_>>()

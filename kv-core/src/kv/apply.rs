@@ -35,7 +35,7 @@ impl Applied {
     }
 }
 
-/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The tree reads the
+/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The engine reads the
 /// values although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 

@@ -10,7 +10,8 @@ use kv_core::storage::simulated::Disk;
 use std::sync::OnceLock;
 
 fn limits() -> Limits {
-    let options = Options { checkpoint_bytes: 64 << 10, cache_bytes: 1 << 20, ..Options::default() };
+    let mut options = Options::default();
+    (options.checkpoint_bytes, options.cache_bytes) = (64 << 10, 1 << 20);
     Limits::from(&options)
 }
 

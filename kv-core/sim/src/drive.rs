@@ -10,7 +10,7 @@ use super::plan::around;
 use super::world::World;
 use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use kv_core::journal::LogReader;
-use kv_core::kv::{Applied, Checkpoint, MergeStep, StateMachine};
+use kv_core::kv::{Applied, Checkpoint};
 use kv_core::message::{Command, Entry, Message, Operation, Request, ViewRecord, Write, body_of};
 use kv_core::replica::{Halt, Input, Output, Wrap};
 use kv_core::wire;
@@ -462,35 +462,6 @@ impl World {
         self.digest(member);
         self.input(member, Input::Checkpointed { checkpoint: anchor });
         self.kick_apply(member);
-    }
-
-    /// Some files of the state may have to be merged now.
-    pub(super) fn schedule_merge(&mut self, member: usize) {
-        let Some(process) = self.process(member) else { return };
-        if process.state.is_some() && !process.merging {
-            process.merging = true;
-            let latency = around(&mut self.rng, self.plan.disk.latency);
-            self.schedule_due(self.now + latency, member, Due::Merge);
-        }
-    }
-
-    /// Does a step of a merge, beside a checkpoint that may be running.
-    fn on_merge(&mut self, member: usize) {
-        let Some(process) = self.process(member) else { return };
-        process.merging = false;
-        let Some(merger) = process.state.as_ref().and_then(StateMachine::merger) else { return };
-        match merger.step() {
-            Ok(MergeStep::Merged) => {
-                if let Some(state) = &mut process.state {
-                    state.finish_merge();
-                    process.transfers.sources.publish(state.snapshot());
-                }
-                self.checker.count("steps of merges");
-                self.schedule_merge(member);
-            }
-            Ok(MergeStep::Idle | MergeStep::NoRoom) => {}
-            Err(error) => self.state_failed(member, "files of the state can be merged", &error),
-        }
     }
 
     /// A bug of the driver: what is appended is applied.

@@ -24,6 +24,7 @@ mod lifetimes;
 mod linear;
 mod lives;
 mod member;
+mod merges;
 mod mirror;
 mod model;
 pub mod mutants;

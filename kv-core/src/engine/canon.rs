@@ -1,7 +1,7 @@
 //! Which rows a state needs: those that can still be read. All members at one op agree on them, however their runs lie.
 
 use super::EngineError;
-use super::place::{self, DELETED, Part, SET};
+use super::place::{self, Part, SET};
 use crate::ids::Revision;
 
 /// Goes through rows in the order of their places, and decides of each whether it is needed.
@@ -18,13 +18,11 @@ pub(super) struct Canon {
 }
 
 impl Canon {
-    /// Begins behind the place `after`, or with an empty one at the beginning.
-    pub(super) fn new(floor: Revision, bottom: bool, after: &[u8]) -> Result<Self, EngineError> {
-        let mut canon = Self { floor, bottom, key: Vec::new(), below: false };
-        if Part::of(after) == Some(Part::Data) && after.len() > 1 {
-            canon.needs(after, Some(&[DELETED]))?;
-        }
-        Ok(canon)
+    /// Begins behind the place `after`, or with an empty one at the beginning. It may be any bytes: a peer names it.
+    pub(super) fn new(floor: Revision, bottom: bool, after: &[u8]) -> Self {
+        let passed = place::split_version(after).ok().filter(|_| Part::of(after) == Some(Part::Data));
+        let (key, below) = passed.map_or_else(Default::default, |(start, at)| (start.to_vec(), at <= floor));
+        Self { floor, bottom, key, below }
     }
 
     /// Whether the next row is needed. The value may be missing if it is a large one, which removes nothing.
@@ -53,6 +51,7 @@ impl Canon {
 
 #[cfg(test)]
 mod tests {
+    use super::super::place::DELETED;
     use super::*;
 
     #[test]
@@ -73,7 +72,7 @@ mod tests {
         ];
         let place = |key, at| place::version(&place::key_start(key), Revision::new(at));
         for bottom in [true, false] {
-            let mut canon = Canon::new(Revision::new(5), bottom, b"").unwrap();
+            let mut canon = Canon::new(Revision::new(5), bottom, b"");
             for (key, at, value, at_bottom, above) in rows {
                 let needed = if bottom { at_bottom } else { above };
                 assert_eq!(canon.needs(&place(key, at), Some(value)).unwrap(), needed, "{key:?} {at}");
@@ -81,12 +80,16 @@ mod tests {
             // The same, begun anew behind each row.
             for pair in rows.windows(2) {
                 let (key, at, value, at_bottom, above) = pair[1];
-                let mut canon = Canon::new(Revision::new(5), bottom, &place(pair[0].0, pair[0].1)).unwrap();
+                let mut canon = Canon::new(Revision::new(5), bottom, &place(pair[0].0, pair[0].1));
                 let needed = if bottom { at_bottom } else { above };
                 assert_eq!(canon.needs(&place(key, at), Some(value)).unwrap(), needed, "{key:?} {at}");
             }
         }
-        let mut canon = Canon::new(Revision::new(5), true, b"").unwrap();
+        for after in [&b""[..], b"\x01", b"\x01k\0\x01short", b"\x02", b"\x09", b"\x01k\0\x0012345678"] {
+            let mut canon = Canon::new(Revision::new(5), true, after);
+            assert!(canon.needs(&place(b"k", 1), Some(PUT)).unwrap(), "{after:?}");
+        }
+        let mut canon = Canon::new(Revision::new(5), true, b"");
         assert!(!canon.needs(&place::row(b"name"), Some(DEL)).unwrap());
         assert!(canon.needs(&place::row(b"name"), None).unwrap());
         assert!(!canon.needs(&place::note(Revision::new(5), b"k"), Some(&[0; 4])).unwrap());

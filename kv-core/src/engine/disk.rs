@@ -279,7 +279,7 @@ impl Frozen {
         let range = before.range().extended(self.revision, self.retention, live, kept, &added)?;
         rows.push((RANGE.to_vec(), Some(range.encode())));
         rows.sort_unstable();
-        let mut canon = Canon::new(range.floor, before.runs().is_empty(), b"")?;
+        let mut canon = Canon::new(range.floor, before.runs().is_empty(), b"");
         let (base, checkpoints) = self.store.checkpoint(range, |writer| {
             self.write_rows(&rows, &mut canon, writer)?;
             self.write_data(&mut canon, writer)?;

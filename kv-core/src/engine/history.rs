@@ -28,7 +28,7 @@ impl HistoryRange {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, EngineError> {
         let range: Option<Self> = postcard::from_bytes(bytes).ok();
         range
-            .filter(|range| range.floor <= range.revision)
+            .filter(|range| range.floor <= range.revision && range.revision.get() <= u64::MAX >> 2)
             .ok_or_else(|| EngineError::damaged("the range of its history cannot be read"))
     }
 

@@ -1,9 +1,9 @@
-//! The manifest: which files make up the state. It is the file `state`, and is replaced as a whole, by another one under
-//! the same name.
+//! The manifest: which files make up the state. It is the file `state`, and is replaced as a whole, by another one
+//! under the same name.
 //!
 //! ```text
-//! copy:  magic [8] | format u32 | copy u32 | length u64 | hash of the content u128 | zeros | hash of the first 496 B u128
-//!        | content | zeros up to 4 KiB
+//! copy:  magic [8] | format u32 | copy u32 | length u64 | hash of the content u128 | zeros | hash of the first 496 B
+//! u128        | content | zeros up to 4 KiB
 //! ```
 //! Each of its two copies takes one half of the file. A copy that is not intact is replaced by the other one when the
 //! state is opened.

@@ -12,11 +12,11 @@
 //!                              +-- checkpoint ---+    +--+ merges           each on a thread of its own
 //! ```
 //! A checkpoint writes the frozen memtable as one more run: a file of rows in order that never changes again. Merges
-//! replace several runs by one, and leave out what nobody can read any more. The history is kept in the same layers: all
-//! of them hold versions, from which any kept revision can be read.
+//! replace several runs by one, and leave out what nobody can read any more. The history is kept in the same layers:
+//! all of them hold versions, from which any kept revision can be read.
 //!
-//! Each view holds its layers. A reader that took its view before a checkpoint ended reads the frozen memtable on top of
-//! the old runs, and a later reader reads one run more: both see the same.
+//! Each view holds its layers. A reader that took its view before a checkpoint ended reads the frozen memtable on top
+//! of the old runs, and a later reader reads one run more: both see the same.
 
 mod base;
 mod canon;
@@ -76,8 +76,8 @@ pub trait Engine: Debug + Send {
     fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError>;
 
     /// Changes a key. Readers see the change once a view at or above `revision` is published. The revisions of a key
-    /// must grow from call to call, and those of all keys must never go back. `former`: the length of the value that the
-    /// key has had so far, if it has had one.
+    /// must grow from call to call, and those of all keys must never go back. `former`: the length of the value that
+    /// the key has had so far, if it has had one.
     fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange, former: Option<usize>);
 
     /// Returns a digest of what was written since the last call: keys, revisions and values, in order.
@@ -110,8 +110,8 @@ pub trait Engine: Debug + Send {
     /// hold.
     fn is_full(&self) -> bool;
 
-    /// Frees some of what readers have released. Call it while [`is_full`](Self::is_full) returns true and no checkpoint
-    /// is made. At other times, each published entry frees some.
+    /// Frees some of what readers have released. Call it while [`is_full`](Self::is_full) returns true and no
+    /// checkpoint is made. At other times, each published entry frees some.
     fn release(&mut self);
 
     /// The durable checkpoint, to be sent to another member; `None` if there is none.

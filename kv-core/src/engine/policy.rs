@@ -32,8 +32,8 @@ fn class(bytes: u64) -> u32 {
     bytes.max(1).ilog2() / FAN.ilog2()
 }
 
-/// Returns what is merged next: of all that is due, what is done soonest. `garbage`: the files are much longer than what
-/// is needed of them.
+/// Returns what is merged next: of all that is due, what is done soonest. `garbage`: the files are much longer than
+/// what is needed of them.
 pub(super) fn next(runs: &[Shape], garbage: bool) -> Option<Plan> {
     let plan = |inputs: Range<usize>| {
         let into = runs[inputs.start].into;

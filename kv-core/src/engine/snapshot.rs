@@ -58,7 +58,7 @@ impl Snapshot {
         out: &mut BytesMut,
         last: &mut Bytes,
     ) -> Result<bool, EngineError> {
-        let mut canon = Canon::new(self.base.floor(), true, after)?;
+        let mut canon = Canon::new(self.base.floor(), true, after);
         let from = if after.is_empty() { Vec::new() } else { [after, &[0]].concat() };
         let mut rows = Merged::from(self.base.runs(), &from, false)?;
         while let Some(place) = rows.place() {

@@ -1,9 +1,9 @@
 //! A snapshot that is received from another member, until it is complete: a run of its own beside the state, with a
 //! manifest of its own.
 //!
-//! The rows arrive in order, so they are written into files as they come. The manifest names each complete file together
-//! with the progress, so that a restart continues there. The state is not replaced before the whole run has been read
-//! back and matches what was received. Then the manifest is renamed to that of the state, in one step.
+//! The rows arrive in order, so they are written into files as they come. The manifest names each complete file
+//! together with the progress, so that a restart continues there. The state is not replaced before the whole run has
+//! been read back and matches what was received. Then the manifest is renamed to that of the state, in one step.
 
 use super::EngineError;
 use super::base::Base;

@@ -1,8 +1,9 @@
 //! The files of a state: checkpoints add a run, and merges replace several runs by one. Each change is one manifest.
 //!
-//! A merge goes on in steps. A step merges the runs' rows up to some place into files of their own, and then changes the
-//! manifest: the new files belong to the run that the merge makes, and what lies up to that place in the merged runs
-//! does not count any more. So a restart goes on where the merge was, and it needs little more room than the state.
+//! A merge goes on in steps. A step merges the runs' rows up to some place into files of their own, and then changes
+//! the manifest: the new files belong to the run that the merge makes, and what lies up to that place in the merged
+//! runs does not count any more. So a restart goes on where the merge was, and it needs little more room than the
+//! state.
 
 use super::EngineError;
 use super::base::Base;
@@ -112,8 +113,8 @@ pub(super) fn open_runs(
 }
 
 impl Store {
-    /// Opens the state of this name. Returns whether there is one; otherwise the first checkpoint creates it. `all`: all
-    /// of its files must be there.
+    /// Opens the state of this name. Returns whether there is one; otherwise the first checkpoint creates it. `all`:
+    /// all of its files must be there.
     pub(super) fn open(
         storage: Arc<dyn Storage>,
         name: &'static str,
@@ -160,9 +161,9 @@ impl Store {
         (state.checkpoints == checkpoints).then(|| state.base.clone())
     }
 
-    /// A writer of files for a state of so many bytes.
-    fn writer(&self, all: u64) -> RunWriter {
-        RunWriter::new(self.target.clone(), self.sizes.file(all))
+    /// A writer of files of a length that suits the state, so that there are not too many of them.
+    fn writer(&self, base: &Base) -> RunWriter {
+        RunWriter::new(self.target.clone(), self.sizes.file(bytes_of(base.runs())))
     }
 
     /// Adds a run, which `write` writes, in one durable step. Returns the state, and how many checkpoints there were.
@@ -180,7 +181,7 @@ impl Store {
         range: HistoryRange,
         write: impl FnOnce(&mut RunWriter) -> Result<(), EngineError>,
     ) -> Result<(Arc<Base>, u64), EngineError> {
-        let mut writer = self.writer(bytes_of(self.base().runs()));
+        let mut writer = self.writer(&self.base());
         write(&mut writer)?;
         let files = writer.finish()?;
         let mut state = lock(&self.state);
@@ -269,9 +270,9 @@ impl Store {
     fn merge(&self, base: &Base, plan: &Plan) -> Result<(), EngineError> {
         let inputs = &base.runs()[plan.inputs.clone()];
         let clip = inputs[0].clip.clone().unwrap_or_default();
-        let mut canon = Canon::new(base.floor(), plan.bottom, &clip)?;
+        let mut canon = Canon::new(base.floor(), plan.bottom, &clip);
         let mut rows = Merged::from(inputs, &clip, false)?;
-        let mut writer = self.writer(bytes_of(inputs));
+        let mut writer = self.writer(base);
         let (mut read, mut last, mut through) = (0, Vec::new(), None);
         while let Some(place) = rows.place() {
             if writer.bytes() >= self.sizes.step || read >= READ_PER_WRITTEN * self.sizes.step {

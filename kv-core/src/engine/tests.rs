@@ -337,3 +337,55 @@ fn a_round_of_the_scrub_ends_while_files_change() {
     });
     assert!(found.last().unwrap().is_err());
 }
+
+/// Of a state that lacks a file, everything that lies elsewhere can still be read.
+#[test]
+fn a_missing_file_hides_only_what_is_in_it() {
+    let mut rng = fastrand::Rng::with_seed(10);
+    let mut tested = Tested::new(Retention::NONE);
+    for number in 0..400 {
+        tested.write(&format!("key{number:04}"), Some(value(&mut rng, 300)));
+    }
+    tested.checkpoint();
+    let names: Vec<String> = tested.disk.names().into_iter().filter(|name| name.starts_with("state-")).collect();
+    assert!(names.len() > 5, "{names:?}");
+    for name in &names[1..] {
+        let disk = tested.disk.fork();
+        disk.lose(name);
+        assert!(matches!(Disk::open(disk.storage(), 0, MEMTABLE), Err(EngineError::Damaged { .. })));
+        Disk::set_aside(&*disk.storage()).unwrap();
+        let opened = Disk::open_aside(disk.storage(), 0, MEMTABLE).unwrap();
+        let engine = opened.at(Anchor::ZERO, Revision::new(tested.revision), Retention::NONE);
+        let view = engine.reader().latest();
+        let mut hidden = 0;
+        for (key, value) in &tested.present {
+            match view.get(key) {
+                Ok(found) => assert_eq!(found.as_ref(), Some(value)),
+                Err(EngineError::Damaged { .. }) => hidden += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(hidden > 0 && hidden < 2 * 400 / (names.len() - 1), "{hidden} of 400 keys");
+    }
+}
+
+/// A merge of many large values has few of them in memory at a time: each is read when it is its turn.
+#[test]
+fn a_merge_reads_large_values_one_by_one() {
+    let mut tested = Tested::with_memtables(1 << 20, Retention::NONE);
+    for round in 0..8 {
+        for number in 0..4 {
+            let value = Bytes::from(vec![7; 100_000]);
+            tested.write(&format!("key{number}/{round}"), Some(value));
+        }
+        tested.checkpoint();
+    }
+    let snapshot = tested.engine.snapshot().unwrap();
+    let before = tested.disk.counters().reads;
+    // The first row is found without reading a large value of any run.
+    let chunk = snapshot.chunk(&[], 1).unwrap();
+    assert!(chunk.rows.len() < 1000);
+    assert!(tested.disk.counters().reads - before < 8 * 3, "the index and one block of each run");
+    tested.merge();
+    tested.check();
+}

@@ -35,8 +35,8 @@ impl Applied {
     }
 }
 
-/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The engine reads the
-/// values although they are not returned. Equal on all members, because it decides what a request does.
+/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The engine reads
+/// the values although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
 /// How many bytes the requests of one entry may return together: they are all in memory at once.

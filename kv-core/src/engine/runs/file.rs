@@ -11,7 +11,7 @@ use crate::ids::Hash;
 use crate::storage::{File, Storage};
 use bytes::Bytes;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Large values are read in parts of this size, because the thread may have to yield in between.
 const READ_AT_ONCE: usize = 64 << 10;
@@ -24,6 +24,8 @@ pub(crate) struct RunFile {
     file: Option<Arc<dyn File>>,
     cache: Arc<Cache>,
     readahead: Readahead,
+    /// The highest block of the index, once it was read: every look-up needs it.
+    root: OnceLock<Block>,
 }
 
 /// A row that was found: its place and its stored value.
@@ -63,7 +65,7 @@ impl RunFile {
         if let Some(file) = &file {
             file.without_readahead();
         }
-        Self { meta, file, cache: cache.clone(), readahead: Readahead::new() }
+        Self { meta, file, cache: cache.clone(), readahead: Readahead::new(), root: OnceLock::new() }
     }
 
     pub(crate) fn meta(&self) -> &FileMeta {
@@ -81,6 +83,18 @@ impl RunFile {
             self.cache.insert(place, &bytes);
         }
         Ok(bytes)
+    }
+
+    /// Reads a block of the index.
+    fn index_block(&self, at: &BlockRef, keep: bool) -> Result<Block, EngineError> {
+        if *at != self.meta.root.block {
+            return Ok(Block::new(self.read(at, keep)?));
+        }
+        if let Some(root) = self.root.get() {
+            return Ok(root.clone());
+        }
+        let root = Block::new(self.read(at, false)?);
+        Ok(self.root.get_or_init(|| root).clone())
     }
 
     fn read_from_disk(&self, at: &BlockRef) -> Result<Bytes, EngineError> {
@@ -128,32 +142,32 @@ impl RunFile {
         if *self.meta.last() < place {
             return Ok(None);
         }
-        let mut node = self.meta.root.clone();
+        let (mut at, mut filter) = (self.meta.root.block, self.meta.root.filter);
         for _ in 0..self.meta.levels {
-            if let Some(at) = &node.filter
-                && !filter::may_hold(&self.read(at, true)?, hash)
+            if let Some(filter) = &filter
+                && !filter::may_hold(&self.read(filter, true)?, hash)
             {
                 return Ok(None);
             }
-            let block = Block::new(self.read(&node.block, true)?);
+            let block = self.index_block(&at, true)?;
             let index = block.partition(|index| NodeRef::last_of(block.value(index)) < place);
             if index >= block.len() {
                 return Err(EngineError::inconsistent("an index ends too early"));
             }
-            node = NodeRef::decode(block.value(index))?;
+            (at, filter) = NodeRef::decode(block.value(index))?;
         }
-        let block = Block::new(self.read(&node.block, true)?);
+        let block = Block::new(self.read(&at, true)?);
         let index = block.first_from(place);
         let value = block.shared_value(index);
         steps::count(value.len() / STEP_BYTES);
         Ok(Some((Bytes::copy_from_slice(block.place(index)), value)))
     }
 
-    /// Reads all blocks that begin at `from` or later, from the disk, about `most` bytes of them. Returns how many bytes
-    /// it has read, and where it continues, if there are more.
+    /// Reads all blocks that begin at `from` or later, from the disk, about `most` bytes of them. Returns how many
+    /// bytes it has read, and where it continues, if there are more.
     pub(crate) fn scrub(&self, from: u64, most: usize) -> Result<(usize, Option<u64>), EngineError> {
         let mut scrub = Scrub { file: self, from, most, read: 0, next: None };
-        scrub.node(&self.meta.root, self.meta.levels)?;
+        scrub.node(self.meta.root.block, self.meta.root.filter, self.meta.levels)?;
         Ok((scrub.read, scrub.next))
     }
 }
@@ -180,21 +194,22 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    fn node(&mut self, node: &NodeRef, levels: u8) -> Result<(), EngineError> {
+    fn node(&mut self, at: BlockRef, filter: Option<BlockRef>, levels: u8) -> Result<(), EngineError> {
         // It is the last of all that is below it.
-        if node.block.offset < self.from || self.next.is_some() {
+        if at.offset < self.from || self.next.is_some() {
             return Ok(());
         }
         if levels > 0 {
-            let block = Block::new(self.file.read(&node.block, false)?);
+            let block = self.file.index_block(&at, false)?;
             for index in 0..block.len() {
-                self.node(&NodeRef::decode(block.value(index))?, levels - 1)?;
+                let (at, filter) = NodeRef::decode(block.value(index))?;
+                self.node(at, filter, levels - 1)?;
             }
         }
-        if let Some(filter) = &node.filter {
+        if let Some(filter) = &filter {
             self.block(filter)?;
         }
-        self.block(&node.block)
+        self.block(&at)
     }
 }
 
@@ -242,16 +257,20 @@ impl FileCursor {
     fn descend(&mut self, to: To<'_>) -> Result<(), EngineError> {
         let ends_early = || EngineError::inconsistent("an index ends too early");
         loop {
-            let (first, node) = match self.path.last() {
-                None => (&self.file.meta.first[..], self.file.meta.root.clone()),
-                Some((block, index)) => (block.place(*index), NodeRef::decode(block.value(*index))?),
+            let (first, at) = match self.path.last() {
+                None => (&self.file.meta.first[..], self.file.meta.root.block),
+                Some((block, index)) => (block.place(*index), NodeRef::decode(block.value(*index))?.0),
             };
             let is_row = self.path.len() == usize::from(self.file.meta.levels);
-            if is_row && node.block.len as usize > BLOCK_BYTES {
-                self.leaf = Some(Leaf::Large(node.block, Bytes::copy_from_slice(first)));
+            if is_row && at.len as usize > BLOCK_BYTES {
+                self.leaf = Some(Leaf::Large(at, Bytes::copy_from_slice(first)));
                 return Ok(());
             }
-            let block = Block::new(self.file.read(&node.block, self.keep)?);
+            let block = if is_row {
+                Block::new(self.file.read(&at, self.keep)?)
+            } else {
+                self.file.index_block(&at, self.keep)?
+            };
             let index = match to {
                 To::First => 0,
                 To::Last => block.len().wrapping_sub(1),

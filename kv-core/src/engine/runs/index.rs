@@ -51,20 +51,18 @@ impl NodeRef {
         out.extend_from_slice(&self.last);
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, EngineError> {
+    /// The block and its filter.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(BlockRef, Option<BlockRef>), EngineError> {
         let decode = || {
             let (block, rest) = BlockRef::decode(bytes)?;
             let (filtered, rest) = rest.split_first()?;
-            let (filter, last) = match filtered {
-                0 => (None, rest),
-                _ => BlockRef::decode(rest).map(|(filter, rest)| (Some(filter), rest))?,
-            };
-            Some(Self { block, filter, last: Bytes::copy_from_slice(last) })
+            let filter = if *filtered == 0 { None } else { Some(BlockRef::decode(rest)?.0) };
+            Some((block, filter))
         };
         decode().ok_or_else(|| EngineError::inconsistent("an index cannot be read"))
     }
 
-    /// Only the last place.
+    /// The last place.
     pub(super) fn last_of(bytes: &[u8]) -> &[u8] {
         let behind = match bytes.get(REF_BYTES) {
             Some(0) => REF_BYTES + 1,
@@ -119,7 +117,7 @@ mod tests {
             let node = NodeRef { block, filter, last: Bytes::from_static(b"last") };
             let mut bytes = Vec::new();
             node.encode(&mut bytes);
-            assert_eq!(NodeRef::decode(&bytes).unwrap(), node);
+            assert_eq!(NodeRef::decode(&bytes).unwrap(), (block, filter));
             assert_eq!(NodeRef::last_of(&bytes), b"last");
             let least = if node.filter.is_some() { 57 } else { 29 };
             assert!((0..least).all(|len| NodeRef::decode(&bytes[..len]).is_err()));

@@ -4,11 +4,13 @@ use super::super::EngineError;
 use super::super::place;
 use super::*;
 use crate::ids::Revision;
+use crate::storage::File;
 use crate::storage::simulated::Disk;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -211,6 +213,57 @@ fn scrub(run: &Run) -> Result<u64, EngineError> {
             Some(next) => from = next,
             None => return Ok(all),
         }
+    }
+}
+
+/// Returns a wrong byte at its first reads.
+#[derive(Debug)]
+struct Flaky(Arc<dyn File>, AtomicU64);
+
+impl File for Flaky {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buffer, offset)?;
+        let left = self.1.load(Ordering::SeqCst);
+        if left > 0 {
+            self.1.store(left - 1, Ordering::SeqCst);
+            buffer[0] ^= 1;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.0.drop_cache()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+#[test]
+fn t9_a_bad_block_is_read_again_before_it_counts_as_damaged() {
+    let (disk, rows) = (Disk::new(), rows(11, 20));
+    let run = write(&target(&disk, 0), &rows, 1 << 30);
+    let meta = run.files[0].meta();
+    let (first, value) = rows.first_key_value().unwrap();
+    for (times, good) in [(1, true), (2, false)] {
+        let file = Arc::new(Flaky(disk.storage().open(&name_of(meta.number)).unwrap(), times.into()));
+        let file = Arc::new(RunFile::new(meta.clone(), Some(file), &Arc::new(Cache::new(0))));
+        let run = Arc::new(Run { files: vec![file], ..(*run).clone() });
+        let found = walk_one(&run, &[]);
+        assert_eq!(found.is_ok_and(|found| found == (first.clone(), Bytes::copy_from_slice(value))), good);
     }
 }
 

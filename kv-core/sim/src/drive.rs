@@ -23,7 +23,7 @@ const SLOWEST_WRITE: Time = 5 * SECOND;
 const APPLY_AT_ONCE: usize = 16;
 
 impl World {
-    fn process(&mut self, member: usize) -> Option<&mut Process> {
+    pub(super) fn process(&mut self, member: usize) -> Option<&mut Process> {
         self.members[member].process.as_deref_mut()
     }
 

@@ -19,7 +19,7 @@ const STEPS: usize = 4;
 /// See the module. It does not change while it is held, and the disk keeps its files for as long.
 #[derive(Debug)]
 pub(super) struct Base {
-    /// The newest first. All revisions in a run are greater than those in the runs behind it.
+    /// The newest first. Of one key, all versions in a run are newer than those in the runs behind it.
     runs: Vec<Arc<Run>>,
     range: HistoryRange,
 }

@@ -14,7 +14,7 @@ const FAN: usize = 4;
 pub(super) struct Shape {
     pub(super) id: u64,
     pub(super) bytes: u64,
-    /// The run into which it is being merged.
+    /// The run into which it is being merged, which lies in front of it.
     pub(super) into: Option<u64>,
 }
 
@@ -36,8 +36,7 @@ fn class(bytes: u64) -> u32 {
 /// what is needed of them.
 pub(super) fn next(runs: &[Shape], garbage: bool) -> Option<Plan> {
     let plan = |inputs: Range<usize>| {
-        let into = runs[inputs.start].into;
-        let bottom = runs[inputs.end..].iter().all(|run| Some(run.id) == into);
+        let bottom = inputs.end == runs.len();
         Plan { bytes: runs[inputs.clone()].iter().map(|run| run.bytes).sum(), inputs, bottom }
     };
     let is_free = |run: &Shape| run.into.is_none() && runs.iter().all(|other| other.into != Some(run.id));
@@ -109,13 +108,11 @@ mod tests {
 
     #[test]
     fn what_is_begun_is_ended_and_nothing_merges_across_it() {
-        let begun =
-            [(20, None), (20, None), (50, Some(4)), (50, Some(4)), (99, None), (20, None), (20, None)];
-        let plan = next(&shapes(&begun), true).unwrap();
-        assert_eq!((plan.inputs, plan.bottom), (2..4, false));
-        let begun = [(20, None), (20, None), (50, Some(4)), (50, Some(4)), (99, None)];
-        assert!(next(&shapes(&begun), true).unwrap().bottom, "only the run itself lies below");
-        let small = [(1, None), (1, None), (1, None), (1, None), (50, Some(5)), (99, None)];
+        let runs = [(20, None), (20, None), (99, None), (50, Some(2)), (50, Some(2)), (20, None)];
+        let plan = next(&shapes(&runs), true).unwrap();
+        assert_eq!((plan.inputs, plan.bottom), (3..5, false));
+        assert!(next(&shapes(&runs[..5]), true).unwrap().bottom);
+        let small = [(1, None), (1, None), (1, None), (1, None), (99, None), (50, Some(4))];
         assert_eq!(next(&shapes(&small), true).unwrap().inputs, 0..4);
     }
 

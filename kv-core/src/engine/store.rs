@@ -308,23 +308,24 @@ impl Store {
         let ids: BTreeSet<u64> = inputs.iter().map(|run| run.id).collect();
         let mut runs = Vec::new();
         let mut output = Run { id: into, files: Vec::new(), clip: None, into: None };
-        let mut at = 0;
+        // In front of the inputs: a step may end between two versions of a key, and the newer ones are in the output.
+        let mut at = None;
         for run in state.base.runs() {
             if run.id == into {
                 output.files.clone_from(&run.files);
             } else if !ids.contains(&run.id) {
                 runs.push(run.clone());
             } else {
+                at.get_or_insert(runs.len());
                 if let Some(through) = &through {
                     let rest = Run { into: Some(into), ..run.clipped(through) };
                     runs.extend((!rest.files.is_empty()).then(|| Arc::new(rest)));
                 }
-                at = runs.len();
             }
         }
         output.files.extend(files);
         if !output.files.is_empty() {
-            runs.insert(at, Arc::new(output));
+            runs.insert(at.unwrap_or(0), Arc::new(output));
         }
         let range = state.base.range();
         let ended = plan.bottom && runs.len() == 1 && runs[0].into.is_none();

@@ -118,6 +118,48 @@ fn nothing_is_lost_in_merges_and_restarts() {
     }
 }
 
+/// A step of a merge may end between two versions of a key.
+#[test]
+fn every_step_of_a_merge_leaves_every_revision_as_it_was() {
+    let retention = Retention { revisions: 1 << 20, bytes: 1 << 30 };
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut tested = Tested::with_memtables(8 << 10, retention);
+    let mut past = vec![BTreeMap::new()];
+    let mut steps = 0;
+    for _ in 0..16 {
+        for _ in 0..100 {
+            let key = format!("key{}", rng.u32(..3));
+            let value = (rng.u8(..4) > 0).then(|| value(&mut rng, 100));
+            if value.is_some() || tested.present.contains_key(key.as_bytes()) {
+                tested.write(&key, value);
+                past.push(tested.present.clone());
+            }
+        }
+        tested.checkpoint();
+        let merger = tested.engine.merger().unwrap();
+        while merger.step().unwrap() == MergeStep::Merged {
+            tested.engine.merged();
+            steps += 1;
+            tested.check();
+            let view = tested.engine.reader().latest();
+            for at in (0..past.len()).step_by(17) {
+                for key in ["key0", "key1", "key2"] {
+                    let found = view.get_at(key.as_bytes(), Revision::new(at as u64)).unwrap();
+                    assert_eq!(found.as_ref(), past[at].get(key.as_bytes()), "{key} at {at}");
+                }
+                for reverse in [false, true] {
+                    let keys = Keys { from: b"", to: None, reverse };
+                    let scan = view.scan_at(keys, Revision::new(at as u64)).unwrap();
+                    let found: BTreeMap<Vec<u8>, Bytes> =
+                        scan.map(|row| row.map(|(key, value)| (key.to_vec(), value)).unwrap()).collect();
+                    assert!(found == past[at], "at {at}");
+                }
+            }
+        }
+    }
+    assert!(steps > 20, "{steps}");
+}
+
 /// What is written is a small multiple of what is put, and the number of runs is small.
 #[test]
 fn each_row_is_written_a_few_times() {
@@ -347,7 +389,8 @@ fn a_missing_file_hides_only_what_is_in_it() {
         tested.write(&format!("key{number:04}"), Some(value(&mut rng, 300)));
     }
     tested.checkpoint();
-    let names: Vec<String> = tested.disk.names().into_iter().filter(|name| name.starts_with("state-")).collect();
+    let names: Vec<String> =
+        tested.disk.names().into_iter().filter(|name| name.starts_with("state-")).collect();
     assert!(names.len() > 5, "{names:?}");
     for name in &names[1..] {
         let disk = tested.disk.fork();

@@ -34,7 +34,7 @@ const LONGEST_FILE: u64 = 1 << 30;
 const FILES: u64 = 64;
 /// A file is not shorter than this, if the memtables are not.
 const SHORTEST_FILE: u64 = 4 << 20;
-/// A merge writes about this much in one step.
+/// A merge writes about this much in one step, or one file if that is longer.
 const STEP: u64 = 32 << 20;
 /// And reads at most this many times as much: much of it may not be needed any more.
 const READ_PER_WRITTEN: u64 = 4;
@@ -273,9 +273,11 @@ impl Store {
         let mut canon = Canon::new(base.floor(), plan.bottom, &clip);
         let mut rows = Merged::from(inputs, &clip, false)?;
         let mut writer = self.writer(base);
+        // At least one file of full length.
+        let step = self.sizes.step.max(self.sizes.file(bytes_of(base.runs())));
         let (mut read, mut last, mut through) = (0, Vec::new(), None);
         while let Some(place) = rows.place() {
-            if writer.bytes() >= self.sizes.step || read >= READ_PER_WRITTEN * self.sizes.step {
+            if writer.bytes() >= step || read >= READ_PER_WRITTEN * step {
                 through = Some(Bytes::from(last));
                 break;
             }

@@ -6,11 +6,12 @@ use super::clock::{SECOND, Time};
 use super::events::Due;
 use super::kind::Kind;
 use super::member::{End, Process, index};
+use super::merges::CheckpointStage;
 use super::plan::around;
 use super::world::World;
 use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use kv_core::journal::LogReader;
-use kv_core::kv::{Applied, Checkpoint};
+use kv_core::kv::Applied;
 use kv_core::message::{Command, Entry, Message, Operation, Request, ViewRecord, Write, body_of};
 use kv_core::replica::{Halt, Input, Output, Wrap};
 use kv_core::wire;
@@ -431,22 +432,38 @@ impl World {
         process.checkpoint = match process.frozen.take_if(|frozen| careless || frozen.anchor().op <= durable)
         {
             None => return,
-            begins => begins,
+            Some(begins) => Some(CheckpointStage::Frozen(begins)),
         };
-        if let Some(checkpoint) = process.checkpoint.as_ref().map(Checkpoint::anchor) {
-            let latency = around(&mut self.rng, self.plan.disk.checkpoint);
-            self.schedule_due(self.now + latency, member, Due::Checkpoint);
+        if let Some(checkpoint) = process.checkpoint.as_ref().map(CheckpointStage::anchor) {
+            self.schedule_checkpoint(member);
             if self.bug == Some(Bug::CheckpointRecordedEarly) {
                 self.input(member, Input::Checkpointed { checkpoint });
             }
         }
     }
 
+    /// The running checkpoint takes two stages of about this time. Files may be merged meanwhile.
+    fn schedule_checkpoint(&mut self, member: usize) {
+        let latency = around(&mut self.rng, self.plan.disk.checkpoint / 2);
+        self.schedule_due(self.now + latency, member, Due::Checkpoint);
+        self.schedule_merge(member);
+    }
+
     fn on_checkpoint(&mut self, member: usize) {
         let Some(process) = self.process(member) else { return };
         let Some(checkpoint) = process.checkpoint.take() else { return };
         let anchor = checkpoint.anchor();
-        match checkpoint.run() {
+        let done = match checkpoint {
+            CheckpointStage::Frozen(checkpoint) => match checkpoint.write() {
+                Ok(written) => {
+                    process.checkpoint = Some(CheckpointStage::Written(written));
+                    return self.schedule_checkpoint(member);
+                }
+                Err(error) => Err(error),
+            },
+            CheckpointStage::Written(checkpoint) => checkpoint.commit(),
+        };
+        match done {
             Ok(done) => {
                 if let Some(state) = &mut process.state {
                     state.finish_checkpoint(done);

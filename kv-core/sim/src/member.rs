@@ -2,6 +2,7 @@
 
 use super::clock::{Clock, Time};
 use super::events::{Due, Event};
+use super::merges::CheckpointStage;
 use super::plan::Plan;
 use super::waiting::{Serving, Transfers};
 use fastrand::Rng;
@@ -65,7 +66,7 @@ pub(super) struct Process {
     pub(super) seen: Op,
     /// Whether an `Apply` is scheduled.
     pub(super) applying: bool,
-    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) checkpoint: Option<CheckpointStage>,
     /// Whether a step of a merge is scheduled.
     pub(super) merging: bool,
     /// The state frozen for the next checkpoint, until the journal has all of it.

@@ -3,7 +3,33 @@
 use super::events::Due;
 use super::plan::around;
 use super::world::World;
-use kv_core::kv::{MergeStep, StateMachine};
+use kv_core::engine::EngineError;
+use kv_core::ids::Anchor;
+use kv_core::kv::{Checkpoint, MergeStep, StateMachine, WrittenCheckpoint};
+
+/// How far a checkpoint is. Between its stages, files may be merged.
+#[derive(Debug)]
+pub(super) enum CheckpointStage {
+    Frozen(Checkpoint),
+    Written(WrittenCheckpoint),
+}
+
+impl CheckpointStage {
+    pub(super) fn anchor(&self) -> Anchor {
+        match self {
+            Self::Frozen(checkpoint) => checkpoint.anchor(),
+            Self::Written(checkpoint) => checkpoint.anchor(),
+        }
+    }
+
+    /// Does all of the rest.
+    pub(super) fn run(self) -> Result<(), EngineError> {
+        match self {
+            Self::Frozen(checkpoint) => checkpoint.run().map(drop),
+            Self::Written(checkpoint) => checkpoint.commit().map(drop),
+        }
+    }
+}
 
 impl World {
     /// Some files of the state may have to be merged now.
@@ -21,6 +47,7 @@ impl World {
         let Some(process) = self.process(member) else { return };
         process.merging = false;
         let Some(merger) = process.state.as_ref().and_then(StateMachine::merger) else { return };
+        let under_way = process.checkpoint.is_some();
         match merger.step() {
             Ok(MergeStep::Merged) => {
                 if let Some(state) = &mut process.state {
@@ -28,6 +55,9 @@ impl World {
                     process.transfers.sources.publish(state.snapshot());
                 }
                 self.checker.count("steps of merges");
+                if under_way {
+                    self.checker.count("steps of merges beside a checkpoint");
+                }
                 self.schedule_merge(member);
             }
             Ok(MergeStep::Idle | MergeStep::NoRoom) => {}

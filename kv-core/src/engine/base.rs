@@ -32,7 +32,7 @@ impl Base {
     /// Reads the range, which the rows contain.
     pub(super) fn open(runs: Vec<Arc<Run>>) -> Result<Self, EngineError> {
         let mut base = Self { runs, range: HistoryRange::default() };
-        if let Some((_, range)) = base.rows(RANGE)?.pop() {
+        if let Some(range) = base.row(RANGE)? {
             base.range = HistoryRange::decode(&range)?;
         }
         Ok(base)
@@ -55,7 +55,7 @@ impl Base {
     /// value.
     fn find(&self, start: &[u8], at: Revision) -> Result<Option<(Revision, Bytes)>, EngineError> {
         steps::count(1);
-        let (place, hash) = (place::version(start, at), hash_of(start));
+        let (place, hash) = (place::version(start, at), Some(hash_of(start)));
         for run in &self.runs {
             if let Some((found, value)) = run.find(&place, start, hash)? {
                 return Ok(Some((place::split_version(&found)?.1, value)));
@@ -116,6 +116,19 @@ impl Base {
             BaseCursor { base: self, rows, at, from, to, reverse: keys.reverse, current: None, bytes: 0 };
         cursor.settle()?;
         Ok(cursor)
+    }
+
+    /// The row of this name. Those that it has superseded are not read: they may be damaged.
+    pub(super) fn row(&self, name: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        let place = place::row(name);
+        for run in &self.runs {
+            if let Some((found, stored)) = run.find(&place, &place, None)?
+                && *found == *place
+            {
+                return Ok(place::decode_value(&stored)?.map(<[u8]>::to_vec));
+            }
+        }
+        Ok(None)
     }
 
     /// All rows whose names start with `prefix`, in order.
@@ -224,14 +237,17 @@ impl BaseCursor<'_> {
 
     fn step(&mut self) -> Result<(), EngineError> {
         self.rows.advance()?;
-        self.count();
-        Ok(())
+        self.count()
     }
 
-    fn count(&mut self) {
-        let bytes = self.rows.value_len();
+    fn count(&mut self) -> Result<(), EngineError> {
+        if self.row().is_none() {
+            return Ok(());
+        }
+        let bytes = self.rows.value_len()?;
         self.bytes += bytes;
         steps::count(1 + bytes / STEP_BYTES);
+        Ok(())
     }
 
     /// Moves forward past the rows for which `passed` holds: one by one, or directly to `target` if there are many.
@@ -244,17 +260,19 @@ impl BaseCursor<'_> {
         }
         if self.row().is_some_and(&passed) {
             self.rows.skip_to(target)?;
-            self.count();
+            self.count()?;
         }
         Ok(())
     }
 
     /// Finds what is seen of the key of the present row.
     fn settle(&mut self) -> Result<(), EngineError> {
-        self.bytes = self.rows.value_len();
+        self.bytes = 0;
         let Some(place) = self.row() else { return Ok(()) };
+        let bytes = self.rows.value_len()?;
         let (start, revision) = place::split_version(place)?;
         let (key, start) = (place::key_of(start)?, start.to_vec());
+        self.bytes = bytes;
         let seen = if self.reverse {
             self.newest_before(&start)?
         } else {
@@ -280,7 +298,7 @@ impl BaseCursor<'_> {
             if place::split_version(place)?.1 > self.at {
                 // All others are newer still.
                 self.rows.skip_to(start)?;
-                self.count();
+                self.count()?;
                 return Ok(seen);
             }
             seen = Seen::Stored(self.rows.value()?);
@@ -288,7 +306,7 @@ impl BaseCursor<'_> {
         }
         if self.row().is_some_and(|place| place.starts_with(start)) {
             self.rows.skip_to(start)?;
-            self.count();
+            self.count()?;
             seen = self.base.find(start, self.at)?.map_or(Seen::Nothing, |(_, stored)| Seen::Stored(stored));
         }
         Ok(seen)

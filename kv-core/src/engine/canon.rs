@@ -1,7 +1,7 @@
 //! Which rows a state needs: those that can still be read. All members at one op agree on them, however their runs lie.
 
 use super::EngineError;
-use super::place::{self, Part, SET};
+use super::place::{self, Part};
 use crate::ids::Revision;
 
 /// Goes through rows in the order of their places, and decides of each whether it is needed.
@@ -25,11 +25,14 @@ impl Canon {
         Self { floor, bottom, key, below }
     }
 
-    /// Whether the next row is needed. The value may be missing if it is a large one, which removes nothing.
-    pub(super) fn needs(&mut self, place: &[u8], value: Option<&[u8]>) -> Result<bool, EngineError> {
-        let removes = value.is_some_and(|value| value.first() != Some(&SET));
+    /// Whether the next row is needed. `removes`: whether it removes its key or row; only called if it matters.
+    pub(super) fn needs(
+        &mut self,
+        place: &[u8],
+        removes: impl FnOnce() -> Result<bool, EngineError>,
+    ) -> Result<bool, EngineError> {
         match Part::of(place) {
-            Some(Part::Rows) => Ok(!(removes && self.bottom)),
+            Some(Part::Rows) => Ok(!(self.bottom && removes()?)),
             Some(Part::Notes) => Ok(place::split_note(place)?.0 > self.floor),
             Some(Part::Data) => {
                 let (start, revision) = place::split_version(place)?;
@@ -42,7 +45,7 @@ impl Canon {
                     return Ok(false);
                 }
                 self.below = revision <= self.floor;
-                Ok(!(self.below && removes && self.bottom))
+                Ok(!(self.below && self.bottom && removes()?))
             }
             None => Err(EngineError::inconsistent("a row is of no known part")),
         }
@@ -51,7 +54,7 @@ impl Canon {
 
 #[cfg(test)]
 mod tests {
-    use super::super::place::DELETED;
+    use super::super::place::{DELETED, SET};
     use super::*;
 
     #[test]
@@ -75,24 +78,24 @@ mod tests {
             let mut canon = Canon::new(Revision::new(5), bottom, b"");
             for (key, at, value, at_bottom, above) in rows {
                 let needed = if bottom { at_bottom } else { above };
-                assert_eq!(canon.needs(&place(key, at), Some(value)).unwrap(), needed, "{key:?} {at}");
+                assert_eq!(canon.needs(&place(key, at), || Ok(place::removes(value))).unwrap(), needed, "{key:?} {at}");
             }
             // The same, begun anew behind each row.
             for pair in rows.windows(2) {
                 let (key, at, value, at_bottom, above) = pair[1];
                 let mut canon = Canon::new(Revision::new(5), bottom, &place(pair[0].0, pair[0].1));
                 let needed = if bottom { at_bottom } else { above };
-                assert_eq!(canon.needs(&place(key, at), Some(value)).unwrap(), needed, "{key:?} {at}");
+                assert_eq!(canon.needs(&place(key, at), || Ok(place::removes(value))).unwrap(), needed, "{key:?} {at}");
             }
         }
         for after in [&b""[..], b"\x01", b"\x01k\0\x01short", b"\x02", b"\x09", b"\x01k\0\x0012345678"] {
             let mut canon = Canon::new(Revision::new(5), true, after);
-            assert!(canon.needs(&place(b"k", 1), Some(PUT)).unwrap(), "{after:?}");
+            assert!(canon.needs(&place(b"k", 1), || Ok(false)).unwrap(), "{after:?}");
         }
         let mut canon = Canon::new(Revision::new(5), true, b"");
-        assert!(!canon.needs(&place::row(b"name"), Some(DEL)).unwrap());
-        assert!(canon.needs(&place::row(b"name"), None).unwrap());
-        assert!(!canon.needs(&place::note(Revision::new(5), b"k"), Some(&[0; 4])).unwrap());
-        assert!(canon.needs(&place::note(Revision::new(6), b"k"), Some(&[0; 4])).unwrap());
+        assert!(!canon.needs(&place::row(b"name"), || Ok(true)).unwrap());
+        assert!(canon.needs(&place::row(b"name"), || Ok(false)).unwrap());
+        assert!(!canon.needs(&place::note(Revision::new(5), b"k"), || Ok(false)).unwrap());
+        assert!(canon.needs(&place::note(Revision::new(6), b"k"), || Ok(false)).unwrap());
     }
 }

@@ -11,7 +11,6 @@ pub(super) struct Control {
     abandoned: AtomicBool,
     /// The disk has failed, and it is unknown what it holds: nothing is written after that either.
     failed: AtomicBool,
-    steps: AtomicU64,
 }
 
 impl Control {
@@ -29,25 +28,21 @@ impl Control {
         let stopped = self.abandoned.load(Ordering::SeqCst) || self.failed.load(Ordering::SeqCst);
         if stopped { Err(EngineError::Failed) } else { Ok(()) }
     }
-
-    /// Some work was done.
-    pub(super) fn step(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
-/// The progress of a checkpoint. A clone reports the same one.
-#[derive(Clone, Debug)]
-pub struct Progress(Arc<Control>);
+/// The progress of what writes files: a checkpoint, or a merge. A clone reports the same one.
+#[derive(Clone, Default, Debug)]
+pub struct Progress(Arc<AtomicU64>);
 
 impl Progress {
-    pub(super) fn of(control: &Arc<Control>) -> Self {
-        Self(control.clone())
+    /// Some work was done.
+    pub(super) fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A number that grows as long as the checkpoint makes progress.
+    /// A number that grows as long as the work makes progress.
     #[must_use]
     pub fn steps(&self) -> u64 {
-        self.0.steps.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 }

@@ -7,13 +7,13 @@ use super::base::Base;
 use super::canon::Canon;
 use super::change::{KeyChange, Retention, weight};
 use super::control::Progress;
-use super::history::{RANGE, Weighed};
+use super::history::{HistoryRange, RANGE, Weighed};
 use super::layers::Layers;
 use super::manifest::remove;
 use super::memtable::Memtable;
 use super::place::{self, Row, StoredRow};
 use super::read_view::{ReadView, Reader};
-use super::runs::RunWriter;
+use super::runs::{NewFiles, RunWriter};
 use super::store::{ASIDE, MergeStep, NAME, Sizes, Store, remove_orphans};
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Hash, Revision};
@@ -47,6 +47,11 @@ impl From<Arc<Base>> for Rows {
 }
 
 impl Rows {
+    /// Returns the row of this name.
+    pub(crate) fn get(&self, name: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        self.0.as_ref().map_or(Ok(None), |base| base.row(name))
+    }
+
     /// Returns the rows whose names start with `prefix`, in order.
     pub(crate) fn starting_with(&self, prefix: &[u8]) -> Result<Vec<StoredRow>, EngineError> {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |base| base.rows(prefix))
@@ -227,7 +232,8 @@ impl Engine for Disk {
     fn checkpointed(&mut self, done: Checkpointed) {
         assert!(done.anchor.op > self.checkpoint.op, "a checkpoint is later than the one before");
         (self.checkpoint, self.checkpoints) = (done.anchor, done.checkpoints);
-        self.layers.unfreeze(done.base);
+        // Its files may have been merged already.
+        self.layers.unfreeze(self.store.base_of(done.checkpoints).unwrap_or(done.base));
     }
 
     fn merger(&self) -> Option<Merger> {
@@ -254,7 +260,7 @@ pub struct Frozen {
 impl Frozen {
     /// The progress, to be observed while the checkpoint is made.
     pub(crate) fn progress(&self) -> Progress {
-        Progress::of(self.store.control())
+        self.store.progress().clone()
     }
 
     /// The op that the state is at.
@@ -263,8 +269,15 @@ impl Frozen {
     }
 
     /// Makes the memtable durable, together with `rows`. Blocks.
-    pub(crate) fn run(self, mut rows: Vec<Row>) -> Result<Checkpointed, EngineError> {
-        self.store.control().check()?;
+    #[cfg(test)]
+    pub(crate) fn run(self, rows: Vec<Row>) -> Result<Checkpointed, EngineError> {
+        self.write(rows)?.commit()
+    }
+
+    /// Writes the memtable, together with `rows`. Blocks.
+    pub(crate) fn write(self, mut rows: Vec<Row>) -> Result<Written, EngineError> {
+        let control = self.store.control();
+        control.check()?;
         let before = self.store.base();
         let notes = || self.memtable.notes(Revision::ZERO);
         let added: Vec<Weighed> = notes()
@@ -276,24 +289,25 @@ impl Frozen {
             })
             .collect();
         let (live, kept) = (self.memtable.live(), before.weights()?);
+        let kept = kept.map(|weighed| control.check().and(weighed));
         let range = before.range().extended(self.revision, self.retention, live, kept, &added)?;
         rows.push((RANGE.to_vec(), Some(range.encode())));
         rows.sort_unstable();
         let mut canon = Canon::new(range.floor, before.runs().is_empty(), b"");
-        let (base, checkpoints) = self.store.checkpoint(range, |writer| {
+        let files = self.store.write_run(|writer| {
             self.write_rows(&rows, &mut canon, writer)?;
             self.write_data(&mut canon, writer)?;
             for entry in notes() {
                 for (version, former) in entry.iter() {
                     let place = place::note(version.revision, version.key.as_slice());
-                    if canon.needs(&place, None)? {
+                    if canon.needs(&place, || Ok(false))? {
                         writer.push(&place, &former.to_le_bytes())?;
                     }
                 }
             }
             Ok(())
         })?;
-        Ok(Checkpointed { anchor: self.anchor, base, checkpoints })
+        Ok(Written { anchor: self.anchor, range, files, store: self.store })
     }
 
     fn write_rows(&self, rows: &[Row], canon: &mut Canon, writer: &mut RunWriter) -> Result<(), EngineError> {
@@ -303,7 +317,7 @@ impl Frozen {
                 None => vec![place::DELETED],
             };
             let place = place::row(name);
-            if canon.needs(&place, Some(&stored))? {
+            if canon.needs(&place, || Ok(value.is_none()))? {
                 writer.push(&place, &stored)?;
             }
         }
@@ -316,11 +330,33 @@ impl Frozen {
             let place = place::version(&place::key_start(version.key.as_slice()), version.revision);
             stored.clear();
             place::encode_change(&change, &mut stored);
-            if canon.needs(&place, Some(&stored))? {
+            if canon.needs(&place, || Ok(place::removes(&stored)))? {
                 writer.push(&place, &stored)?;
             }
         }
         Ok(())
+    }
+}
+
+/// A checkpoint whose files are written, and not part of the state yet. If it is dropped, they are removed.
+#[derive(Debug)]
+pub struct Written {
+    anchor: Anchor,
+    range: HistoryRange,
+    files: NewFiles,
+    store: Arc<Store>,
+}
+
+impl Written {
+    /// The op that the state is at.
+    pub(crate) fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+
+    /// Makes it the state, durably. Blocks.
+    pub(crate) fn commit(self) -> Result<Checkpointed, EngineError> {
+        let (base, checkpoints) = self.store.add_run(self.range, self.files)?;
+        Ok(Checkpointed { anchor: self.anchor, base, checkpoints })
     }
 }
 
@@ -351,13 +387,19 @@ impl Merger {
     /// # Errors
     /// If the disk fails or is damaged, or the state was dropped. A full disk is no error.
     pub fn step(&self) -> Result<MergeStep, EngineError> {
-        self.store.merge_step()
+        self.store.merge_step(&Progress::default())
     }
 
     /// How many bytes the files of the state have, and about how many of them are needed.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> (u64, u64) {
         self.store.bytes()
+    }
+
+    /// How many files were removed and are still open.
+    #[cfg(test)]
+    pub(crate) fn removed(&self) -> usize {
+        self.store.removed()
     }
 
     /// How many runs there are.

@@ -57,6 +57,9 @@ impl EngineError {
     /// What is done when a new manifest takes the place of the old one.
     pub(super) const REPLACE: &str = "replace";
 
+    /// What is done when the names of new files are made durable.
+    pub(super) const SYNC_NAMES: &str = "make durable the name of";
+
     pub(crate) fn damaged(detail: impl Into<String>) -> Self {
         Self::Damaged { detail: detail.into() }
     }
@@ -65,10 +68,14 @@ impl EngineError {
         Self::Inconsistent { detail: detail.into() }
     }
 
-    /// Returns whether there was no room on the disk for a new file. Nothing else was changed.
+    /// Returns whether there was no room on the disk for a new file. Nothing else was changed. A directory that could
+    /// not be synced is a failure, whatever the reason: it is unknown which names are durable.
     pub(super) fn is_full_disk(&self) -> bool {
-        let full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
-        matches!(self, Self::Io { doing, source } if *doing != Self::REPLACE && full(source))
+        let full = |source: &io::Error| {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        let of_names = |doing| [Self::REPLACE, Self::SYNC_NAMES].contains(&doing);
+        matches!(self, Self::Io { doing, source } if !of_names(*doing) && full(source))
     }
 
     /// Returns whether the content of the file is unusable, as opposed to a failure of the disk or of this program.
@@ -78,5 +85,23 @@ impl EngineError {
 
     pub(super) fn io(doing: &'static str, source: io::Error) -> Self {
         Self::Io { doing, source: Arc::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_found_no_room_is_a_full_disk() {
+        use io::ErrorKind::{Other, PermissionDenied, QuotaExceeded, StorageFull};
+        for doing in ["create", "write", "sync", EngineError::SYNC_NAMES, EngineError::REPLACE] {
+            for kind in [StorageFull, QuotaExceeded, Other, PermissionDenied] {
+                let full = EngineError::io(doing, kind.into()).is_full_disk();
+                let of_file = ["create", "write", "sync"].contains(&doing);
+                assert_eq!(full, of_file && matches!(kind, StorageFull | QuotaExceeded), "{doing} {kind}");
+            }
+        }
+        assert!(!EngineError::Failed.is_full_disk());
     }
 }

@@ -367,8 +367,9 @@ impl Layers {
 
     /// Publishes the same state in different layers.
     fn republish(&mut self) {
-        let point = self.reader.latest();
-        self.publish(point.applied, point.revision);
+        let applied = self.applied();
+        // Nobody holds the old view because of this, so that it is dropped at once if no reader does.
+        self.publish(applied, self.published);
     }
 }
 

@@ -11,14 +11,15 @@
 use super::EngineError;
 use super::runs::RunMeta;
 use crate::ids::Hash;
-use crate::storage::Storage;
+use crate::storage::{File, Storage};
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 use std::io;
 
 const MAGIC: [u8; 8] = *b"kv-state";
-/// Up to format 3, the state was a tree in this one file.
 const FORMAT: u32 = 4;
+/// Up to this format, the state was a tree in this one file. Its head began in the same way.
+pub(super) const ONE_FILE: u32 = 3;
 const COPIES: usize = 2;
 const HEAD: usize = 512;
 const HASHED: usize = HEAD - 16;
@@ -36,7 +37,41 @@ pub(super) struct Manifest {
     /// The length of the files after the last time that all runs were merged into one, and what was needed of it.
     pub(super) merged: Option<(u64, u64)>,
     /// How far a state has been received.
-    pub(super) received: Option<Bytes>,
+    pub(super) received: Option<Received>,
+}
+
+/// How far a state has been received.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Received {
+    /// Files of this number and later ones belong to it.
+    pub(super) first_file: u64,
+    pub(super) progress: Bytes,
+}
+
+/// What the head of a copy says of the content behind it.
+struct Head {
+    len: usize,
+    hash: u128,
+}
+
+impl Head {
+    /// `None` if it is not intact.
+    fn decode(head: &[u8; HEAD], copy: usize) -> Result<Option<Self>, EngineError> {
+        let (hashed, hash) = head.split_at(HASHED);
+        let mut input = hashed;
+        let mut magic = [0; 8];
+        input.copy_to_slice(&mut magic);
+        if Hash::of(hashed).get().to_le_bytes() != hash || magic != MAGIC {
+            return Ok(None);
+        }
+        let format = input.get_u32_le();
+        if format != FORMAT {
+            return Err(EngineError::Format { found: format, known: FORMAT });
+        }
+        let is_own = input.get_u32_le() as usize == copy;
+        let len = usize::try_from(input.get_u64_le()).unwrap_or(usize::MAX);
+        Ok(is_own.then(|| Self { len, hash: input.get_u128_le() }))
+    }
 }
 
 impl Manifest {
@@ -60,25 +95,30 @@ impl Manifest {
         file
     }
 
-    /// Decodes one half of the file; `None` if it is not intact.
-    fn decode(half: &[u8], copy: usize) -> Result<Option<Self>, EngineError> {
-        let Some((head, rest)) = half.split_at_checked(HEAD) else { return Ok(None) };
-        let (hashed, hash) = head.split_at(HASHED);
-        if Hash::of(hashed).get().to_le_bytes() != hash {
+    /// Reads the copy that takes the half of the file from `at`; `None` if it is not intact. Another file of this name
+    /// may be very long: only what a head announces is read.
+    fn read_copy(file: &dyn File, copy: usize, half: u64) -> Result<Option<Self>, EngineError> {
+        let at = copy as u64 * half;
+        let read = |bytes: &mut [u8], at| match file.read_at(bytes, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            done => done.map(|()| true).map_err(|error| EngineError::io("read", error)),
+        };
+        let mut head = [0; HEAD];
+        if !read(&mut head, at)? {
             return Ok(None);
         }
-        let mut input = hashed;
-        let mut magic = [0; 8];
-        input.copy_to_slice(&mut magic);
-        let format = input.get_u32_le();
-        if magic == MAGIC && format != FORMAT {
-            return Err(EngineError::Format { found: format, known: FORMAT });
+        let Some(Head { len, hash }) = Head::decode(&head, copy)? else { return Ok(None) };
+        if (len as u64).saturating_add(HEAD as u64) > half {
+            return Ok(None);
         }
-        let is_own = magic == MAGIC && input.get_u32_le() as usize == copy;
-        let len = usize::try_from(input.get_u64_le()).unwrap_or(usize::MAX);
-        let Some(content) = rest.get(..len).filter(|_| is_own) else { return Ok(None) };
-        let is_intact = Hash::of(content).get() == input.get_u128_le();
-        Ok(if is_intact { postcard::from_bytes(content).ok() } else { None })
+        let mut content = vec![0; len];
+        let is_intact = read(&mut content, at + HEAD as u64)? && Hash::of(&content).get() == hash;
+        Ok(if is_intact { postcard::from_bytes(&content).ok() } else { None })
+    }
+
+    /// The first file of a state that is being received.
+    pub(super) fn first_received(&self) -> Option<u64> {
+        self.received.as_ref().map(|received| received.first_file)
     }
 
     /// Makes it durable under this name, in the place of what was there.
@@ -91,32 +131,31 @@ impl Manifest {
         file.sync().map_err(|error| EngineError::io("sync", error))?;
         drop(file);
         // The files that it names must not be lost when it is not.
-        storage.sync_directory().map_err(|error| EngineError::io("sync", error))?;
+        storage.sync_directory().map_err(|error| EngineError::io(EngineError::SYNC_NAMES, error))?;
         storage.rename(&new, name).map_err(|error| EngineError::io(EngineError::REPLACE, error))?;
         storage.sync_directory().map_err(|error| EngineError::io(EngineError::REPLACE, error))
     }
 
     /// Reads the manifest of this name; `None` if there is none. `mend`: replaces a copy that is not intact.
     pub(super) fn read(storage: &dyn Storage, name: &str, mend: bool) -> Result<Option<Self>, EngineError> {
-        let error = |error| EngineError::io("read", error);
         let file = match storage.open(name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(EngineError::io("open", error)),
         };
-        let len = usize::try_from(file.len().map_err(error)?).unwrap_or(usize::MAX);
-        let half = len / COPIES;
+        let len = file.len().map_err(|error| EngineError::io("read", error))?;
         let mut copies = [const { None }; COPIES];
         let mut failure = None;
         for (copy, found) in copies.iter_mut().enumerate() {
-            let mut bytes = vec![0; half];
-            match file.read_at(&mut bytes, (copy * half) as u64) {
-                Ok(()) => *found = Self::decode(&bytes, copy)?,
-                Err(error) => failure = Some(error),
+            match Self::read_copy(&*file, copy, len / COPIES as u64) {
+                Ok(read) => *found = read,
+                Err(error @ EngineError::Io { .. }) => failure = Some(error),
+                Err(error) => return Err(error),
             }
         }
         drop(file);
-        let is_whole = copies.iter().all(Option::is_some) && len.is_multiple_of(COPIES * ALIGNED);
+        let is_whole =
+            copies.iter().all(Option::is_some) && len.is_multiple_of((COPIES * ALIGNED) as u64);
         match (copies.into_iter().flatten().next(), failure) {
             (Some(manifest), _) => {
                 if !is_whole {
@@ -127,7 +166,7 @@ impl Manifest {
                 }
                 Ok(Some(manifest))
             }
-            (None, Some(error)) => Err(EngineError::io("read", error)),
+            (None, Some(error)) => Err(error),
             (None, None) => Err(EngineError::damaged(format!("no copy of the manifest in {name} is intact"))),
         }
     }
@@ -145,7 +184,7 @@ pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<(), EngineErro
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::storage::simulated::Disk;
 
@@ -200,6 +239,26 @@ mod tests {
             assert!(matches!(error, EngineError::Damaged { .. }), "{error}");
             assert_eq!(disk.contents("state").unwrap(), case, "nothing was changed");
         }
+    }
+
+    /// A state of the former format.
+    pub(in super::super) fn of_former_format() -> Vec<u8> {
+        let mut head = vec![0; HEAD];
+        head[..8].copy_from_slice(&MAGIC);
+        head[8] = 3;
+        let hash = Hash::of(&head[..HASHED]).get();
+        head[HASHED..].copy_from_slice(&hash.to_le_bytes());
+        [head, vec![7; 1 << 20]].concat()
+    }
+
+    /// A state of the former format is a long file: only its head is read.
+    #[test]
+    fn of_a_file_of_another_format_only_the_head_is_read() {
+        let disk = Disk::new();
+        disk.put("state", of_former_format());
+        disk.make_unreadable("state", HEAD as u64, 1 << 20);
+        let error = Manifest::read(&*disk.storage(), "state", true).unwrap_err();
+        assert!(matches!(error, EngineError::Format { found: ONE_FILE, known: FORMAT }), "{error}");
     }
 
     #[test]

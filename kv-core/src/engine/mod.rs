@@ -50,7 +50,7 @@ mod write_digest;
 
 pub use change::{KeyChange, Retention};
 pub use control::Progress;
-pub use disk::{Checkpointed, Disk, Frozen, Merger};
+pub use disk::{Checkpointed, Disk, Frozen, Merger, Written};
 pub(crate) use disk::{Opened as OpenedDisk, Rows};
 pub use error::EngineError;
 pub use keys::Keys;

@@ -171,6 +171,11 @@ pub(super) fn decode_value(stored: &[u8]) -> Result<Option<&[u8]>, EngineError> 
     }
 }
 
+/// Whether a stored value of a key or row removes it.
+pub(super) fn removes(stored: &[u8]) -> bool {
+    stored.first() != Some(&SET)
+}
+
 /// The stored change, with a copy of the value.
 pub(super) fn decode_change(stored: &[u8]) -> Result<KeyChange, EngineError> {
     Ok(match decode_value(stored)? {

@@ -34,6 +34,12 @@ impl Snapshot {
         self.anchor
     }
 
+    /// How many runs hold it.
+    #[cfg(test)]
+    pub(super) fn runs(&self) -> usize {
+        self.base.runs().len()
+    }
+
     /// The rows after the place `after`, about `max_bytes` of them. Nothing else is read.
     ///
     /// # Errors
@@ -62,7 +68,7 @@ impl Snapshot {
         let from = if after.is_empty() { Vec::new() } else { [after, &[0]].concat() };
         let mut rows = Merged::from(self.base.runs(), &from, false)?;
         while let Some(place) = rows.place() {
-            if canon.needs(place, rows.small_value())? {
+            if canon.needs(place, || rows.removes())? {
                 if !out.is_empty() && out.len() >= max_bytes {
                     return Ok(false);
                 }

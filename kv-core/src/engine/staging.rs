@@ -8,7 +8,7 @@
 use super::EngineError;
 use super::base::Base;
 use super::disk::Rows;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, Received};
 use super::place;
 use super::runs::{Cache, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
 use super::snapshot::{Row, RowSum, Rows as ChunkRows};
@@ -33,10 +33,19 @@ struct Progress {
     sum: RowSum,
 }
 
+impl Progress {
+    /// Whether nothing was received yet.
+    fn has_nothing(&self) -> bool {
+        matches!(&self.end, ChunkEnd::More(last) if last.is_empty())
+    }
+}
+
 /// See the module.
 pub(crate) struct Staging {
     target: Target,
     sizes: Sizes,
+    /// Files of this number and later ones are written here.
+    first_file: u64,
     /// The complete files.
     files: Vec<Arc<RunFile>>,
     /// Writes one file more.
@@ -58,7 +67,7 @@ impl Staging {
         memtable_bytes: usize,
     ) -> Result<Option<Self>, EngineError> {
         match Self::open_existing(storage, Sizes::of(memtable_bytes)) {
-            Err(error) if error.is_of_content() => {
+            Err(error) if error.is_of_content() || matches!(error, EngineError::Format { .. }) => {
                 tracing::warn!(%error, "discarded the stored part of a snapshot: it cannot be used");
                 remove(&**storage)?;
                 Ok(None)
@@ -69,12 +78,17 @@ impl Staging {
 
     fn open_existing(storage: &Arc<dyn Storage>, sizes: Sizes) -> Result<Option<Self>, EngineError> {
         let Some(manifest) = Manifest::read(&**storage, STAGING, true)? else { return Ok(None) };
-        let progress = manifest.received.and_then(|bytes| postcard::from_bytes(&bytes).ok());
-        let progress = progress.ok_or_else(|| EngineError::damaged("its end is not recorded"))?;
+        let unknown = || EngineError::damaged("how far it goes is not recorded");
+        let Received { first_file, progress } = manifest.received.ok_or_else(unknown)?;
+        let progress: Progress = postcard::from_bytes(&progress).map_err(|_| unknown())?;
+        if progress.has_nothing() {
+            remove(&**storage)?;
+            return Ok(None);
+        }
         let target = target(storage, manifest.next_file);
         let runs = open_runs(&**storage, manifest.runs, &target.cache, true)?;
         let files = runs.iter().flat_map(|run| run.files.clone()).collect();
-        Ok(Some(Self { target, sizes, files, writer: None, progress }))
+        Ok(Some(Self { target, sizes, first_file, files, writer: None, progress }))
     }
 
     /// Begins with nothing. An earlier one must have been dropped.
@@ -85,14 +99,23 @@ impl Staging {
     ) -> Result<Self, EngineError> {
         remove(&**storage)?;
         let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
-        let next = names.iter().filter_map(|name| number_of(name)).max().map_or(0, |last| last + 1);
+        let first_file = names.iter().filter_map(|name| number_of(name)).max().map_or(0, |last| last + 1);
         let progress = Progress { at, end: ChunkEnd::More(Bytes::new()), sum: RowSum::default() };
-        let (target, sizes) = (target(storage, next), Sizes::of(memtable_bytes));
-        Ok(Self { target, sizes, files: Vec::new(), writer: None, progress })
+        let (target, sizes) = (target(storage, first_file), Sizes::of(memtable_bytes));
+        let mut begun = Self { target, sizes, first_file, files: Vec::new(), writer: None, progress };
+        // Before the first file: what a crash leaves is removed, also if there is no state.
+        begun.make_durable()?;
+        Ok(begun)
     }
 
     pub(crate) fn at(&self) -> Anchor {
         self.progress.at
+    }
+
+    /// How many files are complete.
+    #[cfg(test)]
+    pub(super) fn files(&self) -> usize {
+        self.files.len()
     }
 
     pub(crate) fn end(&self) -> &ChunkEnd {
@@ -140,15 +163,15 @@ impl Staging {
     /// Ends the file, and records how far the pieces go.
     fn make_durable(&mut self) -> Result<(), EngineError> {
         if let Some(writer) = self.writer.take() {
-            self.files.extend(writer.finish()?);
+            self.files.extend(writer.finish()?.take());
         }
-        let received = postcard::to_stdvec(&self.progress).expect("plain data always encodes");
+        let progress = postcard::to_stdvec(&self.progress).expect("plain data always encodes").into();
         let manifest = Manifest {
             next_file: self.target.next.load(Ordering::Relaxed),
             next_run: 1,
             runs: vec![self.run().meta()],
             merged: None,
-            received: Some(received.into()),
+            received: Some(Received { first_file: self.first_file, progress }),
         };
         manifest.write(&*self.target.storage, STAGING)
     }
@@ -196,6 +219,7 @@ fn target(storage: &Arc<dyn Storage>, next: u64) -> Target {
         control: Arc::default(),
         cache: Arc::new(Cache::new(CACHE_BYTES)),
         next: Arc::new(AtomicU64::new(next)),
+        progress: super::Progress::default(),
     }
 }
 
@@ -204,7 +228,7 @@ fn remove(storage: &dyn Storage) -> Result<(), EngineError> {
     let files: Vec<u64> = match Manifest::read(storage, STAGING, false) {
         Ok(found) => found.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers).collect(),
         // Its files are removed when the state is opened.
-        Err(error) if error.is_of_content() => Vec::new(),
+        Err(error) if error.is_of_content() || matches!(error, EngineError::Format { .. }) => Vec::new(),
         Err(error) => return Err(error),
     };
     manifest::remove(storage, STAGING)?;

@@ -8,16 +8,16 @@
 use super::EngineError;
 use super::base::Base;
 use super::canon::Canon;
-use super::control::Control;
+use super::control::{Control, Progress};
 use super::history::HistoryRange;
 use super::manifest::{self, Manifest, NEW};
 use super::policy::{self, Plan, Shape};
-use super::runs::{Cache, Merged, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
+use super::runs::{Cache, Merged, NewFiles, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
 use crate::storage::Storage;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the manifest of the state.
 pub(super) const NAME: &str = "state";
@@ -40,6 +40,10 @@ const STEP: u64 = 32 << 20;
 const READ_PER_WRITTEN: u64 = 4;
 /// Merge all runs if the files have this many times the bytes that are needed.
 const GARBAGE: u64 = 2;
+/// What a small file takes besides its rows, at most.
+const FIXED: u64 = 16 << 10;
+/// A byte that is needed takes at most so many in a file: long keys are in the index too, and their zeros take two.
+const MOST_TAKEN: u64 = 8;
 /// If merges fail or are late, a checkpoint waits for them above this number of runs.
 const MOST_RUNS: usize = 64;
 
@@ -63,11 +67,17 @@ impl Sizes {
     }
 }
 
+/// What is as durable as the newest manifest.
 #[derive(Debug)]
 struct State {
-    base: Arc<Base>,
     next_run: u64,
     merged: Option<(u64, u64)>,
+}
+
+/// What the newest manifest names.
+#[derive(Debug)]
+struct Current {
+    base: Arc<Base>,
     /// How many checkpoints were made here.
     checkpoints: u64,
 }
@@ -78,7 +88,13 @@ pub(super) struct Store {
     name: &'static str,
     target: Target,
     sizes: Sizes,
+    /// Locked while a manifest is written.
     state: Mutex<State>,
+    /// Never locked during an operation of the disk. Only changed while `state` is locked.
+    current: Mutex<Current>,
+    /// Files that no manifest names any more, and that views or snapshots may still use. When the last user of a long
+    /// file closes it, the file system frees its room, which takes a while. So that is done here, by merges.
+    removed: Mutex<Vec<Arc<RunFile>>>,
     /// Allows one step of a merge at a time.
     merging: Mutex<()>,
 }
@@ -137,9 +153,17 @@ impl Store {
             control: Arc::default(),
             cache,
             next: Arc::new(AtomicU64::new(manifest.next_file)),
+            progress: Progress::default(),
         };
-        let state = State { base, next_run: manifest.next_run, merged: manifest.merged, checkpoints: 0 };
-        let store = Self { name, target, sizes, state: Mutex::new(state), merging: Mutex::new(()) };
+        let store = Self {
+            name,
+            target,
+            sizes,
+            state: Mutex::new(State { next_run: manifest.next_run, merged: manifest.merged }),
+            current: Mutex::new(Current { base, checkpoints: 0 }),
+            removed: Mutex::default(),
+            merging: Mutex::new(()),
+        };
         Ok((store, exists))
     }
 
@@ -148,50 +172,63 @@ impl Store {
     }
 
     pub(super) fn base(&self) -> Arc<Base> {
-        lock(&self.state).base.clone()
+        lock(&self.current).base.clone()
     }
 
-    /// The present runs, if there was no checkpoint since the `checkpoints`-th, and nobody changes them just now.
+    /// The present runs, if there was no checkpoint since the `checkpoints`-th. Never waits for the disk.
     pub(super) fn base_of(&self, checkpoints: u64) -> Option<Arc<Base>> {
-        let state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        (state.checkpoints == checkpoints).then(|| state.base.clone())
+        let current = lock(&self.current);
+        (current.checkpoints == checkpoints).then(|| current.base.clone())
+    }
+
+    /// The progress of checkpoints.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.target.progress
     }
 
     /// A writer of files of a length that suits the state, so that there are not too many of them.
-    fn writer(&self, base: &Base) -> RunWriter {
-        RunWriter::new(self.target.clone(), self.sizes.file(bytes_of(base.runs())))
+    fn writer(&self, base: &Base, progress: &Progress) -> RunWriter {
+        let target = Target { progress: progress.clone(), ..self.target.clone() };
+        RunWriter::new(target, self.sizes.file(bytes_of(base.runs())))
     }
 
-    /// Adds a run, which `write` writes, in one durable step. Returns the state, and how many checkpoints there were.
-    pub(super) fn checkpoint(
+    /// Writes the files of a run for [`add_run`](Self::add_run).
+    pub(super) fn write_run(
         &self,
-        range: HistoryRange,
         write: impl FnOnce(&mut RunWriter) -> Result<(), EngineError>,
-    ) -> Result<(Arc<Base>, u64), EngineError> {
-        while self.base().runs().len() >= MOST_RUNS && self.merge_step()? == MergeStep::Merged {}
-        self.final_if_failed(self.add_run(range, write))
+    ) -> Result<NewFiles, EngineError> {
+        self.limit_runs()?;
+        let mut writer = self.writer(&self.base(), self.progress());
+        self.final_if_failed(write(&mut writer).and_then(|()| writer.finish()))
     }
 
-    fn add_run(
+    /// If merges are late, a checkpoint waits for them. A state that was set aside is not merged: its runs may be
+    /// damaged, and it is replaced soon.
+    fn limit_runs(&self) -> Result<(), EngineError> {
+        while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
+            self.target.control.check()?;
+            if self.merge_step(self.progress())? != MergeStep::Merged {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a run of these files, in one durable step. Returns the state, and how many checkpoints there were.
+    pub(super) fn add_run(
         &self,
         range: HistoryRange,
-        write: impl FnOnce(&mut RunWriter) -> Result<(), EngineError>,
+        files: NewFiles,
     ) -> Result<(Arc<Base>, u64), EngineError> {
-        let mut writer = self.writer(&self.base());
-        write(&mut writer)?;
-        let files = writer.finish()?;
         let mut state = lock(&self.state);
-        let run = Run { id: state.next_run, files, clip: None, into: None };
+        let run = Run { id: state.next_run, files: files.take(), clip: None, into: None };
         state.next_run += 1;
-        let mut runs = state.base.runs().to_vec();
+        let mut runs = self.base().runs().to_vec();
         runs.insert(0, Arc::new(run));
-        state.checkpoints += 1;
-        self.commit(&mut state, runs, range)?;
-        Ok((state.base.clone(), state.checkpoints))
+        let checkpoints = lock(&self.current).checkpoints + 1;
+        let base = Arc::new(Base::new(runs, range));
+        self.final_if_failed(self.commit(&state, Current { base: base.clone(), checkpoints }, self.progress()))?;
+        Ok((base, checkpoints))
     }
 
     /// Nothing is written after a failure of the disk: it is unknown what it holds.
@@ -203,39 +240,50 @@ impl Store {
     }
 
     /// Makes these runs the state, durably, and removes the files that it does not need any more.
-    fn commit(&self, state: &mut State, runs: Vec<Arc<Run>>, range: HistoryRange) -> Result<(), EngineError> {
+    fn commit(&self, state: &State, new: Current, progress: &Progress) -> Result<(), EngineError> {
         self.target.control.check()?;
         let manifest = Manifest {
             next_file: self.target.next.load(Ordering::Relaxed),
             next_run: state.next_run,
-            runs: runs.iter().map(|run| run.meta()).collect(),
+            runs: new.base.runs().iter().map(|run| run.meta()).collect(),
             merged: state.merged,
             received: None,
         };
         manifest.write(&*self.target.storage, self.name)?;
         let named: BTreeSet<u64> = manifest.runs.iter().flat_map(RunMeta::numbers).collect();
-        let old = state.base.runs().iter().flat_map(|run| &run.files);
-        let gone: Vec<u64> =
-            old.map(|file| file.meta().number).filter(|number| !named.contains(number)).collect();
-        state.base = Arc::new(Base::new(runs, range));
-        for number in gone {
+        let old = std::mem::replace(&mut *lock(&self.current), new).base;
+        let gone = old.runs().iter().flat_map(|run| &run.files);
+        for file in gone.filter(|file| !named.contains(&file.meta().number)) {
             // Readers may still have it open. If this fails, the next start removes it.
+            let number = file.meta().number;
             if let Err(error) = self.target.storage.remove(&name_of(number)) {
                 tracing::warn!(number, %error, "cannot remove a file of the state that is not needed any more");
             }
+            lock(&self.removed).push(file.clone());
         }
-        self.target.control.step();
+        progress.step();
         Ok(())
+    }
+
+    /// Closes removed files that nobody else uses any more.
+    fn close_removed(&self) {
+        let mut removed = lock(&self.removed);
+        let (used, unused): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *removed).into_iter().partition(|file| Arc::strong_count(file) > 1);
+        *removed = used;
+        drop(removed);
+        drop(unused);
     }
 
     /// Merges some runs, if it is time, up to some place. Blocks, for a moment. A full disk is no failure: the merge is
     /// only put off.
-    pub(super) fn merge_step(&self) -> Result<MergeStep, EngineError> {
+    pub(super) fn merge_step(&self, progress: &Progress) -> Result<MergeStep, EngineError> {
         let _one = lock(&self.merging);
         self.target.control.check()?;
+        self.close_removed();
         let base = self.base();
         let Some(plan) = self.plan(&base) else { return Ok(MergeStep::Idle) };
-        match self.merge(&base, &plan) {
+        match self.merge(&base, &plan, progress) {
             Ok(()) => Ok(MergeStep::Merged),
             Err(error) if error.is_full_disk() => {
                 tracing::warn!(%error, "no room to merge files of the state: it is tried again later");
@@ -250,6 +298,12 @@ impl Store {
         }
     }
 
+    /// How many files were removed and are still open.
+    #[cfg(test)]
+    pub(super) fn removed(&self) -> usize {
+        lock(&self.removed).len()
+    }
+
     /// The length of the files, and about how much of it is needed.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> (u64, u64) {
@@ -260,19 +314,17 @@ impl Store {
     fn plan(&self, base: &Base) -> Option<Plan> {
         let shapes: Vec<Shape> =
             base.runs().iter().map(|run| Shape { id: run.id, bytes: run.bytes(), into: run.into }).collect();
-        let (files, needed) = lock(&self.state).merged.unwrap_or((1, 1));
-        // What one byte that is needed takes in a file without anything else.
-        let taken = u128::from(needed_of(base)) * u128::from(files.max(needed)) / u128::from(needed.max(1));
-        let most = taken * u128::from(GARBAGE) + u128::from(self.sizes.step / 2);
-        policy::next(&shapes, u128::from(bytes_of(base.runs())) > most)
+        let merged = lock(&self.state).merged;
+        let most = most_bytes(needed_of(base), merged).saturating_add(self.sizes.step / 2);
+        policy::next(&shapes, bytes_of(base.runs()) > most)
     }
 
-    fn merge(&self, base: &Base, plan: &Plan) -> Result<(), EngineError> {
+    fn merge(&self, base: &Base, plan: &Plan, progress: &Progress) -> Result<(), EngineError> {
         let inputs = &base.runs()[plan.inputs.clone()];
         let clip = inputs[0].clip.clone().unwrap_or_default();
         let mut canon = Canon::new(base.floor(), plan.bottom, &clip);
         let mut rows = Merged::from(inputs, &clip, false)?;
-        let mut writer = self.writer(base);
+        let mut writer = self.writer(base, progress);
         // At least one file of full length.
         let step = self.sizes.step.max(self.sizes.file(bytes_of(base.runs())));
         let (mut read, mut last, mut through) = (0, Vec::new(), None);
@@ -281,19 +333,26 @@ impl Store {
                 through = Some(Bytes::from(last));
                 break;
             }
-            if canon.needs(place, rows.small_value())? {
-                match rows.small_value() {
+            self.target.control.check()?;
+            if canon.needs(place, || rows.removes())? {
+                match rows.small_value()? {
                     Some(value) => writer.push(place, value)?,
                     None => writer.push(place, &rows.value()?)?,
                 }
             }
             last.clear();
             last.extend_from_slice(place);
-            read += (place.len() + rows.value_len()) as u64;
+            read += (place.len() + rows.value_len()?) as u64;
             rows.advance()?;
         }
         let files = writer.finish()?;
-        self.replace(plan, inputs, files, through)
+        let replaced = self.replace(plan, inputs, files.all(), through, progress);
+        match &replaced {
+            // No manifest names them.
+            Err(error) if error.is_full_disk() => drop(files),
+            Ok(()) | Err(_) => drop(files.take()),
+        }
+        replaced
     }
 
     /// What the inputs hold up to `through` is in `files` now; without a place, all that they hold.
@@ -301,10 +360,15 @@ impl Store {
         &self,
         plan: &Plan,
         inputs: &[Arc<Run>],
-        files: Vec<Arc<RunFile>>,
+        files: &[Arc<RunFile>],
         through: Option<Bytes>,
+        progress: &Progress,
     ) -> Result<(), EngineError> {
         let mut state = lock(&self.state);
+        let (before, checkpoints) = {
+            let current = lock(&self.current);
+            (current.base.clone(), current.checkpoints)
+        };
         let into = inputs[0].into.unwrap_or(state.next_run);
         state.next_run = state.next_run.max(into + 1);
         let ids: BTreeSet<u64> = inputs.iter().map(|run| run.id).collect();
@@ -312,7 +376,7 @@ impl Store {
         let mut output = Run { id: into, files: Vec::new(), clip: None, into: None };
         // In front of the inputs: a step may end between two versions of a key, and the newer ones are in the output.
         let mut at = None;
-        for run in state.base.runs() {
+        for run in before.runs() {
             if run.id == into {
                 output.files.clone_from(&run.files);
             } else if !ids.contains(&run.id) {
@@ -325,18 +389,17 @@ impl Store {
                 }
             }
         }
-        output.files.extend(files);
+        output.files.extend_from_slice(files);
         if !output.files.is_empty() {
             runs.insert(at.unwrap_or(0), Arc::new(output));
         }
-        let range = state.base.range();
         let ended = plan.bottom && runs.len() == 1 && runs[0].into.is_none();
-        let merged =
-            if ended { Some((bytes_of(&runs), range.needed() + runs[0].row_bytes())) } else { state.merged };
-        let before = std::mem::replace(&mut state.merged, merged);
-        let done = self.commit(&mut state, runs, range);
+        let base = Arc::new(Base::new(runs, before.range()));
+        let merged = if ended { Some((bytes_of(base.runs()), needed_of(&base))) } else { state.merged };
+        let merged_before = std::mem::replace(&mut state.merged, merged);
+        let done = self.commit(&state, Current { base, checkpoints }, progress);
         if done.is_err() {
-            state.merged = before;
+            state.merged = merged_before;
         }
         done
     }
@@ -346,6 +409,17 @@ fn bytes_of(runs: &[Arc<Run>]) -> u64 {
     runs.iter().map(|run| run.bytes()).sum()
 }
 
+/// How long the files may be before all runs are merged into one, if so many bytes are needed. `merged`: how long they
+/// were when they held nothing else, and how many bytes were needed of them. Small files have parts of a fixed length,
+/// which say nothing of the others.
+fn most_bytes(needed: u64, merged: Option<(u64, u64)>) -> u64 {
+    let (files, then) = merged.unwrap_or((0, 0));
+    let (files, then) = (files.saturating_sub(FIXED), then.max(1));
+    let extra = u128::from(files.saturating_sub(then)) * u128::from(needed) / u128::from(then);
+    let taken = (u128::from(needed) + extra).min(u128::from(needed) * u128::from(MOST_TAKEN));
+    u64::try_from(taken * u128::from(GARBAGE)).unwrap_or(u64::MAX)
+}
+
 /// About how long the files would be if they held nothing that is not needed.
 fn needed_of(base: &Base) -> u64 {
     // Of the rows besides the data, those in the oldest run may all be needed.
@@ -353,32 +427,42 @@ fn needed_of(base: &Base) -> u64 {
 }
 
 /// Removes the files that no manifest names: a crash has left them. Nobody may write files meanwhile. Without a state,
-/// nothing is removed: perhaps only its manifest was moved away.
+/// only those are removed that belong to a transfer: perhaps only the manifest of the others was moved away.
 pub(super) fn remove_orphans(storage: &dyn Storage) -> Result<(), EngineError> {
     let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
-    if !names.iter().any(|name| name == NAME) {
-        return Ok(());
-    }
-    let orphans = |named: &BTreeSet<u64>| {
-        let unnamed = |name: &&String| number_of(name).is_some_and(|number| !named.contains(&number));
-        names.iter().filter(unnamed).cloned().collect::<Vec<_>>()
-    };
-    let mut named = BTreeSet::new();
-    if !orphans(&named).is_empty() {
-        for name in [NAME, ASIDE, STAGING] {
+    let unfinished = [NAME, ASIDE, STAGING].map(|name| format!("{name}{NEW}"));
+    let mut orphans: Vec<&str> =
+        names.iter().filter(|name| unfinished.contains(name)).map(String::as_str).collect();
+    let files: Vec<(u64, &str)> =
+        names.iter().filter_map(|name| Some((number_of(name)?, name.as_str()))).collect();
+    if !files.is_empty() {
+        // Files of this number and later ones are removed.
+        let mut least = None::<u64>;
+        let mut named = BTreeSet::new();
+        for name in [STAGING, ASIDE, NAME] {
             match Manifest::read(storage, name, false) {
-                Ok(manifest) => {
-                    named.extend(manifest.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers))
+                Ok(found) => {
+                    named.extend(found.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers));
+                    let first = found.and_then(|found| if name == NAME { Some(0) } else { found.first_received() });
+                    least = first.or(least);
                 }
+                // A state of the former format is one file, and names no others.
+                Err(EngineError::Format { found, .. }) if found <= manifest::ONE_FILE => {}
                 // It may name any of them.
-                Err(error) if error.is_of_content() => return Ok(()),
+                Err(error) if error.is_of_content() || matches!(error, EngineError::Format { .. }) => {
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
+        let is_orphan = |number: u64| !named.contains(&number) && least.is_some_and(|least| number >= least);
+        orphans.extend(files.into_iter().filter(|(number, _)| is_orphan(*number)).map(|(_, name)| name));
     }
-    let unfinished = [NAME, ASIDE, STAGING].map(|name| format!("{name}{NEW}"));
-    for name in orphans(&named).iter().chain(unfinished.iter().filter(|name| names.contains(name))) {
-        manifest::remove(storage, name)?;
+    if orphans.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    // The names of the manifests may not be durable yet. After a power cut, an older one may be there, which names what
+    // is removed here.
+    storage.sync_directory().map_err(|error| EngineError::io(EngineError::SYNC_NAMES, error))?;
+    orphans.into_iter().try_for_each(|name| manifest::remove(storage, name))
 }

@@ -1,5 +1,7 @@
 //! Tests of the engine on disk: merges, and how much they write and leave.
 
+mod disks;
+
 use super::store::MergeStep;
 use super::*;
 use crate::ids::Op;
@@ -39,9 +41,12 @@ impl Tested {
     }
 
     fn write(&mut self, key: &str, value: Option<Bytes>) {
+        self.write_key(key.as_bytes(), value);
+    }
+
+    fn write_key(&mut self, key: &[u8], value: Option<Bytes>) {
         self.revision += 1;
         let revision = Revision::new(self.revision);
-        let key = key.as_bytes();
         let former = match &value {
             Some(value) => self.present.insert(key.to_vec(), value.clone()),
             None => self.present.remove(key),

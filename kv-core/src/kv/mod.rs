@@ -25,7 +25,7 @@ pub use crate::engine::{MergeStep, Merger, Progress};
 pub use crate::message::Position;
 pub use apply::Applied;
 pub use changes::{ChangePage, ChangeQuery, Compacted};
-pub use checkpoint::{Checkpoint, CheckpointDone};
+pub use checkpoint::{Checkpoint, CheckpointDone, WrittenCheckpoint};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
 pub use reader::StateReader;

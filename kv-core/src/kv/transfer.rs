@@ -3,7 +3,7 @@
 
 use super::lifetimes::Lifetimes;
 use super::{Limits, StateMachine, checkpoint};
-use crate::engine::{Disk, EngineError, MergeStep, Snapshot, Staging};
+use crate::engine::{Disk, EngineError, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
 use crate::message::{Chunk, ChunkEnd, Entry, LogPoint};
 use crate::storage::Storage;
@@ -255,9 +255,6 @@ impl StateMachine {
             }
             let Some(checkpoint) = self.begin_checkpoint() else { return Ok(()) };
             self.finish_checkpoint(checkpoint.run()?);
-            while let Some(MergeStep::Merged) = self.merger().and_then(|merger| merger.step().ok()) {
-                self.finish_merge();
-            }
         }
     }
 

@@ -514,6 +514,8 @@ impl Applier {
             state.finish_merge();
             lock(&self.shared.sources).publish(state.snapshot());
         }
+        // The files that are not used any more now are closed by the thread that merges: that may take a while.
+        self.consider_merges();
         Ok(())
     }
 

@@ -29,26 +29,40 @@ impl MergeQueue {
 
 /// Runs until the node stops.
 pub(super) fn run(shared: &Arc<Shared>) {
-    while let Some(merger) = next(shared) {
-        while matches!(step(shared, &merger), Ok(MergeStep::Merged)) {
+    while let Some(turn) = next(shared) {
+        while matches!(step(shared, &turn.merger), Ok(MergeStep::Merged)) {
             if shared.merges.with(|queue| queue.closed) {
                 break;
             }
         }
-        drop(merger);
-        shared.merges.change(|queue| queue.running = false);
     }
 }
 
-fn next(shared: &Shared) -> Option<Merger> {
-    shared.merges.wait(|queue| {
+/// The thread works on a state. However that ends, others may wait for it.
+struct Turn<'a> {
+    merger: Merger,
+    /// Dropped after the merger.
+    _running: RunningGuard<'a>,
+}
+
+struct RunningGuard<'a>(&'a Shared);
+
+impl Drop for RunningGuard<'_> {
+    fn drop(&mut self) {
+        self.0.merges.change(|queue| queue.running = false);
+    }
+}
+
+fn next(shared: &Shared) -> Option<Turn<'_>> {
+    let merger = shared.merges.wait(|queue| {
         if queue.closed {
             return Some(None);
         }
         let merger = queue.due.take();
         queue.running |= merger.is_some();
         merger.map(Some)
-    })
+    })?;
+    Some(Turn { merger, _running: RunningGuard(shared) })
 }
 
 fn step(shared: &Shared, merger: &Merger) -> Result<MergeStep, EngineError> {

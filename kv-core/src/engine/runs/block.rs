@@ -5,6 +5,7 @@
 //! row: length of place | length of value | place | value                          (lengths: 7 bits in each byte)
 //! ```
 
+use super::index::NodeRef;
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ const ROW_BYTES: usize = 5 + 5 + 4;
 
 /// A block that was read. Its checksum was right, so it contains what was written; if that makes no sense, its rows are
 /// empty.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Block {
     bytes: Bytes,
     len: usize,
@@ -32,6 +33,16 @@ impl Block {
     /// The number of rows.
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The place of a row, as a part of the block.
+    pub(super) fn shared_place(&self, index: usize) -> Bytes {
+        self.row(index).map_or_else(Bytes::new, |(place, _)| self.bytes.slice(place))
+    }
+
+    /// The last place below an entry of the index, as a part of the block.
+    pub(super) fn shared_last(&self, index: usize) -> Bytes {
+        self.bytes.slice_ref(NodeRef::last_of(self.value(index)))
     }
 
     fn row(&self, index: usize) -> Option<(Range<usize>, Range<usize>)> {
@@ -117,6 +128,11 @@ pub(super) struct BlockBuilder {
 impl BlockBuilder {
     pub(super) fn is_empty(&self) -> bool {
         self.offsets.is_empty()
+    }
+
+    /// The number of rows.
+    pub(super) fn len(&self) -> usize {
+        self.offsets.len() / 4
     }
 
     /// Whether a row still belongs into this block.

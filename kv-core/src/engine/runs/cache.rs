@@ -10,10 +10,38 @@ const SHARDS: usize = 16;
 /// The number of a file and the position of the block.
 type Place = (u64, u64);
 
+/// Whether a block that was read is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Keep {
+    Not,
+    /// A block of rows.
+    Rows,
+    /// A block of the index, or a filter. Each leads to many blocks of rows, so it stays longer.
+    Index,
+}
+
+impl Keep {
+    /// How many more times a block that is used goes to the back instead of away.
+    const fn rounds(self) -> u8 {
+        match self {
+            Self::Not => 0,
+            Self::Rows => 1,
+            Self::Index => 4,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    bytes: Bytes,
+    keep: Keep,
+    rounds: u8,
+}
+
 #[derive(Debug, Default)]
 struct Shard {
-    blocks: HashMap<Place, (Bytes, bool)>,
-    /// A block that was used since it was last at the front goes to the back instead of away.
+    blocks: HashMap<Place, Kept>,
+    /// A block that was used lately goes to the back when it reaches the front, instead of away.
     order: VecDeque<Place>,
     bytes: usize,
 }
@@ -38,18 +66,20 @@ impl Cache {
 
     pub(super) fn get(&self, place: Place) -> Option<Bytes> {
         let mut shard = self.shard(place);
-        let (bytes, used) = shard.blocks.get_mut(&place)?;
-        *used = true;
-        Some(bytes.clone())
+        let kept = shard.blocks.get_mut(&place)?;
+        kept.rounds = kept.keep.rounds();
+        Some(kept.bytes.clone())
     }
 
-    pub(super) fn insert(&self, place: Place, bytes: &Bytes) {
-        if bytes.len() > self.shard_bytes {
+    pub(super) fn insert(&self, place: Place, bytes: &Bytes, keep: Keep) {
+        if keep == Keep::Not || bytes.len() > self.shard_bytes {
             return;
         }
         let mut guard = self.shard(place);
         let shard = &mut *guard;
-        if shard.blocks.insert(place, (bytes.clone(), false)).is_some() {
+        // A block of rows is read once by many a scan. It stays if it is used again.
+        let kept = Kept { bytes: bytes.clone(), keep, rounds: keep.rounds() - 1 };
+        if shard.blocks.insert(place, kept).is_some() {
             return;
         }
         shard.order.push_back(place);
@@ -58,13 +88,13 @@ impl Cache {
             && let Some(oldest) = shard.order.pop_front()
         {
             match shard.blocks.get_mut(&oldest) {
-                Some((_, used)) if *used => {
-                    *used = false;
+                Some(kept) if kept.rounds > 0 => {
+                    kept.rounds -= 1;
                     shard.order.push_back(oldest);
                 }
                 Some(_) | None => {
                     let gone = shard.blocks.remove(&oldest);
-                    shard.bytes -= gone.map_or(0, |(bytes, _)| bytes.len());
+                    shard.bytes -= gone.map_or(0, |gone| gone.bytes.len());
                 }
             }
         }
@@ -80,13 +110,31 @@ mod tests {
         let cache = Cache::new(SHARDS * 1000);
         let block = Bytes::from(vec![1; 100]);
         for number in 0..10_000 {
-            cache.insert((number, 0), &block);
+            cache.insert((number, 0), &block, Keep::Rows);
             cache.get((0, 0));
         }
         let held: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().bytes).sum();
         assert!((SHARDS * 800..=SHARDS * 1000).contains(&held), "{held}");
         assert!(cache.get((0, 0)).is_some(), "it was used all the time");
-        cache.insert((1, 1), &Bytes::from(vec![1; 1001]));
+        cache.insert((1, 1), &Bytes::from(vec![1; 1001]), Keep::Index);
         assert!(cache.get((1, 1)).is_none(), "it is larger than what is kept");
+        cache.insert((1, 1), &block, Keep::Not);
+        assert!(cache.get((1, 1)).is_none(), "it is not kept");
+    }
+
+    #[test]
+    fn the_index_stays_longer_than_rows() {
+        let cache = Cache::new(SHARDS * 10_000);
+        let block = Bytes::from(vec![1; 100]);
+        for number in 0..100 {
+            cache.insert((number, 1), &block, Keep::Index);
+        }
+        for number in 0..3000 {
+            cache.insert((number, 0), &block, Keep::Rows);
+        }
+        let index = (0..100).filter(|number| cache.get((*number, 1)).is_some()).count();
+        assert_eq!(index, 100, "{index} of 100 blocks are there");
+        let rows = (0..100).filter(|number| cache.get((*number, 0)).is_some()).count();
+        assert_eq!(rows, 0, "{rows} of the first rows are there");
     }
 }

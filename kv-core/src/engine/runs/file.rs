@@ -3,7 +3,7 @@
 use super::super::steps::{self, STEP_BYTES};
 use super::super::{EngineError, steps::pace};
 use super::block::{BLOCK_BYTES, Block};
-use super::cache::Cache;
+use super::cache::{Cache, Keep};
 use super::filter;
 use super::index::{BlockRef, FileMeta, NodeRef, name_of};
 use super::readahead::Readahead;
@@ -68,33 +68,60 @@ impl RunFile {
         Self { meta, file, cache: cache.clone(), readahead: Readahead::new(), root: OnceLock::new() }
     }
 
+    #[cfg(test)]
+    pub(super) fn file(&self) -> &dyn File {
+        &**self.file.as_ref().expect("it exists")
+    }
+
     pub(crate) fn meta(&self) -> &FileMeta {
         &self.meta
     }
 
-    /// Reads a block and checks it. `keep`: it may be needed again soon.
-    fn read(&self, at: &BlockRef, keep: bool) -> Result<Bytes, EngineError> {
+    /// Reads a block and checks it.
+    fn read(&self, at: &BlockRef, keep: Keep) -> Result<Bytes, EngineError> {
         let place = (self.meta.number, at.offset);
         if let Some(bytes) = self.cache.get(place) {
             return Ok(bytes);
         }
         let bytes = self.read_from_disk(at)?;
-        if keep {
-            self.cache.insert(place, &bytes);
-        }
+        self.cache.insert(place, &bytes, keep);
         Ok(bytes)
+    }
+
+    /// Reads a block of rows. `keep`: it may be needed again soon. A large value is not kept: many small ones are worth
+    /// more.
+    fn rows(&self, at: &BlockRef, keep: bool) -> Result<Block, EngineError> {
+        let keep = if keep && at.len as usize <= BLOCK_BYTES { Keep::Rows } else { Keep::Not };
+        Ok(Block::new(self.read(at, keep)?))
     }
 
     /// Reads a block of the index.
     fn index_block(&self, at: &BlockRef, keep: bool) -> Result<Block, EngineError> {
         if *at != self.meta.root.block {
-            return Ok(Block::new(self.read(at, keep)?));
+            return Ok(Block::new(self.read(at, if keep { Keep::Index } else { Keep::Not })?));
         }
         if let Some(root) = self.root.get() {
             return Ok(root.clone());
         }
-        let root = Block::new(self.read(at, false)?);
-        Ok(self.root.get_or_init(|| root).clone())
+        let root = match self.read_from_disk(at) {
+            Err(error) => self.read_from_disk(&self.second_root()).map_err(|_| error)?,
+            Ok(root) => root,
+        };
+        Ok(self.root.get_or_init(|| Block::new(root)).clone())
+    }
+
+    fn second_root(&self) -> BlockRef {
+        BlockRef { offset: self.meta.second_root, ..self.meta.root.block }
+    }
+
+    /// Whether the keys of a filter may include this one. A filter only saves time: if it is damaged, the rows are
+    /// looked at.
+    fn may_hold(&self, filter: &BlockRef, hash: u64) -> Result<bool, EngineError> {
+        match self.read(filter, Keep::Index) {
+            Ok(filter) => Ok(filter::may_hold(&filter, hash)),
+            Err(error) if error.is_of_content() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     fn read_from_disk(&self, at: &BlockRef) -> Result<Bytes, EngineError> {
@@ -137,15 +164,21 @@ impl RunFile {
         Ok(())
     }
 
-    /// The first row at or after `place` of a key with this hash, or a row of a later key, or nothing.
-    pub(super) fn find(&self, place: &[u8], hash: u64) -> Result<Option<Found>, EngineError> {
-        if *self.meta.last() < place {
+    /// The first row at or after `place`, if it begins with `start`. `hash`: that of the key whose rows begin so.
+    pub(super) fn find(
+        &self,
+        place: &[u8],
+        start: &[u8],
+        hash: Option<u64>,
+    ) -> Result<Option<Found>, EngineError> {
+        let is_behind = |first: &[u8]| first > place && !first.starts_with(start);
+        if *self.meta.last() < place || is_behind(&self.meta.first) {
             return Ok(None);
         }
         let (mut at, mut filter) = (self.meta.root.block, self.meta.root.filter);
         for _ in 0..self.meta.levels {
-            if let Some(filter) = &filter
-                && !filter::may_hold(&self.read(filter, true)?, hash)
+            if let (Some(filter), Some(hash)) = (&filter, hash)
+                && !self.may_hold(filter, hash)?
             {
                 return Ok(None);
             }
@@ -154,13 +187,20 @@ impl RunFile {
             if index >= block.len() {
                 return Err(EngineError::inconsistent("an index ends too early"));
             }
+            // A block that cannot be read hides only what is in it.
+            if is_behind(block.place(index)) {
+                return Ok(None);
+            }
             (at, filter) = NodeRef::decode(block.value(index))?;
         }
-        let block = Block::new(self.read(&at, true)?);
+        let block = self.rows(&at, true)?;
         let index = block.first_from(place);
+        if !block.place(index).starts_with(start) {
+            return Ok(None);
+        }
         let value = block.shared_value(index);
         steps::count(value.len() / STEP_BYTES);
-        Ok(Some((Bytes::copy_from_slice(block.place(index)), value)))
+        Ok(Some((block.shared_place(index), value)))
     }
 
     /// Reads all blocks that begin at `from` or later, from the disk, about `most` bytes of them. Returns how many
@@ -168,6 +208,7 @@ impl RunFile {
     pub(crate) fn scrub(&self, from: u64, most: usize) -> Result<(usize, Option<u64>), EngineError> {
         let mut scrub = Scrub { file: self, from, most, read: 0, next: None };
         scrub.node(self.meta.root.block, self.meta.root.filter, self.meta.levels)?;
+        scrub.block(&self.second_root())?;
         Ok((scrub.read, scrub.next))
     }
 }
@@ -228,8 +269,45 @@ pub(super) enum To<'a> {
 #[derive(Debug)]
 enum Leaf {
     Row(Block, usize),
-    /// The only row of a large block, which is read when its value is wanted.
-    Large(BlockRef, Bytes),
+    /// The first or the last row of a block. The index holds its place, so the block is read only when more is wanted:
+    /// if it is damaged, that may never be.
+    Edge(Edge),
+}
+
+#[derive(Debug)]
+struct Edge {
+    at: BlockRef,
+    place: Bytes,
+    is_last: bool,
+    block: OnceLock<Block>,
+}
+
+impl Edge {
+    /// Whether it is the only row of its block, and its value is a large one. That is read for each use, and not held.
+    fn is_large(&self) -> bool {
+        self.at.len as usize > BLOCK_BYTES + self.place.len()
+    }
+
+    fn value_len(&self) -> usize {
+        (self.at.len as usize).saturating_sub(self.place.len())
+    }
+
+    /// The block, and which row of it this one is.
+    fn row(&self, file: &RunFile, keep: bool) -> Result<(&Block, usize), EngineError> {
+        let block = match self.block.get() {
+            Some(block) => block,
+            None => {
+                let block = file.rows(&self.at, keep)?;
+                self.block.get_or_init(|| block)
+            }
+        };
+        let index = if self.is_last { block.len().saturating_sub(1) } else { 0 };
+        if block.place(index) == self.place {
+            Ok((block, index))
+        } else {
+            Err(EngineError::inconsistent("a block and its index differ"))
+        }
+    }
 }
 
 /// A cursor at a row of a file. Do not use it after an error.
@@ -255,37 +333,53 @@ impl FileCursor {
     }
 
     fn descend(&mut self, to: To<'_>) -> Result<(), EngineError> {
-        let ends_early = || EngineError::inconsistent("an index ends too early");
-        loop {
-            let (first, at) = match self.path.last() {
-                None => (&self.file.meta.first[..], self.file.meta.root.block),
-                Some((block, index)) => (block.place(*index), NodeRef::decode(block.value(*index))?.0),
+        for _ in self.path.len()..usize::from(self.file.meta.levels) {
+            let at = match self.path.last() {
+                None => self.file.meta.root.block,
+                Some((block, index)) => NodeRef::decode(block.value(*index))?.0,
             };
-            let is_row = self.path.len() == usize::from(self.file.meta.levels);
-            if is_row && at.len as usize > BLOCK_BYTES {
-                self.leaf = Some(Leaf::Large(at, Bytes::copy_from_slice(first)));
-                return Ok(());
-            }
-            let block = if is_row {
-                Block::new(self.file.read(&at, self.keep)?)
-            } else {
-                self.file.index_block(&at, self.keep)?
-            };
+            let block = self.file.index_block(&at, self.keep)?;
             let index = match to {
                 To::First => 0,
                 To::Last => block.len().wrapping_sub(1),
-                To::From(place) if is_row => block.first_from(place),
                 To::From(place) => block.partition(|index| NodeRef::last_of(block.value(index)) < place),
                 To::Before(place) => block.first_from(place).wrapping_sub(1),
             };
-            if index >= block.len() {
-                return Err(ends_early());
-            }
-            if is_row {
-                self.leaf = Some(Leaf::Row(block, index));
-                return Ok(());
-            }
             self.path.push((block, index));
+        }
+        let ends_early = || EngineError::inconsistent("an index ends too early");
+        let (block, index) = self.path.last().ok_or_else(ends_early)?;
+        if *index >= block.len() {
+            return Err(ends_early());
+        }
+        let (first, last) = (block.place(*index), NodeRef::last_of(block.value(*index)));
+        let is_last = match to {
+            To::First => Some(false),
+            To::Last => Some(true),
+            To::From(place) => (place <= first).then_some(false),
+            To::Before(place) => (place > last).then_some(true),
+        };
+        let at = NodeRef::decode(block.value(*index))?.0;
+        self.leaf = Some(match (is_last, to) {
+            (Some(is_last), _) => {
+                let place = if is_last { block.shared_last(*index) } else { block.shared_place(*index) };
+                Leaf::Edge(Edge { at, place, is_last, block: OnceLock::new() })
+            }
+            (None, To::From(place)) => {
+                let block = self.file.rows(&at, self.keep)?;
+                let index = block.first_from(place);
+                Leaf::Row(block, index)
+            }
+            (None, To::Before(place)) => {
+                let block = self.file.rows(&at, self.keep)?;
+                let index = block.first_from(place).wrapping_sub(1);
+                Leaf::Row(block, index)
+            }
+            (None, To::First | To::Last) => return Err(ends_early()),
+        });
+        match &self.leaf {
+            Some(Leaf::Row(block, index)) if *index >= block.len() => Err(ends_early()),
+            _ => Ok(()),
         }
     }
 
@@ -293,34 +387,39 @@ impl FileCursor {
     pub(super) fn place(&self) -> Option<&[u8]> {
         match self.leaf.as_ref()? {
             Leaf::Row(block, index) => Some(block.place(*index)),
-            Leaf::Large(_, place) => Some(place),
+            Leaf::Edge(edge) => Some(&edge.place),
         }
     }
 
-    /// The length of the stored value.
-    pub(super) fn value_len(&self) -> usize {
+    /// The length of the stored value; of a large one, about.
+    pub(super) fn value_len(&self) -> Result<usize, EngineError> {
         match &self.leaf {
-            Some(Leaf::Row(block, index)) => block.value(*index).len(),
-            Some(Leaf::Large(at, place)) => (at.len as usize).saturating_sub(place.len()),
-            None => 0,
+            Some(Leaf::Edge(edge)) if edge.is_large() => Ok(edge.value_len()),
+            _ => Ok(self.small_value()?.map_or(0, <[u8]>::len)),
         }
     }
 
-    /// The stored value, if it need not be read first.
-    pub(super) fn small_value(&self) -> Option<&[u8]> {
-        match self.leaf.as_ref()? {
-            Leaf::Row(block, index) => Some(block.value(*index)),
-            Leaf::Large(..) => None,
-        }
+    /// The stored value, unless it is a large one. Those remove nothing.
+    pub(super) fn small_value(&self) -> Result<Option<&[u8]>, EngineError> {
+        let (block, index) = match &self.leaf {
+            Some(Leaf::Row(block, index)) => (block, *index),
+            Some(Leaf::Edge(edge)) if !edge.is_large() => edge.row(&self.file, self.keep)?,
+            Some(Leaf::Edge(_)) | None => return Ok(None),
+        };
+        Ok(Some(block.value(index)))
     }
 
     /// The stored value, as a part of its block.
     pub(super) fn value(&self) -> Result<Bytes, EngineError> {
-        match &self.leaf {
-            Some(Leaf::Row(block, index)) => Ok(block.shared_value(*index)),
-            Some(Leaf::Large(at, _)) => Ok(Block::new(self.file.read(at, self.keep)?).shared_value(0)),
-            None => Ok(Bytes::new()),
-        }
+        let (block, index) = match &self.leaf {
+            Some(Leaf::Row(block, index)) => (block, *index),
+            Some(Leaf::Edge(edge)) if edge.is_large() => {
+                return Ok(self.file.rows(&edge.at, self.keep)?.shared_value(0));
+            }
+            Some(Leaf::Edge(edge)) => edge.row(&self.file, self.keep)?,
+            None => return Ok(Bytes::new()),
+        };
+        Ok(block.shared_value(index))
     }
 
     /// Moves to the next row, or in reverse to the one before.
@@ -328,15 +427,19 @@ impl FileCursor {
         let step = |index: usize, len: usize| {
             if reverse { index.checked_sub(1) } else { Some(index + 1).filter(|next| *next < len) }
         };
-        match self.leaf.take() {
-            Some(Leaf::Row(block, index)) => {
-                if let Some(next) = step(index, block.len()) {
-                    self.leaf = Some(Leaf::Row(block, next));
-                    return Ok(());
-                }
+        let (block, index) = match self.leaf.take() {
+            Some(Leaf::Row(block, index)) => (block, index),
+            // There is no other row in this direction.
+            Some(Leaf::Edge(edge)) if edge.is_large() || edge.is_last != reverse => (Block::default(), 0),
+            Some(Leaf::Edge(edge)) => {
+                let (block, index) = edge.row(&self.file, self.keep)?;
+                (block.clone(), index)
             }
-            Some(Leaf::Large(..)) => {}
             None => return Ok(()),
+        };
+        if let Some(next) = step(index, block.len()) {
+            self.leaf = Some(Leaf::Row(block, next));
+            return Ok(());
         }
         while let Some((block, index)) = self.path.last_mut() {
             if let Some(next) = step(*index, block.len()) {

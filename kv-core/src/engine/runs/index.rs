@@ -86,6 +86,8 @@ pub(crate) struct FileMeta {
     /// How many levels the index has.
     pub(super) levels: u8,
     pub(super) root: NodeRef,
+    /// Where the highest block of the index is once more: without it, nothing of the file could be found.
+    pub(super) second_root: u64,
 }
 
 impl FileMeta {

@@ -1,6 +1,8 @@
 //! The rows of several runs in one order. Of rows at the same place, only that of the newest run is seen.
 
 use super::super::EngineError;
+use super::super::place::removes;
+use super::file::FileCursor;
 use super::run::{Run, RunCursor};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -79,18 +81,23 @@ impl Merged {
     }
 
     /// About the length of the stored value.
-    pub(crate) fn value_len(&self) -> usize {
-        self.cursor().and_then(RunCursor::cursor).map_or(0, |cursor| cursor.value_len())
+    pub(crate) fn value_len(&self) -> Result<usize, EngineError> {
+        self.cursor().and_then(RunCursor::cursor).map_or(Ok(0), FileCursor::value_len)
     }
 
-    /// The stored value, unless it is so large that it must be read first.
-    pub(crate) fn small_value(&self) -> Option<&[u8]> {
-        self.cursor()?.cursor()?.small_value()
+    /// The stored value, unless it is so large that it is read by itself. Such a value removes nothing.
+    pub(crate) fn small_value(&self) -> Result<Option<&[u8]>, EngineError> {
+        self.cursor().and_then(RunCursor::cursor).map_or(Ok(None), FileCursor::small_value)
+    }
+
+    /// Whether the row removes its key.
+    pub(crate) fn removes(&self) -> Result<bool, EngineError> {
+        Ok(self.small_value()?.is_some_and(removes))
     }
 
     /// The stored value.
     pub(crate) fn value(&self) -> Result<Bytes, EngineError> {
-        self.cursor().and_then(RunCursor::cursor).map_or_else(|| Ok(Bytes::new()), |cursor| cursor.value())
+        self.cursor().and_then(RunCursor::cursor).map_or_else(|| Ok(Bytes::new()), FileCursor::value)
     }
 
     /// Moves to the next row.

@@ -22,4 +22,4 @@ pub(super) use filter::hash_of;
 pub(super) use index::{name_of, number_of};
 pub(super) use merged::Merged;
 pub(super) use run::{Run, RunMeta};
-pub(super) use writer::{RunWriter, Target};
+pub(super) use writer::{NewFiles, RunWriter, Target};

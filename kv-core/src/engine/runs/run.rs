@@ -65,15 +65,17 @@ impl Run {
         self.files.partition_point(|file| file.meta().last() < place)
     }
 
-    /// The first row at or after `place`, if it begins with `start`, the key's; its hash is given.
-    pub(crate) fn find(&self, place: &[u8], start: &[u8], hash: u64) -> Result<Option<Found>, EngineError> {
+    /// The first row at or after `place`, if it begins with `start`. `hash`: that of the key whose rows begin so.
+    pub(crate) fn find(
+        &self,
+        place: &[u8],
+        start: &[u8],
+        hash: Option<u64>,
+    ) -> Result<Option<Found>, EngineError> {
         let behind = self.behind_clip(place);
         let place = behind.as_deref().unwrap_or(place);
-        let Some(file) = self.files.get(self.file_from(place)) else { return Ok(None) };
-        if *file.meta().first > *place && !file.meta().first.starts_with(start) {
-            return Ok(None);
-        }
-        Ok(file.find(place, hash)?.filter(|(found, _)| found.starts_with(start)))
+        let file = self.files.get(self.file_from(place));
+        file.map_or(Ok(None), |file| file.find(place, start, hash))
     }
 
     /// The first place that counts, if this one does not.

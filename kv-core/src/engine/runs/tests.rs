@@ -1,6 +1,7 @@
 //! Tests of runs: what is written is read, and a bad block hides only what is in it.
 
 use super::super::EngineError;
+use super::super::control::Progress;
 use super::super::place;
 use super::*;
 use crate::ids::Revision;
@@ -38,6 +39,7 @@ fn target(disk: &Disk, cache: usize) -> Target {
         control: Arc::default(),
         cache: Arc::new(Cache::new(cache)),
         next: Arc::new(AtomicU64::new(7)),
+        progress: Progress::default(),
     }
 }
 
@@ -46,7 +48,7 @@ fn write(target: &Target, rows: &Rows, file_bytes: u64) -> Arc<Run> {
     for (place, value) in rows {
         writer.push(place, value).unwrap();
     }
-    Arc::new(Run { id: 1, files: writer.finish().unwrap(), clip: None, into: None })
+    Arc::new(Run { id: 1, files: writer.finish().unwrap().take(), clip: None, into: None })
 }
 
 fn open(disk: &Disk, run: &Run, cache: usize) -> Result<Arc<Run>, EngineError> {
@@ -60,7 +62,8 @@ fn walk(mut merged: Merged) -> Result<Vec<(Vec<u8>, Bytes)>, EngineError> {
     let mut found = Vec::new();
     while let Some(place) = merged.place() {
         let value = merged.value()?;
-        assert!(merged.small_value().is_none_or(|small| *small == *value));
+        assert!(merged.small_value().unwrap().is_none_or(|small| *small == *value));
+        assert!(merged.value_len().unwrap().abs_diff(value.len()) < 30);
         found.push((place.to_vec(), value));
         merged.advance()?;
     }
@@ -99,7 +102,7 @@ fn what_was_written_is_read_in_both_directions() {
             for at in [0, 500, u64::MAX] {
                 let place = place::version(&start, Revision::new(at));
                 let next = rows.range(place.clone()..).next().filter(|(next, _)| next.starts_with(&start));
-                let found = run.find(&place, &start, hash_of(&start)).unwrap();
+                let found = run.find(&place, &start, Some(hash_of(&start))).unwrap();
                 assert_eq!(
                     found
                         .into_iter()
@@ -129,7 +132,8 @@ fn a_look_up_reads_few_blocks() {
         let before = disk.counters().reads;
         for number in (0..20_000).step_by(100) {
             let start = place::key_start(format!("key{number:05}{suffix}").as_bytes());
-            let found = run.find(&place::version(&start, Revision::new(9)), &start, hash_of(&start)).unwrap();
+            let hash = Some(hash_of(&start));
+            let found = run.find(&place::version(&start, Revision::new(9)), &start, hash).unwrap();
             assert_eq!(found.is_some(), suffix.is_empty());
         }
         disk.counters().reads - before
@@ -160,7 +164,7 @@ fn the_newest_run_hides_rows_of_others_and_what_is_clipped_is_not_seen() {
         assert_eq!(walk(Merged::before(&runs, &[9]).unwrap()).unwrap(), expected(rest.rev()));
         let start = &clip[..clip.len().saturating_sub(8)];
         if let Ok((start, _)) = place::split_version(&clip) {
-            let found = runs[0].find(&clip, start, hash_of(start)).unwrap();
+            let found = runs[0].find(&clip, start, Some(hash_of(start))).unwrap();
             assert!(found.is_none_or(|(place, _)| place > clip));
         }
         assert!(!start.is_empty());
@@ -207,7 +211,9 @@ fn scrub(run: &Run) -> Result<u64, EngineError> {
     let (mut from, mut all) = (0, 0);
     loop {
         let (read, next) = run.files[0].scrub(from, 30_000)?;
-        assert!(read <= 30_000 + 25_000);
+        // A block of the index may hold some long places.
+        let longest = 25_000 + 10 * run.files[0].meta().first.len();
+        assert!(read <= 30_000 + longest);
         all += read as u64;
         match next {
             Some(next) => from = next,
@@ -258,7 +264,8 @@ fn t9_a_bad_block_is_read_again_before_it_counts_as_damaged() {
     let run = write(&target(&disk, 0), &rows, 1 << 30);
     let meta = run.files[0].meta();
     let (first, value) = rows.first_key_value().unwrap();
-    for (times, good) in [(1, true), (2, false)] {
+    // Twice, and the second root twice.
+    for (times, good) in [(1, true), (2, true), (3, true), (4, false)] {
         let file = Arc::new(Flaky(disk.storage().open(&name_of(meta.number)).unwrap(), times.into()));
         let file = Arc::new(RunFile::new(meta.clone(), Some(file), &Arc::new(Cache::new(0))));
         let run = Arc::new(Run { files: vec![file], ..(*run).clone() });
@@ -299,4 +306,131 @@ fn what_nobody_takes_is_removed_and_numbers_in_use_are_passed_over() {
     assert!(disk.names().len() > before.len() + 1);
     drop(writer);
     assert_eq!(disk.names(), before);
+}
+
+/// Keys, and so the entries of the index, may be longer than a block.
+#[test]
+fn the_index_of_long_keys_ends() {
+    for len in [2033, 4065, 20_000, 40_000] {
+        for byte in [0, 1, 0xff] {
+            for value in [0, 20 << 10] {
+                let disk = Disk::new();
+                let mut rows = Rows::new();
+                for number in 0..12_u8 {
+                    let mut key = vec![byte; len];
+                    key[len - 1] = number;
+                    let start = place::key_start(&key);
+                    for revision in [1, 2] {
+                        rows.insert(place::version(&start, Revision::new(revision)), vec![number; value]);
+                    }
+                }
+                let run = write(&target(&disk, 0), &rows, 1 << 30);
+                let run = open(&disk, &run, 0).unwrap();
+                let runs = [run.clone()];
+                assert_eq!(walk(Merged::from(&runs, &[], false).unwrap()).unwrap(), expected(rows.iter()));
+                let found = walk(Merged::before(&runs, &[9]).unwrap()).unwrap();
+                assert_eq!(found, expected(rows.iter().rev()));
+                for (place, value) in &rows {
+                    let start = place::split_version(place).unwrap().0;
+                    let found = run.find(place, start, Some(hash_of(start))).unwrap().unwrap();
+                    assert_eq!((&found.0[..], &found.1[..]), (&place[..], &value[..]));
+                }
+                scrub(&run).unwrap();
+            }
+        }
+    }
+}
+
+/// The first and last places of the blocks of rows, and where the blocks are.
+fn blocks(file: &RunFile) -> Vec<(Bytes, Bytes, u64)> {
+    let meta = file.meta();
+    assert_eq!(meta.levels, 1, "a short file");
+    let bytes = file_bytes(file, meta.root.block.offset, meta.root.block.len as usize);
+    let index = block::Block::new(bytes);
+    let entry = |at| {
+        let (block, _) = index::NodeRef::decode(index.value(at)).unwrap();
+        (index.shared_place(at), index.shared_last(at), block.offset)
+    };
+    (0..index.len()).map(entry).collect()
+}
+
+fn file_bytes(file: &RunFile, offset: u64, len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    file.file().read_at(&mut bytes, offset).unwrap();
+    bytes.into()
+}
+
+/// What lies before and behind a bad block is read, up to its very edges.
+#[test]
+fn the_edges_of_a_bad_block_are_known() {
+    let (disk, rows) = (Disk::new(), rows(12, 500));
+    let run = write(&target(&disk, 0), &rows, 1 << 30);
+    let name = name_of(run.files[0].meta().number);
+    let blocks = blocks(&run.files[0]);
+    assert!(blocks.len() > 4);
+    for pair in blocks.windows(3) {
+        let [(_, before, _), (first, last, at), (behind, ..)] = pair else { panic!("three of them") };
+        let disk = disk.fork();
+        disk.flip_bit(&name, at + 9, 3);
+        let runs = [open(&disk, &run, 0).unwrap()];
+        for (from, next) in [(&before[..], &before[..]), (&[before, &[0][..]].concat()[..], first), (behind, behind)] {
+            let merged = Merged::from(&runs, from, false).unwrap();
+            assert_eq!(merged.place(), Some(next));
+        }
+        let mut merged = Merged::from(&runs, before, false).unwrap();
+        merged.advance().unwrap();
+        assert_eq!(merged.place(), Some(&first[..]));
+        merged.value().unwrap_err();
+        let merged = Merged::before(&runs, behind).unwrap();
+        assert_eq!(merged.place(), Some(&last[..]));
+        let merged = Merged::before(&runs, first).unwrap();
+        assert_eq!(merged.place(), Some(&before[..]));
+        // A key between two blocks.
+        let absent = [before, &[0][..]].concat();
+        assert!(runs[0].find(&absent, &absent, None).unwrap().is_none());
+        assert!(runs[0].find(first, first, None).is_err());
+    }
+}
+
+/// A filter only saves time, and the root is there twice. All of them are read in a scrub.
+#[test]
+fn a_bad_filter_or_root_hides_nothing() {
+    let (disk, rows) = (Disk::new(), rows(13, 500));
+    let run = write(&target(&disk, 0), &rows, 1 << 30);
+    let meta = run.files[0].meta();
+    let name = name_of(meta.number);
+    let filter = meta.root.filter.unwrap().offset;
+    for places in [&[filter][..], &[meta.root.block.offset], &[meta.second_root], &[filter, meta.second_root]] {
+        let disk = disk.fork();
+        for at in places {
+            disk.flip_bit(&name, at + 2, 3);
+        }
+        let run = open(&disk, &run, 0).unwrap();
+        for (place, value) in &rows {
+            let Ok((start, _)) = place::split_version(place) else { continue };
+            let found = run.find(place, start, Some(hash_of(start))).unwrap().unwrap();
+            assert_eq!((&found.0[..], &found.1[..]), (&place[..], &value[..]));
+        }
+        assert!(matches!(scrub(&run), Err(EngineError::Damaged { .. })));
+    }
+    disk.flip_bit(&name, meta.root.block.offset, 1);
+    disk.flip_bit(&name, meta.second_root, 1);
+    assert!(walk_one(&open(&disk, &run, 0).unwrap(), &[]).is_err());
+}
+
+/// A large value is read each time: many small ones are worth more in the cache.
+#[test]
+fn large_values_are_not_cached() {
+    let disk = Disk::new();
+    let start = |key: &[u8]| place::version(&place::key_start(key), Revision::new(1));
+    let rows = Rows::from([(start(b"a"), vec![1; 10]), (start(b"b"), vec![2; 100_000])]);
+    let run = open(&disk, &write(&target(&disk, 0), &rows, 1 << 30), 16 << 20).unwrap();
+    let reads = |key: &[u8]| {
+        let before = disk.counters().reads;
+        let (place, start) = (start(key), place::key_start(key));
+        run.find(&place, &start, Some(hash_of(&start))).unwrap().unwrap();
+        disk.counters().reads - before
+    };
+    (reads(b"a"), reads(b"b"));
+    assert_eq!((reads(b"a"), reads(b"b")), (0, 2));
 }

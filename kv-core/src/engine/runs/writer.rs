@@ -1,11 +1,11 @@
 //! Writes rows, in the order of their places, into the files of a run.
 //!
 //! ```text
-//! file:  (block of rows * | filter | block of the index) * | higher blocks of the index *
+//! file:  (block of rows * | filter | block of the index) * | higher blocks of the index * | the highest one again
 //! ```
 
 use super::super::EngineError;
-use super::super::control::Control;
+use super::super::control::{Control, Progress};
 use super::super::place::{Part, split_version};
 use super::block::BlockBuilder;
 use super::cache::Cache;
@@ -18,6 +18,10 @@ use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A block of the index has at least so many entries, however long their places are. So each level is much shorter than
+/// the one below it.
+const LEAST_ENTRIES: usize = 4;
 
 /// This much is collected for one write.
 const WRITE_BYTES: usize = 256 << 10;
@@ -34,6 +38,8 @@ pub(crate) struct Target {
     pub(crate) cache: Arc<Cache>,
     /// The number of the next file, if it is free.
     pub(crate) next: Arc<AtomicU64>,
+    /// Counts what is written.
+    pub(crate) progress: Progress,
 }
 
 impl Target {
@@ -56,6 +62,7 @@ struct FileWriter {
     number: u64,
     file: Arc<dyn File>,
     control: Arc<Control>,
+    progress: Progress,
     /// What was not written yet, and where it begins.
     buffer: Vec<u8>,
     written: u64,
@@ -77,6 +84,7 @@ impl FileWriter {
             number,
             file,
             control: target.control.clone(),
+            progress: target.progress.clone(),
             buffer: Vec::new(),
             written: 0,
             synced: 0,
@@ -95,7 +103,10 @@ impl FileWriter {
 
     fn push(&mut self, place: &[u8], value: &[u8]) -> Result<(), EngineError> {
         if !self.rows.takes(place, value) {
-            self.end_rows()?;
+            self.end_rows();
+            if self.buffer.len() >= WRITE_BYTES {
+                self.flush()?;
+            }
         }
         match Part::of(place) {
             Some(Part::Data) => {
@@ -113,39 +124,30 @@ impl FileWriter {
         Ok(())
     }
 
-    fn end_rows(&mut self) -> Result<(), EngineError> {
+    fn end_rows(&mut self) {
         if self.rows.is_empty() {
-            return Ok(());
+            return;
         }
         let mut rows = std::mem::take(&mut self.rows);
-        let (first, node) = self.end_block(&mut rows, None)?;
+        let (first, node) = self.end_block(&mut rows, None);
         self.rows = rows;
-        self.add(0, &first, &node)
+        self.add(0, &first, &node);
     }
 
     /// Ends a block, and returns its first place and how it is referred to.
-    fn end_block(
-        &mut self,
-        block: &mut BlockBuilder,
-        filter: Option<BlockRef>,
-    ) -> Result<(Bytes, NodeRef), EngineError> {
+    fn end_block(&mut self, block: &mut BlockBuilder, filter: Option<BlockRef>) -> (Bytes, NodeRef) {
         let (first, last) = block.ends();
         let (first, last) = (Bytes::copy_from_slice(first), Bytes::copy_from_slice(last));
         let start = self.buffer.len();
         block.finish(&mut self.buffer);
-        let block = self.refer_from(start)?;
-        Ok((first, NodeRef { block, filter, last }))
+        (first, NodeRef { block: self.refer_from(start), filter, last })
     }
 
-    /// Refers to the end of the buffer, and writes the buffer if it is full.
-    fn refer_from(&mut self, start: usize) -> Result<BlockRef, EngineError> {
+    /// Refers to the end of the buffer.
+    fn refer_from(&self, start: usize) -> BlockRef {
         let bytes = &self.buffer[start..];
         let len = u32::try_from(bytes.len()).expect("a row is limited");
-        let block = BlockRef { offset: self.written + start as u64, len, hash: Hash::of(bytes).get() };
-        if self.buffer.len() >= WRITE_BYTES {
-            self.flush()?;
-        }
-        Ok(block)
+        BlockRef { offset: self.written + start as u64, len, hash: Hash::of(bytes).get() }
     }
 
     fn flush(&mut self) -> Result<(), EngineError> {
@@ -154,7 +156,7 @@ impl FileWriter {
         self.file.write_at(&self.buffer, self.written).map_err(error)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
-        self.control.step();
+        self.progress.step();
         if self.written - self.synced >= SYNC_AFTER {
             self.sync()?;
         }
@@ -165,12 +167,12 @@ impl FileWriter {
         self.control.check()?;
         self.file.sync().map_err(|error| EngineError::io("sync", error))?;
         self.synced = self.written;
-        self.control.step();
+        self.progress.step();
         Ok(())
     }
 
     /// Adds an entry to a level of the index.
-    fn add(&mut self, level: usize, first: &[u8], node: &NodeRef) -> Result<(), EngineError> {
+    fn add(&mut self, level: usize, first: &[u8], node: &NodeRef) {
         let mut entry = Vec::new();
         node.encode(&mut entry);
         if self.levels.len() == level {
@@ -180,49 +182,50 @@ impl FileWriter {
         block.push(first, &entry);
         last.clone_from(&node.last);
         // Ended as soon as it is full, and not when the next entry comes: the filter holds the keys up to here.
-        if !block.takes(first, &entry) {
-            let (first, node) = self.end_level(level)?;
-            self.add(level + 1, &first, &node)?;
+        if block.len() >= LEAST_ENTRIES && !block.takes(first, &entry) {
+            let (first, node) = self.end_level(level);
+            self.add(level + 1, &first, &node);
         }
-        Ok(())
     }
 
-    fn end_level(&mut self, level: usize) -> Result<(Bytes, NodeRef), EngineError> {
-        let filter = if level == 0 { self.end_filter()? } else { None };
+    fn end_level(&mut self, level: usize) -> (Bytes, NodeRef) {
+        let filter = if level == 0 { self.end_filter() } else { None };
         let (mut block, last) = std::mem::take(&mut self.levels[level]);
-        let (first, node) = self.end_block(&mut block, filter)?;
+        let (first, node) = self.end_block(&mut block, filter);
         self.levels[level].0 = block;
-        Ok((first, NodeRef { last, ..node }))
+        (first, NodeRef { last, ..node })
     }
 
-    fn end_filter(&mut self) -> Result<Option<BlockRef>, EngineError> {
+    fn end_filter(&mut self) -> Option<BlockRef> {
         // The next versions of the same key may belong to the next block of the index. The row that follows was not
         // noted yet, because a block of rows is ended first.
         self.key.clear();
         if self.hashes.is_empty() {
-            return Ok(None);
+            return None;
         }
         let filter = filter::build(&std::mem::take(&mut self.hashes));
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&filter);
-        self.refer_from(start).map(Some)
+        Some(self.refer_from(start))
     }
 
     /// Makes the file durable; its name is durable after a sync of the directory.
     fn finish(&mut self, cache: &Arc<Cache>) -> Result<RunFile, EngineError> {
-        self.end_rows()?;
+        self.end_rows();
         let mut level = 0;
         let root = loop {
             let is_top = self.levels.len() == level + 1;
             if !self.levels[level].0.is_empty() {
-                let (first, node) = self.end_level(level)?;
+                let (first, node) = self.end_level(level);
                 if is_top {
                     break node;
                 }
-                self.add(level + 1, &first, &node)?;
+                self.add(level + 1, &first, &node);
             }
             level += 1;
         };
+        let second_root = self.len();
+        self.buffer.extend_from_within(self.buffer.len() - root.block.len as usize..);
         self.flush()?;
         self.sync()?;
         let levels = u8::try_from(level + 1).expect("a file has few levels");
@@ -234,6 +237,7 @@ impl FileWriter {
             first,
             levels,
             root,
+            second_root,
         };
         Ok(RunFile::new(meta, Some(self.file.clone()), cache))
     }
@@ -279,22 +283,53 @@ impl RunWriter {
     }
 
     /// The files, durable except for their names.
-    pub(crate) fn finish(mut self) -> Result<Vec<Arc<RunFile>>, EngineError> {
+    pub(crate) fn finish(mut self) -> Result<NewFiles, EngineError> {
         self.end_file()?;
-        Ok(std::mem::take(&mut self.files))
+        Ok(NewFiles { files: std::mem::take(&mut self.files), target: self.target.clone() })
+    }
+}
+
+impl Target {
+    /// Removes files that no manifest names.
+    fn remove(&self, numbers: impl Iterator<Item = u64>) {
+        if self.control.check().is_err() {
+            // As if the process had ended. What no manifest names is removed when the state is opened.
+            return;
+        }
+        for number in numbers {
+            // The next start tries again.
+            let _ = self.storage.remove(&name_of(number));
+        }
     }
 }
 
 impl Drop for RunWriter {
     fn drop(&mut self) {
-        if self.target.control.check().is_err() {
-            // As if the process had ended. What no manifest names is removed when the state is opened.
-            return;
-        }
         let unfinished = self.writer.as_ref().map(|writer| writer.number);
-        for number in self.files.iter().map(|file| file.meta().number).chain(unfinished) {
-            // The next start tries again.
-            let _ = self.target.storage.remove(&name_of(number));
-        }
+        self.target.remove(self.files.iter().map(|file| file.meta().number).chain(unfinished));
+    }
+}
+
+/// Files that no manifest names yet. If nobody takes them, they are removed.
+#[derive(Debug)]
+pub(crate) struct NewFiles {
+    files: Vec<Arc<RunFile>>,
+    target: Target,
+}
+
+impl NewFiles {
+    pub(crate) fn all(&self) -> &[Arc<RunFile>] {
+        &self.files
+    }
+
+    /// A manifest names them, or may do so.
+    pub(crate) fn take(mut self) -> Vec<Arc<RunFile>> {
+        std::mem::take(&mut self.files)
+    }
+}
+
+impl Drop for NewFiles {
+    fn drop(&mut self) {
+        self.target.remove(self.files.iter().map(|file| file.meta().number));
     }
 }

@@ -105,7 +105,12 @@ struct Inner {
     fail_sync: Option<(String, u32)>,
     misdeed: Option<WriteFault>,
     counters: Counters,
+    on_read: Option<OnRead>,
 }
+
+/// Called once, when so many reads were counted.
+#[derive(Clone)]
+struct OnRead(u64, Arc<dyn Fn() + Send + Sync>);
 
 fn broken(what: &'static str) -> io::Error {
     io::Error::other(what)
@@ -130,6 +135,11 @@ impl Disk {
         let mut inner = self.lock().clone();
         inner.restart();
         Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Calls `hook` once, in the read that is the `reads`-th one of the [counters](Self::counters).
+    pub fn on_read(&self, reads: u64, hook: impl Fn() + Send + Sync + 'static) {
+        self.lock().on_read = Some(OnRead(reads, Arc::new(hook)));
     }
 
     /// A power cut: each unsynced write is kept, lost or torn, and each unsynced name kept or lost. Earlier handles
@@ -455,6 +465,12 @@ fn to_usize(value: u64) -> usize {
 impl File for Handle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let (mut inner, fate) = self.begin(Kind::Read)?;
+        let reads = inner.counters.reads;
+        if let Some(OnRead(_, hook)) = inner.on_read.take_if(|on_read| on_read.0 <= reads) {
+            drop(inner);
+            hook();
+            inner = self.disk.lock();
+        }
         let content = content(&mut inner, self.file)?;
         let range = to_usize(offset)..to_usize(offset).saturating_add(buffer.len());
         if content.is_unreadable(&range) {

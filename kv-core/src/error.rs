@@ -256,8 +256,8 @@ pub enum ReadError {
         /// The oldest revision that this member can read.
         oldest: Revision,
     },
-    /// The revision does not exist yet. If the read is not linearizable, the revision may exist already: the member
-    /// that was asked may not have applied it yet.
+    /// The member that was asked has not reached the revision. If the read is linearizable, the revision does not exist
+    /// yet. Otherwise, the revision may exist, but this member has not applied it yet.
     #[error("the revision does not exist yet: the newest revision is {newest}")]
     Future {
         /// The newest revision that the member can read.
@@ -302,7 +302,7 @@ pub enum WatchError {
     /// [`Watch::follow`](crate::client::Watch::follow), which reads the present state and watches the changes after it.
     #[error("history compacted: changes are available only after revision {oldest}")]
     Compacted {
-        /// All changes after this revision are kept.
+        /// The member that answered keeps all changes after this revision.
         oldest: Revision,
     },
     /// The range of keys is not allowed.

@@ -111,7 +111,7 @@ macro_rules! counter {
 }
 
 counter!(
-    /// A view: a period with one primary. Views only grow.
+    /// The number of a view: a period with one primary. The numbers only grow.
     View, "v"
 );
 counter!(
@@ -119,8 +119,9 @@ counter!(
     Op, "o"
 );
 counter!(
-    /// The position of a change in the committed history: contiguous, unique, and the version that users see. Each
-    /// request that can change keys takes the next one, whether it changes any key or not. The first has revision 1.
+    /// The position of a change in the committed history, and the version number that applications see. Revisions are
+    /// unique and have no gaps. Each request that can change keys takes the next revision, whether or not it changes a
+    /// key. The first revision is 1.
     Revision, "r"
 );
 counter!(
@@ -128,12 +129,12 @@ counter!(
     RequestNumber, "n"
 );
 counter!(
-    /// A client session. Its id is the number of the request that opened it, among all requests of the log. Zero is no
-    /// session.
+    /// The id of a client session: the number of the request that opened it, among all requests of the log. Zero means
+    /// no session.
     SessionId, "s"
 );
 counter!(
-    /// A lease. Its id is the number of the request that granted it, among all requests of the log.
+    /// The id of a lease: the number of the request that granted it, among all requests of the log.
     LeaseId, "l"
 );
 counter!(
@@ -141,7 +142,8 @@ counter!(
     Round, "c"
 );
 counter!(
-    /// The life of a log between two cuts. Every block on disk contains the incarnation in which it was written.
+    /// The number of a period in the life of a log. A cut of the log ends one period and begins the next. Every block
+    /// on disk contains the incarnation in which it was written.
     Incarnation, "i"
 );
 counter!(
@@ -155,7 +157,8 @@ counter!(
     Instant, "t"
 );
 counter!(
-    /// Wall time as stamped into the log, in milliseconds since 1970-01-01 UTC.
+    /// A time in milliseconds since 1970-01-01 UTC: on the cluster's clock, which gives every log entry its stamp, or
+    /// on a wall clock.
     Timestamp, "T"
 );
 
@@ -173,7 +176,7 @@ impl Instant {
     }
 }
 
-/// A configured member of a cluster. Never used twice for different disks.
+/// The id of a configured member of a cluster. One id is never used for two different disks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberId(u8);
 

@@ -54,9 +54,9 @@
 //! node. The runtime must stay responsive: if the application blocks the runtime's worker threads, the member sends its
 //! heartbeats late, and it may lose the primary role.
 //!
-//! The crate re-exports [`tokio`], so that an application needs no other dependency. A watch is a stream, and also has
-//! a method `next`. The crate reads no environment variables and installs no `tracing` subscriber. It logs within spans
-//! named `member`.
+//! The crate re-exports [`tokio`], so that an application needs no other dependency. To read the stream of a watch, an
+//! application does not need the crate `futures`: the stream has a method `next` of its own. The crate reads no
+//! environment variables and installs no `tracing` subscriber. Each node logs within a span named `member`.
 //!
 //! # Features
 //! No feature is enabled by default, and a feature only adds to the crate. Without any feature, nodes and clients use
@@ -103,6 +103,7 @@ pub mod journal;
 mod kv;
 #[cfg(feature = "internals")]
 pub mod kv;
+mod lazy_timer;
 #[cfg(not(feature = "internals"))]
 mod message;
 #[cfg(feature = "internals")]
@@ -123,7 +124,8 @@ pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport {
-    //! The [`Transport`] trait, the in-memory network, fault injection, and, by feature, TCP and QUIC.
+    //! The [`Transport`] trait, the in-memory network and fault injection. The features `tcp` and `quic` add TCP and
+    //! QUIC.
     pub use kv_transport::*;
     #[cfg(feature = "quic")]
     pub use kv_transport_quic as quic;

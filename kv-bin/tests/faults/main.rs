@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! cargo test -p kv-bin --test faults -- --ignored              all drills at full length: two hours, one of which is a soak
-//! cargo test -p kv-bin --test faults -- --short                all drills, briefly: what the gate runs
-//! cargo test -p kv-bin --test faults -- power --rounds 20      these drills (by the beginning of their names), so many rounds
+//! cargo test -p kv-bin --test faults -- --short                all drills, shortened: what the gate runs
+//! cargo test -p kv-bin --test faults -- power --rounds 20      the drills whose names start with "power", 20 rounds each
 //! ```
 //! It prints one table. A drill is skipped if this machine lacks something that it needs, and the table contains the
 //! reason. Without arguments nothing runs, so that a plain `cargo test` stays quick.

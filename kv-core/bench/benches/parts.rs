@@ -5,12 +5,14 @@ use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use kv_benchmarks::{Log, Puts, VALUE_BYTES, cluster, format_journal, open_journal, open_session};
-use kv_core::config::Options;
+use kv_core::Node;
+use kv_core::config::{Cluster, Options};
 use kv_core::ids::{Anchor, Instant, MemberId, Timestamp, View};
 use kv_core::kv::{Limits, StateMachine};
 use kv_core::message::{ClientCall, ClientMessage, Entry, Message, Request, Write};
 use kv_core::replica::{Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use kv_core::storage::Directory;
+use kv_core::transport::Memory;
 use kv_core::wire;
 use std::collections::{BTreeMap, VecDeque};
 use tempfile::TempDir;
@@ -258,4 +260,34 @@ fn checkpoint(bencher: Bencher<'_, '_>) {
         })
         .input_counter(|()| ItemsCount::new(PUTS))
         .bench_local_values(|()| machine.borrow_mut().checkpoint());
+}
+
+/// Gets of single keys by a client in the process of its member: each key is in memory, and the answer may be stale.
+#[divan::bench]
+fn local_get(bencher: Bencher<'_, '_>) {
+    const KEYS: usize = 1000;
+    let folder = TempDir::new().expect("a folder can be made");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("it can start");
+    let (node, client, keys) = runtime.block_on(async {
+        let cluster = Cluster::builder("benchmark").member(0, "member:0").build().expect("it is valid");
+        let node = Node::builder(cluster, 0).transport(Memory::new()).data_dir(folder.path());
+        let node = node.start().await.expect("the folder is empty");
+        node.wait_formed().await.expect("it forms");
+        let (client, mut keys) = (node.client(), Vec::new());
+        for number in 0..KEYS {
+            let key = format!("key/{number:012}");
+            client.put(&key, vec![7; VALUE_BYTES]).await.expect("a put");
+            keys.push(key);
+        }
+        (node, client, keys)
+    });
+    bencher.counter(ItemsCount::new(KEYS)).bench_local(|| {
+        runtime.block_on(async {
+            for key in &keys {
+                let found = client.get(key).local().await.expect("a read");
+                assert!(found.is_some_and(|record| record.value.len() == VALUE_BYTES));
+            }
+        });
+    });
+    runtime.block_on(node.shutdown());
 }

@@ -68,7 +68,7 @@ impl IntoFuture for Batch {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The batch may have been applied, or may still be applied. It is applied
-    /// at most once. Nothing else is affected.
+    /// at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { revision, timestamp, .. } = self.0.await?;

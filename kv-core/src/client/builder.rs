@@ -6,6 +6,7 @@ use super::handle::MAX_DEADLINE;
 use super::link::{DialError, Dialed, Dialer};
 use crate::error::ConnectError;
 use crate::ids::MemberId;
+use crate::message::{Answer, Query, ReadMode};
 use crate::wire::{Limits, MemberInfo};
 use kv_transport::{Connection, Transport, TransportError};
 use std::fmt;
@@ -20,15 +21,21 @@ const MAX_NAME: usize = 100;
 /// If no address answers, all addresses are tried again after this pause.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
-/// How the client reaches a member that runs in the same process: through `connect` instead of the transport.
-pub(crate) struct LocalMember {
-    pub(crate) id: MemberId,
-    pub(crate) connect: Box<dyn Fn() -> Connection + Send + Sync>,
+/// A member that runs in the same process as the client.
+pub(crate) trait LocalMember: Send + Sync {
+    fn id(&self) -> MemberId;
+
+    /// Opens a connection to the member, without the transport.
+    fn connect(&self) -> Connection;
+
+    /// Answers a read from the member's memory at once. `None` if the read may need more than that: then it must be
+    /// sent to a member.
+    fn read(&self, mode: ReadMode, query: &Query) -> Option<Answer>;
 }
 
-impl fmt::Debug for LocalMember {
+impl fmt::Debug for dyn LocalMember {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalMember").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("LocalMember").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
@@ -127,15 +134,10 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client reach the member `id` through the connections that the argument `connect` returns, not through
-    /// the transport.
+    /// Makes the client reach this member inside the process, not through the transport.
     #[must_use]
-    pub(crate) fn local_member(
-        mut self,
-        id: MemberId,
-        connect: impl Fn() -> Connection + Send + Sync + 'static,
-    ) -> Self {
-        self.dialer.local = Some(LocalMember { id, connect: Box::new(connect) });
+    pub(crate) fn local_member(mut self, member: impl LocalMember + 'static) -> Self {
+        self.dialer.local = Some(Arc::new(member));
         self
     }
 
@@ -232,7 +234,7 @@ impl ClientBuilder {
         let (cancels, cancels_end) = mpsc::unbounded_channel();
         let (ended, ended_end) = watch::channel(());
         let channels = Channels { commands: commands_end, cancels: cancels_end };
-        let local = self.dialer.local.as_ref().map(|local| local.id);
+        let local = self.dialer.local.clone();
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut driver = Driver::new(seed, self.dialer, &members, &limits, channels);
         if let Some(dialed) = first {

@@ -102,8 +102,10 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Messages that were [output](ProtocolOutput::Send) for the member
-    /// after the previous connection was lost have not left this process, and never will.
+    /// No connection to this member could be opened. None of the messages that waited for this connection has left this
+    /// process, and none will. This covers every message that the protocol has handed over for this member, with
+    /// [`ProtocolOutput::Send`], since the previous connection to the member was lost, or since the start if there was
+    /// none.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -212,8 +214,8 @@ pub enum Cause {
     /// The request was executed once, but the cluster no longer stores its result.
     #[error("the request was executed, but its result is no longer stored")]
     ResultDropped,
-    /// A member refused the request, for example because the request exceeds a limit, or gave an answer of the wrong
-    /// kind. The text is the reason.
+    /// A member refused the request (for example, because the request exceeds a limit), or the member's answer was of
+    /// the wrong kind. The text is the reason.
     #[error("{0}")]
     Refused(String),
     /// The only attempt failed. The client makes only one attempt for a status call or a handover. Any other call ends

@@ -4,18 +4,18 @@ use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, Proto
 use super::link::{self, Dialed, Dialer, LinkEvent};
 use super::protocol::ClientProtocol;
 use crate::ids::{Instant, MemberId};
+use crate::lazy_timer::LazyTimer;
 use crate::message::{ClientCall, ClientMessage};
 use crate::wire::{self, FrameWriter, Limits, MemberInfo};
 use futures::FutureExt;
 use futures::stream::{AbortHandle, Abortable, BoxStream, SelectAll, StreamExt};
 use kv_transport::Writer;
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at};
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 /// If more than this many bytes are queued for one member, the connection to that member counts as dead.
 const MAX_QUEUED: usize = 64 << 20;
@@ -109,7 +109,7 @@ pub(super) struct Driver {
     links: BTreeMap<MemberId, Link>,
     generations: u64,
     events: LinkEvents,
-    timer: Pin<Box<Sleep>>,
+    timer: LazyTimer,
     /// The interval at which idle connections are pinged. Members close silent connections.
     alive: Interval,
 }
@@ -143,7 +143,7 @@ impl Driver {
             links: BTreeMap::new(),
             generations: 0,
             events: SelectAll::new(),
-            timer: Box::pin(tokio::time::sleep_until(started)),
+            timer: LazyTimer::new(started),
             alive,
         }
     }
@@ -233,10 +233,7 @@ impl Driver {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(due) = self.protocol.poll_timeout() else { return Poll::Pending };
         let due = self.started + due.since(Instant::ZERO);
-        if self.timer.deadline() != due {
-            self.timer.as_mut().reset(due);
-        }
-        self.timer.as_mut().poll(cx)
+        self.timer.poll_until(cx, due)
     }
 
     fn on_wake(&mut self, wake: Wake) {

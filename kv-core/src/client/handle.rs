@@ -5,12 +5,12 @@ use super::driver::{DriverCommand, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
     Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
-    LockRequest, Put, Scan, Transaction, Typed, Watch,
+    LocalMember, LockRequest, Put, Scan, Transaction, Typed, Watch,
 };
 use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
 use crate::ids::{LeaseId, MemberId};
-use crate::message::{MemberState, MemberStatus};
+use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -18,6 +18,7 @@ use kv_transport::Transport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -89,9 +90,17 @@ struct Shared {
     members: Vec<MemberInfo>,
     limits: Limits,
     /// The member that runs in this process, if there is one.
-    local: Option<MemberId>,
+    ///
+    /// Code that catches a panic may use the client further: a member keeps nothing that a read has half changed.
+    local: Option<AssertUnwindSafe<Arc<dyn LocalMember>>>,
     deadline: Duration,
 }
+
+/// Applications may rely on this.
+const _: () = {
+    const fn check<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+    check::<Client>();
+};
 
 /// What [`Client::cluster_status`] has learned about one member.
 #[derive(Debug)]
@@ -138,7 +147,7 @@ impl Client {
         ended: watch::Receiver<()>,
         members: Vec<MemberInfo>,
         limits: Limits,
-        local: Option<MemberId>,
+        local: Option<Arc<dyn LocalMember>>,
         deadline: Duration,
     ) -> Self {
         let shared = Shared {
@@ -150,7 +159,7 @@ impl Client {
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
             members,
             limits,
-            local,
+            local: local.map(AssertUnwindSafe),
             deadline,
         };
         Self { shared: Arc::new(shared) }
@@ -355,8 +364,24 @@ impl Client {
         &self.shared.limits
     }
 
+    /// The id of the member that runs in this process.
     pub(super) fn local(&self) -> Option<MemberId> {
-        self.shared.local
+        self.shared.local.as_ref().map(|local| local.id())
+    }
+
+    /// Answers a read from the memory of the member that runs in this process. `None` if there is no such member, if
+    /// the read asks for another one, or if the member cannot answer at once.
+    pub(super) fn read_in_process(
+        &self,
+        mode: ReadMode,
+        only: Option<MemberId>,
+        query: &Query,
+    ) -> Option<Answer> {
+        let local = self.shared.local.as_ref()?;
+        // The task has ended if the client was closed or its runtime has shut down.
+        let is_closed = self.shared.closed.load(Ordering::Acquire) || self.shared.commands.is_closed();
+        let is_meant = only.is_none_or(|only| only == local.id());
+        if is_meant && !is_closed { local.read(mode, query) } else { None }
     }
 
     pub(super) fn default_deadline(&self) -> Duration {

@@ -150,8 +150,9 @@ impl LeaseHandle {
         }
     }
 
-    /// Returns the time to live, the deadline and the number of keys of the lease; `None` if the lease has ended. The
-    /// request is ordered like a write, so the answer is as fresh as the answer to a linearizable read.
+    /// Returns the lease's time to live, the time at which it ends unless it is renewed, and the number of its keys.
+    /// Returns `None` if the lease has ended. The request is ordered like a write, so the answer is as fresh as the
+    /// answer to a linearizable read.
     ///
     /// # Errors
     /// The errors of a put.
@@ -222,9 +223,10 @@ impl Lease {
     }
 
     /// Returns true until eight tenths of the time to live have passed since the client sent the latest successful
-    /// renewal. If the client had to send that renewal several times, the first attempt counts. Until a renewal
-    /// succeeds, the request for the lease counts instead. On Linux, the time during which the machine was suspended
-    /// counts too. Returns false earlier if the cluster has reported that the lease ended.
+    /// renewal. If the client had to send that renewal several times, the first attempt counts. Before the first
+    /// successful renewal, the time starts when the client sent the request for the lease. On Linux, the time during
+    /// which the machine was suspended counts too. Returns false earlier if the cluster has reported that the lease
+    /// ended.
     ///
     /// While this method returns true, the lease has not ended, and a lock that belongs to the lease has no other
     /// holder. There are two exceptions: the lease was revoked, or the key of the lock was removed. The guarantee
@@ -263,8 +265,9 @@ impl Lease {
         }
     }
 
-    /// Asks the cluster for the time to live, the deadline and the number of keys of the lease. Returns `None` if the
-    /// lease has ended.
+    /// Returns the lease's time to live, the time at which it ends unless it is renewed, and the number of its keys.
+    /// Returns `None` if the lease has ended. The request is ordered like a write, so the answer is as fresh as the
+    /// answer to a linearizable read.
     ///
     /// # Errors
     /// The errors of a put.
@@ -283,7 +286,8 @@ impl Lease {
     /// errors are the errors of a put. After any error, the client does not renew the lease any more.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the renewals. If the lease was not revoked, it ends when its time to live is over.
+    /// If you drop the future, the lease may or may not be revoked. The client does not renew it any more, so if it is
+    /// not revoked, it ends when its time to live is over.
     pub async fn revoke(self) -> Result<u64, WriteError> {
         self.task.0.abort();
         self.it.revoke().await

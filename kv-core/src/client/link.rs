@@ -24,7 +24,7 @@ pub(super) struct Dialer {
     pub(super) cluster: String,
     pub(super) name: String,
     pub(super) transport: Option<Arc<dyn Transport>>,
-    pub(super) local: Option<LocalMember>,
+    pub(super) local: Option<Arc<dyn LocalMember>>,
     /// When the client last logged that its certificate expires soon.
     pub(super) expiry_logged: Mutex<Option<Instant>>,
     /// Whether a check for new certificates is in progress.
@@ -69,8 +69,8 @@ impl Dialer {
     /// Connects to `member`, and verifies that the other end is this member.
     pub(super) async fn dial_member(&self, member: &MemberInfo) -> Result<Dialed, DialError> {
         match &self.local {
-            Some(local) if local.id == member.id => {
-                let greeted = timeout(DIAL_TIMEOUT, self.handshake((local.connect)())).await;
+            Some(local) if local.id() == member.id => {
+                let greeted = timeout(DIAL_TIMEOUT, self.handshake(local.connect())).await;
                 Self::expect(greeted.map_err(|_| DialError::Timeout)??, member.id, &member.address)
             }
             _ => self.dial_as(member.id, &member.address).await,

@@ -123,9 +123,9 @@ impl LockRequest {
     /// Sets how long to wait for the lock, at most a year. The time starts when the builder is awaited. Zero means to
     /// try once, without waiting. Default: wait forever.
     ///
-    /// Awaiting the builder may take longer than this time, because some requests are not cut short when the time is
-    /// over: requests that grant or revoke the lock's lease and, if the time is zero, requests that read or write the
-    /// lock's key. The client's deadline limits each of these requests.
+    /// Awaiting the builder may take longer than this time, because requests that grant or revoke the lock's lease are
+    /// not cut short when the time is over. If `at_most` is zero, requests that read or write the lock's key are not
+    /// cut short either. The client's deadline limits each of these requests.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = Some(at_most);
         self
@@ -296,7 +296,7 @@ impl IntoFuture for LockRequest {
     /// # Cancel safety
     /// If the future is dropped, the client leaves the queue, and releases the lock if it has just acquired the lock.
     /// This happens at once if possible. Otherwise, for example if the cluster cannot be reached, it happens when the
-    /// lease ends. Nothing else is affected.
+    /// lease ends. The client's other calls, leases and locks are not affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(MAX_DEADLINE));
@@ -333,7 +333,7 @@ impl Lock {
         &self.name
     }
 
-    /// Returns the lease of the lock. Other keys of the holder may belong to the same lease.
+    /// Returns the lease of the lock. You can attach other keys to this lease.
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease

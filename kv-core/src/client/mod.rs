@@ -52,7 +52,7 @@ pub use watch::{Follow, Update, Watch, WatchStream};
 pub use crate::ids::{LeaseId, Revision, Timestamp};
 pub use crate::message::{Event, EventKind, LeaseInfo, Lifetime, Record, Scanned, StepResult};
 
-use builder::LocalMember;
+pub(crate) use builder::LocalMember;
 pub(crate) use handle::Closed;
 #[cfg(feature = "internals")]
 pub use watch_cursor::WatchCursor;

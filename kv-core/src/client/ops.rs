@@ -4,7 +4,9 @@ use super::call::{Call, CallError, Cause, Reply};
 use super::{Client, Closed};
 use crate::error::{ReadError, WriteError};
 use crate::ids::{LeaseId, MemberId, Revision, Timestamp};
-use crate::message::{Command, Condition, Effect, Lifetime, Outcome, Query, ReadMode, Record, millis};
+use crate::message::{
+    Answer, Command, Condition, Effect, Lifetime, Outcome, Query, ReadMode, Record, millis,
+};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
@@ -89,6 +91,11 @@ impl ReadOptions {
         query.check(client.limits().sizes())?;
         if let Some(member) = only {
             client.check_data_member(*member)?;
+        }
+        if let Some(Answer::Value { record, revision }) = client.read_in_process(*mode, *only, &query) {
+            // Without this, a task that only reads would never let others run.
+            tokio::task::coop::consume_budget().await;
+            return Ok(Reply::Value { record, revision });
         }
         let call = Call::Read { mode: *mode, query, prefer: client.local(), only: *only };
         match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
@@ -294,7 +301,7 @@ impl IntoFuture for Put {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The put may have been applied, or may still be applied. It is applied at
-    /// most once. Nothing else is affected.
+    /// most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, value, condition, life, deadline } = self;
         Box::pin(async move {
@@ -315,7 +322,7 @@ impl IntoFuture for Delete {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The delete may have been applied, or may still be applied. It is applied
-    /// at most once. Nothing else is affected.
+    /// at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, condition, deadline } = self;
         Box::pin(async move {

@@ -49,9 +49,10 @@ impl WithPrevious {
 }
 
 impl Put {
-    /// Makes the put also return the previous record of the key: [`WrittenWithPrevious`]. The cluster stores this
-    /// record, so that it can answer a retry of the put. The record is subject to the limits for data that a
-    /// [`Transaction`] reads. Set the conditions and options of the put before this call.
+    /// Makes the put also return the previous record of the key. The result is a [`WrittenWithPrevious`]. The cluster
+    /// keeps a copy of the previous record with the result of the put, so that a retry of the put gets the same answer.
+    /// This record is subject to the same limits as data that a [`Transaction`] reads. Set the conditions and options
+    /// of the put before this call.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
         WithPrevious::new(
@@ -80,7 +81,7 @@ impl IntoFuture for WithPrevious {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The write may have been applied, or may still be applied. It is applied
-    /// at most once. Nothing else is affected.
+    /// at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let done = self.0.await.map_err(|error| match error {

@@ -14,8 +14,9 @@ use std::time::Duration;
 /// [`Client::delete_prefix`].
 ///
 /// The range is removed in steps. Each step removes up to 1,000 keys at one revision. A step removes fewer keys if
-/// their values reach 16 MiB. So a small range is removed atomically. Between the steps of a larger range, other
-/// clients may read and write. The duration of a step does not grow with the number of keys that earlier steps removed.
+/// their values reach 16 MiB. A range that fits into one step is removed atomically. Between the steps of a larger
+/// range, other clients may read and write. The duration of a step does not grow with the number of keys that earlier
+/// steps removed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {

@@ -22,8 +22,8 @@ const PAGE: usize = 1000;
 /// The scan does not see writes after the revision at which it reads. If the members stop keeping the revision before
 /// the scan ends, the scan fails with [`Compacted`](ReadError::Compacted). In that case, start the scan again.
 ///
-/// A member does a limited amount of work for one page. A page that contains many removed keys, old revisions or large
-/// values ends early, and the scan continues with the next page.
+/// A member does a limited amount of work for one page. If the member has to step over many removed keys or old
+/// revisions, or if the values are large, the page ends early, and the scan continues with the next page.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {

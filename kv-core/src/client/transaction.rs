@@ -32,10 +32,10 @@ use std::time::Duration;
 /// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
-/// together. Small results count too. If the [options](crate::Options) of the cluster allow a single result that is
-/// larger than one of these two limits, this limit is raised to the size of the largest possible result. If a result is
-/// dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This happens only
-/// after two events:
+/// together. Every stored result counts, however small. If the [options](crate::Options) of the cluster allow a single
+/// result that is larger than one of these two limits, this limit is raised to the size of the largest possible result.
+/// If a result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown).
+/// This happens only after two events:
 ///
 /// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if the
 ///    unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all connections
@@ -190,7 +190,7 @@ impl IntoFuture for Transaction {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The transaction may have been applied, or may still be applied. It is
-    /// applied at most once. Nothing else is affected.
+    /// applied at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, transaction, otherwise: _, deadline } = self;
         Box::pin(async move {
@@ -243,7 +243,7 @@ impl IntoFuture for Add {
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The addition may have been applied, or may still be applied. It is
-    /// applied at most once. Nothing else is affected.
+    /// applied at most once. The client's other calls are not affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { results, revision, succeeded, .. } = self.0.await?;

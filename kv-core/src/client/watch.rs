@@ -178,9 +178,9 @@ impl WatchStream {
 
     /// Returns the last revision whose events have all been taken from the stream. A new watch [after](Watch::after)
     /// the returned revision continues without a gap. If one revision changes several keys in the range, it has several
-    /// events. The returned value advances only when the last of these events has been taken. While nothing in the
-    /// range changes, the value advances about every 30 seconds. If the watch was started without a revision, this is 0
-    /// until a member has answered.
+    /// events. The returned value advances only when the last of these events has been taken. Changes outside the range
+    /// also make new revisions. So while nothing in the range changes, the value still moves up to a recent revision
+    /// about every 30 seconds. If the watch was started without a revision, the value is 0 until a member has answered.
     #[must_use]
     pub fn complete(&self) -> Revision {
         Revision::new(self.complete.load(Ordering::Relaxed))

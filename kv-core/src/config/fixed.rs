@@ -26,7 +26,7 @@ pub enum Scope {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct OptionRow {
-    /// The name of its field in [`Options`].
+    /// The name of the option's field in [`Options`].
     pub name: &'static str,
     /// Whether the option is fixed or local.
     pub scope: Scope,
@@ -50,24 +50,30 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     local("heartbeat", "how often the primary sends a heartbeat, and how long a vote to leave a view counts"),
     local(
         "failure_timeout_min",
-        "the shortest silence after which a backup votes to leave a view, and when members repeat requests to each other",
+        "the shortest silence after which a backup votes to leave a view, and the shortest time after which a member repeats a request to another member",
     ),
     local(
         "failure_timeout_max",
-        "the longest such silence, and how late leases may end after a failover (rule X6)",
+        "the longest silence after which a backup votes to leave a view, and how late leases may end after a failover (rule X6)",
     ),
     fixed("read_lease", "how long a member keeps the promise behind leased reads (rules R5, R6)"),
     local(
         "wall_clock_allowance",
-        "how far wall clocks may be set forward while all members are down, and how much later everything then expires (rule N7)",
+        "how far wall clocks may be set forward while all members are down, without making anything expire early, and how late everything may expire afterwards (rule N7)",
     ),
     fixed("pipeline_depth", "how many entries may be uncommitted at once (rule N3)"),
     local(
         "max_batch_bytes",
         "how many requests share an entry; members may differ, because a journal stores entries of any size (rule D9)",
     ),
-    fixed("max_key_bytes", "which requests are invalid, and how much a transaction may return (rule E7)"),
-    fixed("max_value_bytes", "which requests are invalid, and how much a transaction may return (rule E7)"),
+    fixed(
+        "max_key_bytes",
+        "which keys and requests are too large, and how much a transaction may return (rule E7)",
+    ),
+    fixed(
+        "max_value_bytes",
+        "which values and requests are too large, and how much a transaction may return (rule E7)",
+    ),
     local("segment_bytes", "the size of journal files; a larger entry gets a file of its own (rule D9)"),
     local("checkpoint_bytes", "when the state is written to disk; the log contains what is newer"),
     local("journal_retention_bytes", "how much of the log is kept for members that are away"),
@@ -83,11 +89,14 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     ),
     fixed("history_revisions", "which revisions can be read and watched (rule R3)"),
     fixed("history_bytes", "which revisions can be read and watched (rule R3)"),
-    fixed("max_leases", "which requests for a lease are refused"),
+    fixed("max_leases", "how many leases there may be; requests for further leases are refused"),
     local("max_connections", "how many clients can be connected"),
     local("max_accepts_per_second", "how many clients can connect in a second"),
-    local("client_memory_bytes", "which calls are refused before they are proposed (rule E6)"),
-    local("client_idle_timeout", "when a silent connection is closed"),
+    local(
+        "client_memory_bytes",
+        "how much memory the requests and answers of clients may use; a request beyond this limit waits or is refused before it enters the log (rule E6)",
+    ),
+    local("client_idle_timeout", "how long the connection of a client may be silent before it is closed"),
 ];
 
 /// The options that are fixed when a cluster forms: see [`OPTION_TABLE`].
@@ -115,14 +124,14 @@ pub struct FixedOptions {
     pub max_leases: usize,
 }
 
-/// A fixed option has another value than the one that the cluster was formed with.
+/// A fixed option does not have the value that it had when the cluster formed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{option} is {found}, and the cluster was formed with {formed}: set it back to {formed}")]
 #[non_exhaustive]
 pub struct OptionMismatch {
-    /// The name of its field in [`Options`].
+    /// The name of the option's field in [`Options`].
     pub option: &'static str,
-    /// The value that the cluster was formed with.
+    /// The value that the option had when the cluster formed.
     pub formed: String,
     /// The value that was found instead.
     pub found: String,

@@ -17,7 +17,7 @@ pub enum EngineError {
         /// The disk's error.
         source: Arc<io::Error>,
     },
-    /// A file does not contain what was written. The state is no longer used for answers.
+    /// A file does not contain what the member wrote. The member no longer uses the state for answers.
     #[error(
         "the state is damaged ({detail}). It was not deleted. Restore the member's data directory from an intact copy with everything that it acknowledged, \
          or set up a new cluster from a backup"
@@ -26,8 +26,8 @@ pub enum EngineError {
         /// Where the damage is, and how it was detected.
         detail: String,
     },
-    /// Every block contains what was written, but the blocks are inconsistent with each other. The cause is a bug, or
-    /// the machine's memory, and not the disk. The state of another member could have the same problem.
+    /// Every block contains what the member wrote, but the blocks are inconsistent with each other. The cause is a bug,
+    /// or the machine's memory, and not the disk. The state of another member may have the same problem.
     #[error(
         "the state is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move all files whose names begin with `state` out of its data directory, and start it again"
     )]
@@ -40,15 +40,15 @@ pub enum EngineError {
         "the file `state` has format {found}, and this version has {known}: start the version that wrote it"
     )]
     Format {
-        /// The file's.
+        /// The format of the file.
         found: u32,
-        /// Ours.
+        /// The format that this version knows.
         known: u32,
     },
     /// The state was built with another value of a fixed option (rule F6).
     #[error(transparent)]
     OtherOption(#[from] OptionMismatch),
-    /// An earlier error was final.
+    /// An earlier operation failed with a final error.
     #[error("the state failed earlier: restart the member")]
     Failed,
 }

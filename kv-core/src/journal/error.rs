@@ -4,14 +4,14 @@ use crate::config::OptionMismatch;
 use crate::ids::{Hash, Incarnation, MemberId, Op};
 use std::io;
 
-/// Why a data directory was not opened. Unless it is an error of the disk itself, nothing was changed.
+/// Why a data directory was not opened. Except for [`Disk`](Self::Disk), nothing on disk was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The disk failed.
     #[error("cannot {doing}: {source}")]
     Disk {
-        /// What was attempted.
+        /// The operation.
         doing: String,
         /// The disk's error.
         source: io::Error,
@@ -42,34 +42,34 @@ pub enum OpenError {
          configuration back to what they were (addresses may change)"
     )]
     OtherConfiguration {
-        /// The cluster.
+        /// The name of the cluster.
         cluster: String,
-        /// The fingerprint of that member list.
+        /// The fingerprint of the member list with which the directory was formatted.
         fingerprint: Hash,
-        /// How that list differs, if that is known: a part of the sentence.
+        /// How that list differs, as a part of the message; empty if this is unknown.
         difference: String,
     },
     /// The directory was formatted with another value of a fixed option.
     #[error(transparent)]
     OtherOption(#[from] OptionMismatch),
-    /// An earlier version wrote it.
+    /// An earlier version of kv wrote the directory.
     #[error(
         "the data directory has format {found}, this version knows format {known} only: start the version that wrote it"
     )]
     OlderFormat {
-        /// The format found.
+        /// The format of the directory.
         found: u32,
-        /// The one known.
+        /// The only format that this version knows.
         known: u32,
     },
-    /// A later version wrote it.
+    /// A later version of kv wrote the directory.
     #[error(
         "the data directory has format {found}, this version knows format {known}: start the newer version"
     )]
     NewerFormat {
-        /// The format found.
+        /// The format of the directory.
         found: u32,
-        /// The newest one known.
+        /// The newest format that this version knows.
         known: u32,
     },
     /// Too few copies of the superblock are intact.
@@ -78,11 +78,11 @@ pub enum OpenError {
          without it: bring the data directory back as it was when the member last ran"
     )]
     SuperblockDamaged {
-        /// Intact copies.
+        /// The number of intact copies.
         intact: usize,
-        /// All copies.
+        /// The number of all copies.
         copies: usize,
-        /// How many are needed.
+        /// How many intact copies are needed.
         needed: usize,
     },
     /// There are journal files without a superblock.
@@ -109,7 +109,7 @@ pub enum OpenError {
         /// The name of the file.
         file: String,
     },
-    /// An option is out of range.
+    /// The option `segment_bytes` is out of range.
     #[error("the segment size is {0} bytes: it must be a multiple of 4096 from 16384 to 1 GiB")]
     SegmentBytes(u64),
 }
@@ -141,7 +141,7 @@ pub enum JournalWriteError {
     /// The directory has not been formatted.
     #[error("the directory is not formatted yet")]
     NotFormatted,
-    /// The entry is not the one that a damaged log is missing.
+    /// The log is damaged, and the entry is not the missing one.
     #[error("the log is damaged above op {head}, and entry {op} is not what is missing: cut it first")]
     Damaged {
         /// The op of the entry.

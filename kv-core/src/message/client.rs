@@ -261,32 +261,32 @@ pub enum Answer {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MemberStatus {
-    /// Its id.
+    /// The id of the member.
     pub id: MemberId,
     /// The role of the member.
     pub role: Role,
-    /// What it is doing.
+    /// What the member is doing.
     pub state: MemberState,
-    /// Its view.
+    /// The view of the member.
     pub view: View,
     /// The serving primary, as far as the member knows.
     pub primary: Option<MemberId>,
-    /// The last op of its log.
+    /// The last op of the member's log.
     pub head: Op,
-    /// The last op that it knows to be committed.
+    /// The last op that the member knows to be committed.
     pub commit: Op,
-    /// The last op that it has applied.
+    /// The last op that the member has applied.
     pub applied: Op,
-    /// The revision of its applied state.
+    /// The revision of the state that the member has applied.
     pub revision: Revision,
-    /// Its durable checkpoint.
+    /// The op of the member's last durable checkpoint.
     pub checkpoint: Op,
     /// How long the last change of primary took, as this member saw it, in milliseconds. The time counts from the first
     /// suspicion until the new primary served.
     pub last_failover_ms: Option<u64>,
     /// If the member is the primary, the progress of its peers.
     pub peers: Vec<PeerStatus>,
-    /// The clients of the member, and the calls that it answered.
+    /// The clients of the member, and the calls that the member has answered.
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
@@ -297,19 +297,20 @@ pub struct MemberStatus {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MemberState {
-    /// It opens its data, or waits for the cluster to form, until all members have been seen once.
+    /// The member opens its data, or waits for the cluster to form. To form, a cluster needs all of its members.
     Forming,
-    /// It serves as the primary.
+    /// The member serves as the primary.
     Primary,
-    /// It follows a primary, or waits for one to serve.
+    /// The member follows a primary, or waits until a primary serves.
     Backup,
-    /// It is changing from one view to the next.
+    /// The member is changing from one view to the next.
     ViewChange,
-    /// It replaces its log with the log of the view. It acknowledges nothing yet.
+    /// The member replaces its log with the log of the view. It acknowledges nothing yet.
     CatchingUp,
-    /// Its log is damaged. It votes, but acknowledges nothing until it has received the log from a primary.
+    /// The member's log is damaged. The member votes, but acknowledges nothing until it has received the log from a
+    /// primary.
     Damaged,
-    /// A state that this version does not know, from a newer version.
+    /// A state that this version of kv does not know. The member runs a newer version.
     #[serde(other)]
     Unknown,
 }
@@ -326,8 +327,8 @@ impl fmt::Display for MemberState {
 pub struct PeerStatus {
     /// The id of the peer.
     pub id: MemberId,
-    /// The last op that it acknowledged in this view.
+    /// The last op that the peer has acknowledged in this view.
     pub acknowledged: Op,
-    /// Whether it has answered recently.
+    /// Whether the peer has answered recently.
     pub alive: bool,
 }

@@ -129,7 +129,7 @@ pub struct LeaseInfo {
     pub ttl_ms: u64,
     /// The lease ends once the cluster's clock has reached this time, unless the lease is renewed.
     pub deadline: Timestamp,
-    /// The number of its keys.
+    /// The number of keys that belong to the lease.
     pub keys: u32,
 }
 

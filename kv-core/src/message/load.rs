@@ -3,22 +3,24 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a member has done for clients since it started, and its present clients.
+/// The present clients of a member, and the calls that the member has answered since it started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Load {
     /// The number of connected clients.
     pub clients: u64,
-    /// The number of their watches that wait for a change.
+    /// The number of watches of these clients that wait for a change.
     pub watches: u64,
-    /// The reads that it answered.
+    /// The reads that the member has answered, except the gets that were answered in the task of the caller (see
+    /// [`Node::client`](crate::Node::client)).
     pub reads: Latencies,
-    /// The writes that it answered.
+    /// The writes that the member has answered.
     pub writes: Latencies,
 }
 
-/// How many calls took how long, from when the member had read the call until it had the answer, without the network to
-/// the client. There are two buckets for each doubling, so a quantile is at most 1.5 times the true value.
+/// A histogram of the durations of calls. The duration of a call is the time from when the member has read the call
+/// until it has the answer. It does not include the time on the network. There are two buckets for each doubling of the
+/// duration, so a quantile is at most 1.5 times the true value.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Latencies {
     buckets: Vec<u64>,
@@ -45,7 +47,7 @@ impl Latencies {
         Duration::from_micros(micros)
     }
 
-    /// The number of calls in each bucket.
+    /// Creates a histogram from the number of calls in each bucket.
     pub(crate) fn new(counts: impl IntoIterator<Item = u64>) -> Self {
         let mut buckets: Vec<u64> = counts.into_iter().collect();
         let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
@@ -53,12 +55,13 @@ impl Latencies {
         Self { buckets }
     }
 
-    /// The total number of calls.
+    /// Returns the total number of calls.
     pub fn count(&self) -> u64 {
         self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// The calls after `earlier`, which the same member reported; all calls, if it has restarted in the meantime.
+    /// Returns the calls that the member has answered since it reported `earlier`. If the member has restarted since
+    /// then, returns all calls since the restart.
     pub fn since(&self, earlier: &Self) -> Self {
         let before = |bucket: usize| earlier.buckets.get(bucket).copied().unwrap_or(0);
         let later = self.buckets.iter().enumerate().map(|(bucket, count)| count.checked_sub(before(bucket)));
@@ -68,7 +71,8 @@ impl Latencies {
         }
     }
 
-    /// This share of them (0.5 is half) took no longer than the result. `None` if there were none.
+    /// Returns a duration that this share of the calls did not exceed. For example, 0.5 is half of the calls. Returns
+    /// `None` if there were no calls.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let all = self.count();
         if all == 0 {

@@ -6,19 +6,19 @@
 //! | `PrepareOk` | backup to primary | Log | `Primary::on_prepare_ok` |
 //! | `Commit` | primary to backups | Control | `Backup::on_commit` |
 //! | `CommitOk` | backup to primary | Control | `Primary::on_commit_ok` |
-//! | `StartViewChange` | any to all | Control | `Replica::on_start_view_change` |
-//! | `DoViewChange` | any to all | Control | `Replica::on_do_view_change` |
+//! | `StartViewChange` | any member to all others | Control | `Replica::on_start_view_change` |
+//! | `DoViewChange` | any member to all others | Control | `Replica::on_do_view_change` |
 //! | `StartView` | primary to backups | Control | `Replica::on_start_view` |
-//! | `GetState` | any to any | Control | `Replica::on_get_state` |
-//! | `Fetch` | any to any | Bulk | `Context::on_fetch` |
+//! | `GetState` | any member to the primary, or to all others | Control | `Replica::on_get_state` |
+//! | `Fetch` | any member to another | Bulk | `Context::on_fetch` |
 //! | `Headers` | answer to `Fetch` | Bulk | `Install::on_headers` |
 //! | `NewState` | answer to `Fetch` | Bulk | `Install::on_new_state` |
-//! | `TooOld` | answer to `Fetch`; primary to backups | Bulk | `Replica::on_too_old` |
-//! | `GetSnapshot` | any to any | Bulk | `Context::on_get_snapshot` |
+//! | `TooOld` | answer to `Fetch`; also primary to backup | Bulk | `Replica::on_too_old` |
+//! | `GetSnapshot` | data member to data member | Bulk | `Context::on_get_snapshot` |
 //! | `SnapshotChunk` | answer to `GetSnapshot` | Bulk | `Context::on_snapshot_chunk` |
 //! | `SnapshotGone` | answer to `GetSnapshot` | Bulk | `Context::on_snapshot_gone` |
-//! | `Formation` | any to any | Control | `Forming::on_formation` |
-//! | `StateDigest` | any to any | Control | `Context::on_state_digest` |
+//! | `Formation` | any member to another | Control | `Forming::on_formation` |
+//! | `StateDigest` | data member to data member | Control | `Context::on_state_digest` |
 
 mod bounded;
 mod client;

@@ -387,7 +387,7 @@ pub enum RequestError {
     /// The transaction has too many conditions or steps.
     #[error("the transaction has {len} {what}: up to {max} are allowed")]
     TooManyOps {
-        /// Conditions, or steps of one list.
+        /// What the transaction has too many of: conditions, or steps of one list.
         what: &'static str,
         /// Their number.
         len: usize,
@@ -412,7 +412,7 @@ pub enum RequestError {
         /// The longest time allowed, in milliseconds.
         max: u64,
     },
-    /// Too many keys in one read.
+    /// One read has too many keys, or these keys are too long together.
     #[error("the read has {count} keys with {bytes} bytes: up to {most} keys with {max} bytes are allowed")]
     Keys {
         /// Their number.

@@ -25,9 +25,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long a start waits for an address or a directory that is still in use by a node that was just dropped, or by a
-/// cancelled start. The address is released when the tasks of the old node run, and the directory when its disk
-/// operation ends.
+/// How long a start waits for an address or a directory that a node that was just dropped, or a cancelled start, still
+/// uses. The old node releases the address when its tasks next run. The old node or start releases the directory when
+/// its current disk operation ends.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 /// How long to wait before the next attempt.
 const RETRY: Duration = Duration::from_millis(5);
@@ -99,25 +99,27 @@ impl NodeBuilder {
         (Clock::start(), IdleTracker::default(), random())
     }
 
-    /// Sets the transport: a value or an `Arc`, including `Arc<dyn Transport>`. Required.
+    /// Sets the transport, which is required. The argument is a transport or an `Arc` of a transport, including
+    /// `Arc<dyn Transport>`.
     ///
     /// If the transport has a certificate (TLS over TCP, or QUIC), it must be the certificate of this member. All other
-    /// members and clients must then authenticate: members by the ids in the configuration, clients by a certificate
-    /// for this cluster. New certificates in the same files are loaded within about a second, and connections stay
-    /// open.
+    /// members and clients must then have a certificate for this cluster. The certificate of a member must contain the
+    /// id that the member has in the configuration. If the certificate files are replaced, the member loads the new
+    /// certificates within about a second, and open connections stay open.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
     }
 
-    /// Stores the data of the member in this directory. The directory and its parents are created if they do not exist.
-    /// Required.
+    /// Sets the directory for the data of the member, which is required. The start creates the directory and its
+    /// parents if they do not exist.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.disk = Some(Disk::Directory(path.into()));
         self
     }
 
-    /// Stores the data of the member in this storage, instead of a directory. Nothing else may use it at the same time.
+    /// Stores the data of the member in this storage, instead of a directory. Nothing else may use the storage at the
+    /// same time.
     #[cfg(feature = "internals")]
     pub fn storage(self, storage: Arc<dyn Storage>) -> Self {
         self.on(storage)
@@ -145,27 +147,29 @@ impl NodeBuilder {
     /// ignored. A name is the `NAME` in the client's certificate, `kv://CLUSTER/client/NAME`, without `%` encoding.
     /// Members are always accepted. Default: every client with a certificate for this cluster.
     ///
-    /// The member reloads the file about every second. It refuses clients whose names were removed from the file, and
-    /// closes their connections. If the file cannot be read, the previous list stays in use, and the failure is logged.
+    /// The member checks the file about every second. A new list takes effect after the file has not changed for about
+    /// two seconds. If the new list lacks a name, the member refuses the client with this name, and closes its
+    /// connections. If the file cannot be read, the member keeps the previous list, and logs the failure.
     pub fn clients(mut self, file: impl Into<PathBuf>) -> Self {
         self.clients = Some(file.into());
         self
     }
 
     /// Starts the member on the current tokio runtime, with separate threads for everything that waits for the disk.
-    /// All checks come first. If a check fails, nothing on disk has changed.
+    /// The start checks as much as possible before it changes anything on disk: see [`StartError`].
     ///
-    /// This returns as soon as the member runs. [`Node::wait_formed`] waits until the cluster has formed.
+    /// This method returns as soon as the member runs. [`Node::wait_formed`] waits until the cluster has formed.
     ///
     /// # Errors
     /// [`StartError`] names in one line what is wrong and what to do.
     ///
     /// # Panics
-    /// Outside a tokio runtime with its clock and I/O enabled.
+    /// If the future runs outside a tokio runtime, or in a runtime whose timer or I/O is not enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the start. If data is being read from the disk, that ends at the next disk access,
-    /// and the directory is then free. Another start waits up to one second for the directory.
+    /// Dropping the future cancels the start. If a thread of the start uses the disk at that moment, the thread
+    /// continues until its next access to the disk. This access fails, the thread ends, and then the directory is free.
+    /// Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
         let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;
@@ -236,7 +240,7 @@ impl NodeBuilder {
     }
 }
 
-/// Opens the disk on a thread that no runtime waits for. In a test, the paused clock waits for it.
+/// Opens the disk on a thread that no runtime waits for. In a test, the paused clock waits for this thread.
 async fn open_detached(
     idle: &IdleTracker,
     opening: impl FnOnce() -> Result<Opened, StartError> + Send + 'static,

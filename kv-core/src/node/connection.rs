@@ -9,13 +9,14 @@ use super::shared::Shared;
 use super::{status, watches};
 use crate::config::{Options, Role};
 use crate::ids::{Op, RequestNumber, SessionId};
+use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, ClientCall, Operation, Query, ReadMode, Request, RequestError, SizeLimits};
 use crate::wire::{self, Frame, FrameReader, FrameWriter, Kind, Party, WireError};
 use bytes::Bytes;
 use kv_transport::{Reader, Writer};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 /// How long a client may take to send a frame that it has begun, and to receive answers. The time for the bytes
 /// themselves, at [`SLOWEST`], is added.
@@ -62,7 +63,8 @@ pub(super) async fn serve(
     let outbox = Outbox::new(shared.admission.clone(), account);
     let _closed = CloseOnDrop(shared, outbox.clone());
     let share = Share::none(&shared.admission.budget, outbox.account());
-    let incoming = Incoming { shared, reader, share, since_turn: 0 };
+    let timer = LazyTimer::new(Instant::now() + shared.options.client_idle_timeout);
+    let incoming = Incoming { shared, reader, share, timer, since_turn: 0 };
     let ended = tokio::select! {
         ended = receive(&outbox, incoming) => ended,
         ended = answer(shared, &outbox, writer) => ended,
@@ -97,6 +99,7 @@ struct Incoming<'a> {
     reader: FrameReader<Reader>,
     /// The memory of what has been read and not yet processed.
     share: Share,
+    timer: LazyTimer,
     /// How many bytes have been read since other tasks last ran.
     since_turn: usize,
 }
@@ -135,7 +138,7 @@ impl Incoming<'_> {
                 }
                 self.reader.fill(want).await
             };
-            match timeout_at(until, step).await {
+            match self.timer.limit(until, step).await {
                 Ok(Err(error)) => return Err(WireError::from(error).into()),
                 // A client that sends much yields to others regularly, because tasks share the few threads of the
                 // runtime.
@@ -152,7 +155,7 @@ impl Incoming<'_> {
         self.share.shrink_to(self.reader.buffered_bytes());
         // Nothing was reserved for what fitted into the first read. A small call must still count.
         let all = share.grow_to(frame.body_len().max(CALL_BYTES), Use::Frame);
-        timeout_at(until, all).await.map_err(|_| ConnectionEnd::HalfAFrame)?;
+        self.timer.limit(until, all).await.map_err(|_| ConnectionEnd::HalfAFrame)?;
         Ok(Some((frame, share)))
     }
 }
@@ -200,13 +203,21 @@ async fn answer(
     mut writer: FrameWriter<Writer>,
 ) -> Result<(), ConnectionEnd> {
     let mut closing = shared.closing.subscribe();
+    // One future for the whole loop. A new one for each turn of the loop would register and deregister each time, under
+    // locks that all connections share.
+    let mut closes = std::pin::pin!(async { drop(closing.wait_for(|closing| *closing).await) });
+    let mut is_closing = false;
     loop {
-        if *closing.borrow_and_update() && outbox.is_idle() {
+        if is_closing && outbox.is_idle() {
             return Ok(());
         }
         let answers = tokio::select! {
+            biased;
+            () = &mut closes, if !is_closing => {
+                is_closing = true;
+                continue;
+            }
             answers = outbox.take(WRITE_BYTES) => answers,
-            Ok(()) = closing.changed() => continue,
         };
         let (count, mut held, mut shares) = (answers.len(), 0, Vec::with_capacity(answers.len()));
         for (answer, share) in answers {
@@ -217,7 +228,8 @@ async fn answer(
             held += share.bytes();
             shares.push(share);
         }
-        let within = if *closing.borrow() { LAST_WITHIN } else { WITHIN + time_for(writer.queued_bytes()) };
+        // If the node begins to shut down only now, this write still has the longer time.
+        let within = if is_closing { LAST_WITHIN } else { WITHIN + time_for(writer.queued_bytes()) };
         match timeout(within, writer.flush()).await {
             Ok(written) => written.map_err(WireError::from)?,
             Err(_) => return Err(ConnectionEnd::Unread),

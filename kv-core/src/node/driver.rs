@@ -10,18 +10,20 @@ use super::transfer::{self, Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
+use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, Write};
 use crate::replica::{Input, Output, Replica};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout_at;
 
 /// Clients' calls wait while more than this many times the pipeline depth is committed and not yet applied.
 const MAX_LAG: u64 = 4;
 /// Calls are refused if nothing has been applied for this long although there was something to apply.
 const SLOW_APPLY: Duration = Duration::from_secs(1);
+/// The driver waits for more calls for at most this many turns of the runtime, and only while each turn brings some.
+const MOST_TURNS: usize = 4;
 /// How often the status is updated with the progress of the peers.
 const PEERS_EVERY: Duration = Duration::from_millis(20);
 
@@ -32,6 +34,7 @@ pub(super) struct Driver {
     reporter: Reporter,
     /// Collected for the journal thread until the end of the batch.
     writes: Vec<(WriteSeq, Write)>,
+    timer: LazyTimer,
     commit: Op,
     applied: Op,
     /// When something was last applied, or when there was last nothing to apply.
@@ -54,6 +57,7 @@ impl Driver {
             reads: Reads::default(),
             reporter: Reporter::default(),
             writes: Vec::new(),
+            timer: LazyTimer::new(tokio::time::Instant::now()),
             commit: applied,
             applied,
             applying_since: Instant::ZERO,
@@ -72,13 +76,20 @@ impl Driver {
         while !self.halted {
             // Without room for more writes, only what leads to none is taken: votes and acknowledgements must be heard
             // even while the disk hangs.
-            let batch = shared.inbox.take(shared.writes.with(|writes| writes.has_room()), self.takes_calls());
+            let batch = shared.inbox.take(self.has_room(), self.takes_calls());
             if batch.is_empty() {
                 self.wait().await;
+                self.gather(0).await;
             } else {
                 self.process(batch);
-                // Lets other tasks on this thread run, however much there is to do.
-                tokio::task::yield_now().await;
+                // Other tasks run next. Meanwhile, the journal thread writes.
+                self.finish_batch();
+                if self.shared.inbox.has_news() {
+                    let (calls, _) = self.shared.inbox.waiting();
+                    // Lets other tasks on this thread run, however much there is to do.
+                    tokio::task::yield_now().await;
+                    self.gather(calls).await;
+                }
             }
             self.on_time();
             self.finish_batch();
@@ -86,13 +97,45 @@ impl Driver {
     }
 
     /// Waits until something happens or the replica's next timer is due.
-    async fn wait(&self) {
+    async fn wait(&mut self) {
         let arrived = self.shared.inbox.arrived();
         match self.replica.poll_timeout().and_then(|at| self.shared.clock.timer(at)) {
             // The caller checks for both outcomes.
-            Some(at) => drop(timeout_at(at, arrived).await),
+            Some(at) => drop(self.timer.limit(at, arrived).await),
             None => arrived.await,
         }
+    }
+
+    /// If there are more calls than `before`, lets the other tasks that are ready run first. The runtime runs this task
+    /// right after the first one that has put a call into the inbox. If the others put more there, a single entry or
+    /// round serves all of them.
+    ///
+    /// A turn of the runtime may take long. So neither the Control lane waits for it nor the replica's timers, which
+    /// send heartbeats. Only a primary gathers: a backup has nothing to gain, and its acknowledgements would wait.
+    async fn gather(&self, mut before: usize) {
+        for _ in 0..MOST_TURNS {
+            let (calls, has_control) = self.shared.inbox.waiting();
+            let gains = calls > before && self.replica.is_serving() && self.may_take_calls();
+            if !gains || has_control || self.is_timer_due() {
+                return;
+            }
+            before = calls;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Whether the next batch contains the calls that wait.
+    fn may_take_calls(&self) -> bool {
+        self.takes_calls() && self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.writes.with(|writes| writes.has_room())
+    }
+
+    fn is_timer_due(&self) -> bool {
+        let now = self.shared.clock.monotonic();
+        self.replica.poll_timeout().is_some_and(|at| at <= now)
     }
 
     /// Passes one input to the replica, and carries out its outputs.
@@ -109,10 +152,10 @@ impl Driver {
 
     fn on_time(&mut self) {
         self.report_progress();
-        let now = self.shared.clock.monotonic();
-        if self.replica.poll_timeout().is_some_and(|at| at <= now) {
+        if self.is_timer_due() {
             self.step(Input::Timeout);
         }
+        let now = self.shared.clock.monotonic();
         self.reads.on_time(now, &self.shared);
         if self.commit <= self.applied {
             self.applying_since = now;
@@ -268,12 +311,20 @@ impl Driver {
                             super::reads::run(&self.shared, vec![(query, reply)], MinApplied::Op(op))
                         }
                         (None, Some(refusal)) => reply.send(refusal.clone()),
-                        (None, None) => reads.push(self.reads.add(query, reply)),
+                        (None, None) => reads.push((query, reply)),
                     }
                 }
-                (InboxCall::Read { query, reply }, None) => reads.push(self.reads.add(query, reply)),
-                (InboxCall::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),
+                (InboxCall::Read { query, reply }, None) => reads.push((query, reply)),
                 (InboxCall::Write { key, request, reply }, None) => {
+                    if room == 0 && !requests.is_empty() {
+                        // A batch may hold more calls than the replica takes at once.
+                        self.step(Input::Propose { requests: std::mem::take(&mut requests) });
+                        room = self.replica.proposal_room();
+                    }
+                    if room == 0 {
+                        reply.send(Answer::Overloaded);
+                        continue;
+                    }
                     // If the request is already in progress, this call waits for the same result.
                     if self.shared.waiters.join(key, reply) {
                         room = room.saturating_sub(request.len());
@@ -286,7 +337,9 @@ impl Driver {
         if !requests.is_empty() {
             self.step(Input::Propose { requests });
         }
-        for ticket in reads {
+        if !reads.is_empty() {
+            // One ticket for all: the round that begins with the first read would not count for the second.
+            let ticket = self.reads.add(reads);
             self.step(Input::Read { ticket });
         }
     }

@@ -12,7 +12,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Why a node did not start. If it refused to start, nothing on disk has changed.
+/// Why a node did not start.
+///
+/// The start checks as much as possible before it changes anything on disk, except that it creates the data directory
+/// with its lock file. If the disk failed, or after [`Engine`](Self::Engine), [`StateLost`](Self::StateLost) or
+/// [`Thread`](Self::Thread), the start may have made the repairs that every start makes. For example, it removes an
+/// entry that is incomplete after a crash.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -51,17 +56,17 @@ pub enum StartError {
     /// The node cannot listen on the address.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The data directory cannot be used, or another process uses it.
+    /// The data directory cannot be used, or something else uses it: another process, or another node of this process.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The journal cannot be opened: it belongs to another member or cluster, has a newer format or is damaged, or
-    /// the disk failed.
+    /// The journal cannot be opened. For example, it belongs to another member or cluster, has another format or is
+    /// damaged, or the disk failed.
     #[error("{0}{advice}", advice = Advice(DiskProblem::of_open(.0)))]
     Journal(#[from] OpenError),
     /// The state cannot be opened, or the disk failed.
     #[error("{0}{advice}", advice = Advice(DiskProblem::of_state(.0)))]
     Engine(#[from] EngineError),
-    /// The state is older than the member's superblock records.
+    /// The state is older than the superblock says.
     #[error(
         "the state is at op {found}, but it was at op {recorded} before: it was lost or replaced by an old copy. \
          Bring the whole data directory back as it was when the member last ran"
@@ -78,8 +83,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// If a fixed option differs from its value when the cluster was formed, and that is the reason, returns the
-    /// mismatch.
+    /// Returns the mismatch if the node did not start because a fixed option differs from the value that it had when
+    /// the cluster formed.
     #[must_use]
     pub const fn other_option(&self) -> Option<&OptionMismatch> {
         match self {
@@ -97,7 +102,7 @@ pub enum StopReason {
     /// [`Node::shutdown`](super::Node::shutdown) was called.
     #[error("the node was shut down")]
     Shutdown,
-    /// Its [`Node`](super::Node) was dropped.
+    /// The [`Node`](super::Node) was dropped.
     #[error("the node was dropped")]
     Dropped,
     /// The protocol halted the member.

@@ -254,6 +254,17 @@ impl Inbox {
         self.arrived.notified().await;
     }
 
+    /// Returns whether anything has happened since the last [`take`](Self::take), or was left there by it.
+    pub(super) fn has_news(&self) -> bool {
+        !lock(&self.pending).batch.is_empty()
+    }
+
+    /// The number of calls that wait, and whether messages of the Control lane wait.
+    pub(super) fn waiting(&self) -> (usize, bool) {
+        let pending = lock(&self.pending);
+        (pending.batch.calls.len(), !pending.batch.control.is_empty())
+    }
+
     /// Takes what has happened. Without `room` for more writes, messages of the data lanes and calls stay in their
     /// queues, and their senders wait. Calls also stay if `calls` is false.
     pub(super) fn take(&self, room: bool, calls: bool) -> Batch {

@@ -41,6 +41,7 @@ mod folder;
 mod handover;
 mod health;
 mod idle;
+mod in_process;
 mod inbox;
 mod incoming;
 mod lanes;
@@ -82,7 +83,8 @@ use crate::journal::Journal;
 use crate::replica::{Replica, Status};
 use accept::Acceptor;
 use driver::Driver;
-use kv_transport::{Connection, Lane, Listener, Peer};
+use in_process::InProcess;
+use kv_transport::Listener;
 use link::Link;
 use shared::Shared;
 use std::sync::Arc;
@@ -98,8 +100,6 @@ const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
 const LAST_HANDOVER_WITHIN: Duration = Duration::from_secs(1);
 /// How long the node waits until the last answers have been sent to clients.
 const DRAIN_WITHIN: Duration = Duration::from_millis(250);
-/// The buffer in each direction between an in-process client and its member, in bytes.
-const DUPLEX_BYTES: usize = 256 << 10;
 
 /// A running member of a cluster.
 ///
@@ -181,24 +181,26 @@ impl Node {
     /// transport. It works no matter which member is the primary. Each call returns a separate client with a session of
     /// its own.
     ///
+    /// If this member has recently applied a change of a key, whoever made the change, a
+    /// [`local`](crate::client::Get::local) get of that key is answered from the member's memory, in the task of the
+    /// caller. So is a get with [`at_least`](crate::client::Get::at_least), if this member has already applied the
+    /// revision. Such gets do not count in [`Load::reads`](crate::node::Load::reads).
+    ///
     /// # Panics
     /// If this is called outside a tokio runtime.
     #[must_use]
     pub fn client(&self) -> Client {
-        let acceptor = Arc::downgrade(&self.acceptor);
-        let me = self.shared.transport.identity();
-        let connect = move || {
-            let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
-            if let Some(acceptor) = acceptor.upgrade() {
-                acceptor.accept(in_process(far, me.clone()));
-            }
-            in_process(near, me.clone())
+        let member = InProcess {
+            acceptor: Arc::downgrade(&self.acceptor),
+            shared: Arc::downgrade(&self.shared),
+            id: self.shared.me,
+            identity: self.shared.transport.identity(),
         };
         let expectation = &self.shared.expectation;
         Client::builder(self.shared.cluster.name())
             .transport(self.shared.transport.clone())
             .name(format!("member {}", self.shared.me))
-            .local_member(self.shared.me, connect)
+            .local_member(member)
             .start(expectation.members.clone(), expectation.limits)
     }
 
@@ -316,18 +318,6 @@ fn start_threads(
     }
     threads.start(shared, "kv-sender", Urgency::Prompt, |shared| shared.peers.work())?;
     Ok(())
-}
-
-/// One end of a connection inside the process. Both ends belong to the same member.
-fn in_process(stream: tokio::io::DuplexStream, peer: Peer) -> Connection {
-    let (reader, writer) = tokio::io::split(stream);
-    Connection {
-        lane: Lane::Client,
-        peer,
-        remote: "this process".to_owned(),
-        reader: Box::new(reader),
-        writer: Box::new(writer),
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// At most this many reads of one client are passed to a thread at once.
 const SHARE: usize = 32;
 
-type Read = (Query, Responder);
+pub(super) type Read = (Query, Responder);
 
 /// What a state must have applied before a read may be answered from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,8 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The reads that wait. Bounded by the admission of the node.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    /// Reads that the replica has not confirmed yet.
-    unconfirmed: HashMap<u64, Read>,
+    /// Reads that the replica has not confirmed yet. All those that began together share a ticket.
+    unconfirmed: HashMap<u64, Vec<Read>>,
     /// Reads that wait for this op to be applied.
     unapplied: BTreeMap<Op, Vec<Read>>,
     /// Reads that wait for this revision to be applied, each until its deadline.
@@ -55,16 +55,16 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Adds a read, and returns its ticket.
-    pub(super) fn add(&mut self, query: Query, reply: Responder) -> u64 {
+    /// Adds reads that begin together, and returns their ticket.
+    pub(super) fn add(&mut self, reads: Vec<Read>) -> u64 {
         self.next += 1;
-        self.unconfirmed.insert(self.next, (query, reply));
+        self.unconfirmed.insert(self.next, reads);
         self.next
     }
 
     /// These reads may be answered from a state that has applied `op`.
     pub(super) fn confirmed(&mut self, tickets: &[u64], op: Op, applied: Op, shared: &Arc<Shared>) {
-        let confirmed = tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket));
+        let confirmed = tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket)).flatten();
         if applied >= op {
             run(shared, confirmed.collect(), MinApplied::Op(op));
         } else {
@@ -116,7 +116,8 @@ impl Reads {
 
     /// Refuses these reads: they cannot be answered here.
     pub(super) fn refused(&mut self, tickets: &[u64], answer: &Answer) {
-        for (_, reply) in tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket)) {
+        let refused = tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket)).flatten();
+        for (_, reply) in refused {
             reply.send(answer.clone());
         }
     }

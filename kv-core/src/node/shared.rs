@@ -186,6 +186,11 @@ impl Shared {
         set_once(&self.stop, reason);
     }
 
+    /// Returns whether the node stops or shuts down, and so takes no new calls.
+    pub(super) fn is_ending(&self) -> bool {
+        *self.closing.borrow() || self.stop.borrow().is_some()
+    }
+
     /// Hands over the primary role, if this member has it, and then stops. For a member whose disk has failed, but
     /// whose knowledge is still correct.
     pub(super) fn hand_over_and_stop(&self, reason: StopReason) {
@@ -234,7 +239,10 @@ impl Shared {
     fn replace_state(&self, reader: Option<StateReader>) {
         let mut state = lock(&self.state);
         self.state_life.fetch_add(1, Ordering::SeqCst);
-        *state = reader;
+        let old = std::mem::replace(&mut *state, reader);
+        drop(state);
+        // Only now: it may hold the last reference to a state, which takes long to free, and readers wait for the lock.
+        drop(old);
     }
 
     /// The number of the present state. Read it before the state whose errors are reported with it.

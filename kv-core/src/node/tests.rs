@@ -1,7 +1,9 @@
 //! Parts of a node against peers and clients that misbehave, under a clock that is not waited for.
 
 mod gate;
+mod in_process;
 mod states;
+mod turns;
 mod watches;
 
 use super::accept::Acceptor;

@@ -50,6 +50,12 @@ impl WriteQueue {
         self.queue.len() < MAX_WRITES && self.bytes < MAX_BYTES
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     fn fail(&mut self) {
         *self = Self { failed: true, closed: self.closed, last: self.last, ..Self::default() };
     }

@@ -273,7 +273,8 @@ pub enum Status {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Halt {
-    /// The disk of this member is empty, although the cluster was formed with it.
+    /// The disk of this member is empty, although the cluster has formed, and a cluster forms only with all of its
+    /// members.
     #[error(
         "the data directory is empty, but member {peer} reports that the cluster is formed: this member's disk was lost. \
          Bring the directory back, for example by mounting its disk; this member cannot take part without it"
@@ -294,7 +295,7 @@ pub enum Halt {
         /// The hash of the committed entry.
         theirs: Hash,
     },
-    /// A quorum has applied the same entries, but has another state.
+    /// A quorum of members has applied the same entries as this member, but has another state.
     #[error(
         "the state after op {op} has the digest {ours} here and {theirs} on a quorum of members that have applied the same entries: \
          this member's memory, processor or build is not to be trusted. Find out why before it runs again; its data directory \

@@ -5,13 +5,13 @@
 //! # How to drive it
 //! Call [`Replica::handle`] with one [`Input`], then call [`Replica::poll_output`] until it returns `None`, and carry
 //! out each [`Output`] in order. Then call [`Replica::poll_timeout`], and call `handle(now, Input::Timeout)` at the
-//! time that it returns. The completion of an output is an input too: a write is answered later by
-//! [`Input::Durable`].
+//! time that it returns. The completion of an output is an input too: when the data of an [`Output::Write`] is durable,
+//! pass [`Input::Durable`].
 //!
 //! # Code structure
-//! [`Replica`] owns a context, which holds what all states share, and the present state. It passes each input to one of
-//! them, and carries out the transitions between states. A state owns its behaviour and borrows the context. The
-//! context names no state.
+//! [`Replica`] owns the present state, and a context that holds what all states share. It passes each input to the
+//! state or the context, and carries out the transitions between states. A state owns its behaviour and borrows the
+//! context. The code of the context does not refer to any of these states.
 
 mod api;
 mod backup;

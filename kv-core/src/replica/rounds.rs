@@ -1,5 +1,5 @@
-//! The read index rounds of the primary (rules R1, R4 and R5). They are numbered, and every member that is still in
-//! the view answers. A confirmed round also proves to each member how old its state is at most.
+//! The read index rounds of the primary (rules R1, R4 and R5). They are numbered, and every member that is still in the
+//! view answers. From a confirmed round, each member also learns how old its state can be at most.
 
 use super::Output;
 use super::context::Context;

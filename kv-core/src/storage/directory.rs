@@ -22,13 +22,13 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectoryError {
-    /// Another process has it open.
+    /// Another process, or another node of this process, has the directory open.
     #[error("the data directory {path} is in use by another process: stop that one, or give this member a directory of its own", path = .0.display())]
     Locked(PathBuf),
     /// The path leads to something other than a directory.
     #[error("the data directory {path} is not a directory: name another path, or move that file away", path = .0.display())]
     NotADirectory(PathBuf),
-    /// It does not exist and cannot be created.
+    /// The directory does not exist and cannot be created.
     #[error("cannot create the data directory {path}: {source}", path = .path.display())]
     Create {
         /// The path of the directory.
@@ -36,7 +36,7 @@ pub enum DirectoryError {
         /// The system's error.
         source: io::Error,
     },
-    /// It cannot be written.
+    /// The directory cannot be written.
     #[error("the data directory {path} is not writable: {source}: check its owner, its mode and how it is mounted", path = .path.display())]
     NotWritable {
         /// The path of the directory.
@@ -47,7 +47,7 @@ pub enum DirectoryError {
     /// The disk failed.
     #[error("cannot {doing} in the data directory {path}: {source}", path = .path.display())]
     Disk {
-        /// What was attempted.
+        /// The operation.
         doing: &'static str,
         /// The path of the directory.
         path: PathBuf,

@@ -253,8 +253,8 @@ impl TestCluster {
         }
     }
 
-    /// Returns the faults that act at this member's end of its connections. Use them to control single links of this
-    /// member.
+    /// Returns the object that sets and removes faults at this member's end of its connections. Use it to affect single
+    /// links of this member.
     pub fn faults_of(&self, id: u8) -> &Faults {
         &self.member(id).faults
     }

@@ -20,9 +20,9 @@ const MAX_ALIVE: usize = 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// [`Hello`]: the first frame from the end that connected.
+    /// [`Hello`]: the first frame from the side that opened the connection.
     Hello,
-    /// [`HelloReply`]: the first frame from the end that accepted.
+    /// [`HelloReply`]: the first frame from the side that accepted the connection.
     HelloReply,
     /// [`Message`]: between members.
     Message,

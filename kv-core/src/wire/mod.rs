@@ -24,10 +24,10 @@
 //! - an optional feature is a bit in the hello's `features`: an end that does not know it ignores it.
 //!
 //! # Bodies
-//! Bodies are postcard. The first frame in each direction is the hello: [`Hello`] from the end that connected, then
-//! [`HelloReply`]. After it, a connection carries one kind in each direction (and a client's signs of life); any other
-//! is refused before its body is read. A decoder returns only what passes every check: no trailing bytes, no counter
-//! near the end of its range, no entry whose hash differs.
+//! Bodies are postcard. The first frame in each direction is the hello: [`Hello`] from the side that opened the
+//! connection, then [`HelloReply`] from the side that accepted it. After it, a connection carries one kind in each
+//! direction (and a client's signs of life); any other is refused before its body is read. A decoder returns only what
+//! passes every check: no trailing bytes, no counter near the end of its range, no entry whose hash differs.
 
 mod access;
 mod check;

@@ -1,10 +1,14 @@
 //! What a healthy cluster does.
 
 use super::harness::{Harness, Net, eventually, id, options, patient_options};
+use futures::FutureExt;
+use kv_core::client::Revision;
 use kv_core::config::Role;
 use kv_core::error::{ReadError, WriteError};
 use kv_core::message::{MemberState, RequestError, StepFailure, StepResult};
 use std::future::IntoFuture;
+use std::pin::pin;
+use std::time::Duration;
 
 pub(crate) async fn three_members_form_and_serve(net: Net) {
     let harness = Harness::three(net).await;
@@ -190,6 +194,48 @@ pub(crate) async fn local_reads_are_answered_by_backups_and_not_by_witnesses(net
     // A client never asks a witness for data: it knows the roles.
     let through_witness = harness.node(2).client().get("key").local().await;
     assert!(!matches!(through_witness, Err(ReadError::Refused(_))), "{through_witness:?}");
+}
+
+/// Only what the member in this process may answer, and can answer from its memory, is answered without a message.
+pub(crate) async fn an_embedded_client_reads_what_is_in_memory_at_once(net: Net) {
+    let harness = Harness::three(net).await;
+    let written = harness.client().await.put("key", "value").await.expect("a put");
+    harness.level().await;
+    let backup = harness.backup().await;
+    let client = harness.node(backup).client();
+    let reads = harness.status(backup).load.reads;
+    for get in [client.get("key").local(), client.get("key").at_least(written.revision)] {
+        let at_once = get.clone().into_future().now_or_never().expect("it is in memory").expect("a read");
+        assert_eq!(at_once.expect("it is applied").value, "value");
+        assert!(get.member(id(backup)).into_future().now_or_never().is_some());
+    }
+    assert_eq!(harness.status(backup).load.reads, reads, "they took no time that says anything about others");
+
+    let later = Revision::new(written.revision.get() + 1000);
+    let others = [
+        client.get("key"),
+        client.get("key").max_staleness(Duration::from_secs(60)),
+        client.get("key").at_least(later),
+        client.get("key").local().member(id((backup + 1) % 3)),
+        client.get("key").local().at(written.revision),
+        client.get("absent").local(),
+    ];
+    for get in others {
+        assert!(get.clone().into_future().now_or_never().is_none(), "{get:?}");
+    }
+    assert!(client.get("absent").local().await.expect("a read").is_none());
+    let too_long = client.get(vec![0; 1 << 20]).local().await;
+    assert!(matches!(too_long, Err(ReadError::Key { .. })), "{too_long:?}");
+
+    // A task that only reads lets others run.
+    let mut reading = pin!(async {
+        loop {
+            client.get("key").local().await.expect("a read");
+        }
+    });
+    assert!(futures::poll!(&mut reading).is_pending());
+    client.close().await;
+    assert!(matches!(client.get("key").local().await, Err(ReadError::Closed)));
 }
 
 pub(crate) async fn the_status_shows_the_state_of_members(net: Net) {

@@ -45,7 +45,7 @@ pub(crate) async fn x1_a_key_expires_and_not_early_across_a_failover(net: Net) {
 pub(crate) async fn x4_a_lease_is_kept_alive_through_a_failover(net: Net) {
     let mut harness = Harness::three(net).await;
     let client = harness.client().await;
-    let ttl = Duration::from_millis(1_500);
+    let ttl = Duration::from_secs(3);
     let lease = client.lease(ttl).await.expect("it is granted");
     client.put("a", "value").lease(lease.id()).await.expect("it is put");
     client.put("b", "value").lease(lease.id()).await.expect("it is put");
@@ -73,7 +73,7 @@ pub(crate) async fn x4_a_lease_is_kept_alive_through_a_failover(net: Net) {
 pub(crate) async fn a_lease_that_nobody_keeps_alive_ends(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
-    let (ttl, begun) = (Duration::from_millis(800), Instant::now());
+    let (ttl, begun) = (Duration::from_secs(2), Instant::now());
     let lease = client.lease(ttl).await.expect("it is granted");
     assert!(lease.is_alive());
     let id = lease.id();
@@ -104,8 +104,7 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
                 builder = builder.address(address);
             }
             let client = builder.connect().await.expect("a member answers");
-            let lock =
-                client.lock("lock").ttl(Duration::from_millis(600)).value("first").await.expect("free");
+            let lock = client.lock("lock").ttl(Duration::from_secs(2)).value("first").await.expect("free");
             lock.transaction().put("data", "first").await.expect("it holds the lock");
             holds.send(lock.token()).expect("somebody waits");
             // The whole thread stops, in the middle of the work under the lock.

@@ -95,6 +95,7 @@ on_every_transport! {
         scans_go_through_everything_in_order,
         a_client_of_a_backup_works_like_any_other,
         local_reads_are_answered_by_backups_and_not_by_witnesses,
+        an_embedded_client_reads_what_is_in_memory_at_once,
         the_status_shows_the_state_of_members,
     },
     lifetimes::{

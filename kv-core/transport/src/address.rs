@@ -67,7 +67,8 @@ fn order(candidates: &mut [SocketAddr]) {
     }
 }
 
-/// Resolves `address` (`HOST:PORT`) to IP addresses, and tries them one after the other until one works.
+/// Resolves `address` (`HOST:PORT`) to IP addresses, and calls `attempt` with one after the other until a call
+/// succeeds. Returns the result of this call.
 ///
 /// # Errors
 /// The error of the last attempt. If `address` cannot be resolved, or resolves to nothing, the error says so.

@@ -1,4 +1,4 @@
-//! Decides which callers may begin a handshake with a listener, while the listener knows only their addresses.
+//! Decides, from the address of a caller alone, whether the caller may begin a handshake with a listener.
 //!
 //! For a handshake, the listening end must compute a signature. Until the handshake ends, the half-open connection
 //! takes up one of a limited number of places. So handshakes are limited before they begin. There is a limit for all
@@ -141,7 +141,8 @@ impl<H> ConnectionLimiter<H> {
         Self { per_second: per_second.max(1), places: places.max(1), members, strangers, sources, half_open }
     }
 
-    /// Returns whether a caller from this address may begin a handshake now.
+    /// Returns whether a caller from this address may begin a handshake now. If so, counts the handshake against the
+    /// limits per second.
     pub fn admits(&mut self, now: Instant, from: IpAddr) -> bool {
         let (from, is_member) = (source(from), self.members.has(from));
         if self.sources.len() >= SOURCES && !self.sources.contains_key(&from) {
@@ -180,7 +181,7 @@ impl<H> ConnectionLimiter<H> {
         self.half_open.remove(victim).map(|(_, one)| one)
     }
 
-    /// Records that a caller at this address has begun a handshake.
+    /// Adds a half-open connection of a caller at this address. `one` is the handle with which the listener closes it.
     pub fn enter(&mut self, from: IpAddr, one: H) {
         self.half_open.push_back((source(from), one));
     }

@@ -22,8 +22,8 @@ const FIRST_FREE_PORT: u16 = 40_000;
 ///   addresses are the same if their text is the same.
 /// - A connection buffers up to 64 KiB in each direction; further writes wait. A listener queues up to 128 connections
 ///   that it has not accepted yet; further calls of `connect` wait.
-/// - No operation takes time by itself. Under tokio's paused clock on one thread, the same program runs the same way
-///   each time.
+/// - The network adds no delay: no operation sleeps or uses a timer. Under tokio's paused clock on one thread, the same
+///   program runs the same way each time.
 /// - A connection ends when either side drops it. If you drop a listener, further connections to its address are
 ///   refused at once. Connections that the listener has not accepted yet are closed.
 ///
@@ -62,10 +62,10 @@ impl Memory {
         Self::default()
     }
 
-    /// Returns a handle to this network for the node called `name`. When a connection is opened through this handle,
-    /// the accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address on which the node that
-    /// uses this handle listens. That way, a [`Fault`](crate::Fault) with [`Scope::peer`](crate::Scope::peer) of that
-    /// address affects both the connections to the node and the connections from the node.
+    /// Returns a handle to this network for one node. When this node opens a connection through the handle, the
+    /// accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address at which the node with the
+    /// handle listens. Then a [`Fault`](crate::Fault) whose scope is [`Scope::peer`](crate::Scope::peer) with this
+    /// address affects the connections to that node and the connections from it.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

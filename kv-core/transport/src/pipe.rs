@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How the pipe was ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
-    /// The pipe ended regularly. The reader reads everything that was written, and then end of file.
+    /// The pipe ended normally. The reader reads everything that was written, and then end of file.
     Ended,
     /// The pipe ended with an error, which both ends get at once. Unread data is lost.
     Broken(io::ErrorKind),
@@ -57,7 +57,7 @@ fn lock(state: &Mutex<PipeState>) -> MutexGuard<'_, PipeState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The writing end. Dropping it ends the pipe regularly.
+/// The writing end. Dropping it ends the pipe normally.
 #[derive(Debug)]
 pub(crate) struct PipeWriter(Arc<Mutex<PipeState>>);
 

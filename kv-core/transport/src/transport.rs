@@ -93,12 +93,12 @@ pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 /// - Dropping both halves closes the connection. A peer that continues to write gets an error.
 /// - If only `reader` is dropped, the effect on the peer is not specified: the peer's writes may fail, or wait forever.
 pub struct Connection {
-    /// The lane of the connection. The end that connected has chosen it.
+    /// The lane of the connection. The side that called `connect` has chosen it.
     pub lane: Lane,
     /// The identity of the other end.
     pub peer: Peer,
-    /// The address of the other end, for logs. At the end that connected, this is the address that was given to
-    /// `connect`. At the accepting end, it is the address from which the connection arrived.
+    /// The address of the other end, for logs. On the side that called `connect`, this is the address that was passed
+    /// to it. On the accepting side, this is the address from which the connection arrived.
     pub remote: String,
     /// Reads from the other end.
     pub reader: Reader,
@@ -139,7 +139,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// Opens a stream in `lane` to the peer at `address`. This method may return before the peer has accepted the
     /// stream.
     ///
-    /// The method has no time-out of its own.
+    /// The method has no time-out of its own. To limit the time that it takes, drop its future.
     ///
     /// # Errors
     /// [`TransportError::Address`] if the address is malformed, [`TransportError::Connect`] if nobody listens there or
@@ -194,9 +194,9 @@ pub trait Listener: Send + Debug {
     /// The address on which the listener listens, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves places for callers from the hosts in `members`, which contains the addresses of the other members. The
-    /// listener then accepts such callers no matter how many strangers call. Implement this method in a listener that
-    /// limits callers before it knows their identity. By default, the method does nothing.
+    /// Reserves some of the listener's connection slots for calls from the hosts of the other members, whose addresses
+    /// are in `members`. The listener then accepts such calls no matter how many strangers call. Implement this method
+    /// in a listener that limits callers before it knows their identity. By default, the method does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

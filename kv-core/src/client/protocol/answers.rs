@@ -74,7 +74,7 @@ impl ClientProtocol {
         }
     }
 
-    /// A result other than a write's.
+    /// Processes a result of any call except a write.
     fn on_result(&mut self, now: Instant, number: u64, attempt: Attempt, reply: Reply) {
         let kind = &self.calls[&attempt.call].kind;
         let is_read = matches!(
@@ -133,11 +133,11 @@ impl ClientProtocol {
                 self.finish(now, id, Err(error));
             }
             Err(Rejection::WindowExceeded) => self.unsuccessful(now, number, FailureReason::Overloaded, true),
-            // It has run, but its result is no longer known.
+            // The request has run, but its result is no longer stored.
             Err(Rejection::ResultDropped) => {
                 self.finish(now, id, Err(CallError::OutcomeUnknown(Cause::ResultDropped)));
             }
-            // Never sent for a number that has not ended here.
+            // Members never send this for a number that has not ended here.
             Err(rejection @ Rejection::Forgotten) => {
                 self.resolve(number);
                 self.fail(now, id, Cause::Refused(rejection.to_string()));
@@ -151,7 +151,7 @@ impl ClientProtocol {
         self.delays.observe(now.since(attempt.sent_at));
     }
 
-    /// An answer of the wrong kind: the outcome of the attempt is unknown.
+    /// The answer is of the wrong kind, so the outcome of the attempt is unknown.
     fn on_nonsense(&mut self, now: Instant, number: u64, attempt: Attempt) {
         self.mark_maybe_proposed(attempt.call);
         self.unsuccessful(now, number, FailureReason::Silent, true);

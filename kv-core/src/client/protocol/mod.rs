@@ -70,7 +70,7 @@ impl ClientProtocol {
     /// Creates a client of these data members (witnesses answer no calls).
     ///
     /// # Panics
-    /// Without members.
+    /// If `members` is empty.
     #[must_use]
     pub fn new(seed: u64, members: Vec<MemberId>, options: ProtocolOptions, now: Instant) -> Self {
         assert!(!members.is_empty(), "a client needs a member");
@@ -97,7 +97,7 @@ impl ClientProtocol {
     /// Processes an input.
     ///
     /// # Panics
-    /// If the id of a new call is that of an unfinished one.
+    /// If a new call has the id of an unfinished call.
     pub fn handle(&mut self, now: Instant, input: ProtocolInput) {
         match input {
             ProtocolInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
@@ -114,12 +114,12 @@ impl ClientProtocol {
         self.send_what_may_go(now);
     }
 
-    /// The next output.
+    /// Takes the next output.
     pub fn poll_output(&mut self) -> Option<ProtocolOutput> {
         self.outputs.pop_front()
     }
 
-    /// When to call with [`ProtocolInput::Timeout`].
+    /// The time at which to call [`handle`](Self::handle) with [`ProtocolInput::Timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
@@ -281,7 +281,7 @@ impl ClientProtocol {
         }
     }
 
-    /// The latest attempt was not answered in time. It stays open, because the answer may still arrive.
+    /// The latest attempt was not answered in time. The attempt stays open, because the answer may still arrive.
     fn on_silence(&mut self, now: Instant, id: CallId, attempt: u64) {
         let Attempt { member, sent_at, .. } = self.attempts[&attempt];
         // One lost message is no reason to leave a member that answers others, or to wait longer for it.
@@ -302,7 +302,7 @@ impl ClientProtocol {
             let Attempt { call: id, .. } = self.attempts[&number];
             let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
             if reason == FailureReason::ConnectionLost {
-                call.maybe_proposed = true; // It may have arrived.
+                call.maybe_proposed = true; // The message may have arrived.
             }
             self.unsuccessful(now, number, reason, false);
         }
@@ -474,7 +474,7 @@ impl ClientProtocol {
                     self.fail(now, id, error.cause().clone());
                 }
             }
-            Ok(_) | Err(_) => {} // Opened anew if a request still waits for it.
+            Ok(_) | Err(_) => {} // If a request still waits for a session, the client opens another one.
         }
     }
 

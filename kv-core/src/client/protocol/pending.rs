@@ -10,9 +10,9 @@ use bytes::Bytes;
 pub(super) enum Kind {
     /// Opens the session: the protocol's own call.
     Open(Bytes),
-    /// A request of the session: a command, or its closing.
+    /// A request of the session: a command, or the closing of the session.
     Request {
-        /// Whether it closes the session.
+        /// Whether the request closes the session.
         closes: bool,
         /// The request itself.
         body: Body,
@@ -47,14 +47,14 @@ pub(super) enum Kind {
 /// one request.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// Never sent.
+    /// The request was never sent.
     New(Operation),
-    /// It was sent. Retries send the same bytes.
+    /// The request was sent. Retries send the same bytes.
     Numbered(RequestNumber, Bytes),
 }
 
 impl Kind {
-    /// Its number, once it has been sent.
+    /// The number of the request, once it has been sent.
     pub(super) const fn number(&self) -> Option<RequestNumber> {
         match self {
             Self::Request { body: Body::Numbered(number, _), .. } => Some(*number),
@@ -67,7 +67,7 @@ impl Kind {
         matches!(self, Self::Request { .. } | Self::Handover(_))
     }
 
-    /// Whether it has only one attempt, at one member.
+    /// Whether the call has only one attempt, at one member.
     pub(super) const fn is_single(&self) -> bool {
         matches!(self, Self::Status(_) | Self::Handover(_))
     }
@@ -82,7 +82,7 @@ pub(super) enum Phase {
     Parked,
     /// Waits before the next attempt.
     Pausing {
-        /// Until then.
+        /// The end of the pause.
         until: Instant,
     },
     /// Waits for an answer.
@@ -102,9 +102,9 @@ pub(super) struct Pending {
     pub(super) phase: Phase,
     /// How many attempts were made.
     pub(super) tries: u32,
-    /// How many of them were not answered by a member that answered nobody.
+    /// How many attempts were not answered by a member that has sent nothing else either.
     pub(super) silences: u32,
-    /// How often a member asked it to retry later.
+    /// How often the call has paused before a retry.
     pub(super) pauses: u32,
     /// The attempts that may still be answered.
     pub(super) attempts: Vec<u64>,

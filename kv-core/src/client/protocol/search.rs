@@ -8,7 +8,7 @@ use std::time::Duration;
 /// This many attempts are made at the pace for a short outage, later ones at the pace for a long outage.
 const EAGER: u32 = 64;
 
-/// How long a failed member is doubted, unless it answers as a primary.
+/// How long a failed member is doubted, unless it answers as a primary before that time is over.
 const DOUBT: Duration = Duration::from_secs(1);
 
 /// The presumed primary, and the search for it while there is none.
@@ -27,7 +27,8 @@ pub(super) struct Search {
     asked: u32,
     /// The number of hints followed since the last attempt.
     hops: usize,
-    /// Members that failed recently. Until this time, a hint to such a member is only tried with one call.
+    /// Members that failed recently, and until when they are doubted. A hint to a doubted member is tried with only one
+    /// call.
     doubted: BTreeMap<MemberId, Instant>,
     /// When each member last answered.
     heard: BTreeMap<MemberId, Instant>,
@@ -59,15 +60,15 @@ impl Search {
     /// The member answered as only a primary does.
     pub(super) fn serves(&mut self, member: MemberId) {
         self.primary = Some(member);
-        self.next_at = Instant::ZERO; // When it is lost, the search begins at once.
+        self.next_at = Instant::ZERO; // When the primary is lost, the search begins at once.
         self.asked = 0;
         self.hops = 0;
         self.doubted.remove(&member);
     }
 
-    /// The member answered that it is not primary, and perhaps who is. If that member is doubted, it is returned: one
-    /// call may try it, while the search continues. (It may be dead without the others knowing it yet, or a message may
-    /// have been lost.)
+    /// The member `from` answered that it is not the primary, and perhaps named the member that is (`hint`). If the
+    /// named member is doubted, it is returned: one call may try it, while the search continues. (The named member may
+    /// be dead although the other members do not know this yet, or it may be alive and only a message was lost.)
     pub(super) fn not_primary(
         &mut self,
         now: Instant,
@@ -75,7 +76,7 @@ impl Search {
         hint: Option<MemberId>,
     ) -> Option<MemberId> {
         if self.primary.is_some_and(|primary| primary != from) {
-            return None; // Another is believed in since the question was sent.
+            return None; // Since the question was sent, the client has come to believe in another primary.
         }
         self.primary = None;
         let hint = hint.filter(|hint| *hint != from && self.members.contains(hint))?;
@@ -160,8 +161,9 @@ impl Delays {
         self.mean = Some((mean * 7 + delay) / 8);
     }
 
-    /// How long to wait for an answer in a call with this many unanswered attempts. The first may be due to chance.
-    /// With more, the time doubles, so that a slow cluster does not receive more and more attempts.
+    /// How long to wait for the answer to an attempt of a call that already has this many unanswered attempts. The
+    /// first unanswered attempt does not change the time, because it may be due to chance. Each further one doubles the
+    /// time, so that a slow cluster does not receive more and more attempts.
     pub(super) fn timeout(&self, options: &ProtocolOptions, silences: u32) -> Duration {
         let usual = self.mean.unwrap_or_default() + self.deviation * 4;
         let first = usual.max(options.attempt_min);

@@ -1,4 +1,4 @@
-//! The client's side of a session: numbers, the window, what has ended.
+//! The client's side of a session: the numbers of its requests, the window, and which requests have ended.
 
 use crate::ids::{Instant, RequestNumber, SessionId};
 use std::collections::BTreeSet;
@@ -10,26 +10,28 @@ pub(super) enum Session {
     Closed,
     /// A session has been requested.
     Opening,
-    /// It is there.
+    /// The session is open.
     Open(OpenSession),
 }
 
 /// An open session.
 #[derive(Debug)]
 pub(super) struct OpenSession {
-    /// Its name.
+    /// The id of the session.
     pub(super) id: SessionId,
     /// The number of the next new request.
     next: RequestNumber,
-    /// Every number up to this one has ended, with or without a result. Members run none of them any more.
+    /// The requests with the numbers up to this one have ended, with or without a result. Members run none of them any
+    /// more.
     acked_through: RequestNumber,
     /// Numbers above `acked_through` that have ended.
     ended: BTreeSet<RequestNumber>,
     /// When the last new request was sent.
     pub(super) last_used: Instant,
-    /// Its closing was sent.
+    /// The request that closes the session was sent.
     pub(super) closing: bool,
-    /// The members no longer know it. No new request is sent under it, and it ends with the last one that was sent.
+    /// The members no longer know the session. No new request is sent under it, and the session is over when the last
+    /// request that was sent has ended.
     pub(super) expired: bool,
 }
 
@@ -60,7 +62,7 @@ impl OpenSession {
         self.acked_through
     }
 
-    /// Returns whether nothing more can happen in it.
+    /// Returns whether nothing more can happen in the session.
     pub(super) fn is_over(&self) -> bool {
         self.closing || (self.expired && self.outstanding() == 0)
     }

@@ -188,15 +188,11 @@ async fn calls_that_were_dropped_are_not_sent_late() {
 async fn the_member_of_this_process_is_reached_without_the_transport() {
     let mut cluster = Cluster::start().await;
     cluster.kill(B).await; // Its address refuses; inside the process it lives.
-    let calls = cluster.sender.clone();
     let client = cluster
         .builder()
-        .local_member(B, move || {
-            let (near, far) = tokio::io::duplex(1 << 16);
-            tokio::spawn(converse(in_process(far), expectation(B), calls.clone()));
-            in_process(near)
-        })
+        .local_member(InThisProcess(cluster.sender.clone()))
         .start(expectation(B).members, expectation(B).limits);
+    assert_eq!(client.get("in memory").local().await, Ok(None));
     let read = tokio::spawn(client.get("x").local().into_future());
     let incoming = cluster.next().await;
     assert_eq!(incoming.member, B, "a local read asks the own member first");
@@ -208,6 +204,43 @@ async fn the_member_of_this_process_is_reached_without_the_transport() {
     assert_eq!(incoming.member, C, "and the others are reached by the transport");
     incoming.answer(Answer::Value { record: None, revision: Revision::ZERO });
     assert!(read.await.unwrap().is_ok());
+}
+
+/// The task of the client has ended, so the client is of no more use, even for what needs no task.
+#[test]
+fn a_client_whose_runtime_has_shut_down_reads_nothing_from_memory() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it can start");
+    let (first, second) = (runtime(), runtime());
+    let client = first.block_on(async {
+        let member = InThisProcess(mpsc::unbounded_channel().0);
+        let builder = Client::builder("test").transport(Memory::new()).local_member(member);
+        builder.start(expectation(B).members, expectation(B).limits)
+    });
+    assert_eq!(second.block_on(client.get("in memory").local().into_future()), Ok(None));
+    drop(first);
+    let read = second.block_on(client.get("in memory").local().into_future());
+    assert!(matches!(read, Err(ReadError::Closed)), "{read:?}");
+}
+
+/// Member B.
+struct InThisProcess(mpsc::UnboundedSender<Incoming>);
+
+impl LocalMember for InThisProcess {
+    fn id(&self) -> MemberId {
+        B
+    }
+
+    fn connect(&self) -> Connection {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(converse(in_process(far), expectation(B), self.0.clone()));
+        in_process(near)
+    }
+
+    fn read(&self, _: ReadMode, query: &Query) -> Option<Answer> {
+        let is_in_memory = *query == Query::Get { key: "in memory".into(), at: None };
+        is_in_memory.then_some(Answer::Value { record: None, revision: Revision::ZERO })
+    }
 }
 
 fn in_process(stream: tokio::io::DuplexStream) -> Connection {

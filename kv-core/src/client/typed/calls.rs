@@ -11,7 +11,9 @@ use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-/// Sets a value: created by [`Typed::put`](super::Typed::put), run by awaiting it. Its options are those of [`Put`].
+/// A builder that sets a value when it is awaited: returned by [`Typed::put`](super::Typed::put),
+/// [`Typed::create`](super::Typed::create) and [`Typed::replace`](super::Typed::replace). Its options are those of
+/// [`Put`].
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct TypedPut(Result<Put, TypedError>);
@@ -36,12 +38,12 @@ impl TypedPut {
         Self(self.0.map(|put| put.if_revision(revision)))
     }
 
-    /// The key expires this long after the put: see [`Put::ttl`].
+    /// Makes the key expire this long after the put: see [`Put::ttl`].
     pub fn ttl(self, ttl: Duration) -> Self {
         Self(self.0.map(|put| put.ttl(ttl)))
     }
 
-    /// The key belongs to this lease: see [`Put::lease`].
+    /// Makes the key belong to this lease: see [`Put::lease`].
     pub fn lease(self, lease: LeaseId) -> Self {
         Self(self.0.map(|put| put.lease(lease)))
     }
@@ -59,13 +61,14 @@ impl IntoFuture for TypedPut {
     /// Runs the put. Its errors are [`TypedError::Encode`] and [`TypedError::Write`].
     ///
     /// # Cancel safety
-    /// As for [`Put`].
+    /// The same as for [`Put`].
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { Ok(self.0?.await?) })
     }
 }
 
-/// Reads a value: created by [`Typed::get`](super::Typed::get), run by awaiting it. Its options are those of [`Get`].
+/// A builder that reads a value when it is awaited: returned by [`Typed::get`](super::Typed::get). Its options are
+/// those of [`Get`].
 #[must_use = "nothing is done before this is awaited"]
 pub struct TypedGet<T> {
     key: Bytes,
@@ -82,17 +85,17 @@ impl<T> TypedGet<T> {
         Self { get: change(self.get), ..self }
     }
 
-    /// Reads the state that some member has applied: see [`Get::local`].
+    /// Reads the state of any one member, which may be stale: see [`Get::local`].
     pub fn local(self) -> Self {
         self.with(Get::local)
     }
 
-    /// Reads the state of some member that has applied this revision or a later one: see [`Get::at_least`].
+    /// Reads the state of any member that has applied this revision or a later one: see [`Get::at_least`].
     pub fn at_least(self, revision: Revision) -> Self {
         self.with(|get| get.at_least(revision))
     }
 
-    /// Reads the state of some member if the state is not older than this: see [`Get::max_staleness`].
+    /// Reads the state of any member that can prove that its state is not older than this: see [`Get::max_staleness`].
     pub fn max_staleness(self, bound: Duration) -> Self {
         self.with(|get| get.max_staleness(bound))
     }
@@ -114,10 +117,10 @@ impl<T> TypedGet<T> {
 }
 
 impl<T: DeserializeOwned> TypedGet<T> {
-    /// Runs the read, and also returns the revision at which it was read: see [`Get::with_revision`].
+    /// Runs the read, and also returns the revision of the state that was read: see [`Get::with_revision`].
     ///
     /// # Errors
-    /// As for the read itself.
+    /// The same errors as when the builder itself is awaited.
     ///
     /// # Cancel safety
     /// Cancel safe.

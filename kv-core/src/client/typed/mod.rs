@@ -1,4 +1,4 @@
-//! A view of the keys below a prefix as structs.
+//! A view of the keys that begin with a prefix, in which the values are structs.
 
 mod calls;
 mod watch;
@@ -19,11 +19,13 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use tokio::time::Instant;
 
-/// The keys that begin with a prefix, with values of type `T` stored as JSON: created by [`Client::typed`]. `kv get`
-/// prints the values, and programs in other languages can read them. To add a field later, use `#[serde(default)]`.
+/// A view of the keys that begin with a prefix, in which the values have the type `T`: returned by [`Client::typed`].
+/// The cluster stores the values as JSON, so `kv get` prints them as text, and programs in other languages can read
+/// them. If you add a field to `T` later, mark it with `#[serde(default)]`, so that older values can still be read.
 ///
-/// Keys are given and returned without the prefix. A clone is cheap. All calls have the guarantees and limits of the
-/// client. Each call can have its own options and deadline. The default deadline is the client's.
+/// All methods take and return keys without the prefix. A clone is cheap. The calls have the same guarantees and limits
+/// as the calls of the client. Their default deadline is the client's deadline. The methods that return a builder let
+/// you set options and another deadline for each call.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::client::TypedError> {
@@ -59,7 +61,7 @@ impl<T> fmt::Debug for Typed<T> {
     }
 }
 
-/// A value and its revisions. It dereferences to the value.
+/// A value and its revisions. An entry dereferences to its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Entry<T> {
@@ -67,9 +69,10 @@ pub struct Entry<T> {
     pub value: T,
     /// The revision at which the key was created.
     pub created: Revision,
-    /// The revision at which the key was last changed, which [`Typed::replace`] compares.
+    /// The revision at which the key was last changed. [`Typed::replace`] changes the value only if this is still the
+    /// revision of the last change.
     pub modified: Revision,
-    /// How often the key was written since it was created.
+    /// How many times the key was put since it was created; 1 after the first put.
     pub version: u64,
     /// When the key expires, on the cluster's clock, if it has a time to live.
     pub expires: Option<Timestamp>,
@@ -92,7 +95,7 @@ pub enum TypedError {
     /// The value cannot be written as JSON. Nothing was changed.
     #[error("the value cannot be stored: {0}")]
     Encode(#[source] serde_json::Error),
-    /// The stored value does not have this type.
+    /// The stored value cannot be read as a value of the type `T` of the [`Typed`].
     #[error("the value of {key:?} has another type: {source}")]
     Decode {
         /// The key, without the prefix.
@@ -109,20 +112,20 @@ pub enum TypedError {
     /// The watch has ended.
     #[error(transparent)]
     Watch(#[from] WatchError),
-    /// Other clients changed the value before each attempt. Nothing was changed.
+    /// In each attempt, another client changed the value after this client had read it. This call changed nothing.
     #[error("other clients changed the key before each attempt, until the deadline")]
     Contended,
 }
 
 impl TypedError {
-    /// Returns whether the condition of a write did not hold: for [`Typed::create`], that there is no value; for
-    /// [`Typed::replace`], that the value has not changed since it was read.
+    /// Returns whether the write failed because its condition did not hold. The condition of [`Typed::create`] is that
+    /// the key does not exist. The condition of [`Typed::replace`] is that the value has not changed since it was read.
     #[must_use]
     pub const fn is_condition_failed(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_condition_failed())
     }
 
-    /// Returns whether nothing was changed, and the same call may succeed later.
+    /// Returns true if nothing was changed and the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -174,11 +177,12 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
 
     /// Changes a value: calls `change` with the present value, and writes the value that `change` returns. `change`
     /// gets `None` if the key does not exist, and returns `None` to remove the key. If another client changes the value
-    /// in the meantime, `change` is called again with the new value. Returns the value that was written. A time to live
-    /// or a lease of the old value does not apply to the new value.
+    /// in the meantime, `change` is called again with the new value. Returns the value that was written, or `None` if
+    /// `change` returned `None`. The new value has no time to live and no lease, even if the old value had one.
     ///
     /// # Errors
-    /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.
+    /// The errors of [`get`](Self::get) and [`put`](Self::put). Also [`TypedError::Contended`], if another client
+    /// changes the value in each attempt until the client's deadline has passed.
     ///
     /// # Cancel safety
     /// Dropping the future stops the retries. The change may have been applied, or may still be applied. It is applied
@@ -217,12 +221,13 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         self.client.delete(self.key(key.as_ref()))
     }
 
-    /// Watches the values: returns each change once, in order.
+    /// Watches the values. The watch returns each change once, in order.
     pub fn watch(&self) -> TypedWatch<T> {
         TypedWatch::new(self.client.watch(&self.prefix), self.prefix.len())
     }
 
-    /// Returns all values as a stream, in the order of their keys. The stream ends after the first error.
+    /// Returns all values as a stream, in the order of their keys. The stream continues after [`TypedError::Decode`],
+    /// and ends after any other error.
     ///
     /// # Cancel safety
     /// Dropping the stream stops the scan.
@@ -244,7 +249,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
     /// Returns all values, in the order of their keys.
     ///
     /// # Errors
-    /// As for [`get`](Self::get).
+    /// The errors of [`get`](Self::get).
     ///
     /// # Cancel safety
     /// Cancel safe.

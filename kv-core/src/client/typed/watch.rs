@@ -12,12 +12,12 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Watches values: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or
-/// [`follow`](Self::follow). It has the guarantees of a [`Watch`].
+/// A builder that watches values: returned by [`Typed::watch`](super::Typed::watch). To run it, call
+/// [`stream`](Self::stream) or [`follow`](Self::follow). The watch has the guarantees of a [`Watch`].
 ///
-/// For a value of another type, the stream returns [`TypedError::Decode`] and continues. After any other error, the
-/// stream ends. If [previous values](Self::previous) are included, an event whose previous value has another type is
-/// also returned as `Decode`, whatever the new value is.
+/// If a value cannot be read as a value of the type `T`, the stream returns [`TypedError::Decode`] and continues. After
+/// any other error, the stream ends. If [previous values](Self::previous) are included, the stream also returns
+/// `Decode` instead of an event whose previous value cannot be read, even if the new value can be read.
 #[must_use = "nothing is followed before this is run"]
 pub struct TypedWatch<T> {
     watch: Watch,
@@ -59,9 +59,9 @@ pub enum TypedUpdate<T> {
         /// The value.
         entry: Entry<T>,
     },
-    /// All present values have been returned. They are the content of the range at this revision.
+    /// All present values have been returned. Together, they are the content of the range at this revision.
     UpToDate {
-        /// The revision whose events are complete.
+        /// The revision at which the values were read. All events that follow have later revisions.
         revision: Revision,
     },
     /// A later change.
@@ -98,7 +98,7 @@ impl<T: DeserializeOwned + 'static> TypedWatch<T> {
     /// Returns the present values first, and then the changes: see [`Watch::follow`].
     ///
     /// # Cancel safety
-    /// As for [`stream`](Self::stream).
+    /// The same as for [`stream`](Self::stream).
     #[must_use]
     pub fn follow(self) -> TypedStream<TypedUpdate<T>> {
         let skip = self.skip;
@@ -123,7 +123,7 @@ pub struct TypedStream<I> {
 }
 
 impl<I> TypedStream<I> {
-    /// The next item; `None` when the watch has ended.
+    /// Returns the next item; `None` after the watch has ended.
     ///
     /// # Errors
     /// See [`TypedWatch`].

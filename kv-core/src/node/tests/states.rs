@@ -24,12 +24,12 @@ async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for
     let mut reads = Reads::default();
     let reply = |call| Responder::new(outbox.clone(), call, None);
     shared.set_state(state(3).reader());
-    let ticket = reads.add(get(), reply(1));
+    let ticket = reads.add(vec![(get(), reply(1))]);
     reads.confirmed(&[ticket], Op::new(3), Op::new(3), shared);
     reads.wait(Revision::new(3), (get(), reply(2)), now, shared);
     shared.take_state();
     shared.set_state(state(2).reader());
-    let ticket = reads.add(get(), reply(3));
+    let ticket = reads.add(vec![(get(), reply(3))]);
     reads.confirmed(&[ticket], Op::new(2), Op::new(2), shared);
     work(&bench).await;
     let answers = outbox.take(usize::MAX).await;

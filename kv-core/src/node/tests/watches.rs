@@ -11,8 +11,12 @@ use std::sync::mpsc;
 
 /// The state of a log of so many entries, each of which takes a revision and changes nothing.
 pub(super) fn state(revisions: u64) -> StateMachine {
+    state_after(log(revisions))
+}
+
+pub(super) fn state_after(entries: Vec<Entry>) -> StateMachine {
     let mut state = StateMachine::in_memory(Limits::from(&Options::default()));
-    for entry in log(revisions) {
+    for entry in entries {
         state.apply(&entry).unwrap();
     }
     state
@@ -20,32 +24,40 @@ pub(super) fn state(revisions: u64) -> StateMachine {
 
 /// The entries of that log.
 pub(super) fn log(revisions: u64) -> Vec<Entry> {
-    let mut last = Anchor::ZERO;
-    let entry = |revision: u64| {
+    log_of((1..=revisions).map(|_| Request {
+        session: SessionId::ZERO,
+        number: RequestNumber::ZERO,
+        acked_through: RequestNumber::ZERO,
+        operation: Operation::Command(Command::Delete { key: "nothing".into(), condition: None }),
+    }))
+}
+
+/// One entry for each of these requests, each of which opens a session or takes a revision.
+pub(super) fn log_of(requests: impl Iterator<Item = Request>) -> Vec<Entry> {
+    let (mut last, mut revision) = (Anchor::ZERO, Revision::new(1));
+    let entry = |request: Request| {
         let Anchor { op, hash: parent } = last;
-        let body = body_of(&[Request {
-            session: SessionId::ZERO,
-            number: RequestNumber::ZERO,
-            acked_through: RequestNumber::ZERO,
-            operation: Operation::Command(Command::Delete { key: "nothing".into(), condition: None }),
-        }
-        .encode()]);
+        let takes_revision = !matches!(request.operation, Operation::OpenSession { .. });
+        let body = body_of(&[request.encode()]);
         let header = EntryHeader {
             cluster: ClusterId::of_name("test"),
             view: View::ZERO,
             op: op.next(),
             parent,
-            first_revision: Revision::new(revision),
-            timestamp: Timestamp::new(revision),
+            first_revision: revision,
+            timestamp: Timestamp::new(op.next().get()),
             request_count: 1,
-            revision_count: 1,
+            revision_count: u32::from(takes_revision),
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };
         last = header.anchor();
+        if takes_revision {
+            revision = revision.next();
+        }
         Entry { header, body }
     };
-    (1..=revisions).map(entry).collect()
+    requests.map(entry).collect()
 }
 
 /// A client's connection.

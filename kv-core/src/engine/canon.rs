@@ -78,14 +78,22 @@ mod tests {
             let mut canon = Canon::new(Revision::new(5), bottom, b"");
             for (key, at, value, at_bottom, above) in rows {
                 let needed = if bottom { at_bottom } else { above };
-                assert_eq!(canon.needs(&place(key, at), || Ok(place::removes(value))).unwrap(), needed, "{key:?} {at}");
+                assert_eq!(
+                    canon.needs(&place(key, at), || Ok(place::removes(value))).unwrap(),
+                    needed,
+                    "{key:?} {at}"
+                );
             }
             // The same, begun anew behind each row.
             for pair in rows.windows(2) {
                 let (key, at, value, at_bottom, above) = pair[1];
                 let mut canon = Canon::new(Revision::new(5), bottom, &place(pair[0].0, pair[0].1));
                 let needed = if bottom { at_bottom } else { above };
-                assert_eq!(canon.needs(&place(key, at), || Ok(place::removes(value))).unwrap(), needed, "{key:?} {at}");
+                assert_eq!(
+                    canon.needs(&place(key, at), || Ok(place::removes(value))).unwrap(),
+                    needed,
+                    "{key:?} {at}"
+                );
             }
         }
         for after in [&b""[..], b"\x01", b"\x01k\0\x01short", b"\x02", b"\x09", b"\x01k\0\x0012345678"] {

@@ -154,8 +154,7 @@ impl Manifest {
             }
         }
         drop(file);
-        let is_whole =
-            copies.iter().all(Option::is_some) && len.is_multiple_of((COPIES * ALIGNED) as u64);
+        let is_whole = copies.iter().all(Option::is_some) && len.is_multiple_of((COPIES * ALIGNED) as u64);
         match (copies.into_iter().flatten().next(), failure) {
             (Some(manifest), _) => {
                 if !is_whole {

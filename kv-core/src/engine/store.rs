@@ -227,7 +227,11 @@ impl Store {
         runs.insert(0, Arc::new(run));
         let checkpoints = lock(&self.current).checkpoints + 1;
         let base = Arc::new(Base::new(runs, range));
-        self.final_if_failed(self.commit(&state, Current { base: base.clone(), checkpoints }, self.progress()))?;
+        self.final_if_failed(self.commit(
+            &state,
+            Current { base: base.clone(), checkpoints },
+            self.progress(),
+        ))?;
         Ok((base, checkpoints))
     }
 
@@ -443,7 +447,8 @@ pub(super) fn remove_orphans(storage: &dyn Storage) -> Result<(), EngineError> {
             match Manifest::read(storage, name, false) {
                 Ok(found) => {
                     named.extend(found.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers));
-                    let first = found.and_then(|found| if name == NAME { Some(0) } else { found.first_received() });
+                    let first =
+                        found.and_then(|found| if name == NAME { Some(0) } else { found.first_received() });
                     least = first.or(least);
                 }
                 // A state of the former format is one file, and names no others.

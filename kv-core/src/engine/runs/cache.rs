@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads that read seldom wait for one another.
@@ -38,9 +39,28 @@ struct Kept {
     rounds: u8,
 }
 
+/// Every look-up of a key asks for a few blocks. Nobody chooses their places, so a weak and fast hash is enough.
+#[derive(Default)]
+struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The map uses the lower bits too, and the multiplication mixes the upper ones best.
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shard {
-    blocks: HashMap<Place, Kept>,
+    blocks: HashMap<Place, Kept, BuildHasherDefault<PlaceHasher>>,
     /// A block that was used lately goes to the back when it reaches the front, instead of away.
     order: VecDeque<Place>,
     bytes: usize,

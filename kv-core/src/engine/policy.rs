@@ -2,8 +2,8 @@
 //!
 //! Runs of about the same length are merged when there are four of them, so each row is written about once for each
 //! factor of four between a checkpoint and the whole state. When the files are much longer than what is needed of them,
-//! all runs are merged into one. Runs whose lengths follow no order could become many without ever being alike, so above
-//! a number of them, those four neighbours are merged that take least.
+//! all runs are merged into one. Runs whose lengths follow no order could become many without ever being alike, so
+//! above a number of them, those four neighbours are merged that take least.
 
 use std::ops::Range;
 

@@ -97,17 +97,22 @@ impl RunFile {
 
     /// Reads a block of the index.
     fn index_block(&self, at: &BlockRef, keep: bool) -> Result<Block, EngineError> {
-        if *at != self.meta.root.block {
-            return Ok(Block::new(self.read(at, if keep { Keep::Index } else { Keep::Not })?));
+        if *at == self.meta.root.block {
+            return self.root().cloned();
         }
+        Ok(Block::new(self.read(at, if keep { Keep::Index } else { Keep::Not })?))
+    }
+
+    /// The highest block of the index.
+    fn root(&self) -> Result<&Block, EngineError> {
         if let Some(root) = self.root.get() {
-            return Ok(root.clone());
+            return Ok(root);
         }
-        let root = match self.read_from_disk(at) {
+        let root = match self.read_from_disk(&self.meta.root.block) {
             Err(error) => self.read_from_disk(&self.second_root()).map_err(|_| error)?,
             Ok(root) => root,
         };
-        Ok(self.root.get_or_init(|| Block::new(root)).clone())
+        Ok(self.root.get_or_init(|| Block::new(root)))
     }
 
     fn second_root(&self) -> BlockRef {
@@ -176,13 +181,19 @@ impl RunFile {
             return Ok(None);
         }
         let (mut at, mut filter) = (self.meta.root.block, self.meta.root.filter);
-        for _ in 0..self.meta.levels {
+        let mut lower;
+        for level in 0..self.meta.levels {
             if let (Some(filter), Some(hash)) = (&filter, hash)
                 && !self.may_hold(filter, hash)?
             {
                 return Ok(None);
             }
-            let block = self.index_block(&at, true)?;
+            let block = if level == 0 {
+                self.root()?
+            } else {
+                lower = self.index_block(&at, true)?;
+                &lower
+            };
             let index = block.partition(|index| NodeRef::last_of(block.value(index)) < place);
             if index >= block.len() {
                 return Err(EngineError::inconsistent("an index ends too early"));

@@ -1,43 +1,51 @@
-//! Which keys a part of a run certainly does not hold: a Bloom filter, which errs for about one key of a hundred.
+//! Which keys a part of a run certainly does not hold: a Bloom filter, which errs for one or two keys of a hundred. All
+//! bits of a key are in one line of the processor's cache: most look-ups ask many filters, and each is far away.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 const BITS_PER_KEY: usize = 10;
-const PROBES: u64 = 6;
+const PROBES: u32 = 6;
+
+/// The bytes of a line.
+const LINE: usize = 64;
 
 /// The hash of a key, by the beginning of its places.
 pub(crate) fn hash_of(start: &[u8]) -> u64 {
     xxh3_64(start)
 }
 
-fn probes(hash: u64, bits: u64) -> impl Iterator<Item = u64> {
-    let step = hash.rotate_left(32) | 1;
-    (0..PROBES).map(move |probe| hash.wrapping_add(step.wrapping_mul(probe)) % bits)
+/// Where the line of a key begins, if there are so many: its hash as a part of all hashes.
+fn line(hash: u64, lines: usize) -> usize {
+    let line = (u128::from(hash) * lines as u128) >> 64;
+    usize::try_from(line).unwrap_or_default() * LINE
 }
 
-fn bit(bit: u64) -> (usize, u8) {
-    (usize::try_from(bit / 8).expect("within the filter"), 1 << (bit % 8))
+/// The bits of a key in its line, each as a byte and a mask.
+fn probes(hash: u64) -> impl Iterator<Item = (usize, u8)> {
+    // The line is chosen by the upper bits.
+    let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..PROBES).map(move |probe| {
+        let bit = (mixed >> (9 * probe)) & 511;
+        (usize::try_from(bit / 8).unwrap_or_default(), 1 << (bit % 8))
+    })
 }
 
 /// The filter of these keys.
 pub(super) fn build(hashes: &[u64]) -> Vec<u8> {
-    let mut filter = vec![0; (hashes.len() * BITS_PER_KEY).div_ceil(8).max(8)];
-    let bits = 8 * filter.len() as u64;
-    for probe in hashes.iter().flat_map(|hash| probes(*hash, bits)) {
-        let (byte, mask) = bit(probe);
-        filter[byte] |= mask;
+    let lines = (hashes.len() * BITS_PER_KEY).div_ceil(8 * LINE).max(1);
+    let mut filter = vec![0; lines * LINE];
+    for hash in hashes {
+        let line = line(*hash, lines);
+        probes(*hash).for_each(|(byte, mask)| filter[line + byte] |= mask);
     }
     filter
 }
 
 /// Whether the filter may contain the key.
 pub(super) fn may_hold(filter: &[u8], hash: u64) -> bool {
-    let bits = 8 * filter.len() as u64;
-    bits == 0
-        || probes(hash, bits).all(|probe| {
-            let (byte, mask) = bit(probe);
-            filter[byte] & mask != 0
-        })
+    let line = line(hash, filter.len() / LINE);
+    let line = filter.get(line..line + LINE).unwrap_or_default();
+    line.is_empty() || probes(hash).all(|(byte, mask)| line[byte] & mask != 0)
 }
 
 #[cfg(test)]

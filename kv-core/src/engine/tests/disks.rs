@@ -247,8 +247,8 @@ fn chunk(after: &[u8], number: u64, len: usize) -> Chunk {
     Chunk::new(Bytes::copy_from_slice(after), rows.into(), ChunkEnd::More(place.into()))
 }
 
-/// The member has no state yet, and its process ends at any operation of a transfer: files that belong to nothing do not
-/// pile up.
+/// The member has no state yet, and its process ends at any operation of a transfer: files that belong to nothing do
+/// not pile up.
 #[test]
 fn a_crash_during_the_first_transfer_leaves_no_files() {
     let receive = |disk: &TestDisk| -> Result<(), EngineError> {

@@ -25,6 +25,16 @@ impl Canon {
         Self { floor, bottom, key, below }
     }
 
+    /// How far everything has been gone through when the row at `last` has been. If older versions of its key are not
+    /// needed, that is behind them: what removes the key may have been left out, and they must go with it.
+    pub(super) fn through(&self, last: Vec<u8>) -> Vec<u8> {
+        if self.below && last.starts_with(&self.key) {
+            place::version(&self.key, Revision::ZERO)
+        } else {
+            last
+        }
+    }
+
     /// Whether the next row is needed. `removes`: whether it removes its key or row; only called if it matters.
     pub(super) fn needs(
         &mut self,
@@ -100,6 +110,24 @@ mod tests {
             let mut canon = Canon::new(Revision::new(5), true, after);
             assert!(canon.needs(&place(b"k", 1), || Ok(false)).unwrap(), "{after:?}");
         }
+        // Whatever is left out of a key, the rest of it goes along.
+        let mut canon = Canon::new(Revision::new(5), true, b"");
+        let behind = place(b"b", 0);
+        for (key, at, through) in [
+            (b"b", 9, place(b"b", 9)),
+            (b"b", 5, behind.clone()),
+            (b"b", 1, behind.clone()),
+            (b"c", 6, place(b"c", 6)),
+            (b"c", 4, place(b"c", 0)),
+        ] {
+            let last = place(key, at);
+            canon.needs(&last, || Ok(true)).unwrap();
+            assert_eq!(canon.through(last), through);
+        }
+        let note = place::note(Revision::new(6), b"k");
+        canon.needs(&note, || Ok(false)).unwrap();
+        assert_eq!(canon.through(note.clone()), note);
+        assert!(!Canon::new(Revision::new(5), true, &behind).needs(&place(b"b", 4), || Ok(false)).unwrap());
         let mut canon = Canon::new(Revision::new(5), true, b"");
         assert!(!canon.needs(&place::row(b"name"), || Ok(true)).unwrap());
         assert!(canon.needs(&place::row(b"name"), || Ok(false)).unwrap());

@@ -32,17 +32,38 @@ impl Control {
 
 /// The progress of what writes files: a checkpoint, or a merge. A clone reports the same one.
 #[derive(Clone, Default, Debug)]
-pub struct Progress(Arc<AtomicU64>);
+pub struct Progress {
+    steps: Arc<AtomicU64>,
+    waiting: Option<Waiting>,
+}
+
+/// The progress of what sometimes waits for this work, and whether it does.
+#[derive(Clone, Debug)]
+struct Waiting {
+    waits: Arc<AtomicBool>,
+    steps: Arc<AtomicU64>,
+}
 
 impl Progress {
+    /// The progress of other work. While `waits` is set, that is progress of this one too.
+    pub(super) fn awaited(&self, waits: &Arc<AtomicBool>) -> Self {
+        let waiting = Waiting { waits: waits.clone(), steps: self.steps.clone() };
+        Self { steps: Arc::default(), waiting: Some(waiting) }
+    }
+
     /// Some work was done.
     pub(super) fn step(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        if let Some(waiting) = &self.waiting
+            && waiting.waits.load(Ordering::Relaxed)
+        {
+            waiting.steps.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// A number that grows as long as the work makes progress.
     #[must_use]
     pub fn steps(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.steps.load(Ordering::Relaxed)
     }
 }

@@ -293,8 +293,9 @@ impl Frozen {
         let range = before.range().extended(self.revision, self.retention, live, kept, &added)?;
         rows.push((RANGE.to_vec(), Some(range.encode())));
         rows.sort_unstable();
-        let mut canon = Canon::new(range.floor, before.runs().is_empty(), b"");
+        let bottom = before.runs().is_empty();
         let files = self.store.write_run(|writer| {
+            let mut canon = Canon::new(range.floor, bottom, b"");
             self.write_rows(&rows, &mut canon, writer)?;
             self.write_data(&mut canon, writer)?;
             for entry in notes() {
@@ -387,7 +388,14 @@ impl Merger {
     /// # Errors
     /// If the disk fails or is damaged, or the state was dropped. A full disk is no error.
     pub fn step(&self) -> Result<MergeStep, EngineError> {
-        self.store.merge_step(&Progress::default())
+        self.store.merge_step(&self.store.merge_progress())
+    }
+
+    /// Closes files that were merged and that nobody reads any more. Blocks: the file system may have much room to free.
+    /// Returns whether some are still read.
+    #[must_use]
+    pub fn close_unused(&self) -> bool {
+        self.store.close_removed()
     }
 
     /// How many bytes the files of the state have, and about how many of them are needed.
@@ -400,6 +408,12 @@ impl Merger {
     #[cfg(test)]
     pub(crate) fn removed(&self) -> usize {
         self.store.removed()
+    }
+
+    /// Whether a checkpoint waits for a merge.
+    #[cfg(test)]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.store.is_awaited()
     }
 
     /// How many runs there are.

@@ -34,7 +34,7 @@ pub(super) struct Manifest {
     pub(super) next_run: u64,
     /// The newest first.
     pub(super) runs: Vec<RunMeta>,
-    /// The length of the files after the last time that all runs were merged into one, and what was needed of it.
+    /// The length of the oldest run when a merge had made it of all that was older, and how many bytes were needed then.
     pub(super) merged: Option<(u64, u64)>,
     /// How far a state has been received.
     pub(super) received: Option<Received>,
@@ -121,19 +121,27 @@ impl Manifest {
         self.received.as_ref().map(|received| received.first_file)
     }
 
-    /// Makes it durable under this name, in the place of what was there.
+    /// Makes it durable under this name, in the place of what was there. If there is no room, nothing is left of it.
     pub(super) fn write(&self, storage: &dyn Storage, name: &str) -> Result<(), EngineError> {
-        let error = |error| EngineError::io("write", error);
         let new = format!("{name}{NEW}");
         remove(storage, &new)?;
-        let file = storage.create(&new).map_err(error)?;
-        file.write_at(&self.encode(), 0).map_err(error)?;
-        file.sync().map_err(|error| EngineError::io("sync", error))?;
-        drop(file);
+        if let Err(error) = self.write_new(storage, &new) {
+            if error.is_full_disk() {
+                remove(storage, &new)?;
+            }
+            return Err(error);
+        }
         // The files that it names must not be lost when it is not.
         storage.sync_directory().map_err(|error| EngineError::io(EngineError::SYNC_NAMES, error))?;
         storage.rename(&new, name).map_err(|error| EngineError::io(EngineError::REPLACE, error))?;
         storage.sync_directory().map_err(|error| EngineError::io(EngineError::REPLACE, error))
+    }
+
+    fn write_new(&self, storage: &dyn Storage, name: &str) -> Result<(), EngineError> {
+        let error = |error| EngineError::io("write", error);
+        let file = storage.create(name).map_err(error)?;
+        file.write_at(&self.encode(), 0).map_err(error)?;
+        file.sync().map_err(|error| EngineError::io("sync", error))
     }
 
     /// Reads the manifest of this name; `None` if there is none. `mend`: replaces a copy that is not intact.
@@ -159,8 +167,11 @@ impl Manifest {
             (Some(manifest), _) => {
                 if !is_whole {
                     tracing::warn!(name, mend, "a copy of the manifest of the state is damaged");
-                    if mend {
-                        manifest.write(storage, name)?;
+                    match if mend { manifest.write(storage, name) } else { Ok(()) } {
+                        Err(error) if error.is_full_disk() => {
+                            tracing::warn!(name, %error, "no room to mend it: the next start tries again");
+                        }
+                        done => done?,
                     }
                 }
                 Ok(Some(manifest))
@@ -214,6 +225,24 @@ pub(super) mod tests {
         Manifest::read(&*storage, "state", true).unwrap();
         assert_eq!(disk.contents("state").unwrap(), image);
         assert_eq!(disk.names(), ["state"]);
+    }
+
+    /// A member with a full disk can still be started.
+    #[test]
+    fn a_full_disk_is_no_obstacle_to_what_is_intact() {
+        let disk = Disk::new();
+        let storage = disk.storage();
+        manifest(7).write(&*storage, "state").unwrap();
+        disk.flip_bit("state", 600, 3);
+        for room in [0, 100, 5000] {
+            disk.set_capacity(Some(disk.used() + room));
+            assert_eq!(Manifest::read(&*storage, "state", true).unwrap(), Some(manifest(7)));
+            assert_eq!(disk.names(), ["state"]);
+        }
+        disk.set_capacity(None);
+        let broken = disk.contents("state");
+        Manifest::read(&*storage, "state", true).unwrap();
+        assert_ne!(disk.contents("state"), broken);
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub(super) struct Plan {
     pub(super) inputs: Range<usize>,
     /// Nothing older lies below them.
     pub(super) bottom: bool,
-    bytes: u64,
+    /// How long they are.
+    pub(super) bytes: u64,
 }
 
 fn class(bytes: u64) -> u32 {

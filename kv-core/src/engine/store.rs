@@ -16,7 +16,8 @@ use super::runs::{Cache, Merged, NewFiles, Run, RunFile, RunMeta, RunWriter, Tar
 use crate::storage::Storage;
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the manifest of the state.
@@ -46,6 +47,8 @@ const FIXED: u64 = 16 << 10;
 const MOST_TAKEN: u64 = 8;
 /// If merges fail or are late, a checkpoint waits for them above this number of runs.
 const MOST_RUNS: usize = 64;
+/// A merge that found no room is tried again after so many checkpoints: until then, it would only write in vain.
+const PUT_OFF: u64 = 4;
 
 /// How long files and steps are.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +99,20 @@ pub(super) struct Store {
     /// file closes it, the file system frees its room, which takes a while. So that is done here, by merges.
     removed: Mutex<Vec<Arc<RunFile>>>,
     /// Allows one step of a merge at a time.
-    merging: Mutex<()>,
+    merging: Mutex<Option<PutOff>>,
+    /// A checkpoint needs the room that a merge takes.
+    wants_room: AtomicBool,
+    /// A checkpoint waits for a merge.
+    waits: Arc<AtomicBool>,
+}
+
+/// What is not merged until there may be room for it.
+#[derive(Clone, Copy, Debug)]
+struct PutOff {
+    /// Runs that are so long together.
+    bytes: u64,
+    /// Until so many checkpoints were made.
+    checkpoints: u64,
 }
 
 /// What a step of a merge came to.
@@ -162,7 +178,9 @@ impl Store {
             state: Mutex::new(State { next_run: manifest.next_run, merged: manifest.merged }),
             current: Mutex::new(Current { base, checkpoints: 0 }),
             removed: Mutex::default(),
-            merging: Mutex::new(()),
+            merging: Mutex::default(),
+            wants_room: AtomicBool::new(false),
+            waits: Arc::default(),
         };
         Ok((store, exists))
     }
@@ -186,6 +204,11 @@ impl Store {
         &self.target.progress
     }
 
+    /// The progress of a merge, which is that of a checkpoint too while that waits for it.
+    pub(super) fn merge_progress(&self) -> Progress {
+        self.progress().awaited(&self.waits)
+    }
+
     /// A writer of files of a length that suits the state, so that there are not too many of them.
     fn writer(&self, base: &Base, progress: &Progress) -> RunWriter {
         let target = Target { progress: progress.clone(), ..self.target.clone() };
@@ -195,11 +218,42 @@ impl Store {
     /// Writes the files of a run for [`add_run`](Self::add_run).
     pub(super) fn write_run(
         &self,
-        write: impl FnOnce(&mut RunWriter) -> Result<(), EngineError>,
+        write: impl Fn(&mut RunWriter) -> Result<(), EngineError>,
     ) -> Result<NewFiles, EngineError> {
         self.limit_runs()?;
-        let mut writer = self.writer(&self.base(), self.progress());
-        self.final_if_failed(write(&mut writer).and_then(|()| writer.finish()))
+        self.final_if_failed(self.with_room(|| {
+            let mut writer = self.writer(&self.base(), self.progress());
+            write(&mut writer)?;
+            writer.finish()
+        }))
+    }
+
+    /// Does something for a checkpoint. If there is no room, it is done once more when no merge takes any: those can
+    /// wait, and without the checkpoint the member stops.
+    fn with_room<T>(&self, attempt: impl Fn() -> Result<T, EngineError>) -> Result<T, EngineError> {
+        let full = match attempt() {
+            Err(error) if error.is_full_disk() => error,
+            done => return done,
+        };
+        tracing::warn!(error = %full, "no room for a checkpoint: it is tried once more without merges");
+        let _none = self.await_merge(&self.wants_room);
+        // The room of what was removed is free when its name is gone durably.
+        self.sync_names()?;
+        attempt()
+    }
+
+    /// Waits for the step of a merge that is under way. No other begins before the guard is dropped. `flag`: set
+    /// meanwhile.
+    fn await_merge(&self, flag: &AtomicBool) -> MutexGuard<'_, Option<PutOff>> {
+        flag.store(true, Ordering::Relaxed);
+        let guard = lock(&self.merging);
+        flag.store(false, Ordering::Relaxed);
+        guard
+    }
+
+    fn sync_names(&self) -> Result<(), EngineError> {
+        let synced = self.target.storage.sync_directory();
+        synced.map_err(|error| EngineError::io(EngineError::SYNC_NAMES, error))
     }
 
     /// If merges are late, a checkpoint waits for them. A state that was set aside is not merged: its runs may be
@@ -207,7 +261,8 @@ impl Store {
     fn limit_runs(&self) -> Result<(), EngineError> {
         while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
             self.target.control.check()?;
-            if self.merge_step(self.progress())? != MergeStep::Merged {
+            let merging = self.await_merge(&self.waits);
+            if self.merge_alone(merging, self.progress())? != MergeStep::Merged {
                 break;
             }
         }
@@ -220,19 +275,20 @@ impl Store {
         range: HistoryRange,
         files: NewFiles,
     ) -> Result<(Arc<Base>, u64), EngineError> {
-        let mut state = lock(&self.state);
-        let run = Run { id: state.next_run, files: files.take(), clip: None, into: None };
-        state.next_run += 1;
-        let mut runs = self.base().runs().to_vec();
-        runs.insert(0, Arc::new(run));
-        let checkpoints = lock(&self.current).checkpoints + 1;
-        let base = Arc::new(Base::new(runs, range));
-        self.final_if_failed(self.commit(
-            &state,
-            Current { base: base.clone(), checkpoints },
-            self.progress(),
-        ))?;
-        Ok((base, checkpoints))
+        let added = self.with_room(|| {
+            let mut state = lock(&self.state);
+            let run = Run { id: state.next_run, files: files.all().to_vec(), clip: None, into: None };
+            state.next_run += 1;
+            let mut runs = self.base().runs().to_vec();
+            runs.insert(0, Arc::new(run));
+            let checkpoints = lock(&self.current).checkpoints + 1;
+            let base = Arc::new(Base::new(runs, range));
+            self.commit(&state, Current { base: base.clone(), checkpoints }, self.progress())?;
+            Ok((base, checkpoints))
+        });
+        // Before the failure is final: after that, nothing is removed.
+        files.settle(&added);
+        self.final_if_failed(added)
     }
 
     /// Nothing is written after a failure of the disk: it is unknown what it holds.
@@ -269,37 +325,57 @@ impl Store {
         Ok(())
     }
 
-    /// Closes removed files that nobody else uses any more.
-    fn close_removed(&self) {
+    /// Closes removed files that nobody else uses any more. Returns whether some are still used.
+    pub(super) fn close_removed(&self) -> bool {
         let mut removed = lock(&self.removed);
         let (used, unused): (Vec<_>, Vec<_>) =
             std::mem::take(&mut *removed).into_iter().partition(|file| Arc::strong_count(file) > 1);
+        let some = !used.is_empty();
         *removed = used;
         drop(removed);
         drop(unused);
+        some
     }
 
     /// Merges some runs, if it is time, up to some place. Blocks, for a moment. A full disk is no failure: the merge is
     /// only put off.
     pub(super) fn merge_step(&self, progress: &Progress) -> Result<MergeStep, EngineError> {
-        let _one = lock(&self.merging);
+        self.merge_alone(lock(&self.merging), progress)
+    }
+
+    fn merge_alone(
+        &self,
+        mut put_off: MutexGuard<'_, Option<PutOff>>,
+        progress: &Progress,
+    ) -> Result<MergeStep, EngineError> {
         self.target.control.check()?;
         self.close_removed();
-        let base = self.base();
+        let (base, checkpoints) = {
+            let current = lock(&self.current);
+            (current.base.clone(), current.checkpoints)
+        };
         let Some(plan) = self.plan(&base) else { return Ok(MergeStep::Idle) };
+        if put_off.is_some_and(|off| plan.bytes >= off.bytes && checkpoints < off.checkpoints) {
+            return Ok(MergeStep::NoRoom);
+        }
         match self.merge(&base, &plan, progress) {
-            Ok(()) => Ok(MergeStep::Merged),
+            Ok(()) => {
+                *put_off = None;
+                Ok(MergeStep::Merged)
+            }
             Err(error) if error.is_full_disk() => {
                 tracing::warn!(%error, "no room to merge files of the state: it is tried again later");
-                // A half of a manifest may be left. Its room is free when its name is gone durably.
-                let storage = &self.target.storage;
-                let removed = manifest::remove(&**storage, &format!("{}{NEW}", self.name)).and_then(|()| {
-                    storage.sync_directory().map_err(|error| EngineError::io("remove", error))
-                });
-                self.final_if_failed(removed).map(|()| MergeStep::NoRoom)
+                *put_off = Some(PutOff { bytes: plan.bytes, checkpoints: checkpoints + PUT_OFF });
+                // The room of what was removed is free when its name is gone durably.
+                self.final_if_failed(self.sync_names()).map(|()| MergeStep::NoRoom)
             }
             Err(error) => self.final_if_failed(Err(error)),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// How many files were removed and are still open.
@@ -334,10 +410,13 @@ impl Store {
         let (mut read, mut last, mut through) = (0, Vec::new(), None);
         while let Some(place) = rows.place() {
             if writer.bytes() >= step || read >= READ_PER_WRITTEN * step {
-                through = Some(Bytes::from(last));
+                through = Some(Bytes::from(canon.through(last)));
                 break;
             }
             self.target.control.check()?;
+            if self.wants_room.load(Ordering::Relaxed) {
+                return Err(EngineError::io("merge", io::ErrorKind::StorageFull.into()));
+            }
             if canon.needs(place, || rows.removes())? {
                 match rows.small_value()? {
                     Some(value) => writer.push(place, value)?,
@@ -351,11 +430,7 @@ impl Store {
         }
         let files = writer.finish()?;
         let replaced = self.replace(plan, inputs, files.all(), through, progress);
-        match &replaced {
-            // No manifest names them.
-            Err(error) if error.is_full_disk() => drop(files),
-            Ok(()) | Err(_) => drop(files.take()),
-        }
+        files.settle(&replaced);
         replaced
     }
 
@@ -394,12 +469,15 @@ impl Store {
             }
         }
         output.files.extend_from_slice(files);
+        let ended = plan.bottom && runs.iter().all(|run| run.into != Some(into));
+        let length = output.bytes();
         if !output.files.is_empty() {
             runs.insert(at.unwrap_or(0), Arc::new(output));
         }
-        let ended = plan.bottom && runs.len() == 1 && runs[0].into.is_none();
         let base = Arc::new(Base::new(runs, before.range()));
-        let merged = if ended { Some((bytes_of(base.runs()), needed_of(&base))) } else { state.merged };
+        // There are newer runs too if many checkpoints were made meanwhile. What is needed of them counts here, although
+        // it is not in the output: then all is merged rather too soon the next time.
+        let merged = if ended { Some((length, needed_of(&base))) } else { state.merged };
         let merged_before = std::mem::replace(&mut state.merged, merged);
         let done = self.commit(&state, Current { base, checkpoints }, progress);
         if done.is_err() {
@@ -413,8 +491,8 @@ fn bytes_of(runs: &[Arc<Run>]) -> u64 {
     runs.iter().map(|run| run.bytes()).sum()
 }
 
-/// How long the files may be before all runs are merged into one, if so many bytes are needed. `merged`: how long they
-/// were when they held nothing else, and how many bytes were needed of them. Small files have parts of a fixed length,
+/// How long the files may be before all runs are merged into one, if so many bytes are needed. `merged`: how long those
+/// were that held nothing else, and how many bytes were needed then. Small files have parts of a fixed length,
 /// which say nothing of the others.
 fn most_bytes(needed: u64, merged: Option<(u64, u64)>) -> u64 {
     let (files, then) = merged.unwrap_or((0, 0));

@@ -1,6 +1,8 @@
 //! Tests of the engine on disk: merges, and how much they write and leave.
 
 mod disks;
+mod room;
+mod steps;
 
 use super::store::MergeStep;
 use super::*;
@@ -57,9 +59,18 @@ impl Tested {
     }
 
     fn checkpoint(&mut self) {
+        self.checkpoint_with(Vec::new());
+    }
+
+    /// With these rows too.
+    fn checkpoint_with(&mut self, mut rows: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
         let frozen = self.engine.freeze().expect("something is new");
-        let rows = vec![(b"revision".to_vec(), Some(self.revision.to_le_bytes().to_vec()))];
+        rows.extend(self.rows());
         self.engine.checkpointed(frozen.run(rows).unwrap());
+    }
+
+    fn rows(&self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        vec![(b"revision".to_vec(), Some(self.revision.to_le_bytes().to_vec()))]
     }
 
     /// Merges until nothing is due, and returns how many steps that took.
@@ -304,6 +315,11 @@ fn a_full_disk_puts_merges_off() {
         assert!(refused > 0 || round > 3, "{refused}");
         tested.disk.set_capacity(None);
         tested.check();
+    }
+    // It is not tried again at once.
+    for round in 0..4 {
+        tested.write(&format!("{round}"), Some(Bytes::from_static(b"value")));
+        tested.checkpoint();
     }
     tested.merge();
     tested.check();

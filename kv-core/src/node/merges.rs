@@ -1,15 +1,22 @@
 //! Merges the files of the state, on a background thread: neither the applier nor a checkpoint waits for it.
 
 use super::shared::Shared;
+use super::sync::lock;
 use crate::engine::EngineError;
 use crate::kv::{MergeStep, Merger};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often files that were merged are closed, if nobody reads them any more. Until then they take room on the disk.
+const CLOSE_EVERY: Duration = Duration::from_secs(1);
 
 /// The work of the thread.
 #[derive(Debug, Default)]
 pub(super) struct MergeQueue {
     /// Something may be due in the state of this one.
     due: Option<Merger>,
+    /// Files that were merged in the state of this one are still read.
+    held: Option<Merger>,
     /// The thread works on a state.
     running: bool,
     closed: bool,
@@ -21,19 +28,28 @@ impl MergeQueue {
         self.due = merger;
     }
 
+    #[cfg(test)]
+    pub(super) fn is_running(&self) -> bool {
+        self.running || self.due.is_some()
+    }
+
     /// Ends the thread.
     pub(super) fn close(&mut self) {
-        (self.due, self.closed) = (None, true);
+        (self.due, self.held, self.closed) = (None, None, true);
     }
 }
 
 /// Runs until the node stops.
 pub(super) fn run(shared: &Arc<Shared>) {
     while let Some(turn) = next(shared) {
-        while matches!(step(shared, &turn.merger), Ok(MergeStep::Merged)) {
+        while turn.is_due && matches!(step(shared, &turn.merger), Ok(MergeStep::Merged)) {
             if shared.merges.with(|queue| queue.closed) {
                 break;
             }
+        }
+        if turn.merger.close_unused() {
+            let held = turn.merger.clone();
+            shared.merges.with(|queue| queue.held = Some(held).filter(|_| !queue.closed));
         }
     }
 }
@@ -41,6 +57,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
 /// The thread works on a state. However that ends, others may wait for it.
 struct Turn<'a> {
     merger: Merger,
+    /// A merge may be due. Otherwise, files that were read may be closed now.
+    is_due: bool,
     /// Dropped after the merger.
     _running: RunningGuard<'a>,
 }
@@ -54,15 +72,37 @@ impl Drop for RunningGuard<'_> {
 }
 
 fn next(shared: &Shared) -> Option<Turn<'_>> {
-    let merger = shared.merges.wait(|queue| {
+    let take = |queue: &mut MergeQueue| {
         if queue.closed {
             return Some(None);
         }
-        let merger = queue.due.take();
-        queue.running |= merger.is_some();
-        merger.map(Some)
-    })?;
-    Some(Turn { merger, _running: RunningGuard(shared) })
+        let merger = queue.due.take()?;
+        queue.running = true;
+        Some(Some((merger, queue.held.take())))
+    };
+    let turn = |merger, is_due| Some(Turn { merger, is_due, _running: RunningGuard(shared) });
+    loop {
+        let due = if shared.merges.with(|queue| queue.held.is_some()) {
+            shared.merges.wait_at_most(CLOSE_EVERY, take)
+        } else {
+            Some(shared.merges.wait(take))
+        };
+        match due {
+            // The turn looks itself whether files are still read.
+            Some(due) => return due.and_then(|(merger, _held)| turn(merger, true)),
+            None => {
+                // A peer that does not fetch any more holds files too.
+                lock(&shared.sources).expire(shared.clock.monotonic());
+                let held = shared.merges.with(|queue| {
+                    queue.running |= queue.held.is_some();
+                    queue.held.take()
+                });
+                if let Some(merger) = held {
+                    return turn(merger, false);
+                }
+            }
+        }
+    }
 }
 
 fn step(shared: &Shared, merger: &Merger) -> Result<MergeStep, EngineError> {
@@ -81,6 +121,7 @@ fn step(shared: &Shared, merger: &Merger) -> Result<MergeStep, EngineError> {
 /// the disk.
 pub(super) fn wait(shared: &Shared) {
     shared.merges.with(|queue| queue.due = None);
-    shared.merges.wait(|queue| (!queue.running).then_some(()));
+    let held = shared.merges.wait(|queue| (!queue.running).then(|| queue.held.take()));
+    drop(held);
     shared.applier_queue.with(|plan| plan.merged = None);
 }

@@ -322,6 +322,14 @@ impl NewFiles {
         &self.files
     }
 
+    /// They were to be named by a manifest. Removes them if there was no room for it; otherwise it names them, or may
+    /// do so.
+    pub(crate) fn settle<T>(self, done: &Result<T, EngineError>) {
+        if !done.as_ref().is_err_and(EngineError::is_full_disk) {
+            drop(self.take());
+        }
+    }
+
     /// A manifest names them, or may do so.
     pub(crate) fn take(mut self) -> Vec<Arc<RunFile>> {
         std::mem::take(&mut self.files)

@@ -111,7 +111,7 @@ pub trait Engine: Debug + Send {
     fn is_full(&self) -> bool;
 
     /// Frees some of what readers have released. Call it while [`is_full`](Self::is_full) returns true and no
-    /// checkpoint is made. At other times, each published entry frees some.
+    /// checkpoint is made, and while merged files are still read. At other times, each published entry frees some.
     fn release(&mut self);
 
     /// The durable checkpoint, to be sent to another member; `None` if there is none.

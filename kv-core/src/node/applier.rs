@@ -61,6 +61,8 @@ pub(super) struct ApplierQueue {
     pub(super) merging: Option<Progress>,
     /// Files of the state were merged, or that has failed.
     pub(super) merged: Option<Result<(), EngineError>>,
+    /// Files that were merged are still read, perhaps only by views that readers have left since.
+    pub(super) release: bool,
     /// The result of the checkpoint that has ended.
     done: Option<Result<CheckpointDone, EngineError>>,
     /// A checkpoint waits until the journal is durable. The journal thread resets this.
@@ -196,6 +198,8 @@ enum ApplierAction {
     Reopen,
     /// The journal has caught up, and a checkpoint was waiting for that.
     Retry,
+    /// Readers may have left views that are not freed yet.
+    Prune,
     /// Readers hold so much memory that the applier must wait until they release it.
     Release,
     Stop,
@@ -230,6 +234,7 @@ impl Applier {
             ApplierAction::Checkpoint => self.asked = true,
             ApplierAction::Lose(error) => return Err(error.into()),
             ApplierAction::Reopen => self.open_aside(),
+            ApplierAction::Prune => self.prune(),
             ApplierAction::Release => self.release(),
             ApplierAction::Retry | ApplierAction::Stop => {}
         }
@@ -344,6 +349,8 @@ impl Applier {
                 Some(ApplierAction::Expire(ask))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(ApplierAction::Apply(plan.commit.min(applied.advance(RUN))))
+            } else if std::mem::take(&mut plan.release) {
+                Some(ApplierAction::Prune)
             } else if std::mem::take(&mut plan.asked) {
                 Some(ApplierAction::Checkpoint)
             } else if waits_for_journal && !plan.wants_durable {
@@ -360,6 +367,10 @@ impl Applier {
     /// that is due begins.
     fn release(&mut self) {
         self.shared.applier_queue.pause(PACE);
+        self.prune();
+    }
+
+    fn prune(&mut self) {
         if let Some(state) = &mut self.state {
             state.release();
         }

@@ -91,8 +91,10 @@ fn next(shared: &Shared) -> Option<Turn<'_>> {
             // The turn looks itself whether files are still read.
             Some(due) => return due.and_then(|(merger, _held)| turn(merger, true)),
             None => {
-                // A peer that does not fetch any more holds files too.
+                // A peer that does not fetch any more holds files too, and so does a view of a reader that has ended,
+                // until the applier frees it.
                 lock(&shared.sources).expire(shared.clock.monotonic());
+                shared.applier_queue.change(|plan| plan.release = true);
                 let held = shared.merges.with(|queue| {
                     queue.running |= queue.held.is_some();
                     queue.held.take()

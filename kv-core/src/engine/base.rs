@@ -134,7 +134,7 @@ impl Base {
     /// All rows whose names start with `prefix`, in order.
     pub(super) fn rows(&self, prefix: &[u8]) -> Result<Vec<StoredRow>, EngineError> {
         let prefix = place::row(prefix);
-        let mut rows = Merged::from(&self.runs, &prefix, true)?;
+        let mut rows = Merged::starting_with(&self.runs, &prefix)?;
         let mut found = Vec::new();
         while let Some(place) = rows.place().filter(|place| place.starts_with(&prefix)) {
             let name = place[1..].to_vec();

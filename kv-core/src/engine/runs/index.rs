@@ -15,6 +15,11 @@ pub(super) struct BlockRef {
 
 const REF_BYTES: usize = 8 + 4 + 16;
 
+/// There is a filter.
+const FILTERED: u8 = 1;
+/// The last place is the first one.
+const SINGLE: u8 = 2;
+
 impl BlockRef {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.offset.to_le_bytes());
@@ -42,33 +47,35 @@ pub(super) struct NodeRef {
 }
 
 impl NodeRef {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    /// `first`: the first place below it. If there is no other, it is not written twice: keys may be as long as blocks.
+    pub(super) fn encode(&self, first: &[u8], out: &mut Vec<u8>) {
         self.block.encode(out);
-        out.push(self.filter.is_some().into());
+        let single = self.last == first;
+        out.push(if self.filter.is_some() { FILTERED } else { 0 } | if single { SINGLE } else { 0 });
         if let Some(filter) = &self.filter {
             filter.encode(out);
         }
-        out.extend_from_slice(&self.last);
+        if !single {
+            out.extend_from_slice(&self.last);
+        }
     }
 
     /// The block and its filter.
     pub(super) fn decode(bytes: &[u8]) -> Result<(BlockRef, Option<BlockRef>), EngineError> {
         let decode = || {
             let (block, rest) = BlockRef::decode(bytes)?;
-            let (filtered, rest) = rest.split_first()?;
-            let filter = if *filtered == 0 { None } else { Some(BlockRef::decode(rest)?.0) };
+            let (flags, rest) = rest.split_first()?;
+            let filter = if *flags & FILTERED == 0 { None } else { Some(BlockRef::decode(rest)?.0) };
             Some((block, filter))
         };
         decode().ok_or_else(|| EngineError::inconsistent("an index cannot be read"))
     }
 
-    /// The last place.
-    pub(super) fn last_of(bytes: &[u8]) -> &[u8] {
-        let behind = match bytes.get(REF_BYTES) {
-            Some(0) => REF_BYTES + 1,
-            _ => 2 * REF_BYTES + 1,
-        };
-        bytes.get(behind..).unwrap_or_default()
+    /// The last place; `None` if it is the first one.
+    pub(super) fn last_of(bytes: &[u8]) -> Option<&[u8]> {
+        let flags = bytes.get(REF_BYTES).copied().unwrap_or_default();
+        let behind = if flags & FILTERED == 0 { REF_BYTES + 1 } else { 2 * REF_BYTES + 1 };
+        (flags & SINGLE == 0).then(|| bytes.get(behind..).unwrap_or_default())
     }
 }
 
@@ -81,7 +88,7 @@ pub(crate) struct FileMeta {
     pub(crate) len: u64,
     /// The bytes of its rows that are neither data nor notes.
     pub(crate) row_bytes: u64,
-    /// The first place.
+    /// See [`first`](Self::first).
     pub(super) first: Bytes,
     /// How many levels the index has.
     pub(super) levels: u8,
@@ -91,6 +98,11 @@ pub(crate) struct FileMeta {
 }
 
 impl FileMeta {
+    /// The first place.
+    pub(super) fn first(&self) -> &Bytes {
+        &self.first
+    }
+
     /// The last place.
     pub(crate) fn last(&self) -> &Bytes {
         &self.root.last
@@ -118,9 +130,13 @@ mod tests {
         for filter in [None, Some(BlockRef { offset: 3, ..block })] {
             let node = NodeRef { block, filter, last: Bytes::from_static(b"last") };
             let mut bytes = Vec::new();
-            node.encode(&mut bytes);
+            node.encode(b"last", &mut bytes);
             assert_eq!(NodeRef::decode(&bytes).unwrap(), (block, filter));
-            assert_eq!(NodeRef::last_of(&bytes), b"last");
+            assert_eq!(NodeRef::last_of(&bytes), None);
+            bytes.clear();
+            node.encode(b"first", &mut bytes);
+            assert_eq!(NodeRef::decode(&bytes).unwrap(), (block, filter));
+            assert_eq!(NodeRef::last_of(&bytes), Some(&b"last"[..]));
             let least = if node.filter.is_some() { 57 } else { 29 };
             assert!((0..least).all(|len| NodeRef::decode(&bytes[..len]).is_err()));
         }

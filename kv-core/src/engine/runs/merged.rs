@@ -13,6 +13,8 @@ pub(crate) struct Merged {
     /// In the order of the runs: the newest first.
     cursors: Vec<RunCursor>,
     reverse: bool,
+    /// How the places begin that are looked for. A run whose rows begin otherwise is not read.
+    prefix: Vec<u8>,
     /// The cursor that is at the row.
     at: Option<usize>,
 }
@@ -20,13 +22,21 @@ pub(crate) struct Merged {
 impl Merged {
     fn new(runs: &[Arc<Run>], reverse: bool, keep: bool) -> Self {
         let cursors = runs.iter().map(|run| RunCursor::new(run.clone(), keep)).collect();
-        Self { cursors, reverse, at: None }
+        Self { cursors, reverse, prefix: Vec::new(), at: None }
     }
 
     /// At the first row at or after a place. `keep`: what is read may be needed again soon.
     pub(crate) fn from(runs: &[Arc<Run>], place: &[u8], keep: bool) -> Result<Self, EngineError> {
         let mut merged = Self::new(runs, false, keep);
         merged.cursors.iter_mut().try_for_each(|cursor| cursor.seek(place))?;
+        merged.settle()?;
+        Ok(merged)
+    }
+
+    /// At the first row whose place begins so. What lies behind those rows may be missing.
+    pub(crate) fn starting_with(runs: &[Arc<Run>], prefix: &[u8]) -> Result<Self, EngineError> {
+        let mut merged = Self { prefix: prefix.to_vec(), ..Self::new(runs, false, true) };
+        merged.cursors.iter_mut().try_for_each(|cursor| cursor.seek(prefix))?;
         merged.settle()?;
         Ok(merged)
     }
@@ -42,7 +52,7 @@ impl Merged {
     /// Moves on to the first row at or after a place; in reverse, to the last row before it.
     pub(crate) fn skip_to(&mut self, place: &[u8]) -> Result<(), EngineError> {
         for cursor in &mut self.cursors {
-            match cursor.place() {
+            match cursor.bound() {
                 Some(at) if self.reverse && at >= place => cursor.seek_before(place)?,
                 Some(at) if !self.reverse && at < place => cursor.seek(place)?,
                 Some(_) | None => {}
@@ -53,22 +63,42 @@ impl Merged {
 
     /// Finds the cursor with the next row, and moves those on whose row it hides.
     fn settle(&mut self) -> Result<(), EngineError> {
-        self.at = None;
+        loop {
+            self.at = self.least()?;
+            let Some(cursor) = self.at.map(|at| &mut self.cursors[at]).filter(|cursor| cursor.is_ahead())
+            else {
+                return Ok(());
+            };
+            if cursor.bound().is_some_and(|bound| !bound.starts_with(&self.prefix)) {
+                self.at = None;
+                return Ok(());
+            }
+            cursor.arrive(self.reverse)?;
+        }
+    }
+
+    /// The cursor with the next row. If it may be that of a cursor whose row is ahead, that cursor.
+    fn least(&mut self) -> Result<Option<usize>, EngineError> {
+        let mut least = None;
         for index in 0..self.cursors.len() {
-            let Some(best) = self.at else {
-                self.at = self.cursors[index].place().map(|_| index);
+            let Some(best) = least else {
+                least = self.cursors[index].bound().map(|_| index);
                 continue;
             };
-            let (Some(place), Some(first)) = (self.cursors[index].place(), self.cursors[best].place()) else {
+            let (Some(place), Some(first)) = (self.cursors[index].bound(), self.cursors[best].bound()) else {
                 continue;
             };
-            if place == first {
+            if place != first {
+                if (place < first) != self.reverse {
+                    least = Some(index);
+                }
+            } else if self.cursors[index].is_ahead() {
+                least = Some(index);
+            } else if !self.cursors[best].is_ahead() {
                 self.cursors[index].advance(self.reverse)?;
-            } else if (place < first) != self.reverse {
-                self.at = Some(index);
             }
         }
-        Ok(())
+        Ok(least)
     }
 
     fn cursor(&self) -> Option<&RunCursor> {

@@ -85,38 +85,83 @@ impl Run {
     }
 }
 
-/// A cursor at a row of a run.
+/// A cursor at a row of a run, or somewhere before it.
 #[derive(Debug)]
 pub(super) struct RunCursor {
     run: Arc<Run>,
     file: usize,
     cursor: Option<FileCursor>,
+    /// The next row is in the file, at this place or behind it (in reverse, before it). The file is read only when its
+    /// turn comes: if it is damaged, that may never be.
+    ahead: Option<Bytes>,
     keep: bool,
 }
 
 impl RunCursor {
     pub(super) fn new(run: Arc<Run>, keep: bool) -> Self {
-        Self { run, file: 0, cursor: None, keep }
+        Self { run, file: 0, cursor: None, ahead: None, keep }
     }
 
-    /// Moves to the first row at or after a place.
+    /// Moves to the first row at or after a place, or before it.
     pub(super) fn seek(&mut self, place: &[u8]) -> Result<(), EngineError> {
-        let behind = self.run.behind_clip(place);
-        let place = behind.as_deref().unwrap_or(place);
-        self.enter(self.run.file_from(place), To::From(place))
+        let behind = self.run.behind_clip(place).map(Bytes::from);
+        let from = behind.as_deref().unwrap_or(place);
+        let file = self.run.file_from(from);
+        let first =
+            self.run.files.get(file).map(|file| file.meta().first()).filter(|first| first[..] >= *from);
+        match (first.cloned(), behind) {
+            (Some(bound), _) | (None, Some(bound)) => self.wait_at(file, Some(bound)),
+            (None, None) => return self.enter(file, To::From(place)),
+        }
+        Ok(())
     }
 
-    /// Moves to the last row before a place.
+    /// Moves to the last row before a place, or behind it.
     pub(super) fn seek_before(&mut self, place: &[u8]) -> Result<(), EngineError> {
-        let files = self.run.files.partition_point(|file| *file.meta().first < *place);
-        self.enter(files.wrapping_sub(1), To::Before(place))?;
-        self.end_at_clip();
+        let files = self.run.files.partition_point(|file| file.meta().first()[..] < *place);
+        let file = files.wrapping_sub(1);
+        match self.run.files.get(file).map(|file| file.meta().last()).filter(|last| last[..] < *place) {
+            Some(last) => self.wait_at(file, Some(last.clone())),
+            None => {
+                self.enter(file, To::Before(place))?;
+                self.end_at_clip();
+            }
+        }
         Ok(())
+    }
+
+    /// Stays before the rows of a file, if there is one of this number.
+    fn wait_at(&mut self, file: usize, bound: Option<Bytes>) {
+        self.ahead = bound.filter(|_| file < self.run.files.len());
+        (self.file, self.cursor) = (file, None);
+    }
+
+    /// Moves to the row, if it is only known to be ahead.
+    pub(super) fn arrive(&mut self, reverse: bool) -> Result<(), EngineError> {
+        match self.ahead.take() {
+            Some(_) if reverse => {
+                self.enter(self.file, To::Last)?;
+                self.end_at_clip();
+                Ok(())
+            }
+            Some(bound) => self.enter(self.file, To::From(&bound)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the row is only known to be ahead.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// The place of the row; if it is ahead, a place that it does not lie before (in reverse, behind).
+    pub(super) fn bound(&self) -> Option<&[u8]> {
+        self.ahead.as_deref().or_else(|| self.place())
     }
 
     /// Moves within a file, if there is one of this number.
     fn enter(&mut self, file: usize, to: To<'_>) -> Result<(), EngineError> {
-        (self.file, self.cursor) = (file, None);
+        (self.file, self.cursor, self.ahead) = (file, None, None);
         if let Some(file) = self.run.files.get(file) {
             self.cursor.insert(FileCursor::new(file.clone(), self.keep)).seek(to)?;
         }
@@ -147,12 +192,10 @@ impl RunCursor {
             }
             return Ok(());
         }
-        if reverse {
-            self.enter(self.file.wrapping_sub(1), To::Last)?;
-            self.end_at_clip();
-            Ok(())
-        } else {
-            self.enter(self.file + 1, To::First)
-        }
+        let next = if reverse { self.file.wrapping_sub(1) } else { self.file + 1 };
+        let meta = self.run.files.get(next).map(|file| file.meta());
+        let bound = meta.map(|meta| if reverse { meta.last() } else { meta.first() }).cloned();
+        self.wait_at(next, bound);
+        Ok(())
     }
 }

@@ -116,6 +116,33 @@ fn checkpoints_of_a_state_that_is_set_aside_merge_nothing() {
     assert_eq!(aside.engine.merger().unwrap().runs(), 107);
 }
 
+/// A state is set aside in the middle of a merge, and what was not merged yet is lost: what was is still read.
+#[test]
+fn damage_behind_what_was_merged_hides_nothing_of_it() {
+    let tested = mergeable(Retention::NONE);
+    let merger = tested.engine.merger().unwrap();
+    let old: Vec<String> =
+        tested.disk.names().into_iter().filter(|name| name.starts_with("state-")).collect();
+    assert_eq!(merger.step().unwrap(), MergeStep::Merged);
+    let disk = tested.disk.fork();
+    let left: Vec<String> = disk.names().into_iter().filter(|name| old.contains(name)).collect();
+    assert!(!left.is_empty());
+    for name in left {
+        let len = disk.contents(&name).unwrap().len();
+        disk.overwrite(&name, 0, &vec![0x55; len]);
+    }
+    Disk::set_aside(&*disk.storage()).unwrap();
+    let opened = Disk::open_aside(disk.storage(), 0, MEMTABLE).unwrap();
+    let rows = opened.rows().starting_with(b"revision").unwrap();
+    assert_eq!(rows, [(b"revision".to_vec(), tested.revision.to_le_bytes().to_vec())]);
+    let revision = Revision::new(tested.revision);
+    let engine = opened.at(Anchor::new(Op::new(tested.revision), Hash::ZERO), revision, Retention::NONE);
+    let chunk = engine.snapshot().unwrap().chunk(&[], 2000).unwrap();
+    assert!(chunk.rows.len() >= 2000);
+    let scanned = engine.reader().latest().scan(b"").unwrap().take(50).filter(Result::is_ok).count();
+    assert_eq!(scanned, 50);
+}
+
 /// A row that is written at every checkpoint is read from the newest run only: an older copy of it may be damaged.
 #[test]
 fn damage_of_superseded_rows_hides_nothing() {
@@ -258,7 +285,7 @@ fn a_crash_during_the_first_transfer_leaves_no_files() {
         let at = Anchor::new(Op::new(1), Hash::ZERO);
         let mut staging = Staging::begin(&storage, MEMTABLE, at)?;
         let mut after = Bytes::new();
-        for number in 0..20 {
+        for number in 0..100 {
             let chunk = chunk(&after, number, 3000);
             assert!(staging.add(&chunk)?);
             let ChunkEnd::More(next) = &chunk.end else { panic!("there is more") };

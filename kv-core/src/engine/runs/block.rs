@@ -40,9 +40,14 @@ impl Block {
         self.row(index).map_or_else(Bytes::new, |(place, _)| self.bytes.slice(place))
     }
 
-    /// The last place below an entry of the index, as a part of the block.
+    /// The last place below an entry of the index.
+    pub(super) fn last(&self, index: usize) -> &[u8] {
+        NodeRef::last_of(self.value(index)).unwrap_or_else(|| self.place(index))
+    }
+
+    /// The same, as a part of the block.
     pub(super) fn shared_last(&self, index: usize) -> Bytes {
-        self.bytes.slice_ref(NodeRef::last_of(self.value(index)))
+        self.bytes.slice_ref(self.last(index))
     }
 
     fn row(&self, index: usize) -> Option<(Range<usize>, Range<usize>)> {

@@ -194,7 +194,7 @@ impl RunFile {
                 lower = self.index_block(&at, true)?;
                 &lower
             };
-            let index = block.partition(|index| NodeRef::last_of(block.value(index)) < place);
+            let index = block.partition(|index| block.last(index) < place);
             if index >= block.len() {
                 return Err(EngineError::inconsistent("an index ends too early"));
             }
@@ -353,7 +353,7 @@ impl FileCursor {
             let index = match to {
                 To::First => 0,
                 To::Last => block.len().wrapping_sub(1),
-                To::From(place) => block.partition(|index| NodeRef::last_of(block.value(index)) < place),
+                To::From(place) => block.partition(|index| block.last(index) < place),
                 To::Before(place) => block.first_from(place).wrapping_sub(1),
             };
             self.path.push((block, index));
@@ -363,7 +363,7 @@ impl FileCursor {
         if *index >= block.len() {
             return Err(ends_early());
         }
-        let (first, last) = (block.place(*index), NodeRef::last_of(block.value(*index)));
+        let (first, last) = (block.place(*index), block.last(*index));
         let is_last = match to {
             To::First => Some(false),
             To::Last => Some(true),

@@ -308,6 +308,19 @@ fn what_nobody_takes_is_removed_and_numbers_in_use_are_passed_over() {
     assert_eq!(disk.names(), before);
 }
 
+/// Zeros in keys take two bytes each, and a long key has a block of its own: the index repeats it once, and not twice.
+#[test]
+fn long_keys_do_not_take_many_times_their_length() {
+    let (disk, mut rows) = (Disk::new(), Rows::new());
+    for number in 0..64_u8 {
+        let key = [&[0; 4095][..], &[number]].concat();
+        rows.insert(place::version(&place::key_start(&key), Revision::new(1)), vec![1]);
+    }
+    let run = write(&target(&disk, 0), &rows, 1 << 30);
+    let long = run.bytes() as f64 / (64.0 * 4096.0);
+    assert!(long < 5.7, "{long} times as long as the keys");
+}
+
 /// Keys, and so the entries of the index, may be longer than a block.
 #[test]
 fn the_index_of_long_keys_ends() {

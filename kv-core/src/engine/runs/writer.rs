@@ -23,6 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// the one below it.
 const LEAST_ENTRIES: usize = 4;
 
+/// The lowest blocks of the index have a filter of at most so many keys, about 16 KiB: a small cache must hold it.
+const MOST_KEYS: usize = 13_000;
+
 /// This much is collected for one write.
 const WRITE_BYTES: usize = 256 << 10;
 
@@ -174,7 +177,7 @@ impl FileWriter {
     /// Adds an entry to a level of the index.
     fn add(&mut self, level: usize, first: &[u8], node: &NodeRef) {
         let mut entry = Vec::new();
-        node.encode(&mut entry);
+        node.encode(first, &mut entry);
         if self.levels.len() == level {
             self.levels.push(Default::default());
         }
@@ -182,7 +185,8 @@ impl FileWriter {
         block.push(first, &entry);
         last.clone_from(&node.last);
         // Ended as soon as it is full, and not when the next entry comes: the filter holds the keys up to here.
-        if block.len() >= LEAST_ENTRIES && !block.takes(first, &entry) {
+        let is_full = block.len() >= LEAST_ENTRIES && !block.takes(first, &entry);
+        if is_full || (level == 0 && self.hashes.len() >= MOST_KEYS) {
             let (first, node) = self.end_level(level);
             self.add(level + 1, &first, &node);
         }

@@ -146,7 +146,7 @@ impl Staging {
 
     fn store(&mut self, chunk: &Chunk, rows: &[Row]) -> Result<(), EngineError> {
         let ended: u64 = self.files.iter().map(|file| file.meta().len).sum();
-        let limit = self.sizes.file(ended);
+        let limit = self.sizes.received(ended);
         // Ended here, at the end of a piece, and not by the writer in the middle of one.
         let writer = self.writer.get_or_insert_with(|| RunWriter::new(self.target.clone(), u64::MAX));
         for (place, value) in rows {

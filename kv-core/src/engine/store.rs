@@ -35,6 +35,8 @@ const LONGEST_FILE: u64 = 1 << 30;
 const FILES: u64 = 64;
 /// A file is not shorter than this, if the memtables are not.
 const SHORTEST_FILE: u64 = 4 << 20;
+/// A received file is not shorter than so many of the shortest ones.
+const RECEIVED: u64 = 16;
 /// A merge writes about this much in one step, or one file if that is longer.
 const STEP: u64 = 32 << 20;
 /// And reads at most this many times as much: much of it may not be needed any more.
@@ -67,6 +69,12 @@ impl Sizes {
     /// The length of a file of a state of so many bytes.
     pub(super) fn file(&self, all: u64) -> u64 {
         (all / FILES).clamp(self.file, LONGEST_FILE)
+    }
+
+    /// The length of the next file of a state of which so many bytes have been received. How long it gets is not known,
+    /// so the first files are longer than others: all of them are open at the same time.
+    pub(super) fn received(&self, bytes: u64) -> u64 {
+        self.file(bytes).max(RECEIVED * self.file)
     }
 }
 

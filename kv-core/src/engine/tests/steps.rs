@@ -68,6 +68,19 @@ fn steps_that_end_anywhere_change_nothing_that_can_be_read() {
     assert!(steps >= 48, "{steps}");
 }
 
+/// All files of a state are open, so there must not be many, also while its length is not known yet.
+#[test]
+fn a_received_state_has_few_files() {
+    let sizes = store::Sizes::of(256 << 20);
+    let (mut bytes, mut files) = (0, 0);
+    while bytes < 100 << 30 {
+        bytes += sizes.received(bytes);
+        files += 1;
+    }
+    assert!(files < 280, "{files} files of 100 GiB");
+    assert!(sizes.received(0) >= 64 << 20);
+}
+
 /// Long keys take several times as much in files as they are long. That is found out although the checkpoints do not
 /// stop while all is merged, and then it is not merged again for nothing.
 #[test]

@@ -138,7 +138,7 @@ fn hooked(tested: &Tested, hook: impl Fn(Event, &str) -> io::Result<()> + Send +
 fn a_merge_without_room_does_not_remove_what_a_checkpoint_writes() {
     let (merging, syncing, ended) = (Flag::default(), Flag::default(), Flag::default());
     let hook = {
-        let (merging, syncing, ended) = (merging.clone(), syncing.clone(), ended.clone());
+        let (merging, syncing, ended) = (merging.clone(), syncing, ended.clone());
         let armed = AtomicBool::new(false);
         move |event, name: &str| {
             // The files of the checkpoint are written first.

@@ -74,7 +74,7 @@ fn nobody_waits_for_a_merge_that_panicked() {
     disk.on_read(0, || panic!("the merge panics"));
     let shared = bench.shared.clone();
     assert!(std::thread::spawn(move || merges::run(&shared)).join().is_err());
-    let shared = bench.shared.clone();
+    let shared = bench.shared;
     let waiting = std::thread::spawn(move || merges::wait(&shared));
     assert!(until(|| waiting.is_finished()), "it does not wait");
 }

@@ -350,6 +350,7 @@ pub struct Written {
 
 impl Written {
     /// The op that the state is at.
+    #[cfg(feature = "internals")]
     pub(crate) fn anchor(&self) -> Anchor {
         self.anchor
     }

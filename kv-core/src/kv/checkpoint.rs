@@ -111,6 +111,7 @@ pub struct WrittenCheckpoint {
 
 impl WrittenCheckpoint {
     /// The op that it is at.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn anchor(&self) -> Anchor {
         self.written.anchor()

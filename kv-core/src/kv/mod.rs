@@ -25,7 +25,9 @@ pub use crate::engine::{MergeStep, Merger, Progress};
 pub use crate::message::Position;
 pub use apply::Applied;
 pub use changes::{ChangePage, ChangeQuery, Compacted};
-pub use checkpoint::{Checkpoint, CheckpointDone, WrittenCheckpoint};
+#[cfg(feature = "internals")]
+pub use checkpoint::WrittenCheckpoint;
+pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
 pub use reader::StateReader;

@@ -41,6 +41,7 @@ mod report;
 mod scenario;
 mod scenarios;
 mod serve;
+mod stages;
 mod stall;
 mod stamps;
 mod states;

@@ -2,8 +2,8 @@
 
 use super::clock::{Clock, Time};
 use super::events::{Due, Event};
-use super::merges::CheckpointStage;
 use super::plan::Plan;
+use super::stages::CheckpointStage;
 use super::waiting::{Serving, Transfers};
 use fastrand::Rng;
 use kv_core::config::{Options, Role};

@@ -392,8 +392,8 @@ impl Merger {
         self.store.merge_step(&self.store.merge_progress())
     }
 
-    /// Closes files that were merged and that nobody reads any more. Blocks: the file system may have much room to free.
-    /// Returns whether some are still read.
+    /// Closes merged files that nobody reads any more. Blocks: the file system may have much room to free. Returns
+    /// whether some are still read.
     #[must_use]
     pub fn close_unused(&self) -> bool {
         self.store.close_removed()

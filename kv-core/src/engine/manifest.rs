@@ -34,7 +34,7 @@ pub(super) struct Manifest {
     pub(super) next_run: u64,
     /// The newest first.
     pub(super) runs: Vec<RunMeta>,
-    /// The length of the oldest run when a merge had made it of all that was older, and how many bytes were needed then.
+    /// The length of the oldest run when a merge had made it of all that was older, and how much was needed then.
     pub(super) merged: Option<(u64, u64)>,
     /// How far a state has been received.
     pub(super) received: Option<Received>,

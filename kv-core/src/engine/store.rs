@@ -483,8 +483,8 @@ impl Store {
             runs.insert(at.unwrap_or(0), Arc::new(output));
         }
         let base = Arc::new(Base::new(runs, before.range()));
-        // There are newer runs too if many checkpoints were made meanwhile. What is needed of them counts here, although
-        // it is not in the output: then all is merged rather too soon the next time.
+        // There are newer runs too if many checkpoints were made meanwhile. What is needed of them counts here, too,
+        // although it is not in the output: then all is merged rather too soon the next time.
         let merged = if ended { Some((length, needed_of(&base))) } else { state.merged };
         let merged_before = std::mem::replace(&mut state.merged, merged);
         let done = self.commit(&state, Current { base, checkpoints }, progress);

@@ -16,7 +16,7 @@ pub enum ConnectError {
     /// No transport was given.
     #[error("no transport: choose one, such as TCP")]
     NoTransport,
-    /// A member answered, but it rejected this client, or this client rejected it. A retry does not help.
+    /// A member answered, and refused this client.
     #[error("{address} refuses: {reason}")]
     Refused {
         /// The address of the member.
@@ -38,8 +38,7 @@ pub enum ConnectError {
         /// The address of the member that was asked.
         address: String,
     },
-    /// No member accepted this client in time. This includes members that refuse clients only for a while, because they
-    /// are shutting down or have too many connections.
+    /// No member answered in time.
     #[error("no member answers: {0}")]
     Unreachable(String),
 }
@@ -99,9 +98,8 @@ pub enum WriteError {
     /// A step of the transaction failed. Nothing was changed.
     #[error("step {step} failed: {why}")]
     StepFailed {
-        /// A transaction has two lists of steps: one is run if all conditions hold, and the other is run
-        /// [otherwise](crate::client::Transaction::otherwise). This is the index of the failed step in the list that
-        /// was run. The first step of a list has index 0.
+        /// The index of the failed step in its list: in the list of steps for when the conditions hold, or in the list
+        /// for when they do not hold. The first step of a list has index 0.
         step: usize,
         /// Why the step failed.
         why: StepFailure,
@@ -109,7 +107,7 @@ pub enum WriteError {
         /// failed, or a later one.
         revision: Revision,
     },
-    /// The cluster refuses the request. Nothing was changed. The text is the reason.
+    /// The cluster refuses the request. Nothing was changed. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
     /// The write was not applied and will not be applied. The same call may succeed later.
@@ -199,11 +197,9 @@ impl LockError {
         matches!(self, Self::Held)
     }
 
-    /// Returns whether the same call may succeed later. This is true for:
-    /// - [`Held`](Self::Held);
-    /// - a write error that is [retryable](WriteError::is_retryable), or whose [outcome is
-    ///   unknown](WriteError::outcome_unknown);
-    /// - a read error that is [retryable](ReadError::is_retryable).
+    /// Returns whether the same call may succeed later. This is true for [`Held`](Self::Held), for a
+    /// [retryable](WriteError::is_retryable) write error, for a write whose [outcome is
+    /// unknown](WriteError::outcome_unknown), and for a [retryable](ReadError::is_retryable) read error.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -248,10 +244,10 @@ pub enum ReadError {
     /// The read was restricted to a member that the cluster does not have.
     #[error("the cluster has no member {0}: kv status lists its members")]
     UnknownMember(MemberId),
-    /// The read was restricted to a member that is a witness, which stores no data.
+    /// The read was restricted to a member that is a witness.
     #[error("member {0} is a witness, which holds no data: ask a data member")]
     Witness(MemberId),
-    /// The cluster refuses the read. The text is the reason.
+    /// The cluster refuses the read. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
     /// The member that was asked no longer keeps the revision.
@@ -267,7 +263,7 @@ pub enum ReadError {
         /// The newest revision that the member can read.
         newest: Revision,
     },
-    /// The read got no valid answer, usually because the deadline passed. The same call may succeed later.
+    /// The read was not answered in time. The same call may succeed later.
     #[error("not read: {0}")]
     Unavailable(Cause),
     /// The client was closed.
@@ -312,7 +308,7 @@ pub enum WatchError {
     /// The range of keys is not allowed.
     #[error(transparent)]
     Malformed(RequestError),
-    /// The cluster refuses the watch. The text is the reason.
+    /// The cluster refuses the watch. The text is the reason that the member gave.
     #[error("refused: {0}")]
     Refused(String),
     /// [`Watch::follow`](crate::client::Watch::follow) could not read the present state.
@@ -331,7 +327,7 @@ impl WatchError {
     }
 }
 
-/// Why a status call or a handover (a request to the primary to pass its role to another member) failed.
+/// Why a status call or a handover failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {

@@ -24,13 +24,12 @@ impl WatchCursor {
         Self { query, prefer: None, waiting: VecDeque::new() }
     }
 
-    /// Checks that the keys at both ends of the watched range are not longer than the limits allow.
+    /// Checks that the range of the watch is within the limits.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         self.query.check(limits)
     }
 
-    /// Returns the next call. It first asks the member that answered last. If no member has answered yet, it first asks
-    /// `local`: the member that runs in the same process as the client, if there is one.
+    /// Returns the next call. If no member has answered yet, the call asks `local` first.
     pub fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
     }

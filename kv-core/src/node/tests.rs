@@ -2,7 +2,7 @@
 
 mod gate;
 mod in_process;
-mod readers;
+mod merges;
 mod states;
 mod turns;
 mod watches;

@@ -170,6 +170,8 @@ bugs! {
     NoSync,
     /// New and renamed files are not made durable in their directory.
     NoDirectorySync,
+    /// What the system's cache returns of the state is trusted, although a failed sync may have dropped it.
+    CacheBelieved,
     /// A failed sync is tried again, and then trusted.
     FailedSyncRetried,
 }

@@ -1,4 +1,4 @@
-//! Counts the steps of reading: look-ups, steps of a cursor, and one for each 256 bytes read from the runs. A thread
+//! Counts the steps of reading: look-ups, steps of a cursor, and one for each 256 bytes read from the B-tree. A thread
 //! that reads for others is called back every few steps, so that it can yield to more urgent threads. Tests check how
 //! the number of steps grows.
 

@@ -2,7 +2,6 @@
 //! starts checkpoints, each on a thread of its own.
 
 use super::StopReason;
-use super::merges;
 use super::shared::Shared;
 use super::sync::lock;
 use super::transfer::{self, Task};
@@ -37,7 +36,7 @@ const APPLIED_PER_CHECKPOINT: usize = 4;
 
 /// A checkpoint is also due after this many entries. Each entry takes memory on all members, including a witness,
 /// until every member has a checkpoint above it.
-const ENTRIES_PER_CHECKPOINT: u64 = 8192;
+pub(super) const ENTRIES_PER_CHECKPOINT: u64 = 8192;
 
 /// The work of the applier thread.
 #[derive(Debug, Default)]
@@ -59,10 +58,6 @@ pub(super) struct ApplierQueue {
     commit: Op,
     /// The progress of the running checkpoint.
     pub(super) merging: Option<Progress>,
-    /// Files of the state were merged, or that has failed.
-    pub(super) merged: Option<Result<(), EngineError>>,
-    /// Files that were merged are still read, perhaps only by views that readers have left since.
-    pub(super) release: bool,
     /// The result of the checkpoint that has ended.
     done: Option<Result<CheckpointDone, EngineError>>,
     /// A checkpoint waits until the journal is durable. The journal thread resets this.
@@ -132,10 +127,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
         applier.open_aside();
     }
     applier.report_deadlines();
-    applier.consider_merges();
     if let Err(reason) = applier.run() {
-        tracing::error!(%reason, "cannot apply an entry: this member stops");
-        shared.hand_over_and_stop(reason);
+        shared.part_failed("cannot apply an entry", &reason, reason.clone());
     }
     if let Some(thread) = applier.checkpoint {
         // The result does not matter here: the guard has recorded a panic.
@@ -191,15 +184,12 @@ enum ApplierAction {
     Apply(Op),
     Expire(ExpiryQuery),
     Finish(Result<CheckpointDone, EngineError>),
-    Merged(Result<(), EngineError>),
     Transfer(Task),
     Checkpoint,
     Lose(EngineError),
     Reopen,
     /// The journal has caught up, and a checkpoint was waiting for that.
     Retry,
-    /// Readers may have left views that are not freed yet.
-    Prune,
     /// Readers hold so much memory that the applier must wait until they release it.
     Release,
     Stop,
@@ -228,13 +218,11 @@ impl Applier {
             ApplierAction::Apply(through) => self.apply(through)?,
             ApplierAction::Expire(ask) => self.expire(ask),
             ApplierAction::Finish(result) => self.finish(result)?,
-            ApplierAction::Merged(result) => self.merged(result)?,
             ApplierAction::Transfer(task) => self.transfer(task)?,
             ApplierAction::Checkpoint if self.state.is_none() => self.advance_set_aside_state(),
             ApplierAction::Checkpoint => self.asked = true,
             ApplierAction::Lose(error) => return Err(error.into()),
             ApplierAction::Reopen => self.open_aside(),
-            ApplierAction::Prune => self.prune(),
             ApplierAction::Release => self.release(),
             ApplierAction::Retry | ApplierAction::Stop => {}
         }
@@ -255,7 +243,6 @@ impl Applier {
             // The result of that checkpoint is discarded too.
             let _ = thread.join();
         }
-        merges::wait(&self.shared);
         self.shared.applier_queue.with(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
         StateMachine::set_aside(&*self.storage)?;
         self.open_aside();
@@ -304,7 +291,6 @@ impl Applier {
                 if self.state.is_some() {
                     self.aside = None;
                 }
-                self.consider_merges();
                 if matches!(result, Input::SnapshotInstalled { .. }) {
                     // The frozen state belongs to the old state.
                     self.frozen = None;
@@ -341,16 +327,12 @@ impl Applier {
                 Some(ApplierAction::Reopen)
             } else if let Some(result) = plan.done.take() {
                 Some(ApplierAction::Finish(result))
-            } else if let Some(result) = plan.merged.take() {
-                Some(ApplierAction::Merged(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
                 Some(ApplierAction::Transfer(task))
             } else if let Some(ask) = plan.expiry.take_if(|_| applied.is_some()) {
                 Some(ApplierAction::Expire(ask))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(ApplierAction::Apply(plan.commit.min(applied.advance(RUN))))
-            } else if std::mem::take(&mut plan.release) {
-                Some(ApplierAction::Prune)
             } else if std::mem::take(&mut plan.asked) {
                 Some(ApplierAction::Checkpoint)
             } else if waits_for_journal && !plan.wants_durable {
@@ -367,10 +349,6 @@ impl Applier {
     /// that is due begins.
     fn release(&mut self) {
         self.shared.applier_queue.pause(PACE);
-        self.prune();
-    }
-
-    fn prune(&mut self) {
         if let Some(state) = &mut self.state {
             state.release();
         }
@@ -513,25 +491,7 @@ impl Applier {
             let _ = thread.join();
         }
         tracing::debug!(op = %anchor.op, "checkpoint is durable");
-        self.consider_merges();
         self.shared.inbox.checkpointed(anchor);
         Ok(())
-    }
-
-    /// Files of the state were merged: what is read from now on is read from the new ones.
-    fn merged(&mut self, result: Result<(), EngineError>) -> Result<(), StopReason> {
-        result?;
-        if let Some(state) = &mut self.state {
-            state.finish_merge();
-            lock(&self.shared.sources).publish(state.snapshot());
-        }
-        // The files that are not used any more now are closed by the thread that merges: that may take a while.
-        self.consider_merges();
-        Ok(())
-    }
-
-    fn consider_merges(&self) {
-        let merger = self.state.as_ref().and_then(|state| state.merger());
-        self.shared.merges.change(|queue| queue.consider(merger));
     }
 }

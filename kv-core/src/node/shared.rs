@@ -9,7 +9,6 @@ use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
-use super::merges::MergeQueue;
 use super::pool::Pool;
 use super::quota::Accounts;
 use super::rate::Bucket;
@@ -62,8 +61,6 @@ pub(super) struct Shared {
     pub(super) writes: Monitor<WriteQueue>,
     /// To the applier thread.
     pub(super) applier_queue: Monitor<ApplierQueue>,
-    /// To the thread that merges files of the state.
-    pub(super) merges: Monitor<MergeQueue>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
     /// To the thread that reads for the peers.
@@ -153,7 +150,6 @@ impl Shared {
             incoming: Incoming::default(),
             writes: Monitor::watched(&parts.quiet),
             applier_queue: Monitor::watched(&parts.quiet),
-            merges: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
             peers: Pool::watched(&parts.quiet),
             idle: parts.quiet,
@@ -195,6 +191,16 @@ impl Shared {
     /// whose knowledge is still correct.
     pub(super) fn hand_over_and_stop(&self, reason: StopReason) {
         set_once(&self.retiring, reason);
+    }
+
+    /// A part of the node has failed, although what the member knows is still correct: logs this, hands over the primary
+    /// role, and then stops. While the node ends, the fence closes the files to its parts. Then they fail, too, but this
+    /// is no failure of the disk, and nothing happens.
+    pub(super) fn part_failed(&self, what: &'static str, error: &dyn std::fmt::Display, reason: StopReason) {
+        if !self.fence.load(Ordering::SeqCst) {
+            tracing::error!(%error, "{what}: this member stops");
+            self.hand_over_and_stop(reason);
+        }
     }
 
     /// Returns a guard that stops the node if the scope that it is in panics.

@@ -3,6 +3,7 @@
 use super::model::{Records, Workload};
 use super::*;
 use crate::message::{Event, EventKind, Record};
+use crate::storage::simulated::Disk;
 
 /// A workload with a model that keeps the whole history.
 fn remembering(seed: u64) -> Workload {

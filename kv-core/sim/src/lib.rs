@@ -17,7 +17,6 @@ mod cluster;
 mod drive;
 mod events;
 mod faults;
-mod floors;
 mod history;
 mod holders;
 mod kind;

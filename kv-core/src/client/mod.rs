@@ -10,7 +10,6 @@
 mod batch;
 mod builder;
 pub(crate) mod call;
-mod count;
 mod driver;
 pub(crate) mod elapsed;
 mod handle;
@@ -21,11 +20,9 @@ mod ops;
 mod previous;
 mod protocol;
 mod range;
-mod revisions;
 mod scan;
 #[cfg(test)]
 mod tests;
-mod touch;
 mod transaction;
 mod typed;
 mod watch;
@@ -35,7 +32,6 @@ pub use batch::Batch;
 pub use builder::ClientBuilder;
 #[cfg(feature = "internals")]
 pub use call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
-pub use count::Count;
 pub use handle::{Client, MemberReport};
 #[cfg(feature = "internals")]
 pub use lease::believed;
@@ -46,9 +42,7 @@ pub use previous::{WithPrevious, WrittenWithPrevious};
 #[cfg(feature = "internals")]
 pub use protocol::ClientProtocol;
 pub use range::{DeleteRange, RangeDeleted};
-pub use revisions::{Compact, HistoryCompacted, RaiseRevision, RevisionRaised};
 pub use scan::{Scan, Snapshot};
-pub use touch::{Touch, Touched};
 pub use transaction::{Add, Added, Transacted, Transaction};
 pub use typed::{
     Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedStream, TypedUpdate, TypedWatch,

@@ -128,8 +128,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
     applier.report_deadlines();
     if let Err(reason) = applier.run() {
-        tracing::error!(%reason, "cannot apply an entry: this member stops");
-        shared.hand_over_and_stop(reason);
+        shared.part_failed("cannot apply an entry", &reason, reason.clone());
     }
     if let Some(thread) = applier.checkpoint {
         // The result does not matter here: the guard has recorded a panic.

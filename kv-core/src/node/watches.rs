@@ -9,7 +9,7 @@ use super::reply::{Outbox, Responder, WatchSlot};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::Role;
-use crate::kv::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
+use crate::kv::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
 use crate::message::{Answer, Position, WatchQuery};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,7 +39,6 @@ struct WatchResponder {
 #[derive(Debug)]
 struct PendingWatch {
     query: WatchQuery,
-    source: PositionSource,
     asked: WatchResponder,
 }
 
@@ -92,8 +91,7 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
         let text = format!("more than {} watches on one connection: use another client", WatchSlot::MOST);
         return reply.send(Answer::Refused(text));
     };
-    let asked = WatchResponder { call, reply, watching };
-    poll_all(shared, vec![PendingWatch { query, source: PositionSource::Client, asked }]);
+    poll_all(shared, vec![PendingWatch { query, asked: WatchResponder { call, reply, watching } }]);
 }
 
 /// Answers or parks watches, on the threads that may wait for the disk.
@@ -115,7 +113,7 @@ fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
         let elsewhere = Answer::NotPrimary { hint: None };
         let life = shared.state_life();
         let Some(state) = shared.state() else { return watch.asked.reply.send(elsewhere) };
-        let next = match state.poll(&watch.query, watch.source, MAX_EVENTS, MAX_BYTES) {
+        let next = match state.poll(&watch.query, MAX_EVENTS, MAX_BYTES) {
             Ok(WatchPoll::Answer(answer)) => return watch.asked.reply.send(answer),
             Ok(WatchPoll::Nothing(next)) => next,
             Err(error) => {
@@ -123,7 +121,7 @@ fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
                 return watch.asked.reply.send(elsewhere);
             }
         };
-        (watch.query.after, watch.source) = (Some(next.clone()), PositionSource::Member);
+        watch.query.after = Some(next.clone());
         match wait(shared, watch, &next) {
             None => return,
             Some(again) => watch = again,
@@ -134,7 +132,7 @@ fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
 /// Parks a watch that has nothing to deliver up to `after`; returns it if there may be something by now.
 fn wait(
     shared: &Arc<Shared>,
-    PendingWatch { query, source, asked }: PendingWatch,
+    PendingWatch { query, asked }: PendingWatch,
     after: &Position,
 ) -> Option<PendingWatch> {
     let looked = after.behind();
@@ -160,7 +158,7 @@ fn wait(
         asked.reply.send(Answer::NotPrimary { hint: None });
         return None;
     }
-    Some(PendingWatch { query, source, asked })
+    Some(PendingWatch { query, asked })
 }
 
 /// Entries were applied and published.
@@ -192,9 +190,8 @@ fn dispatch(shared: &Arc<Shared>) {
             Err(error) => return shared.state_failed(life, error),
         };
         let woken = shared.watches.with(|watches| watches.changed(&found));
-        let source = PositionSource::Member;
-        let again = |it: ParkedWatch<_>| PendingWatch { query: it.query, source, asked: it.with };
-        poll_all(shared, woken.watches.into_iter().map(again).collect());
+        let watches = woken.watches.into_iter().map(|it| PendingWatch { query: it.query, asked: it.with });
+        poll_all(shared, watches.collect());
         match woken.next {
             Some(next) => after = next,
             None => return,

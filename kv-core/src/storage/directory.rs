@@ -18,6 +18,9 @@ const PRIVATE_FILE: u32 = 0o600;
 /// The mode bits that give other accounts access.
 const OTHERS: u32 = 0o077;
 
+/// The mode bits that let other accounts create, rename and remove files in a directory.
+const OTHER_WRITERS: u32 = 0o022;
+
 /// Why a data directory was refused. Each error names the obstacle and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -171,7 +174,9 @@ fn warn_of_readers(path: &Path) {
     }
     let files = fs::read_dir(path).into_iter().flatten().flatten();
     let readable = files.filter(|file| lets_others_in(&file.path())).count();
-    if readable > 0 {
+    // Whoever can write to a directory can replace the files in it, whatever their own modes are.
+    let is_writable = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHER_WRITERS != 0);
+    if readable > 0 || is_writable {
         tracing::warn!(
             path = %path.display(),
             files = readable,

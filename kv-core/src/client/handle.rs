@@ -116,7 +116,7 @@ pub struct MemberReport {
     /// The address at which the client reaches the member.
     pub address: String,
     /// Whether the member stores data or is a witness, a member that stores no data. The role is configured. It does
-    /// not tell which member is the primary.
+    /// not depend on which member is the primary.
     pub role: Role,
     /// The status of the member, or the reason why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,

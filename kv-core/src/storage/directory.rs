@@ -164,19 +164,18 @@ fn check_name(path: &Path, held: &fs::File) -> io::Result<()> {
     }
 }
 
-/// Logs a warning if other accounts of this machine can read the directory, which someone else or an earlier version
-/// may have created.
+/// Logs a warning if other accounts of this machine can read files in the directory or write to it. Someone else or an
+/// earlier version may have created it.
 fn warn_of_readers(path: &Path) {
-    let lets_others_in =
-        |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHERS != 0);
-    if !lets_others_in(path) {
+    let mode_of = |path: &Path| fs::metadata(path).map_or(0, |found| found.permissions().mode());
+    let mode = mode_of(path);
+    if mode & OTHERS == 0 {
         return;
     }
     let files = fs::read_dir(path).into_iter().flatten().flatten();
-    let readable = files.filter(|file| lets_others_in(&file.path())).count();
+    let readable = files.filter(|file| mode_of(&file.path()) & OTHERS != 0).count();
     // Whoever can write to a directory can replace the files in it, whatever their own modes are.
-    let is_writable = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHER_WRITERS != 0);
-    if readable > 0 || is_writable {
+    if readable > 0 || mode & OTHER_WRITERS != 0 {
         tracing::warn!(
             path = %path.display(),
             files = readable,

@@ -69,7 +69,7 @@ pub enum ConfigError {
     #[error("duplicate address {0}: give each member an address of its own")]
     DuplicateAddress(String),
     /// An address is empty, is longer than 255 bytes, or contains white space. (When a node starts, the transport
-    /// checks the rest of the form.)
+    /// also checks the form of the address.)
     #[error(
         "member {id} has the invalid address {address:?}: write an address of its transport, as in 127.0.0.1:7000"
     )]
@@ -79,7 +79,8 @@ pub enum ConfigError {
         /// The address that was given.
         address: String,
     },
-    /// There are so many witnesses that they could form a replication quorum without a data member.
+    /// There are so many witnesses that they could form a [replication quorum](Cluster::replication_quorum) without a
+    /// data member.
     #[error(
         "{witnesses} of {members} members are witnesses: at most {most} can be, so that every write reaches a data member"
     )]
@@ -313,7 +314,7 @@ const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
+    /// Time between two heartbeats of the primary (messages that show that it is alive). Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
     /// Shortest silence after which a backup suspects that the primary has failed. Between this value and
     /// [`failure_timeout_max`](field@Self::failure_timeout_max), the backup adapts its time-out to the silences that it
@@ -322,7 +323,7 @@ pub struct Options {
     /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least
     /// `failure_timeout_min`, at most 120 s.
     pub failure_timeout_max: Duration,
-    /// Length of a read lease. A member that answers a heartbeat promises to help no other member to become primary
+    /// Length of a read lease. A member that answers a heartbeat promises not to help another member become primary
     /// during this time. If a quorum has answered a heartbeat, the primary serves linearizable reads without asking the
     /// quorum again, until 80 % of this time has passed since the primary sent the heartbeat. Zero disables read
     /// leases: then the primary asks a quorum to confirm each linearizable read, and these reads depend on no clock.
@@ -335,15 +336,15 @@ pub struct Options {
     /// not matter. Writes do not depend on clocks.
     ///
     /// If a primary crashes and its connections break, the backups notice this at once, and the read lease delays the
-    /// replacement by up to this time. If a primary only falls silent, the backups first wait for at least
+    /// replacement by up to `read_lease`. If a primary only falls silent, the backups first wait for at least
     /// `failure_timeout_min`. A lease of at most `failure_timeout_min` has ended by then, and does not delay the
-    /// replacement. A read lease never delays a handover. After a member restarts, it sends nothing that could complete
-    /// the replacement of a primary until `read_lease` has passed, because it may have given a promise earlier.
+    /// replacement. A read lease never delays a planned handover. A restarted member no longer knows its promises.
+    /// So for a time of `read_lease` after its start, it sends nothing that could complete a primary's replacement.
     pub read_lease: Duration,
-    /// How far wall clocks may be set forward while all members are down, without making a key or lease expire early.
-    /// Members use wall clocks only after all members were down, to find out how long all of them were down.
-    /// Afterwards, leases and keys with a time to live expire late by up to this value. The value may differ between
-    /// members. Default 5 s; at most 1 h.
+    /// How far wall clocks may be set forward during an outage of all members, without making a key or a client's lease
+    /// expire early. (A running member counts as down if the others cannot reach it when the outage ends.) For expiry,
+    /// members use wall clocks only to find out how long an outage lasted. After it, clients' leases and keys with a
+    /// time to live expire late by up to this value. It may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Maximum number of log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to
     /// 256.
@@ -361,14 +362,14 @@ pub struct Options {
     /// A data member writes a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB;
     /// 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
-    /// A member keeps this many bytes of its journal for members that are away. A member that needs older entries
-    /// receives the whole state. Default 256 MiB; 0 to 1 TiB.
+    /// A data member keeps up to this many bytes of its journal for members that are away (down, cut off or behind). A
+    /// data member that needs older entries receives the whole state. Default 256 MiB; 0 to 1 TiB.
     pub journal_retention_bytes: u64,
     /// A witness keeps at most this many bytes of its journal for a data member that is away. If the data member needs
     /// more, the witness drops entries that the data member needs, and logs an error. Then the cluster may become
     /// unavailable, but never inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
-    /// Rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
+    /// Maximum rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
     /// Rate at which a member reads its journal and its state again to find damage, in bytes per second; 0 disables the
     /// search. The member fetches intact copies of damaged data from another member. Default 1 MiB; 0 to 1 GiB.
@@ -383,15 +384,15 @@ pub struct Options {
     pub session_ttl: Duration,
     /// Maximum number of requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub max_in_flight_per_session: usize,
-    /// Members keep the changes of this many revisions for reads and watches, or fewer if these changes exceed
-    /// `history_bytes`. Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Members keep the changes of this many recent revisions for watches and reads at old revisions, or fewer if these
+    /// changes exceed `history_bytes`. Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// Maximum total size of the changes that members keep for reads and watches, in bytes. The size of a change is 64
-    /// bytes, plus twice the size of the key, plus the size of the value that the change replaced. Members remove the
-    /// oldest changes first. Fixed when the cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
+    /// Maximum total size of the changes that members keep for watches and reads at old revisions, in bytes. The size
+    /// of a change is 64 bytes, plus twice the size of the key, plus the size of the value that the change replaced.
+    /// Members remove the oldest changes first. Fixed when the cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
-    /// Maximum number of leases. Members refuse requests for further leases until a lease ends. Fixed when the cluster
-    /// forms. Default 10,000; 0 to 1,000,000.
+    /// Maximum number of clients' leases (not read leases). Members refuse requests for further leases until a lease
+    /// ends. Fixed when the cluster forms. Default 10,000; 0 to 1,000,000.
     pub max_leases: usize,
     /// Maximum number of client connections. One client gets at most eight ninths of them. A member identifies a client
     /// by the name in its certificate or, without TLS, by its address. Default 1,024; 1 to 100,000.

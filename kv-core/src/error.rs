@@ -16,7 +16,7 @@ pub enum ConnectError {
     /// No transport was given.
     #[error("no transport: choose one, such as TCP")]
     NoTransport,
-    /// A member answered, and refused this client.
+    /// A member answered, but it rejected this client, or this client rejected it. A retry does not help.
     #[error("{address} refuses: {reason}")]
     Refused {
         /// The address of the member.
@@ -38,7 +38,8 @@ pub enum ConnectError {
         /// The address of the member that was asked.
         address: String,
     },
-    /// No member answered in time.
+    /// No member accepted this client in time. This includes members that refuse clients only for a while, because they
+    /// are shutting down or have too many connections.
     #[error("no member answers: {0}")]
     Unreachable(String),
 }
@@ -98,8 +99,9 @@ pub enum WriteError {
     /// A step of the transaction failed. Nothing was changed.
     #[error("step {step} failed: {why}")]
     StepFailed {
-        /// The index of the failed step in its list: in the list of steps for when the conditions hold, or in the list
-        /// for when they do not hold. The first step of a list has index 0.
+        /// A transaction has two lists of steps: one is run if all conditions hold, and the other is run
+        /// [otherwise](crate::client::Transaction::otherwise). This is the index of the failed step in the list that
+        /// was run. The first step of a list has index 0.
         step: usize,
         /// Why the step failed.
         why: StepFailure,
@@ -107,7 +109,7 @@ pub enum WriteError {
         /// failed, or a later one.
         revision: Revision,
     },
-    /// The cluster refuses the request. Nothing was changed. The text is the reason that the member gave.
+    /// The cluster refuses the request. Nothing was changed. The text is the reason.
     #[error("refused: {0}")]
     Refused(String),
     /// The write was not applied and will not be applied. The same call may succeed later.
@@ -197,9 +199,11 @@ impl LockError {
         matches!(self, Self::Held)
     }
 
-    /// Returns whether the same call may succeed later. This is true for [`Held`](Self::Held), for a
-    /// [retryable](WriteError::is_retryable) write error, for a write whose [outcome is
-    /// unknown](WriteError::outcome_unknown), and for a [retryable](ReadError::is_retryable) read error.
+    /// Returns whether the same call may succeed later. This is true for:
+    /// - [`Held`](Self::Held);
+    /// - a write error that is [retryable](WriteError::is_retryable), or whose [outcome is
+    ///   unknown](WriteError::outcome_unknown);
+    /// - a read error that is [retryable](ReadError::is_retryable).
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -244,10 +248,10 @@ pub enum ReadError {
     /// The read was restricted to a member that the cluster does not have.
     #[error("the cluster has no member {0}: kv status lists its members")]
     UnknownMember(MemberId),
-    /// The read was restricted to a member that is a witness.
+    /// The read was restricted to a member that is a witness, which stores no data.
     #[error("member {0} is a witness, which holds no data: ask a data member")]
     Witness(MemberId),
-    /// The cluster refuses the read. The text is the reason that the member gave.
+    /// The cluster refuses the read. The text is the reason.
     #[error("refused: {0}")]
     Refused(String),
     /// The member that was asked no longer keeps the revision.
@@ -263,7 +267,7 @@ pub enum ReadError {
         /// The newest revision that the member can read.
         newest: Revision,
     },
-    /// The read was not answered in time. The same call may succeed later.
+    /// The read got no valid answer, usually because the deadline passed. The same call may succeed later.
     #[error("not read: {0}")]
     Unavailable(Cause),
     /// The client was closed.
@@ -308,7 +312,7 @@ pub enum WatchError {
     /// The range of keys is not allowed.
     #[error(transparent)]
     Malformed(RequestError),
-    /// The cluster refuses the watch. The text is the reason that the member gave.
+    /// The cluster refuses the watch. The text is the reason.
     #[error("refused: {0}")]
     Refused(String),
     /// [`Watch::follow`](crate::client::Watch::follow) could not read the present state.
@@ -327,7 +331,7 @@ impl WatchError {
     }
 }
 
-/// Why a status call or a handover failed.
+/// Why a status call or a handover (a request to the primary to pass its role to another member) failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {

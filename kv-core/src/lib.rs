@@ -8,16 +8,17 @@
 //! - **Durable**: a write is acknowledged after it is on the disks of a majority.
 //! - **Exactly once**: a write is applied once, despite retries, lost messages and failovers. If the client cannot find
 //!   out the outcome of a write, it returns the error `OutcomeUnknown`.
-//! - **Available** while a majority of the members can communicate. A cluster of two data members and a *witness*
-//!   survives the loss of any one member.
+//! - **Available** while a majority of the members can communicate. A *witness* is a member that votes and keeps the
+//!   recent part of the log, but stores no data. A cluster of two data members and a witness survives the loss of any
+//!   one member.
 //!
 //! The protocol is Viewstamped Replication Revisited (Liskov and Cowling, 2012), extended to survive damaged disks.
 //!
 //! Start with the [guide](guide::getting_started).
 //!
 //! # A cluster in one process
-//! A [`Node`] is one member, and a [`Client`] uses all of them. This example uses the in-memory network. With the
-//! feature `tcp`, use `transport::tcp` instead.
+//! A [`Node`] is one member of a cluster. A [`Client`] can connect to every member. This example uses the in-memory
+//! network. With the feature `tcp`, use `transport::tcp` instead.
 //! ```
 //! use kv_core::{Cluster, Node, tokio, transport::Memory};
 //!

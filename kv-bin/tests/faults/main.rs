@@ -133,7 +133,7 @@ const DRILLS: &[Drill] = &[
     drill!("damage every journal", "F-disk-6", [], (20, 1), flips::everywhere),
     drill!("be away while much is written", "F-load-2 F-disk-20", [], (16, 1), memory::away),
     drill!("transfer a large state", "F-disk-22", [], (64, 1), states::large),
-    drill!("kill one of two and a witness", "F-proc-1", [], (60, 6), memory::witness),
+    drill!("kill a data member beside a witness", "F-proc-1", [], (60, 6), memory::witness),
 ];
 
 /// What is asked for.

@@ -28,8 +28,8 @@ pub(crate) trait LocalMember: Send + Sync {
     /// Opens a connection to the member, without the transport.
     fn connect(&self) -> Connection;
 
-    /// Answers a read from the member's memory at once. `None` if the read may need more than that: then it must be
-    /// sent to a member.
+    /// Answers a read at once, from the member's memory. Returns `None` if the member cannot do so, for example because
+    /// the read may need more than this memory. In that case, the read must be sent to a member as a message.
     fn read(&self, mode: ReadMode, query: &Query) -> Option<Answer>;
 }
 
@@ -141,7 +141,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Tries the addresses in turn until a member accepts this client, and starts the client. If no address answers,
+    /// Tries the addresses in turn until a member accepts this client. Then starts the client. If no address answers,
     /// all of them are tried again.
     ///
     /// # Errors
@@ -177,7 +177,8 @@ impl ClientBuilder {
         Ok(self.spawn(members, limits, Some(dialed)))
     }
 
-    /// Tries the addresses in turn, again and again, until one answers or the time is over.
+    /// Tries the addresses in turn, again and again, until a member accepts this client or the time is over. Gives up
+    /// earlier if a member has refused this client for good and, in the same round, no other address has accepted it.
     async fn find_member(&self) -> Result<(String, Dialed), ConnectError> {
         let deadline = Instant::now() + self.connect_timeout;
         let mut reasons = vec!["not tried".to_owned(); self.addresses.len()];

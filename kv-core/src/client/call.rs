@@ -1,5 +1,5 @@
-//! The inputs and outputs of [`ClientProtocol`](super::ClientProtocol). The *driver* is the client's task: it provides
-//! the inputs and carries out the outputs.
+//! The inputs and outputs of [`ClientProtocol`](super::ClientProtocol). The *driver* is the tokio task that
+//! runs inside a client. It provides the inputs and carries out the outputs.
 
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
@@ -46,7 +46,8 @@ pub enum Call {
         mode: ReadMode,
         /// What to read.
         query: Query,
-        /// The member to ask first. This is ignored if only one member can answer the read.
+        /// The member to ask first. This is ignored if `only` is given, and for a linearizable read, which only the
+        /// primary can answer.
         prefer: Option<MemberId>,
         /// Ask this member and no other.
         only: Option<MemberId>,
@@ -102,15 +103,14 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. None of the messages that waited for this connection has left this
-    /// process, and none will. This covers every message that the protocol has handed over for this member, with
-    /// [`ProtocolOutput::Send`], since the previous connection to the member was lost, or since the start if there was
-    /// none.
+    /// No connection to this member could be opened. None of the messages for this member that
+    /// [`ProtocolOutput::Send`] has given to the driver since the last connection to it was lost, or since the start if
+    /// there was none, has left this process, and none ever will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
     },
-    /// The time that `poll_timeout` returned has come.
+    /// The deadline that `poll_timeout` has returned is reached.
     Timeout,
 }
 
@@ -138,7 +138,7 @@ pub enum ProtocolOutput {
 /// The result of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The stored outcome of a write. "The condition did not hold" is an outcome too.
+    /// The outcome of a write. "The condition did not hold" is an outcome too.
     Written(Outcome),
     /// The result of reading one key.
     Value {
@@ -147,7 +147,7 @@ pub enum Reply {
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// One page of a scan.
+    /// One page of a scan, or the result of reading several keys.
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,
@@ -182,7 +182,8 @@ pub enum Reply {
     Done,
 }
 
-/// Why a call ended without a result.
+/// A call ended without a result. The variant shows whether the call may have had an effect. The [`Cause`] in it shows
+/// why the call ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CallError {
     /// The call has had no effect and will have none.
@@ -224,7 +225,7 @@ pub enum Cause {
     Failed(FailureReason),
 }
 
-/// Why a call had not succeeded by the time it ended.
+/// The obstacle that a call faced when it ended. [`Cause::Deadline`] and [`Cause::Failed`] contain it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureReason {
@@ -275,8 +276,8 @@ pub struct ProtocolOptions {
     /// The first pause before a retry. Each further pause is twice as long as the one before. All pauses have jitter.
     /// Default 5 ms.
     pub backoff_min: Duration,
-    /// The longest pause after each of the first 64 attempts of a search for the primary. After later attempts of the
-    /// same search, the longest pause is eight times this value. Default 25 ms.
+    /// The upper limit of the pause between two attempts of a search for the primary. After 64 attempts of the same
+    /// search, the limit is eight times this value. Default 25 ms.
     pub search_max: Duration,
     /// The longest pause between retries while the cluster is overloaded. Default 1 s.
     pub backoff_max: Duration,

@@ -1,4 +1,4 @@
-//! The task of a client. It carries out the decisions of [`ClientProtocol`].
+//! The tokio task that runs a client. It carries out the decisions of [`ClientProtocol`].
 
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
@@ -32,11 +32,11 @@ const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 /// About how many events are processed before the messages that they cause are sent.
 const BATCH: usize = 256;
 
-/// A command from a handle to the task.
+/// A command that a handle of the client sends to the task.
 pub(super) enum DriverCommand {
     /// Begin a call.
     Call(NewCall),
-    /// Close the session when all calls have ended, and then end the task.
+    /// Close the session when all earlier writes have ended. End the task when all calls have ended.
     Close(CallId, tokio::time::Instant),
 }
 

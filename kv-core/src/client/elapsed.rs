@@ -6,8 +6,8 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The longest time between two checks of the elapsed time. Timers stop while the machine is suspended. So after a
-/// suspension, the next check comes at most this late.
+/// The longest time between two checks of the elapsed time. Timers stop while the machine is suspended. So the first
+/// check after a suspension comes at most this long after the machine resumes.
 const SLICE: Duration = Duration::from_secs(1);
 
 /// A start time on two clocks: tokio's clock, which tests can pause and advance, and the boot-time clock, if there is

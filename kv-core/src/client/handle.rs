@@ -18,7 +18,7 @@ use kv_transport::Transport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::RangeBounds;
-use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,17 +38,18 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long closing the session may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest deadline, and the longest wait for a lock: a year. A longer one is shortened to it.
+/// The longest deadline, and the longest wait for a lock: a year. A longer time is shortened to a year.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task. In a session, the client
-/// numbers its writes, so that members recognize a retried write.
+/// numbers its writes, so that members recognize a retried write. The cluster gives each write a
+/// [revision](crate::ids::Revision), its position in the order of all writes.
 ///
 /// Many tasks may make calls at the same time. Up to 256 writes are in flight at once, or fewer if the cluster's
 /// [`max_in_flight_per_session`](field@crate::Options::max_in_flight_per_session) is smaller. Unfinished calls use at
 /// most 64 MiB of memory. While this memory is used up, further calls wait. When the last clone is dropped, the
-/// connections are closed, and the session expires later. [`close`](Self::close) closes it as soon as the writes in
-/// flight have ended.
+/// connections are closed, and the session expires later. [`close`](Self::close) instead closes the session as soon as
+/// the writes in flight have ended.
 ///
 /// ```no_run
 /// use kv_core::{Client, transport::Transport};
@@ -90,15 +91,19 @@ struct Shared {
     members: Vec<MemberInfo>,
     limits: Limits,
     /// The member that runs in this process, if there is one.
-    ///
-    /// Code that catches a panic may use the client further: a member keeps nothing that a read has half changed.
-    local: Option<AssertUnwindSafe<Arc<dyn LocalMember>>>,
+    local: Option<Arc<dyn LocalMember>>,
     deadline: Duration,
 }
 
+// Code that catches a panic can continue to use the client: a call that panics leaves nothing half changed, neither in
+// the client nor in the member of this process. This is not left to the compiler, because the answer would depend on
+// the features of tokio that the application chooses: with `parking_lot`, tokio's channels are not unwind safe.
+impl UnwindSafe for Client {}
+impl RefUnwindSafe for Client {}
+
 /// Applications may rely on this.
 const _: () = {
-    const fn check<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+    const fn check<T: Send + Sync>() {}
     check::<Client>();
 };
 
@@ -110,7 +115,8 @@ pub struct MemberReport {
     pub id: MemberId,
     /// The address at which the client reaches the member.
     pub address: String,
-    /// The role of the member.
+    /// Whether the member stores data or is a witness, a member that stores no data. The role is configured. It does
+    /// not depend on which member is the primary.
     pub role: Role,
     /// The status of the member, or the reason why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,
@@ -159,7 +165,7 @@ impl Client {
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
             members,
             limits,
-            local: local.map(AssertUnwindSafe),
+            local,
             deadline,
         };
         Self { shared: Arc::new(shared) }
@@ -221,7 +227,8 @@ impl Client {
         LockRequest::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
-    /// Returns the election with this name.
+    /// Returns a handle for the election with this name, in which clients choose one of themselves as the leader. See
+    /// [`Election`].
     pub fn election(&self, name: impl AsRef<[u8]>) -> Election {
         Election::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
@@ -235,7 +242,8 @@ impl Client {
     ///
     /// # Limits
     /// One call may read up to 1,000 keys. All keys together may have up to 2 x (`max_key_bytes` + `max_value_bytes`)
-    /// bytes. All found records together may have up to about one megabyte.
+    /// bytes; these two are [options](crate::Options) of the cluster. All found records together may have up to about
+    /// one megabyte.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
         let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
         GetMany::new(self.clone(), keys.collect())
@@ -314,8 +322,8 @@ impl Client {
         }
     }
 
-    /// Finds the primary and asks it to pass its role to another member. Returns when the primary has answered. The
-    /// handover may still be in progress at that time.
+    /// Finds the primary (the member that orders all writes) and asks it to pass its role to another member. Returns
+    /// when the primary has answered. The handover may still be in progress at that time.
     ///
     /// # Errors
     /// If no primary is found, if the primary does not answer, or if the primary was asked for another handover a few
@@ -370,7 +378,8 @@ impl Client {
     }
 
     /// Answers a read from the memory of the member that runs in this process. `None` if there is no such member, if
-    /// the read asks for another one, or if the member cannot answer at once.
+    /// the read asks for another member, if the client is closed or its task has ended, or if the member cannot answer
+    /// at once.
     pub(super) fn read_in_process(
         &self,
         mode: ReadMode,
@@ -423,8 +432,9 @@ impl Client {
         Ok(result.unwrap_or_else(gone))
     }
 
-    /// Begins a call and does not wait for its end. If there is no room for the call now, the call is not begun. If the
-    /// call is begun, a later [`close`](Self::close) waits for its end.
+    /// Begins a call and does not wait for its end. The call is not begun if there is no room for it now, if the client
+    /// is closed or its task has ended, or outside a tokio runtime. If the call is begun, a later
+    /// [`close`](Self::close) waits for its end.
     pub(super) fn call_and_forget(&self, call: Call) {
         let (Ok(runtime), Ok(permit)) = (Handle::try_current(), self.shared.room.clone().try_acquire_owned())
         else {

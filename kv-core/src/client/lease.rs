@@ -29,8 +29,8 @@ const BEATS: u32 = 3;
 /// The longest pause before a failed renewal is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// A builder that requests a lease: returned by [`Client::lease`]. To run it, await it or call
-/// [`detached`](Self::detached).
+/// A builder that requests a lease: returned by [`Client::lease`]. Await it to get a lease that the
+/// client renews. To get a lease that you renew yourself, call [`detached`](Self::detached), and await that.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct LeaseRequest {
@@ -91,8 +91,8 @@ impl IntoFuture for LeaseRequest {
     }
 }
 
-/// A handle for a lease whose id is known. The handle renews the lease only when [`keep_alive`](Self::keep_alive) is
-/// called.
+/// Renews, revokes or inspects a lease, given only the id of the lease. Unlike [`Lease`], a handle renews the lease
+/// only when [`keep_alive`](Self::keep_alive) is called.
 #[derive(Clone, Debug)]
 pub struct LeaseHandle {
     client: Client,
@@ -181,9 +181,10 @@ enum LeaseState {
 ///
 /// [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease) make a key belong to the
 /// lease. Up to 1,000 keys can belong to a lease. When the lease ends, all of them are removed at one revision. A lease
-/// ends when it is [revoked](Self::revoke), or when its time to live passes on the cluster's clock without a renewal.
-/// Without a revocation, a lease never ends early. It may end a little late, because the primary checks leases only at
-/// its heartbeats. A new primary first gives every holder `failure_timeout_max` (2 s by default) to renew.
+/// ends when it is [revoked](Self::revoke), or when its time to live passes on the [cluster's
+/// clock](crate::guide::guarantees#expiry-of-keys-and-leases) without a renewal. Without a revocation, a lease never
+/// ends early. It may end a little late, because the primary checks leases only at its heartbeats. A new primary first
+/// gives every holder `failure_timeout_max` (2 s by default) to renew.
 ///
 /// If this value is dropped, the client stops renewing the lease, and the lease ends when its time to live is over.
 ///

@@ -22,10 +22,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The default time to live of a lock's lease.
 const TTL: Duration = Duration::from_secs(10);
 
-/// Identifies one tenure of a lock (the time during which one holder has it) by the revision at which the tenure began.
-/// Each new holder of a lock gets a greater token. To reject writes of former holders, a resource outside the cluster
-/// remembers the greatest token that it has seen, and rejects writes with smaller tokens. If a transaction uses
-/// [`Transaction::fenced`], the cluster itself checks the token.
+/// Identifies one tenure of a lock by the revision at which the tenure began. A tenure is the time during which one
+/// holder has the lock. Each new holder of a lock gets a greater token. To reject writes of former holders, a resource
+/// outside the cluster remembers the greatest token that it has seen, and rejects writes with smaller tokens. If a
+/// transaction uses [`Transaction::fenced`], the cluster itself checks the token.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FencingToken(Revision);
 

@@ -155,28 +155,30 @@ conditions!(Delete);
 macro_rules! freshness {
     ($name:ident, $deadline:literal) => {
         impl $name {
-            /// Reads the state of any one member. This is fast and needs no primary, but the state may be stale.
+            /// Reads the state of any one member. This is fast and does not need the primary (the member that orders
+            /// all writes), but the state may be stale.
             pub fn local(mut self) -> Self {
                 self.how.mode = $crate::message::ReadMode::Local;
                 self
             }
 
             /// Reads the state of any member that has applied this revision or a later revision. A member that lags
-            /// waits until it has applied the revision. Use this to read your own writes, or any writes whose revision
-            /// you know, without asking the primary. If no member applies the revision before the deadline, the read
-            /// fails with [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// waits up to a second for the revision. If the member has not applied it by then, the client asks again.
+            /// Use this to read your own writes, or any writes whose revision you know, without asking the primary. If
+            /// no member applies the revision before the deadline, the read fails with
+            /// [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
                 self.how.mode = $crate::message::ReadMode::AtLeast(revision.sendable());
                 self
             }
 
-            /// Reads the state of any member that can prove the bound: its state contains every write that was
-            /// acknowledged to any client at least `bound` before the read began. While a backup hears from its
-            /// primary, it can prove a bound of a few [heartbeats](field@crate::Options::heartbeat), so it answers such
-            /// a read without the primary. If a member cannot prove the bound, the client asks other members. The
-            /// primary always answers, if necessary with a linearizable read. A bound of zero is a linearizable read.
-            /// If the primary is needed and there is none before the deadline, the read fails with
-            /// [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// Reads the state of any member that can prove that its state is recent enough. The state must contain
+            /// every write that was acknowledged to any client at least `bound` before the read began. While a backup
+            /// hears from its primary, it can prove a bound of a few [heartbeat](field@crate::Options::heartbeat)
+            /// intervals. So it answers a read with such a bound, or a longer one, without the primary. If a member
+            /// cannot prove the bound, the client asks other members. The primary always answers, if necessary with a
+            /// linearizable read. A bound of zero is a linearizable read. If the primary is needed and there is none
+            /// before the deadline, the read fails with [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
             /// The bound assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends
             /// neither on wall clocks nor on message delays.
@@ -197,10 +199,10 @@ macro_rules! freshness {
             }
 
             /// Reads the state at this revision, without later changes. Members keep the last
-            /// [`history_revisions`](field@crate::Options::history_revisions) revisions, or fewer if their changes
-            /// exceed [`history_bytes`](field@crate::Options::history_bytes) bytes. A read at an older revision returns
-            /// [`Compacted`](crate::error::ReadError::Compacted). A read at a revision that does not exist yet returns
-            /// [`Future`](crate::error::ReadError::Future).
+            /// [`history_revisions`](field@crate::Options::history_revisions) revisions, or fewer if the changes of
+            /// these revisions exceed [`history_bytes`](field@crate::Options::history_bytes) bytes. A read at an older
+            /// revision returns [`Compacted`](crate::error::ReadError::Compacted). A read at a revision that does not
+            /// exist yet returns [`Future`](crate::error::ReadError::Future).
             ///
             /// Default: the newest revision.
             pub fn at(mut self, revision: $crate::ids::Revision) -> Self {

@@ -13,10 +13,10 @@ use std::time::Duration;
 /// A builder that removes a range of keys when it is awaited: returned by [`Client::delete_range`] and
 /// [`Client::delete_prefix`].
 ///
-/// The range is removed in steps. Each step removes up to 1,000 keys at one revision. A step removes fewer keys if
-/// their values reach 16 MiB. A range that fits into one step is removed atomically. Between the steps of a larger
-/// range, other clients may read and write. The duration of a step does not grow with the number of keys that earlier
-/// steps removed.
+/// The range is removed in steps. Each step removes up to 1,000 keys, and all removals of a step have the same
+/// revision. A step removes fewer keys if their values reach 16 MiB. A range that fits into one step is removed
+/// atomically. Between the steps of a larger range, other clients may read and write. The duration of a step does not
+/// grow with the number of keys that earlier steps removed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {

@@ -14,8 +14,8 @@ use std::future::IntoFuture;
 /// How many records one page may contain. A member may return fewer.
 const PAGE: usize = 1000;
 
-/// A builder that reads keys in order: returned by [`Client::scan`] and [`Client::scan_range`]. To run it, await it or
-/// call [`stream`](Self::stream).
+/// A builder that reads keys in order: returned by [`Client::scan`] and [`Client::scan_range`]. To run it, await it, or
+/// call [`snapshot`](Self::snapshot) or [`stream`](Self::stream).
 ///
 /// A long scan is read in pages. All pages are read at one revision: the revision of the first page, or the revision
 /// given to [`at`](Self::at). The options for freshness apply to the first page in the same way as to any other read.

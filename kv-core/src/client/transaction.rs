@@ -14,34 +14,44 @@ use std::ops::RangeBounds;
 use std::time::Duration;
 
 /// A builder that runs a transaction when it is awaited: returned by [`Client::transaction`]. A transaction consists of
-/// conditions, steps to run if all conditions hold, and steps to run otherwise. Either it is applied as a whole,
-/// exactly once and at one revision, or it is not applied at all.
+/// conditions and two lists of *steps* (changes and reads). The first list is run if all conditions hold, the second
+/// list otherwise. Either the transaction is applied as a whole, exactly once and at one revision, or it is not applied
+/// at all.
 ///
 /// All conditions and all steps, including steps that read, see the state before the transaction. Two steps of the same
 /// list must not change the same key.
 ///
 /// # Limits
+/// `max_key_bytes` and `max_value_bytes` are [options](crate::Options) of the cluster.
+///
 /// | what | at most |
 /// |---|---|
 /// | conditions | 64 |
 /// | steps in each list | 1,000 |
 /// | keys and values together | 2 x (`max_key_bytes` + `max_value_bytes`), or 4 KiB if that is more |
-/// | data that is read | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each step counts, even if it reads nothing: a scan as 144 bytes, any other step as 16 bytes. Each record that a step reads counts in addition: its value + 128 bytes, and in a scan also its key |
+/// | results of the steps that are run | `max_key_bytes` + `max_value_bytes` + 256 KiB. Each scan takes 144 bytes, and each other step (also a put, delete or add) 16 bytes. In addition, each record that a get or a scan returns takes 128 bytes + the size of its value, and in a scan also the size of its key |
 ///
-/// If the data that a transaction would read exceeds its limit, the transaction changes nothing and fails with
-/// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
+/// If the results would exceed this limit, the transaction changes nothing and fails with
+/// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge). The results of all transactions in
+/// one log entry together take at most 16 MiB. If a transaction would exceed that, it changes nothing and fails with
+/// [`StepFailure::Busy`](crate::message::StepFailure::Busy).
 ///
-/// The cluster stores results to answer retries: up to 4 MiB for each client, and up to 32 MiB for all clients
-/// together. Every stored result counts, however small. If the [options](crate::Options) of the cluster allow a single
-/// result that is larger than one of these two limits, this limit is raised to the size of the largest possible result.
-/// If a result is dropped before the retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown).
-/// This happens only after two events:
+/// # Retries
+/// To answer retries, the cluster stores the result of each write; a transaction, with all its steps, is one write. The
+/// stored results take up to 4 MiB for each client, and up to 32 MiB for all clients together. Each stored result takes
+/// at least 192 bytes. If the options of the cluster allow a single result that is larger than one of these two limits,
+/// this limit is raised to the size of the largest possible result. When later results exceed a limit, the cluster
+/// drops stored results. If the answer of a call is lost, and its stored result is dropped before the retry arrives,
+/// the call ends as [outcome unknown](WriteError::OutcomeUnknown).
 ///
-/// 1. The answer is lost: a member or a connection fails, or a member drops the answer. A member drops an answer if the
-///    unread answers of one connection take more than 64 MiB of memory, or if the unread answers of all connections
-///    together take more than three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes).
-/// 2. Before the retry arrives, later results exceed one of the two limits for stored results, so the cluster drops
-///    this stored result.
+/// An answer is lost if a member or a connection
+/// fails, if the primary changes, or if the member does not send the answer. A member sends every answer that is 4 KiB
+/// or smaller. It sends a larger answer only if this exceeds none of these limits:
+/// - 64 MiB of memory for the unread answers of one connection
+/// - three quarters of [`client_memory_bytes`](field@crate::Options::client_memory_bytes) for the requests and unread
+///   answers of all connections together
+/// - half of these three quarters for the requests and unread answers of one client, and less if other clients also
+///   use memory
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -169,7 +179,7 @@ impl Transaction {
         self.step(TransactionStep::Scan { from, to, limit })
     }
 
-    /// Makes all steps that are added later belong to the list that is run if a condition does not hold.
+    /// Begins the second list of steps, which is run if a condition does not hold: all later steps belong to it.
     pub fn otherwise(mut self) -> Self {
         self.otherwise = true;
         self

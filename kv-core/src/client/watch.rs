@@ -53,9 +53,9 @@ impl Watch {
     }
 
     /// Starts with the first change after this revision. By default, a watch starts when its first request reaches a
-    /// member. The client sends that request when the stream is first polled. The watch may include changes that other
-    /// clients made shortly before its start. To miss no change after a certain point, give the revision of that point,
-    /// or use [`follow`](Self::follow).
+    /// member. The client sends that request when the stream is first polled. A watch that starts in this way may
+    /// include changes that other clients made shortly before its start. To miss no change after a certain point, give
+    /// the revision of that point, or use [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
         self.after = Some(revision.sendable());
         self

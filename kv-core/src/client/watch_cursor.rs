@@ -24,12 +24,13 @@ impl WatchCursor {
         Self { query, prefer: None, waiting: VecDeque::new() }
     }
 
-    /// Checks that the range of the watch is within the limits.
+    /// Checks that the keys at both ends of the watched range are not longer than the limits allow.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         self.query.check(limits)
     }
 
-    /// Returns the next call. If no member has answered yet, the call asks `local` first.
+    /// Returns the next call. It first asks the member that answered last. If no member has answered yet, it first asks
+    /// `local`: the member that runs in the same process as the client, if there is one.
     pub fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
     }

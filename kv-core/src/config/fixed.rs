@@ -54,12 +54,12 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     ),
     local(
         "failure_timeout_max",
-        "the longest silence after which a backup votes to leave a view, and how late leases may end after a failover (rule X6)",
+        "the longest silence after which a backup votes to leave a view, and how late the leases of clients may end after a failover (rule X6)",
     ),
     fixed("read_lease", "how long a member keeps the promise behind leased reads (rules R5, R6)"),
     local(
         "wall_clock_allowance",
-        "how far wall clocks may be set forward while all members are down, without making anything expire early, and how late everything may expire afterwards (rule N7)",
+        "how far wall clocks may be set forward while all members are down, without making a key or a lease expire early; in return, keys and leases may expire late by up to this much afterwards (rule N7)",
     ),
     fixed("pipeline_depth", "how many entries may be uncommitted at once (rule N3)"),
     local(
@@ -68,11 +68,11 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     ),
     fixed(
         "max_key_bytes",
-        "which keys and requests are too large, and how much a transaction may return (rule E7)",
+        "the length of the longest key; the largest request and the largest result of a transaction follow from this option and `max_value_bytes` (rule E7)",
     ),
     fixed(
         "max_value_bytes",
-        "which values and requests are too large, and how much a transaction may return (rule E7)",
+        "the size of the largest value; the largest request and the largest result of a transaction follow from this option and `max_key_bytes` (rule E7)",
     ),
     local("segment_bytes", "the size of journal files; a larger entry gets a file of its own (rule D9)"),
     local("checkpoint_bytes", "when the state is written to disk; the log contains what is newer"),
@@ -81,14 +81,20 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     local("transfer_bytes_per_second", "how fast the state is sent to another member"),
     local("scrub_bytes_per_second", "how soon damage is noticed"),
     local("cache_bytes", "how much of the state is cached in memory"),
-    fixed("max_sessions", "how many sessions there may be, and so when a silent one is evicted (rule E4)"),
+    fixed(
+        "max_sessions",
+        "how many sessions there may be; a new session beyond this number replaces the one that has been silent for the longest time (rule E4)",
+    ),
     fixed("session_ttl", "when a silent session expires (rule E4)"),
     fixed(
         "max_in_flight_per_session",
         "how many requests of a session may be in flight; requests beyond this number are never executed",
     ),
-    fixed("history_revisions", "which revisions can be read and watched (rule R3)"),
-    fixed("history_bytes", "which revisions can be read and watched (rule R3)"),
+    fixed("history_revisions", "how many past revisions can be read and watched (rule R3)"),
+    fixed(
+        "history_bytes",
+        "how many bytes the changes of these revisions may take; the oldest revisions beyond this cannot be read or watched (rule R3)",
+    ),
     fixed("max_leases", "how many leases there may be; requests for further leases are refused"),
     local("max_connections", "how many clients can be connected"),
     local("max_accepts_per_second", "how many clients can connect in a second"),

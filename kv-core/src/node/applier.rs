@@ -37,7 +37,7 @@ const APPLIED_PER_CHECKPOINT: usize = 4;
 
 /// A checkpoint is also due after this many entries. Each entry takes memory on all members, including a witness,
 /// until every member has a checkpoint above it.
-const ENTRIES_PER_CHECKPOINT: u64 = 8192;
+pub(super) const ENTRIES_PER_CHECKPOINT: u64 = 8192;
 
 /// The work of the applier thread.
 #[derive(Debug, Default)]
@@ -134,8 +134,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     applier.report_deadlines();
     applier.consider_merges();
     if let Err(reason) = applier.run() {
-        tracing::error!(%reason, "cannot apply an entry: this member stops");
-        shared.hand_over_and_stop(reason);
+        shared.part_failed("cannot apply an entry", &reason, reason.clone());
     }
     if let Some(thread) = applier.checkpoint {
         // The result does not matter here: the guard has recorded a panic.

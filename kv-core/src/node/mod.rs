@@ -107,8 +107,8 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(250);
 /// writes is unknown. When the drop returns, the threads of the member have ended and its directory is free. The only
 /// exception is a disk operation that takes longer than five seconds ([`StopReason::DiskHangs`]). The tasks of the
 /// member end when the runtime next runs them. After that, the port of the member is free. If you start a node on the
-/// same address, the start waits for the port. A node may be dropped anywhere: in a task, in a `LocalSet`, in a panic,
-/// outside of a runtime, and while a runtime ends.
+/// same address, the start waits for the port for up to one second. A node may be dropped anywhere: in a task, in a
+/// `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
 ///
 /// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
 #[derive(Debug)]
@@ -181,10 +181,14 @@ impl Node {
     /// transport. It works no matter which member is the primary. Each call returns a separate client with a session of
     /// its own.
     ///
-    /// If this member has recently applied a change of a key, whoever made the change, a
-    /// [`local`](crate::client::Get::local) get of that key is answered from the member's memory, in the task of the
-    /// caller. So is a get with [`at_least`](crate::client::Get::at_least), if this member has already applied the
-    /// revision. Such gets do not count in [`Load::reads`](crate::node::Load::reads).
+    /// The client answers a get in the task of the caller, from this member's memory, if all of these conditions hold:
+    /// - The get was made with [`local`](crate::client::Get::local), or with
+    ///   [`at_least`](crate::client::Get::at_least) and a revision that this member has already applied.
+    /// - The get was not made with [`at`](crate::client::Get::at).
+    /// - If the get was made with [`member`](crate::client::Get::member), it names this member.
+    /// - This member has recently applied a change of the key, no matter who made the change.
+    ///
+    /// Such gets do not count in [`Load::reads`](crate::node::Load::reads).
     ///
     /// # Panics
     /// If this is called outside a tokio runtime.
@@ -204,10 +208,11 @@ impl Node {
             .start(expectation.members.clone(), expectation.limits)
     }
 
-    /// Waits until the cluster has formed and this member knows a primary that serves.
+    /// Waits until the cluster has formed, and this member knows that a primary is serving requests. (The primary is
+    /// the member that orders all writes.) A cluster forms once: at its first start, when all members are up.
     ///
     /// # Errors
-    /// The reason why the member stopped, if it stops before that.
+    /// The reason why the member stopped, if it stops during the wait.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -240,9 +245,9 @@ impl Node {
     }
 
     /// Stops the member gracefully. If the member is the primary, it first passes the role to another member, and waits
-    /// until that member serves, but for at most one second. Then this member answers pending requests, ends all tasks
-    /// and threads, and releases the port and the directory. If you call this method again, the later call waits until
-    /// the member has stopped.
+    /// up to one second for that member to serve as the primary. Then this member answers pending requests, ends all
+    /// tasks and threads, and releases the port and the directory. If you call this method again, the later call waits
+    /// until the member has stopped.
     ///
     /// A shutdown takes a few seconds at most. If a disk operation takes longer than five seconds, the shutdown does
     /// not wait for the thread of that operation. In that case, the directory stays locked, and

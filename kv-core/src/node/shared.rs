@@ -197,6 +197,16 @@ impl Shared {
         set_once(&self.retiring, reason);
     }
 
+    /// A part of the node has failed, although what the member knows is still correct: logs this, hands over the
+    /// primary role, and then stops. While the node ends, the fence closes the files to its parts. Then they fail,
+    /// too, but this is no failure of the disk, and nothing happens.
+    pub(super) fn part_failed(&self, what: &'static str, error: &dyn std::fmt::Display, reason: StopReason) {
+        if !self.fence.load(Ordering::SeqCst) {
+            tracing::error!(%error, "{what}: this member stops");
+            self.hand_over_and_stop(reason);
+        }
+    }
+
     /// Returns a guard that stops the node if the scope that it is in panics.
     pub(super) fn guard(self: &Arc<Self>, part: &'static str) -> impl Drop + Send + use<> {
         StopOnPanic { shared: self.clone(), part }

@@ -1,14 +1,15 @@
-//! Whole clusters for the tests of an application. A test shows what the application does when the primary fails,
-//! messages are lost, or a member is cut off.
+//! Whole clusters for the tests of an application. A test shows what the application does when the primary (the member
+//! that orders all writes) fails, messages are lost, or a member is cut off.
 //!
 //! A [`TestCluster`] runs the same nodes as in production, but with an in-memory network and in-memory disks. Its
 //! clients are ordinary clients. This module requires the feature `testing`.
 //!
 //! # Time
-//! Run the test on a tokio runtime with one thread, and pause its clock: `#[tokio::test(start_paused = true)]`. Then
-//! the test never waits in real time. When there is nothing else to do, the clock jumps to the next timer. Each node
-//! also has threads of its own. While one of them works, the clock stands still, so that a slow machine does not look
-//! like a failed member. The wall clock of the nodes follows this clock. A test works without a paused clock too.
+//! Run the test on a tokio runtime with one thread, and pause its clock: `#[tokio::test(start_paused = true)]`. Then no
+//! timer waits in real time: when there is nothing else to do, the clock jumps to the next timer. Each node also has
+//! threads of its own. While one of them works, the clock stands still, so that a slow machine does not look like a
+//! failed member. The time of day that the nodes see follows the runtime's clock. A test works without a paused clock
+//! too.
 //!
 //! # Seeds
 //! The seed determines everything random: jitter, what a power cut destroys, and which messages
@@ -30,7 +31,7 @@
 //! assert_eq!(order(&client).await.unwrap(), 1);
 //!
 //! let killed = cluster.kill_primary().await;
-//! assert_eq!(order(&client).await.unwrap(), 2, "a backup has taken over, and the order is counted once");
+//! assert_eq!(order(&client).await.unwrap(), 2, "a backup has taken over, and each order is counted once");
 //!
 //! cluster.restart(killed).await;
 //! cluster.settle().await;

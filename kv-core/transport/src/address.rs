@@ -71,7 +71,7 @@ fn order(candidates: &mut [SocketAddr]) {
 /// succeeds. Returns the result of this call.
 ///
 /// # Errors
-/// The error of the last attempt. If `address` cannot be resolved, or resolves to nothing, the error says so.
+/// The error of the last attempt. If `address` cannot be resolved, or resolves to nothing, the error states this.
 #[cfg(feature = "net")]
 pub async fn try_each_address<T, E, F>(
     address: &str,

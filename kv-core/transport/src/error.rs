@@ -59,7 +59,7 @@ impl TransportError {
         Self::Address { address: address.to_owned(), reason: reason.into() }
     }
 
-    /// Creates a [`Bind`](Self::Bind) error. For common causes, the text also says what to do.
+    /// Creates a [`Bind`](Self::Bind) error. For common causes, the text also states what to do.
     pub fn bind(address: &str, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another port",

@@ -1,8 +1,8 @@
-//! Transports: how kv exchanges byte streams with named peers.
+//! Transports: how the members and clients of kv exchange byte streams.
 //!
 //! A [`Transport`] listens and connects. A [`Connection`] is one byte stream in one [`Lane`] (a class of traffic). A
 //! connection also reports what the transport itself knows about the [`Peer`]. A transport does not handle framing,
-//! versions, checksums or limits: `kv-core` implements these once, for all transports.
+//! versions, checksums or limits (except limits on handshakes): `kv-core` implements these once, for all transports.
 //!
 //! Besides the trait [`Transport`], the crate contains an in-memory transport, a wrapper that injects faults, code that
 //! transports share, and tests for transports:
@@ -11,7 +11,7 @@
 //!   controls the faults;
 //! - [`preface`]: the first bytes of a stream, which name its lane, for transports that have no other way to send the
 //!   lane;
-//! - `conformance` (with the feature `conformance`): tests of the requirements for a transport.
+//! - `conformance` (with the feature `conformance`): tests that check whether a transport meets the requirements.
 
 mod address;
 #[cfg(any(test, feature = "conformance"))]

@@ -37,9 +37,9 @@ impl MemberSources {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Sets the addresses from a list of `HOST:PORT`. The call itself sets only the hosts that are IP addresses. The
-    /// returned future also resolves the host names, again and again. If a name cannot be resolved, its last known
-    /// addresses stay in use.
+    /// Sets the addresses from a list of `HOST:PORT` entries. If the host of an entry is an IP address, it is set
+    /// before this method returns. If it is a name, the returned future resolves it, again and again, and sets the
+    /// addresses that it finds. If a name cannot be resolved, its last known addresses stay in use.
     ///
     /// # Cancel safety
     /// Cancel safe. The future never completes.
@@ -81,8 +81,8 @@ fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// What is left of a budget of handshakes, expressed as the time in which this much of the budget is refilled. An empty
-/// budget is full again after a second.
+/// What is left of a budget of handshakes, as the time that it takes to refill the part that is left. An empty budget
+/// is full again after a second.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: Duration,
@@ -132,9 +132,9 @@ pub struct ConnectionLimiter<H> {
 }
 
 impl<H> ConnectionLimiter<H> {
-    /// Creates a limiter that allows `per_second` handshakes per second with all strangers together. Each source,
-    /// whether a stranger or a member's address, may use half of this number. At most `places` connections may be
-    /// half-open at once.
+    /// Creates a limiter that allows `per_second` handshakes per second with all strangers together. In addition, each
+    /// source, whether a stranger or a member's address, is limited to half of this rate. Handshakes from members'
+    /// addresses do not count against the strangers' limit. At most `places` connections may be half-open at once.
     #[must_use]
     pub fn new(per_second: u32, places: usize, members: MemberSources) -> Self {
         let (strangers, sources, half_open) = (None, HashMap::new(), VecDeque::new());

@@ -62,10 +62,10 @@ impl Memory {
         Self::default()
     }
 
-    /// Returns a handle to this network for one node. When this node opens a connection through the handle, the
-    /// accepting node sees `name` as [`Connection::remote`]. As `name`, pass the address at which the node with the
-    /// handle listens. Then a [`Fault`](crate::Fault) whose scope is [`Scope::peer`](crate::Scope::peer) with this
-    /// address affects the connections to that node and the connections from it.
+    /// Returns a handle to this network for one node, A. When A opens a connection through the handle, the accepting
+    /// node sees `name` as [`Connection::remote`]. As `name`, pass the address at which A listens. Then, if
+    /// another node B sets a [`Fault`](crate::Fault) with A's address as [`Scope::peer`](crate::Scope::peer), the fault
+    /// affects all connections between A and B, no matter which of them opened the connection.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

@@ -67,7 +67,8 @@ impl PipeWriter {
         lock(&self.0).finish(end);
     }
 
-    /// Returns a handle that observes the pipe from elsewhere. There may be only one observer.
+    /// Returns a handle with which another task can wait until the reader is dropped, and can end the pipe. There may
+    /// be only one observer.
     pub(crate) fn watch(&self) -> PipeWatch {
         PipeWatch(Arc::clone(&self.0))
     }

@@ -26,7 +26,7 @@ pub fn encode(lane: Lane) -> [u8; BYTES] {
 /// Decodes a preface, and returns its lane.
 ///
 /// # Errors
-/// A text that says what is wrong with the preface.
+/// A text that states what is wrong with the preface.
 pub fn decode(bytes: [u8; BYTES]) -> Result<Lane, &'static str> {
     let [a, b, c, d, version, lane, reserved @ ..] = bytes;
     if [a, b, c, d] != MAGIC {

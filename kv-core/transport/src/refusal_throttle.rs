@@ -16,8 +16,8 @@ const AT_MOST: usize = 32;
 pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 
 impl RefusalThrottle {
-    /// Returns whether to log this refusal as a warning. Returns false if the same refusal, or 32 refusals in all, were
-    /// logged as warnings within the last minute.
+    /// Returns whether to log this refusal as a warning. If so, remembers the refusal as logged. Returns false if the
+    /// same refusal, or 32 refusals in all, were logged as warnings within the last minute.
     #[must_use]
     pub fn is_due(&self, now: Instant, who: IpAddr, reason: &str) -> bool {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -132,8 +132,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// Listens on `address`. Port 0 takes a free port, which [`Listener::local_address`] then returns.
     ///
     /// # Errors
-    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Bind`] if the address is in use or
-    /// does not belong to this machine.
+    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Bind`] if the transport cannot listen
+    /// there, for example because the address is in use or does not belong to this machine.
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError>;
 
     /// Opens a stream in `lane` to the peer at `address`. This method may return before the peer has accepted the
@@ -152,7 +152,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// The identity of this end. The other end of each connection sees this identity in [`Connection::peer`]. By
     /// default, the transport authenticates nobody, and this method returns [`Peer::Unauthenticated`].
     ///
-    /// If this end has an identity, the peer of every connection must have an identity too.
+    /// If this method returns an identity, the transport must authenticate every peer: no [`Connection::peer`] may then
+    /// be [`Peer::Unauthenticated`].
     fn identity(&self) -> Peer {
         Peer::Unauthenticated
     }
@@ -194,9 +195,10 @@ pub trait Listener: Send + Debug {
     /// The address on which the listener listens, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves some of the listener's connection slots for calls from the hosts of the other members, whose addresses
-    /// are in `members`. The listener then accepts such calls no matter how many strangers call. Implement this method
-    /// in a listener that limits callers before it knows their identity. By default, the method does nothing.
+    /// Keeps room for incoming connections from the hosts of the other members. `members` contains the addresses of
+    /// these members. The listener then accepts connections from there, no matter how many strangers connect. Implement
+    /// this method if your listener limits the number or the rate of connections whose peer it has not identified yet.
+    /// By default, the method does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

@@ -215,14 +215,21 @@ impl Content {
         }
     }
 
-    /// The present bytes in `range` are durable: a power cut does not restore what was there before a failed sync.
+    /// The present bytes in `range` are durable, so nothing is restored there any more: that would also undo damage
+    /// that was done to them since.
     fn keep(&mut self, range: Range<usize>) {
-        for (offset, old) in &mut self.dropped {
-            let (from, to) = (range.start.max(*offset), range.end.min(*offset + old.len()));
-            if from < to {
-                old[from - *offset..to - *offset].copy_from_slice(&self.bytes[from..to]);
+        let pieces = |(offset, mut old): (usize, Vec<u8>)| {
+            let end = offset + old.len();
+            let (from, to) = (range.start.clamp(offset, end), range.end.clamp(offset, end));
+            if from >= to {
+                return vec![(offset, old)];
             }
-        }
+            let after = old.split_off(to - offset);
+            old.truncate(from - offset);
+            vec![(offset, old), (to, after)]
+        };
+        let pieces = std::mem::take(&mut self.dropped).into_iter().flat_map(pieces);
+        self.dropped = pieces.filter(|(_, old)| !old.is_empty()).collect();
     }
 
     fn put_dropped_back(&mut self) {

@@ -207,7 +207,8 @@ impl Disk {
         self.lock().used
     }
 
-    /// Flips one bit (0 to 7) of a file on the disk. Returns false if there is no such byte.
+    /// Flips one bit (0 to 7) of a file on the disk. Returns false if there is no such byte. A power cut undoes this
+    /// only together with a write of that byte that is not durable.
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) -> bool {
         self.with(name, |content| content.flip_bit(to_usize(offset), bit)).unwrap_or(false)
     }

@@ -52,7 +52,7 @@ impl Progress {
     }
 
     /// Some work was done.
-    pub(super) fn step(&self) {
+    pub(crate) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
         if let Some(waiting) = &self.waiting
             && waiting.waits.load(Ordering::Relaxed)

@@ -405,6 +405,12 @@ impl Merger {
         self.store.bytes()
     }
 
+    /// How many rows remove a key.
+    #[cfg(test)]
+    pub(crate) fn removals(&self) -> u64 {
+        self.store.removals()
+    }
+
     /// How many files were removed and are still open.
     #[cfg(test)]
     pub(crate) fn removed(&self) -> usize {

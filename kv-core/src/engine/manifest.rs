@@ -35,9 +35,19 @@ pub(super) struct Manifest {
     /// The newest first.
     pub(super) runs: Vec<RunMeta>,
     /// The length of the oldest run when a merge had made it of all that was older, and how much was needed then.
-    pub(super) merged: Option<(u64, u64)>,
+    pub(super) merged: Option<AllMerged>,
     /// How far a state has been received.
     pub(super) received: Option<Received>,
+}
+
+/// What the last merge of all runs into one left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct AllMerged {
+    /// The length of the files, and about how many bytes of them were needed.
+    pub(super) bytes: u64,
+    pub(super) needed: u64,
+    /// How many rows removed a key: the history needs those.
+    pub(super) removals: u64,
 }
 
 /// How far a state has been received.

@@ -16,6 +16,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// A piece of a snapshot reads at most about this many bytes that are not needed, so that it takes a moment: removed keys
+/// may lie there side by side.
+const IDLE_BYTES: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
+
 /// A durable checkpoint. It does not change while it is held, and the disk keeps its files for as long. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -40,7 +44,7 @@ impl Snapshot {
         self.base.runs().len()
     }
 
-    /// The rows after the place `after`, about `max_bytes` of them. Nothing else is read.
+    /// The rows after the place `after`, about `max_bytes` of them. There may be few rows or none, and more behind them.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -49,14 +53,14 @@ impl Snapshot {
         let is_last = match self.read(after, max_bytes, &mut rows, &mut last) {
             Ok(is_last) => is_last,
             // The intact rows before the damage may be the only copies, and another source may have the next ones.
-            Err(_) if !rows.is_empty() => false,
+            Err(_) if !last.is_empty() => false,
             Err(error) => return Err(error),
         };
         let end = if is_last { ChunkEnd::Last } else { ChunkEnd::More(last) };
         Ok(Chunk::new(Bytes::copy_from_slice(after), rows.freeze(), end))
     }
 
-    /// Reads rows, and returns whether they are the last ones.
+    /// Reads rows, and returns whether they are the last ones. `last`: how far it has gone through them.
     fn read(
         &self,
         after: &[u8],
@@ -65,6 +69,7 @@ impl Snapshot {
         last: &mut Bytes,
     ) -> Result<bool, EngineError> {
         let mut canon = Canon::new(self.base.floor(), true, after);
+        let mut idle = 0;
         let from = if after.is_empty() { Vec::new() } else { [after, &[0]].concat() };
         let mut rows = Merged::from(self.base.runs(), &from, false)?;
         while let Some(place) = rows.place() {
@@ -75,6 +80,12 @@ impl Snapshot {
                 let value = rows.value()?;
                 put_row(out, place, &value);
                 *last = Bytes::copy_from_slice(place);
+            } else {
+                idle += place.len() + rows.value_len()?;
+                if idle >= IDLE_BYTES {
+                    *last = Bytes::copy_from_slice(place);
+                    return Ok(false);
+                }
             }
             rows.advance()?;
         }

@@ -9,7 +9,7 @@ use super::EngineError;
 use super::base::Base;
 use super::disk::Rows;
 use super::manifest::{self, Manifest, Received};
-use super::place;
+use super::place::{self, Part};
 use super::runs::{Cache, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
 use super::snapshot::{Row, RowSum, Rows as ChunkRows};
 use super::store::{ASIDE, NAME, STAGING, Sizes, open_runs, remove_orphans};
@@ -131,17 +131,22 @@ impl Staging {
         let rows: Option<Vec<Row>> = ChunkRows::of(chunk).collect();
         let Some(rows) = rows else { return Ok(false) };
         let mut before = &chunk.after;
+        if matches!(&chunk.end, ChunkEnd::More(place) if place <= before) {
+            // It does not go on.
+            return Ok(false);
+        }
         for (place, value) in &rows {
             if place <= before || !place::is_sound(place, value) {
                 return Ok(false);
             }
             before = place;
         }
-        if !matches!(&chunk.end, ChunkEnd::More(place) if place != before) {
-            self.store(chunk, &rows)?;
-            return Ok(true);
+        // Rows that nobody needs may lie behind the last one: the next piece goes on behind those too.
+        if matches!(&chunk.end, ChunkEnd::More(place) if place < before || Part::of(place).is_none()) {
+            return Ok(false);
         }
-        Ok(false)
+        self.store(chunk, &rows)?;
+        Ok(true)
     }
 
     fn store(&mut self, chunk: &Chunk, rows: &[Row]) -> Result<(), EngineError> {

@@ -10,7 +10,7 @@ use super::base::Base;
 use super::canon::Canon;
 use super::control::{Control, Progress};
 use super::history::HistoryRange;
-use super::manifest::{self, Manifest, NEW};
+use super::manifest::{self, AllMerged, Manifest, NEW};
 use super::policy::{self, Plan, Shape};
 use super::runs::{Cache, Merged, NewFiles, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
 use crate::storage::Storage;
@@ -43,6 +43,12 @@ const STEP: u64 = 32 << 20;
 const READ_PER_WRITTEN: u64 = 4;
 /// Merge all runs if the files have this many times the bytes that are needed.
 const GARBAGE: u64 = 2;
+/// Merge all runs if so many more rows remove a key than after the last merge of all, or one for so many bytes that are
+/// needed: a scan steps over each of them, and over what it removes.
+const REMOVALS: u64 = if cfg!(test) { 256 } else { 1 << 16 };
+const BYTES_PER_REMOVAL: u64 = 2048;
+/// A merge reports progress after reading so many bytes.
+const PROGRESS_BYTES: u64 = 256 << 10;
 /// What a small file takes besides its rows, at most.
 const FIXED: u64 = 16 << 10;
 /// A byte that is needed takes at most so many in a file: long keys are in the index too, and their zeros take two.
@@ -82,7 +88,7 @@ impl Sizes {
 #[derive(Debug)]
 struct State {
     next_run: u64,
-    merged: Option<(u64, u64)>,
+    merged: Option<AllMerged>,
 }
 
 /// What the newest manifest names.
@@ -245,6 +251,7 @@ impl Store {
         };
         tracing::warn!(error = %full, "no room for a checkpoint: it is tried once more without merges");
         let _none = self.await_merge(&self.wants_room);
+        self.close_removed();
         // The room of what was removed is free when its name is gone durably.
         self.sync_names()?;
         attempt()
@@ -270,8 +277,12 @@ impl Store {
         while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
             self.target.control.check()?;
             let merging = self.await_merge(&self.waits);
-            if self.merge_alone(merging, self.progress())? != MergeStep::Merged {
-                break;
+            match self.merge_alone(merging, self.progress()) {
+                Ok(MergeStep::Merged) => {}
+                Ok(MergeStep::Idle | MergeStep::NoRoom) => break,
+                // The checkpoint does not need what is damaged.
+                Err(error) if error.is_of_content() => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -377,7 +388,13 @@ impl Store {
                 // The room of what was removed is free when its name is gone durably.
                 self.final_if_failed(self.sync_names()).map(|()| MergeStep::NoRoom)
             }
-            Err(error) => self.final_if_failed(Err(error)),
+            Err(error) => {
+                if error.is_of_content() {
+                    // What is damaged may not be needed, so others may go on without this merge.
+                    *put_off = Some(PutOff { bytes: plan.bytes, checkpoints: checkpoints + PUT_OFF });
+                }
+                self.final_if_failed(Err(error))
+            }
         }
     }
 
@@ -392,6 +409,11 @@ impl Store {
         lock(&self.removed).len()
     }
 
+    #[cfg(test)]
+    pub(super) fn removals(&self) -> u64 {
+        removals_of(self.base().runs())
+    }
+
     /// The length of the files, and about how much of it is needed.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> (u64, u64) {
@@ -403,8 +425,11 @@ impl Store {
         let shapes: Vec<Shape> =
             base.runs().iter().map(|run| Shape { id: run.id, bytes: run.bytes(), into: run.into }).collect();
         let merged = lock(&self.state).merged;
-        let most = most_bytes(needed_of(base), merged).saturating_add(self.sizes.step / 2);
-        policy::next(&shapes, bytes_of(base.runs()) > most)
+        let needed = needed_of(base);
+        let most = most_bytes(needed, merged).saturating_add(self.sizes.step / 2);
+        let garbage =
+            bytes_of(base.runs()) > most || removals_of(base.runs()) > most_removals(needed, merged);
+        policy::next(&shapes, garbage)
     }
 
     fn merge(&self, base: &Base, plan: &Plan, progress: &Progress) -> Result<(), EngineError> {
@@ -433,7 +458,11 @@ impl Store {
             }
             last.clear();
             last.extend_from_slice(place);
+            let before = read;
             read += (place.len() + rows.value_len()?) as u64;
+            if before / PROGRESS_BYTES != read / PROGRESS_BYTES {
+                progress.step();
+            }
             rows.advance()?;
         }
         let files = writer.finish()?;
@@ -478,14 +507,15 @@ impl Store {
         }
         output.files.extend_from_slice(files);
         let ended = plan.bottom && runs.iter().all(|run| run.into != Some(into));
-        let length = output.bytes();
+        let (length, removals) = (output.bytes(), output.removals());
         if !output.files.is_empty() {
             runs.insert(at.unwrap_or(0), Arc::new(output));
         }
         let base = Arc::new(Base::new(runs, before.range()));
         // There are newer runs too if many checkpoints were made meanwhile. What is needed of them counts here, too,
         // although it is not in the output: then all is merged rather too soon the next time.
-        let merged = if ended { Some((length, needed_of(&base))) } else { state.merged };
+        let now = || AllMerged { bytes: length, needed: needed_of(&base), removals };
+        let merged = if ended { Some(now()) } else { state.merged };
         let merged_before = std::mem::replace(&mut state.merged, merged);
         let done = self.commit(&state, Current { base, checkpoints }, progress);
         if done.is_err() {
@@ -502,12 +532,23 @@ fn bytes_of(runs: &[Arc<Run>]) -> u64 {
 /// How long the files may be before all runs are merged into one, if so many bytes are needed. `merged`: how long those
 /// were that held nothing else, and how many bytes were needed then. Small files have parts of a fixed length,
 /// which say nothing of the others.
-fn most_bytes(needed: u64, merged: Option<(u64, u64)>) -> u64 {
-    let (files, then) = merged.unwrap_or((0, 0));
+fn most_bytes(needed: u64, merged: Option<AllMerged>) -> u64 {
+    let (files, then) = merged.map_or((0, 0), |merged| (merged.bytes, merged.needed));
     let (files, then) = (files.saturating_sub(FIXED), then.max(1));
     let extra = u128::from(files.saturating_sub(then)) * u128::from(needed) / u128::from(then);
     let taken = (u128::from(needed) + extra).min(u128::from(needed) * u128::from(MOST_TAKEN));
     u64::try_from(taken * u128::from(GARBAGE)).unwrap_or(u64::MAX)
+}
+
+fn removals_of(runs: &[Arc<Run>]) -> u64 {
+    runs.iter().map(|run| run.removals()).sum()
+}
+
+/// How many rows may remove a key before all runs are merged into one. What the history needed of them at the last merge
+/// of all counts twice, so that it is not merged again and again.
+fn most_removals(needed: u64, merged: Option<AllMerged>) -> u64 {
+    let kept = merged.map_or(0, |merged| merged.removals);
+    kept.saturating_mul(2).saturating_add(REMOVALS.max(needed / BYTES_PER_REMOVAL))
 }
 
 /// About how long the files would be if they held nothing that is not needed.
@@ -543,6 +584,8 @@ pub(super) fn remove_orphans(storage: &dyn Storage) -> Result<(), EngineError> {
                 Err(error) if error.is_of_content() || matches!(error, EngineError::Format { .. }) => {
                     return Ok(());
                 }
+                // So may one that cannot be read. It is not needed, or whoever needs it reports that.
+                Err(EngineError::Io { .. }) if name != NAME => return Ok(()),
                 Err(error) => return Err(error),
             }
         }

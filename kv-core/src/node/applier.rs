@@ -7,7 +7,7 @@ use super::shared::Shared;
 use super::sync::lock;
 use super::transfer::{self, Task};
 use super::watches;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, steps};
 use crate::ids::{Instant, Op};
 use crate::journal::JournalReadError;
 use crate::kv::{
@@ -112,6 +112,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let opened =
         shared.applier_queue.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
     let Some(Opened { state, receiver, storage }) = opened else { return };
+    steps::report_to(shared.applier_reads.clone());
     let mut applier = Applier {
         shared: shared.clone(),
         state: state.map(Box::new),
@@ -338,10 +339,11 @@ impl Applier {
                 Some(ApplierAction::Lose(error))
             } else if std::mem::take(&mut plan.reopen) && applied.is_none() {
                 Some(ApplierAction::Reopen)
+            } else if let Some(result) = plan.merged.take() {
+                // Before a checkpoint that failed because a merge had failed: this one knows the reason.
+                Some(ApplierAction::Merged(result))
             } else if let Some(result) = plan.done.take() {
                 Some(ApplierAction::Finish(result))
-            } else if let Some(result) = plan.merged.take() {
-                Some(ApplierAction::Merged(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
                 Some(ApplierAction::Transfer(task))
             } else if let Some(ask) = plan.expiry.take_if(|_| applied.is_some()) {
@@ -519,7 +521,15 @@ impl Applier {
 
     /// Files of the state were merged: what is read from now on is read from the new ones.
     fn merged(&mut self, result: Result<(), EngineError>) -> Result<(), StopReason> {
-        result?;
+        match result {
+            // Nobody has the state that could replace it. What is intact can still be read: merges are tried again
+            // later.
+            Err(error @ EngineError::Damaged { .. }) if !self.shared.can_replace_state(&error) => {
+                tracing::error!(%error, "cannot merge files of the state: they are damaged");
+                return Ok(());
+            }
+            result => result?,
+        }
         if let Some(state) = &mut self.state {
             state.finish_merge();
             lock(&self.shared.sources).publish(state.snapshot());

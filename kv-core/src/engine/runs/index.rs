@@ -88,6 +88,8 @@ pub(crate) struct FileMeta {
     pub(crate) len: u64,
     /// The bytes of its rows that are neither data nor notes.
     pub(crate) row_bytes: u64,
+    /// How many of its rows remove a key.
+    pub(crate) removals: u64,
     /// See [`first`](Self::first).
     pub(super) first: Bytes,
     /// How many levels the index has.

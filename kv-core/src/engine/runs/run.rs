@@ -50,6 +50,11 @@ impl Run {
         self.files.iter().map(|file| file.meta().row_bytes).sum()
     }
 
+    /// About how many of its rows remove a key.
+    pub(crate) fn removals(&self) -> u64 {
+        self.files.iter().map(|file| file.meta().removals).sum()
+    }
+
     /// The same run without what lies up to `clip`.
     pub(crate) fn clipped(&self, clip: &Bytes) -> Self {
         let files = self.files.iter().filter(|file| file.meta().last() > clip).cloned().collect();

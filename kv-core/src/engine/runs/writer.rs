@@ -6,7 +6,7 @@
 
 use super::super::EngineError;
 use super::super::control::{Control, Progress};
-use super::super::place::{Part, split_version};
+use super::super::place::{Part, removes, split_version};
 use super::block::BlockBuilder;
 use super::cache::Cache;
 use super::file::RunFile;
@@ -78,6 +78,7 @@ struct FileWriter {
     key: Vec<u8>,
     first: Bytes,
     row_bytes: u64,
+    removals: u64,
 }
 
 impl FileWriter {
@@ -97,6 +98,7 @@ impl FileWriter {
             key: Vec::new(),
             first: Bytes::copy_from_slice(first),
             row_bytes: 0,
+            removals: 0,
         })
     }
 
@@ -119,6 +121,7 @@ impl FileWriter {
                     self.key.extend_from_slice(start);
                     self.hashes.push(filter::hash_of(start));
                 }
+                self.removals += u64::from(removes(value));
             }
             Some(Part::Rows) => self.row_bytes += (place.len() + value.len()) as u64,
             Some(Part::Notes) | None => {}
@@ -238,6 +241,7 @@ impl FileWriter {
             number: self.number,
             len: self.written,
             row_bytes: self.row_bytes,
+            removals: self.removals,
             first,
             levels,
             root,

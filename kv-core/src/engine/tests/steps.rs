@@ -1,6 +1,7 @@
 //! Where a step of a merge ends, and what it leaves.
 
 use super::*;
+use crate::message::ChunkEnd;
 
 /// A step may end at any row of a key that was deleted. The rest of the key does not come back.
 #[test]
@@ -110,5 +111,95 @@ fn what_was_merged_under_load_is_not_merged_again() {
         }
     }
     assert!(steps > 6 && steps <= alone + 3, "{steps} steps, and {alone} without checkpoints");
+    tested.check();
+}
+
+/// Removed keys lie side by side. A piece of the snapshot steps over a bounded part of them, and what is received is the
+/// same.
+#[test]
+fn a_piece_of_a_snapshot_reads_little_that_is_not_needed() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut tested = Tested::with_memtables(1 << 20, Retention::NONE);
+    for key in 0..2000 {
+        tested.write(&format!("{key:04}"), Some(value(&mut rng, 100)));
+    }
+    tested.checkpoint();
+    for key in 100..1900 {
+        tested.write(&format!("{key:04}"), None);
+    }
+    tested.checkpoint();
+    let snapshot = tested.engine.snapshot().unwrap();
+    let target = TestDisk::new();
+    let mut staging = Staging::begin(&target.storage(), 1 << 20, snapshot.anchor()).unwrap();
+    let (mut pieces, mut empty, mut after) = (0, 0, Bytes::new());
+    let end = loop {
+        let (work, chunk) = super::super::steps::of(|| snapshot.chunk(&after, 4000).unwrap());
+        assert!(work < 400, "{work} steps for a piece");
+        assert!(staging.add(&chunk).unwrap(), "{chunk:?}");
+        pieces += 1;
+        empty += usize::from(chunk.rows.is_empty());
+        match chunk.end {
+            ChunkEnd::More(place) => {
+                assert!(place > after, "it goes on");
+                after = place;
+            }
+            end @ ChunkEnd::Last => break end,
+        }
+    };
+    assert!(end == ChunkEnd::Last && empty > 10, "{empty} of {pieces} pieces are empty");
+    assert!(staging.is_whole().unwrap());
+    staging.switch().unwrap();
+    let present = std::mem::take(&mut tested.present);
+    let received =
+        Tested { engine: Tested::engine(&target, Retention::NONE), disk: target, revision: 3800, present };
+    received.check();
+}
+
+/// Removed keys take room in the files, and time in every scan that steps over them: there are not many of them for
+/// long, however little they take.
+#[test]
+fn removed_keys_are_not_kept_for_long() {
+    let mut rng = fastrand::Rng::with_seed(12);
+    let mut tested = Tested::new(Retention::NONE);
+    for key in 0..800 {
+        tested.write(&format!("{key:04}"), Some(value(&mut rng, 500)));
+    }
+    tested.checkpoint();
+    tested.merge();
+    let mut most = 0;
+    for key in 0..700 {
+        tested.write(&format!("{key:04}"), None);
+        if key % 50 == 49 {
+            tested.checkpoint();
+            tested.merge();
+            most = most.max(tested.engine.merger().unwrap().removals());
+        }
+    }
+    assert!((100..512).contains(&most), "{most} rows that remove a key");
+    tested.check();
+}
+
+/// History needs rows that remove a key. They do not make every checkpoint a merge of everything.
+#[test]
+fn removals_that_history_needs_are_merged_seldom() {
+    let mut rng = fastrand::Rng::with_seed(13);
+    let retention = Retention { revisions: 1 << 20, bytes: 1 << 30 };
+    let mut tested = Tested::with_memtables(1 << 20, retention);
+    for key in 0..1000 {
+        tested.write(&format!("{key:04}"), Some(value(&mut rng, 100)));
+    }
+    for key in 0..1000 {
+        tested.write(&format!("{key:04}"), None);
+    }
+    tested.checkpoint();
+    tested.merge();
+    let mut steps = 0;
+    for round in 0..40 {
+        tested.write(&format!("{round:04}"), Some(value(&mut rng, 100)));
+        tested.checkpoint();
+        steps += tested.merge();
+    }
+    // Every fourth checkpoint merges, and only some of those merge everything.
+    assert!(steps < 40, "{steps} steps");
     tested.check();
 }

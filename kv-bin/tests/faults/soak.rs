@@ -21,8 +21,8 @@ const NOISE_MIB: u64 = 24;
 /// The most memory of a member: two memtables and the cache, the overhead of the allocator, and 60 MiB for everything
 /// else.
 const MOST_MIB: u64 = 96;
-/// The most open files of a member. The state has about 64 in one run, and up to 160 more until runs are merged; the rest
-/// are connections and the journal.
+/// The most open files of a member. The state has about 64 in one run, and up to 160 more until runs are merged; the
+/// rest are connections and the journal.
 const MOST_FILES: usize = 300;
 /// The watches that follow everything, one of which takes nothing.
 const WATCHES: usize = 8;

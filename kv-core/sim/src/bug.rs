@@ -174,8 +174,6 @@ bugs! {
     FailedSyncRetried,
     /// A merge leaves out what removes a key, though older runs still hold the key.
     RemovalsLeftOut,
-    /// A step of a merge may end between two versions of a key of which the newer one was left out.
-    StepEndsInKey,
     /// Files are removed before it is durable that the manifest does not name them any more.
     ManifestUnsynced,
     /// The manifest names files that are not durable.

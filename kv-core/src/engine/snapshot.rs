@@ -16,8 +16,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// A piece of a snapshot reads at most about this many bytes that are not needed, so that it takes a moment: removed keys
-/// may lie there side by side.
+/// A piece of a snapshot reads at most about this many bytes that are not needed, so that it takes a moment: removed
+/// keys may lie there side by side.
 const IDLE_BYTES: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 
 /// A durable checkpoint. It does not change while it is held, and the disk keeps its files for as long. Cheap to clone.
@@ -44,7 +44,8 @@ impl Snapshot {
         self.base.runs().len()
     }
 
-    /// The rows after the place `after`, about `max_bytes` of them. There may be few rows or none, and more behind them.
+    /// The rows after the place `after`, about `max_bytes` of them. There may be few rows or none, and more behind
+    /// them.
     ///
     /// # Errors
     /// If the disk fails or is damaged.

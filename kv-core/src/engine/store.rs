@@ -544,8 +544,8 @@ fn removals_of(runs: &[Arc<Run>]) -> u64 {
     runs.iter().map(|run| run.removals()).sum()
 }
 
-/// How many rows may remove a key before all runs are merged into one. What the history needed of them at the last merge
-/// of all counts twice, so that it is not merged again and again.
+/// How many rows may remove a key before all runs are merged into one. What the history needed of them at the last
+/// merge of all counts twice, so that it is not merged again and again.
 fn most_removals(needed: u64, merged: Option<AllMerged>) -> u64 {
     let kept = merged.map_or(0, |merged| merged.removals);
     kept.saturating_mul(2).saturating_add(REMOVALS.max(needed / BYTES_PER_REMOVAL))

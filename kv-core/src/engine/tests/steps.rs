@@ -114,8 +114,8 @@ fn what_was_merged_under_load_is_not_merged_again() {
     tested.check();
 }
 
-/// Removed keys lie side by side. A piece of the snapshot steps over a bounded part of them, and what is received is the
-/// same.
+/// Removed keys lie side by side. A piece of the snapshot steps over a bounded part of them, and what is received is
+/// the same.
 #[test]
 fn a_piece_of_a_snapshot_reads_little_that_is_not_needed() {
     let mut rng = fastrand::Rng::with_seed(11);

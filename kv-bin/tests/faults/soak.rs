@@ -199,7 +199,7 @@ pub(crate) async fn slow_journal(rounds: u32) -> Row {
             assert!(start.elapsed() < limit, "its checkpoint stays at {checkpoint} of {}", status.head);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        looks.look(&[bench.cluster.pid(2)], number >= rounds / 4).await;
+        looks.look(&[bench.cluster.pid(2)], number >= rounds / 4);
         println!("  {} MiB, checkpoint {checkpoint}", looks.last.0);
         checkpoints.push(checkpoint.get());
         bench.passed();

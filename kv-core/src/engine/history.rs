@@ -1,7 +1,7 @@
 //! How much history a state holds.
 
 use super::EngineError;
-use super::change::Retention;
+use super::change::{CHANGE_OVERHEAD, Retention};
 use crate::ids::Revision;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,11 @@ impl HistoryRange {
 
     pub(super) fn encode(self) -> Vec<u8> {
         postcard::to_stdvec(&self).expect("plain data always encodes")
+    }
+
+    /// How many changes the history holds, at most.
+    pub(super) fn most_changes(&self) -> u64 {
+        self.bytes / CHANGE_OVERHEAD as u64
     }
 
     /// How much the state takes on disk, about, if its files hold nothing that is not needed.

@@ -16,9 +16,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// A piece of a snapshot reads at most about this many bytes that are not needed, so that it takes a moment: removed
-/// keys may lie there side by side.
-const IDLE_BYTES: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
+/// A piece of a snapshot reads at most about this many times its length of what is not needed, so that it takes a
+/// moment: removed keys may lie there side by side.
+const IDLE: usize = 4;
 
 /// A durable checkpoint. It does not change while it is held, and the disk keeps its files for as long. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Snapshot {
                 *last = Bytes::copy_from_slice(place);
             } else {
                 idle += place.len() + rows.value_len()?;
-                if idle >= IDLE_BYTES {
+                if idle >= IDLE.saturating_mul(max_bytes) {
                     *last = Bytes::copy_from_slice(place);
                     return Ok(false);
                 }

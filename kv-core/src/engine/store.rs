@@ -277,12 +277,8 @@ impl Store {
         while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
             self.target.control.check()?;
             let merging = self.await_merge(&self.waits);
-            match self.merge_alone(merging, self.progress()) {
-                Ok(MergeStep::Merged) => {}
-                Ok(MergeStep::Idle | MergeStep::NoRoom) => break,
-                // The checkpoint does not need what is damaged.
-                Err(error) if error.is_of_content() => break,
-                Err(error) => return Err(error),
+            if self.merge_alone(merging, self.progress())? != MergeStep::Merged {
+                break;
             }
         }
         Ok(())
@@ -390,8 +386,8 @@ impl Store {
             }
             Err(error) => {
                 if error.is_of_content() {
-                    // What is damaged may not be needed, so others may go on without this merge.
-                    *put_off = Some(PutOff { bytes: plan.bytes, checkpoints: checkpoints + PUT_OFF });
+                    // What is damaged may not be needed, so whoever reads the state may go on for a while.
+                    *put_off = Some(PutOff { bytes: 0, checkpoints: checkpoints + PUT_OFF });
                 }
                 self.final_if_failed(Err(error))
             }
@@ -427,8 +423,8 @@ impl Store {
         let merged = lock(&self.state).merged;
         let needed = needed_of(base);
         let most = most_bytes(needed, merged).saturating_add(self.sizes.step / 2);
-        let garbage =
-            bytes_of(base.runs()) > most || removals_of(base.runs()) > most_removals(needed, merged);
+        let kept = merged.map_or(0, |merged| merged.removals).min(base.range().most_changes());
+        let garbage = bytes_of(base.runs()) > most || removals_of(base.runs()) > most_removals(needed, kept);
         policy::next(&shapes, garbage)
     }
 
@@ -544,10 +540,9 @@ fn removals_of(runs: &[Arc<Run>]) -> u64 {
     runs.iter().map(|run| run.removals()).sum()
 }
 
-/// How many rows may remove a key before all runs are merged into one. What the history needed of them at the last
-/// merge of all counts twice, so that it is not merged again and again.
-fn most_removals(needed: u64, merged: Option<AllMerged>) -> u64 {
-    let kept = merged.map_or(0, |merged| merged.removals);
+/// How many rows may remove a key before all runs are merged into one. Those that the history may need, `kept`, count
+/// twice, so that all is not merged again and again.
+fn most_removals(needed: u64, kept: u64) -> u64 {
     kept.saturating_mul(2).saturating_add(REMOVALS.max(needed / BYTES_PER_REMOVAL))
 }
 

@@ -523,10 +523,9 @@ impl Applier {
     fn merged(&mut self, result: Result<(), EngineError>) -> Result<(), StopReason> {
         match result {
             // Nobody has the state that could replace it. What is intact can still be read: merges are tried again
-            // later.
+            // later. Steps before may have succeeded.
             Err(error @ EngineError::Damaged { .. }) if !self.shared.can_replace_state(&error) => {
                 tracing::error!(%error, "cannot merge files of the state: they are damaged");
-                return Ok(());
             }
             result => result?,
         }

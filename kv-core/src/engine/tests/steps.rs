@@ -133,7 +133,7 @@ fn a_piece_of_a_snapshot_reads_little_that_is_not_needed() {
     let mut staging = Staging::begin(&target.storage(), 1 << 20, snapshot.anchor()).unwrap();
     let (mut pieces, mut empty, mut after) = (0, 0, Bytes::new());
     let end = loop {
-        let (work, chunk) = super::super::steps::of(|| snapshot.chunk(&after, 4000).unwrap());
+        let (work, chunk) = super::super::steps::of(|| snapshot.chunk(&after, 1000).unwrap());
         assert!(work < 400, "{work} steps for a piece");
         assert!(staging.add(&chunk).unwrap(), "{chunk:?}");
         pieces += 1;

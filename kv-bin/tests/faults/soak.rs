@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 /// A round at full length and in the short form, which has at most this many.
 const ROUND: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(4));
 const FEW_ROUNDS: u32 = 3;
-/// Small memtables, so that there are many checkpoints, and a small cache, so that it is soon full.
-const SMALL: [&str; 4] = ["--checkpoint-bytes", "4MiB", "--cache-bytes", "8MiB"];
+/// Small memtables, so that there are many checkpoints, and a small cache and history, so that they are soon full.
+const SMALL: [&str; 6] = ["--checkpoint-bytes", "4MiB", "--cache-bytes", "8MiB", "--history-bytes", "8MiB"];
 /// What memory may differ by from one look to another.
 const NOISE_MIB: u64 = 24;
 /// The most memory of a member: two memtables and the cache, the overhead of the allocator, and 60 MiB for everything

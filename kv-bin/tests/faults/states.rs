@@ -163,7 +163,7 @@ pub(crate) async fn large(rounds: u32) -> Row {
         let growth = most.resident.saturating_sub(before.resident);
         assert!(growth <= MEMORY_SLACK_MIB, "member {id} takes {growth} MiB of memory for sending its state");
         let growth = most.file.saturating_sub(before.file);
-        assert!(growth <= FILE_SLACK_MIB, "the state file of member {id} has grown by {growth} MiB");
+        assert!(growth <= FILE_SLACK_MIB, "the files of the state of member {id} have grown by {growth} MiB");
     }
     let peak = peak_mib(bench.cluster.pid(away));
     bench.survived(blow);

@@ -1,4 +1,5 @@
-//! Merges the files of the state, on a background thread: neither the applier nor a checkpoint waits for it.
+//! Merges the files of the state, on a background thread. The applier does not wait for it. A checkpoint waits only if
+//! there are too many runs, or no room on the disk.
 
 use super::shared::Shared;
 use super::sync::lock;

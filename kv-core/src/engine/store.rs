@@ -33,6 +33,9 @@ pub(super) const STAGING: &str = "state.transfer";
 const LONGEST_FILE: u64 = 1 << 30;
 /// As long as this part of all files, so that there are not too many.
 const FILES: u64 = 64;
+/// A run has at least so many files, unless they would be too short. While it is merged, one of them is still there of
+/// which a part does not count any more.
+const FILES_PER_RUN: u64 = 16;
 /// A file is not shorter than this, if the memtables are not.
 const SHORTEST_FILE: u64 = 4 << 20;
 /// A received file is not shorter than so many of the shortest ones.
@@ -61,6 +64,7 @@ const PUT_OFF: u64 = 4;
 /// How long files and steps are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
+    memtable: u64,
     file: u64,
     step: u64,
 }
@@ -69,18 +73,19 @@ impl Sizes {
     /// For memtables of so many bytes.
     pub(super) fn of(memtable_bytes: usize) -> Self {
         let bytes = memtable_bytes as u64;
-        Self { file: (bytes / 8).clamp(4 << 10, SHORTEST_FILE), step: bytes.clamp(8 << 10, STEP) }
+        let file = (bytes / 8).clamp(4 << 10, SHORTEST_FILE);
+        Self { memtable: bytes, file, step: bytes.clamp(8 << 10, STEP) }
     }
 
-    /// The length of a file of a state of so many bytes.
-    pub(super) fn file(&self, all: u64) -> u64 {
-        (all / FILES).clamp(self.file, LONGEST_FILE)
+    /// The length of a file of a run of so many bytes, in a state of so many bytes.
+    fn file(&self, run: u64, all: u64) -> u64 {
+        (all / FILES).min(run / FILES_PER_RUN).clamp(self.file, LONGEST_FILE)
     }
 
     /// The length of the next file of a state of which so many bytes have been received. How long it gets is not known,
     /// so the first files are longer than others: all of them are open at the same time.
     pub(super) fn received(&self, bytes: u64) -> u64 {
-        self.file(bytes).max(RECEIVED * self.file)
+        self.file(bytes, bytes).max(RECEIVED * self.file)
     }
 }
 
@@ -223,10 +228,9 @@ impl Store {
         self.progress().awaited(&self.waits)
     }
 
-    /// A writer of files of a length that suits the state, so that there are not too many of them.
-    fn writer(&self, base: &Base, progress: &Progress) -> RunWriter {
-        let target = Target { progress: progress.clone(), ..self.target.clone() };
-        RunWriter::new(target, self.sizes.file(bytes_of(base.runs())))
+    /// A writer of files of this length.
+    fn writer(&self, file: u64, progress: &Progress) -> RunWriter {
+        RunWriter::new(Target { progress: progress.clone(), ..self.target.clone() }, file)
     }
 
     /// Writes the files of a run for [`add_run`](Self::add_run).
@@ -236,7 +240,8 @@ impl Store {
     ) -> Result<NewFiles, EngineError> {
         self.limit_runs()?;
         self.final_if_failed(self.with_room(|| {
-            let mut writer = self.writer(&self.base(), self.progress());
+            let file = self.sizes.file(self.sizes.memtable, bytes_of(self.base().runs()));
+            let mut writer = self.writer(file, self.progress());
             write(&mut writer)?;
             writer.finish()
         }))
@@ -433,9 +438,12 @@ impl Store {
         let clip = inputs[0].clip.clone().unwrap_or_default();
         let mut canon = Canon::new(base.floor(), plan.bottom, &clip);
         let mut rows = Merged::from(inputs, &clip, false)?;
-        let mut writer = self.writer(base, progress);
+        let written =
+            base.runs().iter().find(|run| Some(run.id) == inputs[0].into).map_or(0, |run| run.bytes());
+        let file = self.sizes.file(written + plan.bytes, bytes_of(base.runs()));
+        let mut writer = self.writer(file, progress);
         // At least one file of full length.
-        let step = self.sizes.step.max(self.sizes.file(bytes_of(base.runs())));
+        let step = self.sizes.step.max(file);
         let (mut read, mut last, mut through) = (0, Vec::new(), None);
         while let Some(place) = rows.place() {
             if writer.bytes() >= step || read >= READ_PER_WRITTEN * step {

@@ -41,7 +41,8 @@ struct Size {
 
 impl Size {
     fn of(cluster: &Cluster, member: usize) -> Self {
-        Self { resident: now_mib(cluster.pid(member)), file: files_mib(&cluster.data(member)) }
+        let pid = cluster.pid(member);
+        Self { resident: now_mib(pid), file: files_mib(&cluster.data(member)) + removed_mib(pid) }
     }
 
     fn max(self, other: Self) -> Self {
@@ -54,6 +55,17 @@ fn files_mib(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let files = files.filter(|file| file.file_name().to_string_lossy().starts_with("state"));
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum::<u64>() >> 20
+}
+
+/// The files of the state that were removed, and take room because they are still open.
+fn removed_mib(pid: u32) -> u64 {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let removed = open.filter(|file| {
+        let target = std::fs::read_link(file.path()).unwrap_or_default();
+        let target = target.to_string_lossy();
+        target.contains("/state-") && target.ends_with("(deleted)")
+    });
+    removed.filter_map(|file| std::fs::metadata(file.path()).ok()).map(|file| file.len()).sum::<u64>() >> 20
 }
 
 /// Puts large values under these numbers, many at once.

@@ -22,7 +22,7 @@ impl World {
         process.merging = false;
         let Some(merger) = process.state.as_ref().and_then(StateMachine::merger) else { return };
         let under_way = process.checkpoint.is_some();
-        match merger.step() {
+        match merger.step(process.transfers.sources.merge_size()) {
             Ok(MergeStep::Merged) => {
                 if let Some(state) = &mut process.state {
                     state.finish_merge();

@@ -14,7 +14,7 @@ use super::memtable::Memtable;
 use super::place::{self, Row, StoredRow};
 use super::read_view::{ReadView, Reader};
 use super::runs::{NewFiles, RunWriter};
-use super::store::{ASIDE, MergeStep, NAME, Sizes, Store, remove_orphans};
+use super::store::{ASIDE, MergeSize, MergeStep, NAME, Sizes, Store, remove_orphans};
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Hash, Revision};
 use crate::storage::Storage;
@@ -388,8 +388,8 @@ impl Merger {
     ///
     /// # Errors
     /// If the disk fails or is damaged, or the state was dropped. A full disk is no error.
-    pub fn step(&self) -> Result<MergeStep, EngineError> {
-        self.store.merge_step(&self.store.merge_progress())
+    pub fn step(&self, size: MergeSize) -> Result<MergeStep, EngineError> {
+        self.store.merge_step(size, &self.store.merge_progress())
     }
 
     /// Closes merged files that nobody reads any more. Blocks: the file system may have much room to free. Returns

@@ -62,7 +62,7 @@ pub use read_view::{HistoryChange, ReadView, Reader};
 pub use read_view::{HistoryChanges, Scan};
 pub use snapshot::Snapshot;
 pub(crate) use staging::Staging;
-pub use store::MergeStep;
+pub use store::{MergeSize, MergeStep};
 
 use crate::ids::{Anchor, Hash, Revision};
 use std::fmt::Debug;

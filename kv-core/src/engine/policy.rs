@@ -40,16 +40,20 @@ fn class(bytes: u64) -> u32 {
     bytes.max(1).ilog2() / FAN.ilog2()
 }
 
-/// Returns what is merged next: of all that is due, what is done soonest. `garbage`: the files are much longer than
-/// what is needed of them.
-pub(super) fn next(runs: &[Shape], garbage: bool) -> Option<Plan> {
+/// Returns what is merged next: of all that is due and takes at most `most` bytes, what is done soonest. `garbage`: the
+/// files are much longer than what is needed of them.
+pub(super) fn next(runs: &[Shape], garbage: bool, most: u64) -> Option<Plan> {
     let plan = |inputs: Range<usize>| {
         let bottom = inputs.end == runs.len();
         Plan { bytes: runs[inputs.clone()].iter().map(|run| run.bytes).sum(), inputs, bottom }
     };
     let is_free = |run: &Shape| run.into.is_none() && runs.iter().all(|other| other.into != Some(run.id));
+    let fits = |plan: &Plan| plan.bytes <= most;
     if garbage && runs.len() > 1 && runs.iter().all(is_free) {
-        return Some(plan(0..runs.len()));
+        let all = Some(plan(0..runs.len())).filter(fits);
+        if all.is_some() {
+            return all;
+        }
     }
     let begun = runs.chunk_by(|one, other| one.into == other.into).scan(0, |at, chunk| {
         let start = *at;
@@ -81,11 +85,11 @@ pub(super) fn next(runs: &[Shape], garbage: bool) -> Option<Plan> {
         found
     });
     let shortest = |plan: &Plan| plan.bytes;
-    let begun = begun.min_by_key(shortest);
+    let begun = begun.filter(fits).min_by_key(shortest);
     let windows = if runs.len() > MOST { 0..runs.len() - FAN + 1 } else { 0..0 };
     let windows = windows.map(|start| start..start + FAN);
     let free = windows.filter(|window| runs[window.clone()].iter().all(is_free));
-    let new = similar.chain(free).map(plan).min_by_key(shortest);
+    let new = similar.chain(free).map(plan).filter(fits).min_by_key(shortest);
     match (begun, new) {
         (Some(begun), Some(new)) if new.bytes >= begun.bytes / SOONER => Some(begun),
         (begun, new) => new.or(begun),
@@ -102,7 +106,7 @@ mod tests {
 
     fn merged(runs: &[u64], garbage: bool) -> Option<(Range<usize>, bool)> {
         let runs: Vec<_> = runs.iter().map(|bytes| (*bytes, None)).collect();
-        next(&shapes(&runs), garbage).map(|plan| (plan.inputs, plan.bottom))
+        next(&shapes(&runs), garbage, u64::MAX).map(|plan| (plan.inputs, plan.bottom))
     }
 
     #[test]
@@ -126,11 +130,24 @@ mod tests {
     #[test]
     fn what_is_begun_is_ended_and_nothing_merges_across_it() {
         let runs = [(20, None), (20, None), (99, None), (50, Some(2)), (50, Some(2)), (20, None)];
-        let plan = next(&shapes(&runs), true).unwrap();
+        let plan = next(&shapes(&runs), true, u64::MAX).unwrap();
         assert_eq!((plan.inputs, plan.bottom), (3..5, false));
-        assert!(next(&shapes(&runs[..5]), true).unwrap().bottom);
+        assert!(next(&shapes(&runs[..5]), true, u64::MAX).unwrap().bottom);
         let small = [(1, None), (1, None), (1, None), (1, None), (99, None), (50, Some(4))];
-        assert_eq!(next(&shapes(&small), true).unwrap().inputs, 0..4);
+        assert_eq!(next(&shapes(&small), true, u64::MAX).unwrap().inputs, 0..4);
+    }
+
+    #[test]
+    fn what_takes_too_much_is_left_for_later() {
+        let all: Vec<_> = [1, 1, 1, 1, 20, 20, 20, 20].into_iter().map(|bytes| (bytes, None)).collect();
+        let next = |most| next(&shapes(&all), true, most).map(|plan| plan.inputs);
+        assert_eq!(next(84), Some(0..8));
+        assert_eq!(next(83), Some(0..4));
+        assert_eq!(next(3), None);
+        // What was begun, too.
+        let begun = [(1, None), (1, None), (1, None), (1, None), (99, None), (50, Some(4))];
+        assert_eq!(super::next(&shapes(&begun[4..]), false, 49), None);
+        assert_eq!(super::next(&shapes(&begun), false, 49).unwrap().inputs, 0..4);
     }
 
     /// Writes runs of these lengths, and merges after each of them until nothing is due. Returns the greatest number of
@@ -141,7 +158,7 @@ mod tests {
             runs.insert(0, Shape { id, bytes, into: None });
             put += bytes;
             written += bytes;
-            while let Some(plan) = next(&runs, false) {
+            while let Some(plan) = next(&runs, false, u64::MAX) {
                 written += plan.bytes;
                 let run = Shape { id, bytes: plan.bytes, into: None };
                 runs.splice(plan.inputs, [run]);
@@ -183,7 +200,7 @@ mod tests {
         for id in 0..20_000 {
             let bytes = [1, 2, 5, 30][rng.usize(..4)];
             runs.insert(0, Shape { id: 2 * id, bytes, into: None });
-            let Some(plan) = next(&runs, false) else { continue };
+            let Some(plan) = next(&runs, false, u64::MAX) else { continue };
             let into = runs[plan.inputs.start].into.unwrap_or(2 * id + 1);
             let mut left = STEP;
             let mut done = 0;

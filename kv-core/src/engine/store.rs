@@ -56,6 +56,8 @@ const PROGRESS_BYTES: u64 = 256 << 10;
 const FIXED: u64 = 16 << 10;
 /// A byte that is needed takes at most so many in a file: long keys are in the index too, and their zeros take two.
 const MOST_TAKEN: u64 = 8;
+/// A merge is small if it takes at most this part of all files.
+const SMALL_PART: u64 = 32;
 /// If merges fail or are late, a checkpoint waits for them above this number of runs.
 const MOST_RUNS: usize = 64;
 /// A merge that found no room is tried again after so many checkpoints: until then, it would only write in vain.
@@ -132,6 +134,14 @@ struct PutOff {
     bytes: u64,
     /// Until so many checkpoints were made.
     checkpoints: u64,
+}
+
+/// What may be merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MergeSize {
+    Any,
+    /// At most a small part of the state: while it is sent to another member, all files that are merged stay.
+    Small,
 }
 
 /// What a step of a merge came to.
@@ -282,7 +292,7 @@ impl Store {
         while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
             self.target.control.check()?;
             let merging = self.await_merge(&self.waits);
-            if self.merge_alone(merging, self.progress())? != MergeStep::Merged {
+            if self.merge_alone(merging, MergeSize::Any, self.progress())? != MergeStep::Merged {
                 break;
             }
         }
@@ -359,13 +369,14 @@ impl Store {
 
     /// Merges some runs, if it is time, up to some place. Blocks, for a moment. A full disk is no failure: the merge is
     /// only put off.
-    pub(super) fn merge_step(&self, progress: &Progress) -> Result<MergeStep, EngineError> {
-        self.merge_alone(lock(&self.merging), progress)
+    pub(super) fn merge_step(&self, size: MergeSize, progress: &Progress) -> Result<MergeStep, EngineError> {
+        self.merge_alone(lock(&self.merging), size, progress)
     }
 
     fn merge_alone(
         &self,
         mut put_off: MutexGuard<'_, Option<PutOff>>,
+        size: MergeSize,
         progress: &Progress,
     ) -> Result<MergeStep, EngineError> {
         self.target.control.check()?;
@@ -374,7 +385,7 @@ impl Store {
             let current = lock(&self.current);
             (current.base.clone(), current.checkpoints)
         };
-        let Some(plan) = self.plan(&base) else { return Ok(MergeStep::Idle) };
+        let Some(plan) = self.plan(&base, size) else { return Ok(MergeStep::Idle) };
         if put_off.is_some_and(|off| plan.bytes >= off.bytes && checkpoints < off.checkpoints) {
             return Ok(MergeStep::NoRoom);
         }
@@ -422,7 +433,7 @@ impl Store {
         (bytes_of(base.runs()), needed_of(&base))
     }
 
-    fn plan(&self, base: &Base) -> Option<Plan> {
+    fn plan(&self, base: &Base, size: MergeSize) -> Option<Plan> {
         let shapes: Vec<Shape> =
             base.runs().iter().map(|run| Shape { id: run.id, bytes: run.bytes(), into: run.into }).collect();
         let merged = lock(&self.state).merged;
@@ -430,7 +441,11 @@ impl Store {
         let most = most_bytes(needed, merged).saturating_add(self.sizes.step / 2);
         let kept = merged.map_or(0, |merged| merged.removals).min(base.range().most_changes());
         let garbage = bytes_of(base.runs()) > most || removals_of(base.runs()) > most_removals(needed, kept);
-        policy::next(&shapes, garbage)
+        let limit = match size {
+            MergeSize::Any => u64::MAX,
+            MergeSize::Small => bytes_of(base.runs()) / SMALL_PART,
+        };
+        policy::next(&shapes, garbage, limit)
     }
 
     fn merge(&self, base: &Base, plan: &Plan, progress: &Progress) -> Result<(), EngineError> {

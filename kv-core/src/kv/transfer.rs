@@ -3,7 +3,7 @@
 
 use super::lifetimes::Lifetimes;
 use super::{Limits, StateMachine, checkpoint};
-use crate::engine::{Disk, EngineError, Snapshot, Staging};
+use crate::engine::{Disk, EngineError, MergeSize, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
 use crate::message::{Chunk, ChunkEnd, Entry, LogPoint};
 use crate::storage::Storage;
@@ -52,6 +52,12 @@ impl Sources {
     #[must_use]
     pub fn latest(&self) -> Option<Snapshot> {
         self.latest.clone()
+    }
+
+    /// What may be merged: while a peer fetches a checkpoint, all files of that checkpoint stay, merged or not.
+    #[must_use]
+    pub fn merge_size(&self) -> MergeSize {
+        if self.kept.is_empty() { MergeSize::Any } else { MergeSize::Small }
     }
 
     /// Drops what no peer has requested recently.

@@ -109,7 +109,8 @@ fn next(shared: &Shared) -> Option<Turn<'_>> {
 }
 
 fn step(shared: &Shared, merger: &Merger) -> Result<MergeStep, EngineError> {
-    let done = merger.step();
+    let size = lock(&shared.sources).merge_size();
+    let done = merger.step(size);
     match &done {
         Ok(MergeStep::Idle | MergeStep::NoRoom) | Err(EngineError::Failed) => {}
         // What failed first is reported where it failed.

@@ -18,7 +18,7 @@ fn a_step_that_ends_in_a_deleted_key_does_not_revive_it() {
             tested.checkpoint_with(rows(padding));
         }
         let merger = tested.engine.merger().unwrap();
-        while merger.step().unwrap() == MergeStep::Merged {
+        while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
             tested.engine.merged();
             steps += 1;
             tested.check();
@@ -52,7 +52,7 @@ fn steps_that_end_anywhere_change_nothing_that_can_be_read() {
         past.retain(|at, _| *at + retention.revisions > tested.revision);
         assert!(past.len() > 3);
         let merger = tested.engine.merger().unwrap();
-        while merger.step().unwrap() == MergeStep::Merged {
+        while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
             tested.engine.merged();
             steps += 1;
             tested.check();
@@ -102,7 +102,7 @@ fn what_was_merged_under_load_is_not_merged_again() {
     let alone = again.merge();
     let merger = tested.engine.merger().unwrap();
     let mut steps = 0;
-    while merger.step().unwrap() == MergeStep::Merged {
+    while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
         tested.engine.merged();
         steps += 1;
         if steps <= 3 {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A snapshot is kept this long for a peer that requests no more of it. Meanwhile, its files take room on the disk.
+/// A snapshot is kept this long for a peer that requests no more of it. Meanwhile, pages of the disk cannot be reused.
 const KEPT: Duration = Duration::from_secs(30);
 
 /// The checkpoints that peers fetch.
@@ -74,7 +74,7 @@ impl Receiver {
     /// # Errors
     /// If the disk fails.
     pub fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Self, EngineError> {
-        let staging = Staging::open(&storage, limits.checkpoint_bytes)?;
+        let staging = Staging::open(&storage)?;
         Ok(Self { storage, limits, staging })
     }
 
@@ -92,7 +92,7 @@ impl Receiver {
     pub fn stage(&mut self, at: Anchor, chunk: &Chunk) -> Result<bool, EngineError> {
         if chunk.after.is_empty() {
             self.staging = None;
-            self.staging = Some(Staging::begin(&self.storage, self.limits.checkpoint_bytes, at)?);
+            self.staging = Some(Staging::begin(&self.storage, at)?);
         }
         let Some(staging) = self.staging.as_mut().filter(|staging| staging.at() == at) else {
             return Ok(false);
@@ -231,7 +231,7 @@ impl StateMachine {
     }
 
     fn open_aside(storage: &Arc<dyn Storage>, limits: &Limits) -> Result<Option<Self>, EngineError> {
-        let opened = Disk::open_aside(storage.clone(), limits.cache_bytes, limits.checkpoint_bytes)?;
+        let opened = Disk::open_aside(storage.clone(), limits.cache_bytes)?;
         if opened.exists() { Self::of(opened, limits.clone()).map(Some) } else { Ok(None) }
     }
 

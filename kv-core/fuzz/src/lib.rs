@@ -4,20 +4,18 @@ mod dice;
 mod disks;
 mod node;
 mod snapshot;
-mod state;
 mod wire;
 
 pub use disks::{journal, superblock};
 pub use node::replica;
 pub use snapshot::snapshot;
-pub use state::state;
 pub use wire::{hello, requests, stream, wire};
 
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 8] = [
     ("wire", wire),
     ("stream", stream),
     ("hello", hello),
@@ -26,5 +24,4 @@ pub const TARGETS: [Target; 9] = [
     ("superblock", superblock),
     ("replica", replica),
     ("snapshot", snapshot),
-    ("state", state),
 ];

@@ -9,7 +9,6 @@ use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
-use super::merges::MergeQueue;
 use super::pool::Pool;
 use super::quota::Accounts;
 use super::rate::Bucket;
@@ -23,7 +22,7 @@ use super::writer::WriteQueue;
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{MemberId, Op, View};
 use crate::journal::LogReader;
-use crate::kv::{Progress, Sources, StateReader};
+use crate::kv::{Sources, StateReader};
 use crate::wire::Expectation;
 use kv_transport::Transport;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,10 +61,6 @@ pub(super) struct Shared {
     pub(super) writes: Monitor<WriteQueue>,
     /// To the applier thread.
     pub(super) applier_queue: Monitor<ApplierQueue>,
-    /// The progress of what the applier thread reads.
-    pub(super) applier_reads: Progress,
-    /// To the thread that merges files of the state.
-    pub(super) merges: Monitor<MergeQueue>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
     /// To the thread that reads for the peers.
@@ -155,8 +150,6 @@ impl Shared {
             incoming: Incoming::default(),
             writes: Monitor::watched(&parts.quiet),
             applier_queue: Monitor::watched(&parts.quiet),
-            applier_reads: Progress::default(),
-            merges: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
             peers: Pool::watched(&parts.quiet),
             idle: parts.quiet,

@@ -2,7 +2,6 @@
 
 mod gate;
 mod in_process;
-mod merges;
 mod readers;
 mod states;
 mod turns;

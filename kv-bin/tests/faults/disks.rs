@@ -25,8 +25,10 @@ pub(crate) async fn full(rounds: u32) -> Row {
         let mut n = 0;
         // Where it would make a journal file it waits, elsewhere it ends.
         let waits = |bench: &Bench| bench.cluster.log(1).matches("acknowledges nothing and waits").count();
+        let has_room =
+            |bench: &mut Bench, before| bench.cluster.has_ended(1).is_none() && waits(bench) == before;
         let before = waits(&bench);
-        while bench.cluster.has_ended(1).is_none() && waits(&bench) == before {
+        while has_room(&mut bench, before) {
             bench.client.put(format!("big/{n}"), big.clone()).await.expect("the others go on");
             n += 1;
         }
@@ -48,14 +50,14 @@ pub(crate) async fn full(rounds: u32) -> Row {
                 bench.cluster.restart(1);
             }
             let before = waits(&bench);
-            let ended = async {
-                while bench.cluster.has_ended(1).is_none() && waits(&bench) == before {
+            let full_again = async {
+                while has_room(&mut bench, before) {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
             tokio::select! {
                 () = level(&client, &[0, 1, 2]) => break,
-                () = ended => {}
+                () = full_again => {}
             }
         }
     }

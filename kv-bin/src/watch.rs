@@ -10,7 +10,8 @@ use kv_core::client::{Event, Revision};
 use kv_core::error::WatchError;
 use serde_json::{Map, Value};
 
-/// Prints a line for each change, until a signal arrives or the requested number has been printed.
+/// Prints a line for each change, until the requested number has been printed. If no number was requested, it goes on
+/// until a signal arrives, which is then no failure.
 pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Result<(), Failure> {
     let encoding = args.encoding;
     let prefix = encoding.read("prefix", args.prefix)?;
@@ -29,7 +30,13 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
     while left > 0 {
         let event = tokio::select! {
             event = events.next() => event,
-            _ = signals.next() => break,
+            signal = signals.next() => match args.limit {
+                None => break,
+                Some(limit) => {
+                    let printed = limit - left;
+                    return Err(signal.ended(format!("{signal} after {printed} of {limit} changes")));
+                }
+            },
         };
         let Some(event) = event else { break };
         let event = event.map_err(|error| failure(error, seen, args.from))?;

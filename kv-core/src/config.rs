@@ -342,10 +342,9 @@ pub struct Options {
     /// So for a time of `read_lease` after its start, it sends nothing that could complete a primary's replacement.
     pub read_lease: Duration,
     /// How far wall clocks may be set forward during an outage of all members, without making a key or a client's lease
-    /// expire early. (A member also counts as down if it runs, but the others cannot reach it when the outage ends.)
-    /// For expiry, members use wall clocks only to find out how long an outage lasted. After it, clients' leases and
-    /// keys with a time to live expire late by up to this value. Members may have different values. Default 5 s; at
-    /// most 1 h.
+    /// expire early. (A running member counts as down if the others cannot reach it when the outage ends.) For expiry,
+    /// members use wall clocks only to find out how long an outage lasted. After it, clients' leases and keys with a
+    /// time to live expire late by up to this value. It may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Maximum number of log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to
     /// 256.
@@ -375,7 +374,7 @@ pub struct Options {
     /// Rate at which a member reads its journal and its state again to find damage, in bytes per second; 0 disables the
     /// search. The member fetches intact copies of damaged data from another member. Default 1 MiB; 0 to 1 GiB.
     pub scrub_bytes_per_second: u64,
-    /// Maximum memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
+    /// Maximum memory for the cache of the state, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
     /// Maximum number of client sessions. (A session is the cluster's record of one client.) A further session evicts
     /// the session that has been silent longest. Fixed when the cluster forms. Default 10,000; 1 to 1,000,000.

@@ -92,8 +92,8 @@ pub(crate) struct ConnectArgs {
     #[arg(long, env = "KV_TLS_NAME", value_name = "NAME")]
     pub(crate) tls_name: Option<String>,
 
-    /// Fail if the cluster does not answer within this time, retries included. It limits each request of `kv watch` and
-    /// `kv lock`, but not how long they wait for a change or for the lock.
+    /// Fail if the cluster does not answer within this time, retries included. `kv watch` has this limit only until it
+    /// is connected. For `kv lock`, the limit applies to each request, but not to the wait for the lock.
     #[arg(long, env = "KV_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = time(DurationArg::ms(1)..=DurationArg::ms(365 * 24 * 3600 * 1000)))]
     pub(crate) timeout: DurationArg,
 }

@@ -27,6 +27,11 @@ const SIGNALS: [Signal; 6] =
 const TABLE: &[(&str, &[&str], [End; 6])] = &[
     ("serving", &["serve"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
     ("put", &["watch", "--from", "1"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
+    (
+        "put",
+        &["watch", "--from", "1", "--limit", "1000"],
+        [Code(129), Code(130), Code(143), Killed, Killed, GoesOn],
+    ),
     ("members", &["top", "--json"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
     (
         "",

@@ -25,8 +25,10 @@ pub(crate) async fn full(rounds: u32) -> Row {
         let mut n = 0;
         // Where it would make a journal file it waits, elsewhere it ends.
         let waits = |bench: &Bench| bench.cluster.log(1).matches("acknowledges nothing and waits").count();
+        let has_room =
+            |bench: &mut Bench, before| bench.cluster.has_ended(1).is_none() && waits(bench) == before;
         let before = waits(&bench);
-        while bench.cluster.has_ended(1).is_none() && waits(&bench) == before {
+        while has_room(&mut bench, before) {
             bench.client.put(format!("big/{n}"), big.clone()).await.expect("the others go on");
             n += 1;
         }
@@ -38,8 +40,8 @@ pub(crate) async fn full(rounds: u32) -> Row {
         for n in 0..n {
             bench.client.delete(format!("big/{n}")).await.expect("the others go on");
         }
-        // A member that was behind for long needs room for a peer's state beside its own: then it ends once more, and
-        // reports that.
+        // A member that was behind for long needs room for a peer's state beside its own: then it ends or waits once
+        // more, and reports that.
         for more in 0.. {
             assert!(more < 4, "it needs no {megabytes} MiB");
             megabytes *= 2;
@@ -47,14 +49,15 @@ pub(crate) async fn full(rounds: u32) -> Row {
             if bench.cluster.has_ended(1).is_some() {
                 bench.cluster.restart(1);
             }
-            let ended = async {
-                while bench.cluster.has_ended(1).is_none() {
+            let before = waits(&bench);
+            let full_again = async {
+                while has_room(&mut bench, before) {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
             tokio::select! {
                 () = level(&client, &[0, 1, 2]) => break,
-                () = ended => {}
+                () = full_again => {}
             }
         }
     }

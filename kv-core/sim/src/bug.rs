@@ -178,8 +178,14 @@ bugs! {
     NoSync,
     /// New and renamed files are not made durable in their directory.
     NoDirectorySync,
-    /// What the system's cache returns of the state is trusted, although a failed sync may have dropped it.
-    CacheBelieved,
     /// A failed sync is tried again, and then trusted.
     FailedSyncRetried,
+    /// A merge leaves out what removes a key, though older runs still hold the key.
+    RemovalsLeftOut,
+    /// Files are removed before it is durable that the manifest does not name them any more.
+    ManifestUnsynced,
+    /// The manifest names files that are not durable.
+    FilesUnsynced,
+    /// A merge puts its run behind older ones, so that they hide what is newer.
+    OldRunsFirst,
 }

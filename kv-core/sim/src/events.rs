@@ -109,6 +109,8 @@ pub(super) enum Due {
     Apply,
     /// The engine has completed its checkpoint.
     Checkpoint,
+    /// A step of a merge of files of the state is done.
+    Merge,
     /// The disk has completed a task of a state transfer.
     Transfer,
     /// The next piece of a snapshot has been read for a peer.

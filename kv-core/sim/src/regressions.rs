@@ -70,4 +70,8 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         "the member with the log and the one with the entry missing in it knew no common hash, and the views changed for ever",
     ),
     (18_021, "a member asked sources without a state again and again, while the one that has it was slow"),
+    (
+        1513,
+        "the simulated disk undid damage in a power cut, where a write had once failed to sync and was then repeated",
+    ),
 ];

@@ -18,7 +18,7 @@ use kv_transport::Transport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::RangeBounds;
-use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -91,16 +91,19 @@ struct Shared {
     members: Vec<MemberInfo>,
     limits: Limits,
     /// The member that runs in this process, if there is one.
-    ///
-    /// This is asserted to be unwind safe: code that catches a panic can continue to use the client, because a read
-    /// that panics leaves nothing half changed in the member.
-    local: Option<AssertUnwindSafe<Arc<dyn LocalMember>>>,
+    local: Option<Arc<dyn LocalMember>>,
     deadline: Duration,
 }
 
+// Code that catches a panic can continue to use the client: a call that panics leaves nothing half changed, neither in
+// the client nor in the member of this process. This is not left to the compiler, because the answer would depend on
+// the features of tokio that the application chooses: with `parking_lot`, tokio's channels are not unwind safe.
+impl UnwindSafe for Client {}
+impl RefUnwindSafe for Client {}
+
 /// Applications may rely on this.
 const _: () = {
-    const fn check<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+    const fn check<T: Send + Sync>() {}
     check::<Client>();
 };
 
@@ -113,7 +116,7 @@ pub struct MemberReport {
     /// The address at which the client reaches the member.
     pub address: String,
     /// Whether the member stores data or is a witness, a member that stores no data. The role is configured. It does
-    /// not tell which member is the primary.
+    /// not depend on which member is the primary.
     pub role: Role,
     /// The status of the member, or the reason why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,
@@ -162,7 +165,7 @@ impl Client {
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
             members,
             limits,
-            local: local.map(AssertUnwindSafe),
+            local,
             deadline,
         };
         Self { shared: Arc::new(shared) }

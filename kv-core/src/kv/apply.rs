@@ -36,8 +36,8 @@ impl Applied {
     }
 }
 
-/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The tree reads the
-/// values although they are not returned. Equal on all members, because it decides what a request does.
+/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The engine reads
+/// the values although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
 /// How many bytes the requests of one entry may return and rewrite together: they are all in memory at once.
@@ -213,8 +213,8 @@ impl StateMachine {
             if more {
                 break;
             }
-            let numbers = record::split(&head)?.0;
-            bytes += scan.value_bytes();
+            let numbers = Numbers { stored: scan.value_bytes(), ..record::split(&head)?.0 };
+            bytes += numbers.stored;
             keys.push((key, numbers));
             count += 1;
         }
@@ -311,14 +311,16 @@ impl StateMachine {
             modified: at,
             version: found.map_or(1, |found| found.version.saturating_add(1)),
             ends,
+            stored: 0,
         };
-        self.engine.write(key, at, KeyChange::Set(record::encode(numbers, value)));
+        let former = found.map(|found| found.stored);
+        self.engine.write(key, at, KeyChange::Set(record::encode(numbers, value)), former);
     }
 
     /// Removes an existing key.
     fn remove(&mut self, at: Revision, key: &[u8], found: Numbers, how: KeyChange) {
         self.lifetimes.moved(key, found.ends, KeyDeadline::default(), None);
-        self.engine.write(key, at, how);
+        self.engine.write(key, at, how, Some(found.stored));
     }
 
     /// Returns the numbers of a key's record, and whether the condition holds.

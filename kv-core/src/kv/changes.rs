@@ -7,7 +7,7 @@ use crate::ids::Revision;
 use crate::message::{Event, Position};
 use bytes::Bytes;
 
-/// The most steps in one call: one for each change, also of other keys, and one for each 256 bytes read for it.
+/// The most steps in one call: one for each change, also of other keys.
 pub(super) const MAX_STEPS: usize = if cfg!(test) { 1024 } else { 16_384 };
 
 /// A query for changes.
@@ -86,9 +86,8 @@ impl StateReader {
             return Ok(Err(Compacted { oldest: floor.max(self.floor(view)) }));
         }
         let (mut events, mut bytes, mut last) = (Vec::new(), 0, query.after.clone());
-        let mut steps = 0;
-        for change in view.changes(*revision, key.as_deref())? {
-            let HistoryChange { revision, key, steps: taken } = change?;
+        for (steps, change) in view.changes(*revision, key.as_deref())?.enumerate() {
+            let HistoryChange { revision, key } = change?;
             let mut full = events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS;
             if !full && *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
                 let event = event(view, revision, key.clone(), query.previous)?;
@@ -105,7 +104,6 @@ impl StateReader {
                 return Ok(Ok(ChangePage { events, next, more: true }));
             }
             last = Position { revision, key: Some(key) };
-            steps += taken;
         }
         let reached = view.revision() >= query.after.revision;
         let next = if reached { Position::after(view.revision()) } else { query.after.clone() };

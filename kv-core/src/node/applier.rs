@@ -2,11 +2,12 @@
 //! starts checkpoints, each on a thread of its own.
 
 use super::StopReason;
+use super::merges;
 use super::shared::Shared;
 use super::sync::lock;
 use super::transfer::{self, Task};
 use super::watches;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, steps};
 use crate::ids::{Instant, Op};
 use crate::journal::JournalReadError;
 use crate::kv::{
@@ -58,6 +59,10 @@ pub(super) struct ApplierQueue {
     commit: Op,
     /// The progress of the running checkpoint.
     pub(super) merging: Option<Progress>,
+    /// Files of the state were merged, or that has failed.
+    pub(super) merged: Option<Result<(), EngineError>>,
+    /// Files that were merged are still read, perhaps only by views that readers have left since.
+    pub(super) release: bool,
     /// The result of the checkpoint that has ended.
     done: Option<Result<CheckpointDone, EngineError>>,
     /// A checkpoint waits until the journal is durable. The journal thread resets this.
@@ -107,6 +112,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let opened =
         shared.applier_queue.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
     let Some(Opened { state, receiver, storage }) = opened else { return };
+    steps::report_to(shared.applier_reads.clone());
     let mut applier = Applier {
         shared: shared.clone(),
         state: state.map(Box::new),
@@ -127,9 +133,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
         applier.open_aside();
     }
     applier.report_deadlines();
+    applier.consider_merges();
     if let Err(reason) = applier.run() {
-        tracing::error!(%reason, "cannot apply an entry: this member stops");
-        shared.hand_over_and_stop(reason);
+        shared.part_failed("cannot apply an entry", &reason, reason.clone());
     }
     if let Some(thread) = applier.checkpoint {
         // The result does not matter here: the guard has recorded a panic.
@@ -185,12 +191,15 @@ enum ApplierAction {
     Apply(Op),
     Expire(ExpiryQuery),
     Finish(Result<CheckpointDone, EngineError>),
+    Merged(Result<(), EngineError>),
     Transfer(Task),
     Checkpoint,
     Lose(EngineError),
     Reopen,
     /// The journal has caught up, and a checkpoint was waiting for that.
     Retry,
+    /// Readers may have left views that are not freed yet.
+    Prune,
     /// Readers hold so much memory that the applier must wait until they release it.
     Release,
     Stop,
@@ -219,11 +228,13 @@ impl Applier {
             ApplierAction::Apply(through) => self.apply(through)?,
             ApplierAction::Expire(ask) => self.expire(ask),
             ApplierAction::Finish(result) => self.finish(result)?,
+            ApplierAction::Merged(result) => self.merged(result)?,
             ApplierAction::Transfer(task) => self.transfer(task)?,
             ApplierAction::Checkpoint if self.state.is_none() => self.advance_set_aside_state(),
             ApplierAction::Checkpoint => self.asked = true,
             ApplierAction::Lose(error) => return Err(error.into()),
             ApplierAction::Reopen => self.open_aside(),
+            ApplierAction::Prune => self.prune(),
             ApplierAction::Release => self.release(),
             ApplierAction::Retry | ApplierAction::Stop => {}
         }
@@ -244,6 +255,7 @@ impl Applier {
             // The result of that checkpoint is discarded too.
             let _ = thread.join();
         }
+        merges::wait(&self.shared);
         self.shared.applier_queue.with(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
         StateMachine::set_aside(&*self.storage)?;
         self.open_aside();
@@ -292,6 +304,7 @@ impl Applier {
                 if self.state.is_some() {
                     self.aside = None;
                 }
+                self.consider_merges();
                 if matches!(result, Input::SnapshotInstalled { .. }) {
                     // The frozen state belongs to the old state.
                     self.frozen = None;
@@ -326,6 +339,9 @@ impl Applier {
                 Some(ApplierAction::Lose(error))
             } else if std::mem::take(&mut plan.reopen) && applied.is_none() {
                 Some(ApplierAction::Reopen)
+            } else if let Some(result) = plan.merged.take() {
+                // Before a checkpoint that failed because a merge had failed: this one knows the reason.
+                Some(ApplierAction::Merged(result))
             } else if let Some(result) = plan.done.take() {
                 Some(ApplierAction::Finish(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
@@ -334,6 +350,8 @@ impl Applier {
                 Some(ApplierAction::Expire(ask))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(ApplierAction::Apply(plan.commit.min(applied.advance(RUN))))
+            } else if std::mem::take(&mut plan.release) {
+                Some(ApplierAction::Prune)
             } else if std::mem::take(&mut plan.asked) {
                 Some(ApplierAction::Checkpoint)
             } else if waits_for_journal && !plan.wants_durable {
@@ -350,6 +368,10 @@ impl Applier {
     /// that is due begins.
     fn release(&mut self) {
         self.shared.applier_queue.pause(PACE);
+        self.prune();
+    }
+
+    fn prune(&mut self) {
         if let Some(state) = &mut self.state {
             state.release();
         }
@@ -492,7 +514,32 @@ impl Applier {
             let _ = thread.join();
         }
         tracing::debug!(op = %anchor.op, "checkpoint is durable");
+        self.consider_merges();
         self.shared.inbox.checkpointed(anchor);
         Ok(())
+    }
+
+    /// Files of the state were merged: what is read from now on is read from the new ones.
+    fn merged(&mut self, result: Result<(), EngineError>) -> Result<(), StopReason> {
+        match result {
+            // Nobody has the state that could replace it. What is intact can still be read: merges are tried again
+            // later. Steps before may have succeeded.
+            Err(error @ EngineError::Damaged { .. }) if !self.shared.can_replace_state(&error) => {
+                tracing::error!(%error, "cannot merge files of the state: they are damaged");
+            }
+            result => result?,
+        }
+        if let Some(state) = &mut self.state {
+            state.finish_merge();
+            lock(&self.shared.sources).publish(state.snapshot());
+        }
+        // The files that are not used any more now are closed by the thread that merges: that may take a while.
+        self.consider_merges();
+        Ok(())
+    }
+
+    fn consider_merges(&self) {
+        let merger = self.state.as_ref().and_then(|state| state.merger());
+        self.shared.merges.change(|queue| queue.consider(merger));
     }
 }

@@ -39,8 +39,8 @@ pub(super) struct Driver {
     applied: Op,
     /// When something was last applied, or when there was last nothing to apply.
     applying_since: Instant,
-    /// The progress of the running checkpoint at the last check.
-    merged: u64,
+    /// The progress of the running checkpoint, and of the applier's reads, at the last check.
+    progress: (u64, u64),
     peers_updated: Instant,
     /// The earliest deadlines of the applied state.
     deadlines: Deadlines,
@@ -61,7 +61,7 @@ impl Driver {
             commit: applied,
             applied,
             applying_since: Instant::ZERO,
-            merged: 0,
+            progress: (0, 0),
             peers_updated: Instant::ZERO,
             deadlines: Deadlines::default(),
             reaper,
@@ -164,13 +164,15 @@ impl Driver {
     }
 
     /// Rule V8: a state that waits for a checkpoint does not count as hanging while the checkpoint makes progress.
+    /// Neither does a state that reads much for one request.
     fn report_progress(&mut self) {
         if self.commit <= self.applied {
             return;
         }
-        let merged = self.shared.applier_queue.with(|plan| plan.merging.as_ref().map(Progress::steps));
-        if let Some(merged) = merged.filter(|merged| *merged != self.merged) {
-            self.merged = merged;
+        let checkpoint = self.shared.applier_queue.with(|plan| plan.merging.as_ref().map(Progress::steps));
+        let progress = (checkpoint.unwrap_or(self.progress.0), self.shared.applier_reads.steps());
+        if progress != self.progress {
+            self.progress = progress;
             self.step(Input::Applying);
         }
     }

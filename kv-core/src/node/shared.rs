@@ -9,6 +9,7 @@ use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
+use super::merges::MergeQueue;
 use super::pool::Pool;
 use super::quota::Accounts;
 use super::rate::Bucket;
@@ -22,7 +23,7 @@ use super::writer::WriteQueue;
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{MemberId, Op, View};
 use crate::journal::LogReader;
-use crate::kv::{Sources, StateReader};
+use crate::kv::{Progress, Sources, StateReader};
 use crate::wire::Expectation;
 use kv_transport::Transport;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +62,10 @@ pub(super) struct Shared {
     pub(super) writes: Monitor<WriteQueue>,
     /// To the applier thread.
     pub(super) applier_queue: Monitor<ApplierQueue>,
+    /// The progress of what the applier thread reads.
+    pub(super) applier_reads: Progress,
+    /// To the thread that merges files of the state.
+    pub(super) merges: Monitor<MergeQueue>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
     /// To the thread that reads for the peers.
@@ -150,6 +155,8 @@ impl Shared {
             incoming: Incoming::default(),
             writes: Monitor::watched(&parts.quiet),
             applier_queue: Monitor::watched(&parts.quiet),
+            applier_reads: Progress::default(),
+            merges: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
             peers: Pool::watched(&parts.quiet),
             idle: parts.quiet,
@@ -191,6 +198,16 @@ impl Shared {
     /// whose knowledge is still correct.
     pub(super) fn hand_over_and_stop(&self, reason: StopReason) {
         set_once(&self.retiring, reason);
+    }
+
+    /// A part of the node has failed, although what the member knows is still correct: logs this, hands over the
+    /// primary role, and then stops. While the node ends, the fence closes the files to its parts. Then they fail,
+    /// too, but this is no failure of the disk, and nothing happens.
+    pub(super) fn part_failed(&self, what: &'static str, error: &dyn std::fmt::Display, reason: StopReason) {
+        if !self.fence.load(Ordering::SeqCst) {
+            tracing::error!(%error, "{what}: this member stops");
+            self.hand_over_and_stop(reason);
+        }
     }
 
     /// Returns a guard that stops the node if the scope that it is in panics.

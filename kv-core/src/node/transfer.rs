@@ -1,6 +1,8 @@
 //! State transfer on a node: pieces of the own checkpoints for peers, read by the pool and sent at a bounded rate;
 //! pieces of another's for the applier thread, which stores them and puts the whole in the place of its state.
 
+use super::StopReason;
+use super::merges;
 use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
 use super::sync::lock;
@@ -90,8 +92,7 @@ impl Shared {
         } else if self.can_replace_state(&error) {
             self.applier_queue.change(|plan| plan.lost = Some((life, error)));
         } else {
-            tracing::error!(%error, "cannot read the state: this member stops");
-            self.hand_over_and_stop(error.into());
+            self.part_failed("cannot read the state", &error, StopReason::Engine(error.clone()));
         }
     }
 
@@ -120,6 +121,7 @@ pub(super) fn install(
     }
     shared.take_state();
     *state = None;
+    merges::wait(shared);
     let new = receiver.switch()?;
     let point = new.point();
     shared.set_state(new.reader());

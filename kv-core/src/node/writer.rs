@@ -102,9 +102,9 @@ pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option
     while let Some(batch) = shared.writes.wait(WriteQueue::take) {
         let (seqs, writes): (Vec<WriteSeq>, Vec<Write>) = batch.into_iter().unzip();
         if let Err(error) = journal.execute_at(shared.clock.now().wall, &writes) {
-            tracing::error!(%error, "the journal failed: this member stops");
             shared.writes.change(WriteQueue::fail);
-            return shared.hand_over_and_stop(StopReason::Journal(Arc::new(error)));
+            let error = Arc::new(error);
+            return shared.part_failed("the journal failed", &error, StopReason::Journal(error.clone()));
         }
         if writes.contains(&Write::Formation(FormationStep::Formatted))
             && let Some(StateOpener { storage, limits }) = opener.take()

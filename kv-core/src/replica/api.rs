@@ -74,7 +74,7 @@ pub enum Input {
         /// The last applied op.
         op: Op,
     },
-    /// Nothing was applied because a checkpoint must come first, and the checkpoint makes progress.
+    /// Nothing was applied, but there was progress: on a checkpoint that must come first, or on reading the state.
     Applying,
     /// The digest of the state after this op, at which members compare their digests.
     StateDigest {

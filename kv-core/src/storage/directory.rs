@@ -18,6 +18,9 @@ const PRIVATE_FILE: u32 = 0o600;
 /// The mode bits that give other accounts access.
 const OTHERS: u32 = 0o077;
 
+/// The mode bits that let other accounts create, rename and remove files in a directory.
+const OTHER_WRITERS: u32 = 0o022;
+
 /// Why a data directory was refused. Each error names the obstacle and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -161,17 +164,18 @@ fn check_name(path: &Path, held: &fs::File) -> io::Result<()> {
     }
 }
 
-/// Logs a warning if other accounts of this machine can read the directory, which someone else or an earlier version
-/// may have created.
+/// Logs a warning if other accounts of this machine can read files in the directory or write to it. Someone else or an
+/// earlier version may have created it.
 fn warn_of_readers(path: &Path) {
-    let lets_others_in =
-        |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHERS != 0);
-    if !lets_others_in(path) {
+    let mode_of = |path: &Path| fs::metadata(path).map_or(0, |found| found.permissions().mode());
+    let mode = mode_of(path);
+    if mode & OTHERS == 0 {
         return;
     }
     let files = fs::read_dir(path).into_iter().flatten().flatten();
-    let readable = files.filter(|file| lets_others_in(&file.path())).count();
-    if readable > 0 {
+    let readable = files.filter(|file| mode_of(&file.path()) & OTHERS != 0).count();
+    // Whoever can write to a directory can replace the files in it, whatever their own modes are.
+    if readable > 0 || mode & OTHER_WRITERS != 0 {
         tracing::warn!(
             path = %path.display(),
             files = readable,

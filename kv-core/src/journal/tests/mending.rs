@@ -4,6 +4,7 @@
 use super::damage::{FIRST, overwrite, reopened, view_of, with_entries};
 use super::*;
 use crate::message::{Damage, EntryPastGap, Extent};
+use crate::storage::simulated::Kind;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -388,4 +389,25 @@ fn d6b_a_crash_while_damage_ends_leaves_it_reported_or_repaired() {
         assert_eq!((head(&recovered), recovered.is_damaged()), (7, false), "seed {seed}");
     }
     assert!(done.iter().all(|count| *count > 0), "{done:?}");
+}
+
+/// Rule D4: the copy that recovery wrote again is the only one, so damage to it outlasts a power cut.
+#[test]
+fn d4_an_entry_that_was_written_again_after_a_failed_sync_can_be_damaged() {
+    let (disk, mut journal, entries) = with_entries(5);
+    disk.fail_next(Kind::Sync);
+    let last = entry_after(entries.last(), 6, 100);
+    assert!(journal.execute(&[Write::Append(vec![last])]).is_err());
+    drop(journal);
+    disk.kill();
+    let (journal, recovered) = open(&disk).unwrap();
+    assert_eq!((head(&recovered), recovered.is_damaged()), (6, false));
+    drop(journal);
+    disk.kill();
+    spoil(&disk, 6);
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.is_damaged()), (5, true));
+    disk.crash_losing_all();
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.is_damaged()), (5, true));
 }

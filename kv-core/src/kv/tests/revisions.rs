@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::message::{Answer, Position, Query};
-use crate::storage::simulated::Disk;
 
 fn skip(session: SessionId, number: u64, to: Revision) -> Request {
     request(session, number, Operation::Command(Command::SkipRevisions { to }))

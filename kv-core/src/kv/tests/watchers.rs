@@ -4,7 +4,6 @@
 use super::*;
 use crate::ids::Instant;
 use crate::message::{Answer, WatchQuery, after_prefix, successor};
-use crate::storage::simulated::Disk;
 
 const NONE: Option<Position> = None;
 

@@ -5,7 +5,6 @@ use super::changes::MAX_STEPS;
 use super::*;
 use crate::engine::steps;
 use crate::message::{Answer, LeaseCommand, Query, WatchQuery};
-use crate::storage::simulated::Disk;
 
 /// The steps of a page: one each for the cursor and the version, and some overhead.
 const PAGE: usize = 3 * MAX_STEPS;

@@ -5,6 +5,7 @@ use super::*;
 use crate::engine::EngineError;
 use crate::ids::{Anchor, Hash, Revision, Timestamp};
 use crate::message::{Answer, EntryMeta, FormationStep, LogPoint, Query, Recovered};
+use crate::node::StopReason;
 use crate::node::driver::Driver;
 use crate::node::reads::Reads;
 use crate::node::reply::{Admission, Outbox, Responder};
@@ -81,4 +82,16 @@ async fn d7_the_durable_op_goes_back_when_the_log_is_rebased() {
     let point = LogPoint { anchor, next_revision: Revision::new(6), timestamp: Timestamp::new(5) };
     driver.step(Input::SnapshotInstalled { point });
     assert_eq!(shared.durable_op(), Op::new(5));
+}
+
+/// While a node ends, its files are closed to its parts. A part that meets this has not failed: nothing is logged, and
+/// nobody is asked to take over.
+#[tokio::test]
+async fn a_part_that_meets_closed_files_has_not_failed() {
+    for ended in [false, true] {
+        let bench = Bench::new();
+        bench.shared.fence.store(ended, Ordering::SeqCst);
+        bench.shared.part_failed("the journal failed", &"the node has stopped", StopReason::Dropped);
+        assert_eq!(bench.shared.retiring.borrow().is_some(), !ended);
+    }
 }

@@ -13,8 +13,6 @@ pub(super) struct Content {
     /// What a failed sync has dropped, although processes still see the new bytes. It is restored in a power cut.
     /// (Linux marks pages clean when their write-back fails.)
     dropped: Vec<(usize, Vec<u8>)>,
-    /// The number of the sync, counted from now, that fails (1 is the next).
-    pub(super) sync_fails: Option<u32>,
     /// Reads of these ranges fail.
     unreadable: Vec<Range<usize>>,
     /// Shared with the open handles.
@@ -87,13 +85,6 @@ impl Content {
         let tail = self.bytes.get(new_len..).unwrap_or_default().to_vec();
         self.unsynced.push(FileChange::Length { old_len, new_len, tail });
         self.bytes.resize(new_len, 0);
-    }
-
-    /// Counts a sync, and returns whether it must fail.
-    pub(super) fn is_sync_to_fail(&mut self) -> bool {
-        let left = self.sync_fails.take();
-        self.sync_fails = left.filter(|left| *left > 1).map(|left| left - 1);
-        left == Some(1)
     }
 
     pub(super) fn sync(&mut self) {
@@ -224,14 +215,21 @@ impl Content {
         }
     }
 
-    /// The present bytes in `range` are durable: a power cut does not restore what was there before a failed sync.
+    /// The present bytes in `range` are durable, so nothing is restored there any more: that would also undo damage
+    /// that was done to them since.
     fn keep(&mut self, range: Range<usize>) {
-        for (offset, old) in &mut self.dropped {
-            let (from, to) = (range.start.max(*offset), range.end.min(*offset + old.len()));
-            if from < to {
-                old[from - *offset..to - *offset].copy_from_slice(&self.bytes[from..to]);
+        let pieces = |(offset, mut old): (usize, Vec<u8>)| {
+            let end = offset + old.len();
+            let (from, to) = (range.start.clamp(offset, end), range.end.clamp(offset, end));
+            if from >= to {
+                return vec![(offset, old)];
             }
-        }
+            let after = old.split_off(to - offset);
+            old.truncate(from - offset);
+            vec![(offset, old), (to, after)]
+        };
+        let pieces = std::mem::take(&mut self.dropped).into_iter().flat_map(pieces);
+        self.dropped = pieces.filter(|(_, old)| !old.is_empty()).collect();
     }
 
     fn put_dropped_back(&mut self) {

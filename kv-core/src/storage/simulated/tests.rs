@@ -118,6 +118,39 @@ fn f_disk_10_data_of_a_failed_sync_is_lost_with_the_cache() {
     assert_eq!(disk.contents("a").unwrap(), bytes);
 }
 
+/// A disk whose file "a" consists of ones, after a sync has failed that should have replaced them by twos.
+fn disk_with_a_failed_sync() -> (Disk, Arc<dyn File>) {
+    let (disk, file) = disk_with("a", &[1; 1536]);
+    disk.fail_next(Kind::Sync);
+    file.write_at(&[2; 1536], 0).unwrap();
+    file.sync().unwrap_err();
+    (disk, file)
+}
+
+/// A simulated member lost an entry to a flipped bit, and a power cut brought the entry back.
+#[test]
+fn damage_to_what_was_written_again_after_a_failed_sync_lasts() {
+    let power_cuts: [fn(&Disk); 2] = [|disk| disk.crash_losing_all(), |disk| disk.crash(&mut rng(1))];
+    for power_cut in power_cuts {
+        let (disk, file) = disk_with_a_failed_sync();
+        file.write_at(&[2; 512], 512).unwrap();
+        file.sync().unwrap();
+        assert!(disk.flip_bit("a", 600, 0));
+        power_cut(&disk);
+        let mut expected = [[1; 512], [2; 512], [1; 512]].concat();
+        expected[600] = 3;
+        assert_eq!(disk.contents("a").unwrap(), expected);
+    }
+    let (disk, file) = disk_with_a_failed_sync();
+    file.write_at(&[2; 1536], 0).unwrap();
+    file.sync().unwrap();
+    assert!(disk.flip_bit("a", 600, 0));
+    disk.shorten("a", 1024);
+    file.drop_cache().unwrap();
+    let bytes = disk.contents("a").unwrap();
+    assert_eq!((bytes.len(), bytes[512], bytes[600]), (1024, 2, 3), "nothing of it waits to be restored");
+}
+
 #[test]
 fn a_failing_disk_fails_from_the_given_operation_on_until_the_crash() {
     let (disk, file) = disk_with("a", &[1; 512]);

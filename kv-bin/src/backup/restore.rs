@@ -1,6 +1,6 @@
 //! `kv restore`: writes a backup to a new cluster.
 
-use super::format::{FileError, Item, Part, Summary};
+use super::format::{Item, Part, Summary};
 use super::read::{self, Checked, check, open};
 use super::{MARKER, summary_json, unreadable};
 use crate::commands::print_either;
@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use clap::Args;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use kv_core::Client;
 use kv_core::client::{Lifetime, Revision};
 use kv_core::error::WriteError;
@@ -20,8 +20,14 @@ use std::io::{self, Seek as _};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-/// How many puts are in flight at once.
-const AT_ONCE: usize = 64;
+/// How many puts of one block are in flight at once.
+const AT_ONCE: usize = 32;
+
+/// How many blocks are put at once, at most.
+const BLOCKS: usize = 8;
+
+/// How many bytes of keys and values these blocks have together, at most. A larger block is put alone.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// How far the revisions of the new cluster begin above that of the backup, at least. A cluster keeps a billion
 /// revisions at most, so a revision that the former cluster took within a billion after the backup is compacted.
@@ -33,7 +39,7 @@ const MARGIN: u64 = 1 << 31;
 const PER_MS: u64 = 1 << 16;
 
 /// The greatest revision to which a cluster can be raised.
-const MOST: u64 = 1 << 61;
+const MOST_REVISION: u64 = 1 << 61;
 
 #[derive(Args, Debug)]
 #[command(
@@ -76,7 +82,7 @@ pub(crate) async fn restore(context: &Context, args: RestoreArgs, json: bool) ->
     let to = target(backup, now.get()).ok_or_else(|| {
         Failure::failed(format!(
             "the revisions of the cluster cannot go on above revision {backup} of the backup and time {now} of the \
-             cluster: {MOST} is the greatest allowed"
+             cluster: {MOST_REVISION} is the greatest allowed"
         ))
     })?;
     let Checked { summary, .. } = checked;
@@ -108,7 +114,7 @@ fn check_sizes(client: &Client, Checked { longest, .. }: &Checked) -> Result<(),
 /// restore of the same backup. `None` if no cluster allows it.
 fn target(backup: u64, now_ms: u64) -> Option<u64> {
     let to = backup.checked_add(MARGIN)?.max(now_ms.checked_mul(PER_MS)?);
-    Some(to).filter(|to| *to <= MOST)
+    Some(to).filter(|to| *to <= MOST_REVISION)
 }
 
 /// The value of the [`MARKER`]: what is being restored.
@@ -166,24 +172,19 @@ impl<'a> Run<'a> {
         Ok(Self { client, fence })
     }
 
-    /// Puts every key of the file, which is checked again: it may have changed since it was checked.
+    /// Puts every key of the file, which is checked again: it may have changed since it was checked. When this returns
+    /// without an error, every put has been answered.
     async fn write(&self, name: &Path, file: &File, checked: &Summary, json: bool) -> Result<(), Failure> {
         let (mut reader, _) = read::begin(name, file).map_err(unfinished)?;
         let mut progress = Progress::new("restored", json);
-        loop {
-            let part = reader.next().map_err(|error: FileError| unfinished(unreadable(name, &error)))?;
-            let items = match part {
-                Part::Records(items) => items,
-                Part::End(summary) if summary == *checked => return Ok(()),
-                Part::End(_) => {
-                    return Err(unfinished(Failure::failed("the file was changed during the restore")));
-                }
-            };
-            let (keys, bytes) = (items.len() as u64, items.iter().map(Item::bytes).sum());
-            let sent = stream::iter(items).map(|item| self.put(item));
-            sent.buffer_unordered(AT_ONCE).try_for_each(|()| async { Ok(()) }).await?;
-            progress.add(keys, bytes);
-        }
+        let mut next = || match reader.next() {
+            Ok(Part::Records(items)) => Ok(Some(items)),
+            Ok(Part::End(summary)) if summary == *checked => Ok(None),
+            Ok(Part::End(_)) => Err(Failure::failed("the file was changed during the restore")),
+            Err(error) => Err(unreadable(name, &error)),
+        };
+        let put = |item| self.put(item);
+        put_blocks(|| next().map_err(unfinished), put, |keys, bytes| progress.add(keys, bytes)).await
     }
 
     async fn put(&self, Item { key, value, ttl_ms, .. }: Item) -> Result<(), Failure> {
@@ -205,6 +206,35 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Puts the records of all blocks that `next` returns: of several blocks at once, so that the last puts of one block,
+/// or a large record, do not keep the others waiting. `done` is told how many records and bytes of a block were put.
+async fn put_blocks<P: Future<Output = Result<(), Failure>>>(
+    mut next: impl FnMut() -> Result<Option<Vec<Item>>, Failure>,
+    put: impl Fn(Item) -> P,
+    mut done: impl FnMut(u64, u64),
+) -> Result<(), Failure> {
+    let put_block = async |items: Vec<Item>, keys: u64, bytes: u64| {
+        let puts = stream::iter(items).map(&put).buffer_unordered(AT_ONCE);
+        puts.try_for_each(|()| async { Ok(()) }).await.map(|()| (keys, bytes))
+    };
+    let (mut under_way, mut held) = (FuturesUnordered::new(), 0);
+    let mut block = next()?;
+    loop {
+        let bytes: u64 = block.iter().flatten().map(Item::bytes).sum();
+        let fits = under_way.is_empty() || under_way.len() < BLOCKS && held + bytes <= MOST_BYTES;
+        if let Some(items) = block.take_if(|_| fits) {
+            held += bytes;
+            let keys = items.len() as u64;
+            under_way.push(put_block(items, keys, bytes));
+            block = next()?;
+            continue;
+        }
+        let Some((keys, bytes)) = under_way.try_next().await? else { return Ok(()) };
+        held -= bytes;
+        done(keys, bytes);
+    }
+}
+
 fn incomplete(error: WriteError) -> Failure {
     unfinished(error.into())
 }
@@ -222,9 +252,11 @@ fn superseded() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::{Description, Writer};
     use super::*;
     use kv_core::transport::Memory;
     use kv_core::{Cluster, Node};
+    use std::cell::Cell;
 
     /// A new cluster of one member in this process, which keeps its data in a folder.
     async fn cluster() -> (Node, tempfile::TempDir) {
@@ -269,6 +301,84 @@ mod tests {
         assert!(used.to_string().contains("has keys"), "{used}");
     }
 
+    /// A backup of several blocks, as a file.
+    fn backup(folder: &Path) -> (PathBuf, Summary) {
+        let name = folder.join("backup");
+        let file = File::create(&name).expect("a file");
+        let mut writer =
+            Writer::new(file, &Description::new("test".to_owned(), 9, 1234)).expect("it is written");
+        for number in 0..200 {
+            let (key, value) = (format!("key/{number:03}").into(), vec![7; 10_000].into());
+            let item = Item { key, value, created: 1, modified: 1, version: 1, ttl_ms: None };
+            writer.add(&item).expect("it is written");
+        }
+        (name, writer.finish().expect("it is written").1)
+    }
+
+    #[tokio::test]
+    async fn a_run_that_was_taken_over_stops_in_the_middle_of_its_blocks() {
+        let (node, folder) = cluster().await;
+        let client = &node.client();
+        let (name, summary) = backup(folder.path());
+        let file = open(&name).expect("it is there");
+        let first = Run::begin(client, &summary, 1 << 40).await.expect("the cluster is empty");
+        let second = Run::begin(client, &summary, 1 << 40).await.expect("the same backup");
+        let stopped = first.write(&name, &file, &summary, false).await.expect_err("it was taken over");
+        assert!(stopped.to_string().contains("another run"), "{stopped}");
+        assert_eq!(client.count("key/").await.expect("it is counted"), 0);
+        let file = open(&name).expect("it is there");
+        second.write(&name, &file, &summary, false).await.expect("it has taken over");
+        assert_eq!(client.count("key/").await.expect("it is counted"), 200);
+        second.finish().await.expect("it is complete");
+    }
+
+    /// How many puts of these blocks, of one record each, are under way at the same time.
+    async fn most_under_way(sizes: &[usize]) -> usize {
+        let (under_way, most, put, reported) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new((0, 0)));
+        let mut blocks = sizes.iter().map(|size| vec![Item { value: vec![0; *size].into(), ..item("") }]);
+        let put_one = async |_: Item| {
+            under_way.set(under_way.get() + 1);
+            most.set(most.get().max(under_way.get()));
+            // Others could begin meanwhile.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            under_way.set(under_way.get() - 1);
+            put.set(put.get() + 1);
+            Ok(())
+        };
+        let add = |keys, bytes| reported.set((reported.get().0 + keys, reported.get().1 + bytes));
+        put_blocks(|| Ok(blocks.next()), put_one, add).await.expect("no put fails");
+        assert_eq!((put.get(), under_way.get()), (sizes.len(), 0));
+        let bytes = sizes.iter().map(|size| *size as u64 + 1).sum();
+        assert_eq!(reported.get(), (sizes.len() as u64, bytes));
+        most.get()
+    }
+
+    #[tokio::test]
+    async fn several_blocks_are_put_at_once_and_not_too_many_bytes() {
+        assert_eq!(most_under_way(&[]).await, 0);
+        assert_eq!(most_under_way(&[1; 100]).await, BLOCKS);
+        assert_eq!(most_under_way(&[7 << 20; 5]).await, 2);
+        assert_eq!(most_under_way(&[20 << 20; 3]).await, 1, "a large one is put alone");
+        assert_eq!(most_under_way(&[1, 20 << 20, 1, 1]).await, 2);
+    }
+
+    #[tokio::test]
+    async fn no_block_is_put_after_a_put_or_the_file_has_failed() {
+        let puts = Cell::new(0);
+        let put = async |_: Item| {
+            puts.set(puts.get() + 1);
+            if puts.get() == 3 { Err(superseded()) } else { Ok(()) }
+        };
+        let mut blocks = (0..100).map(|_| vec![item("v")]);
+        assert_eq!(put_blocks(|| Ok(blocks.next()), put, |_, _| {}).await, Err(superseded()));
+        assert!(puts.get() <= BLOCKS, "{} puts", puts.get());
+        let mut blocks = [Ok(Some(vec![item("v")])), Err(superseded())].into_iter();
+        let next = || blocks.next().expect("it is not asked again");
+        assert_eq!(put_blocks(next, async |_| Ok(()), |_, _| {}).await, Err(superseded()));
+    }
+
     #[test]
     fn the_revisions_of_a_restore_begin_above_every_earlier_one() {
         let year_2026 = 1_780_000_000_000;
@@ -279,8 +389,8 @@ mod tests {
         assert!(second - 1_000_000_000 > first + 60_000_000);
         // The backup of a restored cluster, by a clock that was set back. And revisions and times without any above.
         assert_eq!(target(second, 5), Some(second + MARGIN));
-        assert_eq!((target(u64::MAX, 5), target(MOST - 5, 5)), (None, None));
+        assert_eq!((target(u64::MAX, 5), target(MOST_REVISION - 5, 5)), (None, None));
         assert_eq!((target(5, u64::MAX), target(5, 1 << 50)), (None, None));
-        assert_eq!(target(MOST - MARGIN, 5), Some(MOST));
+        assert_eq!(target(MOST_REVISION - MARGIN, 5), Some(MOST_REVISION));
     }
 }

@@ -63,7 +63,8 @@ async fn snapshot(client: &Client, args: &DumpArgs, prefix: &[u8]) -> Result<Opt
     Ok(printed.then_some(revision))
 }
 
-/// Prints each change after this revision, until a signal arrives or the requested number has been printed.
+/// Prints each change after this revision, until the requested number has been printed. If no number was requested, it
+/// goes on until a signal arrives, which is then no failure.
 async fn follow(
     client: &Client,
     args: &DumpArgs,
@@ -87,7 +88,13 @@ async fn follow(
                 complete = complete.max(reached);
                 continue;
             }
-            _ = signals.next() => break,
+            signal = signals.next_end() => match args.limit {
+                None => break,
+                Some(limit) => {
+                    let printed = limit - left;
+                    return Err(signal.ended(format!("{signal} after {printed} of {limit} changes")));
+                }
+            },
         };
         let Some(event) = event else { break };
         let event = event.map_err(|error| failure(error, seen, args.after))?;

@@ -4,16 +4,18 @@ use crate::failure::Failure;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use tokio::sync::oneshot;
 
 /// How many names are tried.
 const ATTEMPTS: u32 = 1000;
 
 /// A file that gets its name when it is complete. Nobody else writes it, and only its owner can read it: it has all
-/// values of the cluster.
+/// values of the cluster. If it is dropped before it is complete, it is removed.
 #[derive(Debug)]
 pub(super) struct PartFile {
     path: PathBuf,
     name: PathBuf,
+    is_complete: bool,
 }
 
 impl PartFile {
@@ -30,7 +32,9 @@ impl PartFile {
             path.push(format!(".{process}-{number}.part"));
             let path = PathBuf::from(path);
             match options.open(&path) {
-                Ok(file) => return Ok((Self { path, name: name.to_owned() }, file)),
+                Ok(file) => {
+                    return Ok((Self { path, name: name.to_owned(), is_complete: false }, file));
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < ATTEMPTS => {
                     number += 1
                 }
@@ -39,19 +43,21 @@ impl PartFile {
         }
     }
 
-    /// Removes the file, which is not a whole backup.
-    pub(super) fn discard(&self) {
-        // The failure that led here is the one to report.
-        let _ = fs::remove_file(&self.path);
+    /// Makes the content durable. The file system may need long for that, so this waits on another thread: nobody waits
+    /// for that thread if the process is to end.
+    pub(super) async fn sync(&self, file: File) -> Result<(), Failure> {
+        let (done, synced) = oneshot::channel();
+        std::thread::spawn(move || done.send(file.sync_all()));
+        let result =
+            synced.await.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs it has failed")));
+        result.map_err(|error| unwritable(&self.path, &error))
     }
 
-    /// Gives the complete file its name, and keeps it if that fails: it was hours of work, perhaps.
-    pub(super) fn publish(&self, file: &File) -> Result<(), Failure> {
-        let Self { path, name } = self;
-        file.sync_all().map_err(|error| {
-            self.discard();
-            unwritable(path, &error)
-        })?;
+    /// Gives the file its name when its content is complete and durable. The file is kept if that fails: it was hours of
+    /// work, perhaps.
+    pub(super) fn publish(mut self) -> Result<(), Failure> {
+        self.is_complete = true;
+        let Self { path, name, .. } = &self;
         rename_new(path, name).map_err(|error| {
             let kept = format!("the backup is complete, and is in {}", path.display());
             if error.kind() == io::ErrorKind::AlreadyExists {
@@ -65,6 +71,15 @@ impl PartFile {
             unwritable(name, &error)
                 .with_hint("it is complete, but a crash of this machine may lose its name")
         })
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            // Why it is not complete is reported elsewhere.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -105,22 +120,35 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
-    #[test]
-    fn a_complete_backup_is_kept_when_its_name_is_taken() {
+    #[tokio::test]
+    async fn a_complete_backup_is_kept_when_its_name_is_taken() {
         let folder = tempfile::tempdir().expect("a folder");
         let name = folder.path().join("backup");
         let (first, mut file) = PartFile::create(&name).expect("a new file");
         let (second, mut other) = PartFile::create(&name).expect("another new file");
-        assert_ne!(first.path, second.path);
+        let kept = second.path.clone();
+        assert_ne!(first.path, kept);
         file.write_all(b"first").expect("a byte");
         other.write_all(b"second").expect("a byte");
-        first.publish(&file).expect("the name is free");
-        let failure = second.publish(&other).expect_err("the name is taken").to_string();
-        let kept = second.path.display().to_string();
-        assert!(failure.contains("not replaced") && failure.contains(&kept), "{failure}");
+        first.sync(file).await.expect("the disk is good");
+        first.publish().expect("the name is free");
+        second.sync(other).await.expect("the disk is good");
+        let failure = second.publish().expect_err("the name is taken").to_string();
+        let shown = kept.display().to_string();
+        assert!(failure.contains("not replaced") && failure.contains(&shown), "{failure}");
         assert_eq!(fs::read(&name).expect("it is there"), b"first");
-        assert_eq!(fs::read(&second.path).expect("it is there"), b"second");
-        second.discard();
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+        assert_eq!(fs::read(&kept).expect("it is there"), b"second");
+    }
+
+    /// Whatever ends the backup: an error, a signal, or Ctrl-C in the shell, which drops the command.
+    #[tokio::test]
+    async fn what_is_not_complete_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (part, mut file) = PartFile::create(&folder.path().join("backup")).expect("a new file");
+        file.write_all(b"a part").expect("a byte");
+        assert!(part.path.exists());
+        part.sync(file).await.expect("the disk is good");
+        drop(part);
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
     }
 }

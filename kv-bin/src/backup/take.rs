@@ -8,6 +8,7 @@ use crate::config::ConnectArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::progress::Progress;
+use crate::signals::Signals;
 use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt as _;
@@ -40,7 +41,7 @@ A key with a time to live is stored with its remaining time, and a key of a leas
 ended since the backup began.
 
 With -o FILE, kv writes a new file beside it, whose name ends in .part and which only you can read, and gives it its name when it is complete and on the disk. An \
-existing FILE is not replaced. `kv verify FILE` reads a \
+existing FILE is not replaced. If the backup fails, or is stopped by Ctrl-C, SIGTERM or SIGHUP, kv removes the new file. `kv verify FILE` reads a \
 backup and checks it; `kv restore FILE` writes it to a new cluster."
 )]
 pub(crate) struct BackupArgs {
@@ -78,10 +79,22 @@ pub(crate) async fn backup(context: &Context, args: BackupArgs, json: bool) -> R
     if file.exists() {
         return Err(Failure::usage(format!("{} exists: choose another name", file.display())));
     }
+    let mut signals = Signals::catch()?;
     let (part, out) = PartFile::create(file)?;
-    let taken = Box::pin(take(context, &args, cluster, BufWriter::new(out), json)).await;
-    let (out, revision, summary) = taken.inspect_err(|_| part.discard())?;
-    part.publish(out.get_ref())?;
+    let taking = async {
+        let (out, revision, summary) = take(context, &args, cluster, BufWriter::new(out), json).await?;
+        let out = out.into_inner().map_err(|error| unwritten(error.error()))?;
+        part.sync(out).await?;
+        Ok::<_, Failure>((revision, summary))
+    };
+    let taken = tokio::select! {
+        taken = Box::pin(taking) => taken,
+        signal = signals.next_end() => {
+            Err(signal.ended(format!("{signal}: the backup is not complete, and its file was removed")))
+        }
+    };
+    let (revision, summary) = taken?;
+    part.publish()?;
     let object = Value::Object(summary_json(&file.display().to_string(), revision, &summary));
     print_either(json, &object, &summary_text(revision, &summary))
 }
@@ -116,7 +129,7 @@ async fn take<W: Write>(
     if source.member.is_none() {
         source.member = backup_member(client).await;
     }
-    let written = |error: io::Error| Failure::failed(format!("cannot write the backup: {error}"));
+    let written = |error: io::Error| unwritten(&error);
     let mut writer =
         Writer::new(out, &Description::new(cluster, revision.get(), taken_ms)).map_err(written)?;
     let mut progress = Progress::new("backed up", json);
@@ -145,6 +158,10 @@ async fn take<W: Write>(
     }
     let (out, summary) = writer.finish().map_err(written)?;
     Ok((out, revision.get(), summary))
+}
+
+fn unwritten(error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot write the backup: {error}"))
 }
 
 /// How long a key is still to be kept, in milliseconds, and `None` for ever.

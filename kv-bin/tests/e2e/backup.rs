@@ -1,7 +1,8 @@
 //! `kv backup`, `kv verify` and `kv restore`.
 
 use crate::commands::{done, json};
-use crate::harness::{Cluster, kv, refused, run, run_on, stderr, stdout, until};
+use crate::harness::{Cluster, kv, refused, run, run_on, stderr, stdout, until, wait};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ fn path(file: &Path) -> &str {
 }
 
 /// How many files are there that a backup has begun.
-fn parts(cluster: &Cluster) -> usize {
-    let names = fs::read_dir(cluster.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+fn parts(folder: &Path) -> usize {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_str().unwrap().ends_with(".part")).count()
 }
 
@@ -67,7 +68,7 @@ fn a_backup_is_restored_into_a_new_cluster_above_every_former_revision() {
     assert!(backups.map(read).sum::<u64>() > 0, "a backup member was read: {status}");
     // What happens after the backup is not in it, but those who saw it come back with its revisions.
     let later = json(&old, &["put", "later", "1"])["revision"].to_string();
-    assert_eq!(parts(&old), 0);
+    assert_eq!(parts(old.folder.path()), 0);
     let verified = run(kv().args(["verify", path(&file), "--json"]));
     assert_eq!(verified.status.code(), Some(0), "{}", stderr(&verified));
     let verified: serde_json::Value = serde_json::from_str(&stdout(&verified)).unwrap();
@@ -262,5 +263,34 @@ fn a_backup_that_fails_leaves_no_file() {
     cluster.kill(0);
     refused(&cluster.run(&["backup", "-o", path(&file), "--timeout", "1s"]), 1, &["no member answers"]);
     assert!(!file.exists());
-    assert_eq!(parts(&cluster), 0);
+    assert_eq!(parts(cluster.folder.path()), 0);
+}
+
+/// Nobody answers there, so it has begun its file and waits.
+#[test]
+fn a_backup_that_a_signal_ends_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    for (signal, code) in [(Signal::HUP, 129), (Signal::INT, 130), (Signal::TERM, 143)] {
+        for in_shell in [false, true] {
+            let mut command = kv();
+            command.env("KV_ADDRESS", "127.0.0.1:1").stdin(Stdio::piped()).stderr(Stdio::null());
+            if in_shell {
+                command.args(["shell", "--timeout", "60s"]);
+            } else {
+                command.args(["backup", "-o", path(&file), "--timeout", "60s"]);
+            }
+            let mut child = command.spawn().unwrap();
+            let mut input = child.stdin.take().unwrap();
+            if in_shell {
+                let line = format!("backup -o {}\n", path(&file));
+                std::io::Write::write_all(&mut input, line.as_bytes()).unwrap();
+            }
+            until("it has begun its file", || parts(folder.path()) == 1);
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            let what = format!("{signal:?}, in the shell: {in_shell}");
+            assert_eq!(wait(&mut child).code(), Some(code), "{what}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{what}");
+        }
+    }
 }

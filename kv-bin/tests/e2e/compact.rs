@@ -1,7 +1,8 @@
 //! `kv compact`.
 
 use crate::commands::{done, json};
-use crate::harness::{Cluster, refused};
+use crate::harness::{Cluster, refused, until};
+use std::fs;
 
 #[test]
 fn history_is_dropped_on_demand() {
@@ -39,4 +40,23 @@ fn history_is_dropped_on_demand() {
     assert_eq!(done(&cluster, &["get", "k"]), "3\n");
     let next = json(&cluster, &["put", "k", "4", "--if-revision", &fourth.to_string()])["revision"].clone();
     assert_eq!(next, third + 2_001, "a condition on a revision does not need its history");
+}
+
+/// Nobody writes after the compaction, and little before it.
+#[test]
+fn a_compaction_frees_the_space_of_the_history() {
+    let cluster = Cluster::start(&["data"], &["--checkpoint-bytes", "1MiB"]);
+    for number in 0..80 {
+        done(&cluster, &["put", "k", &format!("{number}{}", "v".repeat(100_000))]);
+    }
+    let size = || -> u64 {
+        let files = fs::read_dir(cluster.data(0)).unwrap().map(Result::unwrap);
+        let files = files.filter(|file| file.file_name().to_string_lossy().starts_with("state"));
+        // A merge may remove it just now.
+        files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+    };
+    until("checkpoints have written the history", || size() > 6 << 20);
+    done(&cluster, &["compact"]);
+    until("its space is free", || size() < 1 << 20);
+    assert!(done(&cluster, &["get", "k"]).starts_with("79v"));
 }

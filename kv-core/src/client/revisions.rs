@@ -20,7 +20,7 @@ use std::time::Duration;
 /// [`WatchError::Compacted`](crate::error::WatchError::Compacted). If others write at the same time, this can happen to
 /// any watch that is about to ask again. To spare such watches, keep some history: see [`before`](Self::before).
 ///
-/// A member frees the space at a later checkpoint.
+/// [`Client::compact`] describes when the members free the space.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Compact {

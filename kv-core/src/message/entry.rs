@@ -87,6 +87,12 @@ impl EntryHeader {
         self.first_revision.advance(self.revision_count)
     }
 
+    /// Whether a request among its requests surely skips revisions: they take more than one each.
+    #[must_use]
+    pub fn skips_revisions(&self) -> bool {
+        self.revision_count > u64::from(self.request_count)
+    }
+
     /// The fixed little-endian layout.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {

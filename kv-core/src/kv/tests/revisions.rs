@@ -64,6 +64,67 @@ fn n8_a_skip_takes_its_revisions_and_the_history_before_them_is_compacted_at_onc
     }
 }
 
+/// Rule E2: what a client retries, because its answer was lost, runs once and gets the first outcome, also after a
+/// restart of the member.
+#[test]
+fn e2_a_copy_of_a_skip_gets_the_first_outcome_and_raises_nothing() {
+    let disk = Disk::new();
+    let state = StateMachine::open(disk.storage(), limits()).unwrap();
+    let mut machine = Machine { state, log: Log::new() };
+    let session = machine.open();
+    let to = Revision::new(1 << 20);
+    let first = machine.result(skip(session, 1, to)).unwrap();
+    machine.wait(5);
+    machine.run(&[put(session, 2, "k", "1", None)]);
+    let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();
+    machine.state.finish_checkpoint(checkpoint);
+    machine.state = StateMachine::open(disk.storage(), limits()).unwrap();
+    for _ in 0..3 {
+        machine.wait(5);
+        assert_eq!(machine.result(skip(session, 1, to)), Ok(first.clone()));
+        assert_eq!(machine.state.revision(), to.next(), "a copy takes none: its target is in the past");
+    }
+    let before = machine.open().get();
+    machine.result(skip(session, 1, to)).unwrap();
+    assert_eq!(machine.open().get(), before + 2, "the ids of sessions are raised once");
+}
+
+/// The history that counts as dropped takes room until a checkpoint; then merges return it.
+#[test]
+fn merges_return_the_space_of_dropped_history() {
+    let disk = Disk::new();
+    let mut limits = limits();
+    limits.fixed.history_bytes = 100 << 20;
+    let state = StateMachine::open(disk.storage(), limits.clone()).unwrap();
+    let mut machine = Machine { state, log: Log::new() };
+    let session = machine.open();
+    let value = "v".repeat(10_000);
+    let checkpoint = |state: &mut StateMachine| {
+        let done = state.begin_checkpoint().unwrap().run().unwrap();
+        state.finish_checkpoint(done);
+        while let MergeStep::Merged = state.merger().unwrap().step(MergeSize::Any).unwrap() {
+            state.finish_merge();
+        }
+    };
+    let files = || image(&disk).values().map(Vec::len).sum::<usize>();
+    for number in 1..=300 {
+        machine.run(&[put(session, number, &format!("key{}", number % 10), &value, None)]);
+        if number % 10 == 0 {
+            checkpoint(&mut machine.state);
+        }
+    }
+    let before = files();
+    assert!(before > 290 * value.len(), "the history is on the disk: {before}");
+    let to = machine.state.revision().advance(limits.fixed.history_revisions);
+    machine.run(&[skip(session, 301, to)]);
+    assert_eq!(files(), before);
+    checkpoint(&mut machine.state);
+    let needed = 10 * value.len();
+    assert!(files() < 2 * needed + limits.checkpoint_bytes, "{} of {before} are left", files());
+    let page = machine.state.reader().scan(b"", None, usize::MAX, usize::MAX).unwrap();
+    assert!(page.records.iter().all(|(_, record)| record.value == value) && page.records.len() == 10);
+}
+
 #[test]
 fn n8_a_skip_beyond_the_limit_is_refused_and_takes_nothing() {
     let mut machine = Machine::in_memory();

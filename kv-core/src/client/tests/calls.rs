@@ -187,6 +187,48 @@ async fn the_revision_is_raised_to_the_greatest_one_at_most() {
     }
 }
 
+/// Rule E2, F-net-7: the answers are lost. Each retry is the same request bit for bit, so it runs once, and its outcome
+/// is the first one, whatever others have written since.
+#[tokio::test(start_paused = true)]
+async fn a_skip_whose_answer_is_lost_is_sent_again_with_the_same_number() {
+    async fn lose_and_answer(cluster: &mut Cluster, to: u64, revision: u64) {
+        let lost = cluster.next().await;
+        let broken = cluster.next().await;
+        broken.hang_up();
+        let retried = cluster.next().await;
+        let to = Revision::new(to);
+        assert_eq!(lost.request().operation, Operation::Command(Command::SkipRevisions { to }));
+        assert!([&broken, &retried].iter().all(|it| it.message.what == lost.message.what), "bit for bit");
+        retried.written(revision, Effect::RevisionsSkipped { kept: 1_000 });
+    }
+    let (mut cluster, client) = ready().await;
+    let compact = tokio::spawn(client.compact().deadline(Duration::from_secs(60)).into_future());
+    lose_and_answer(&mut cluster, 0, 5_000).await;
+    lose_and_answer(&mut cluster, 6_000, 6_000).await;
+    let done = compact.await.unwrap().unwrap();
+    assert_eq!((done.oldest.get(), done.revision.get()), (5_000, 6_000));
+    let raise = client.raise_revision(Revision::new(9_000)).deadline(Duration::from_secs(60));
+    let raise = tokio::spawn(raise.into_future());
+    lose_and_answer(&mut cluster, 9_000, 9_000).await;
+    assert_eq!(raise.await.unwrap().unwrap().revision, Revision::new(9_000));
+    cluster.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_skip_whose_answer_is_lost_until_the_deadline_may_have_taken_effect() {
+    let (mut cluster, client) = ready().await;
+    let short = Duration::from_millis(700);
+    let raise = tokio::spawn(client.raise_revision(Revision::new(9_000)).deadline(short).into_future());
+    cluster.next().await;
+    assert!(raise.await.unwrap().unwrap_err().outcome_unknown());
+    let compact = tokio::spawn(client.compact().deadline(short).into_future());
+    let mut incoming = cluster.next().await;
+    while incoming.request().operation != Operation::Command(Command::SkipRevisions { to: Revision::ZERO }) {
+        incoming = cluster.next().await;
+    }
+    assert!(compact.await.unwrap().unwrap_err().outcome_unknown());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_touch_sends_no_value_and_returns_whether_the_key_existed() {
     let (mut cluster, client) = ready().await;

@@ -234,7 +234,7 @@ async fn compactions_and_raises_of_the_revision_run_once_while_messages_are_lost
         }
     });
     cluster.faults(&Fault::new().loss(0.1).duplication(0.2));
-    for round in 0..40 {
+    for round in 0..20 {
         let to = Revision::new(revision.get() + 1_000_000);
         let raised = client.raise_revision(to).deadline(LONG).await.unwrap();
         assert_eq!(raised.revision, to, "round {round}");

@@ -104,8 +104,8 @@ pub(crate) enum ClientCommand {
     ///
     /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Each member refuses to
     /// read or watch dropped revisions as soon as it has applied the skip. It frees their space soon after, when it
-    /// merges the files of its state; if the dropped revisions are a small part of these files, it does so in the course
-    /// of later writes. If others write at the same time, their watches may end: they continue only if they have
+    /// merges the files of its state; if the dropped revisions are a small part of these files, it does so in the
+    /// course of later writes. If others write at the same time, their watches may end: they continue only if they have
     /// received every change. To spare them, keep some history with --revision.
     Compact(CompactArgs),
     /// Print the role, state and progress of each member.

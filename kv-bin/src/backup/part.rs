@@ -53,8 +53,8 @@ impl PartFile {
         result.map_err(|error| unwritable(&self.path, &error))
     }
 
-    /// Gives the file its name when its content is complete and durable. The file is kept if that fails: it was hours of
-    /// work, perhaps.
+    /// Gives the file its name when its content is complete and durable. The file is kept if that fails: it was hours
+    /// of work, perhaps.
     pub(super) fn publish(mut self) -> Result<(), Failure> {
         self.is_complete = true;
         let Self { path, name, .. } = &self;

@@ -1,6 +1,7 @@
 //! Skipped revisions, and the history that is dropped with them.
 
 use super::*;
+use crate::engine::MergeSize;
 use crate::message::{Answer, Position, Query};
 
 fn skip(session: SessionId, number: u64, to: Revision) -> Request {

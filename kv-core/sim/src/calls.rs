@@ -284,7 +284,8 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
         Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
         Ok(Reply::Future { newest }) => Ending::Future(newest),
         Ok(Reply::Done) => Ending::Closed,
-        Ok(Reply::Watched { .. } | Reply::Status(_)) | Err(CallError::NotApplied(_)) => Ending::NotApplied,
+        Ok(Reply::Watched { .. } | Reply::Status(_) | Reply::HandoverRefused(_))
+        | Err(CallError::NotApplied(_)) => Ending::NotApplied,
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,
     }
 }

@@ -423,7 +423,7 @@ impl Cluster {
 
     /// Asks a member to hand over its role.
     pub(super) fn hand_over(&mut self, member: usize) {
-        self.world.schedule_due(self.world.now, member, Due::Handover);
+        self.world.schedule_due(self.world.now, member, Due::Handover(None));
     }
 
     /// Fails only the next sync of a disk.

@@ -132,7 +132,7 @@ impl World {
                 });
                 self.input(member, Input::PeerLost { peer: self.members[peer].id });
             }
-            Due::Handover => self.input(member, Input::Handover),
+            Due::Handover(to) => self.hand_over(member, to),
             Due::Look(ticket) => self.on_poll(member, ticket),
             Due::Wait(ticket) => self.on_wait(member, ticket),
             Due::Wake => self.on_wake(member),

@@ -117,8 +117,8 @@ pub(super) enum Due {
     Piece,
     /// A peer's connection broke.
     PeerLost(usize),
-    /// Someone asks for a handover.
-    Handover,
+    /// Someone asks for a handover, perhaps to this member.
+    Handover(Option<usize>),
     /// A watch is polled.
     Look(u64),
     /// A watch with nothing to deliver is parked.

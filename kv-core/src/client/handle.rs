@@ -10,7 +10,7 @@ use super::{
 use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
 use crate::ids::{LeaseId, MemberId, Revision};
-use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode, millis};
+use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode, SuccessorRefusal, millis};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -386,13 +386,38 @@ impl Client {
     /// # Cancel safety
     /// If the future is dropped, the handover may still take place.
     pub async fn handover(&self) -> Result<(), AdminError> {
+        self.hand_over(None).await
+    }
+
+    /// Like [`handover`](Self::handover), but asks the primary to pass its role to this member. If this member is the
+    /// primary already, there is nothing to do. If it fails before it has taken over, another member takes over.
+    ///
+    /// # Errors
+    /// Like [`handover`](Self::handover). In addition, if the cluster has no such data member, or if the primary has
+    /// not heard from this member lately or this member has not caught up with the primary. In these cases, the primary
+    /// keeps its role.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the handover may still take place.
+    pub async fn handover_to(&self, successor: MemberId) -> Result<(), AdminError> {
+        match self.shared.members.iter().find(|known| known.id == successor).map(|known| known.role) {
+            None => Err(SuccessorRefusal::Unknown(successor).into()),
+            Some(Role::Witness) => Err(SuccessorRefusal::Witness(successor).into()),
+            Some(Role::Data) => self.hand_over(Some(successor)).await,
+        }
+    }
+
+    async fn hand_over(&self, to: Option<MemberId>) -> Result<(), AdminError> {
         let reports = self.cluster_status().await;
         let answers = reports.into_iter().filter_map(|report| report.status.ok());
         let primary =
             answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view);
         let member = primary.ok_or(AdminError::NoPrimary)?.id;
-        self.call(Call::Handover { member }, 0, self.shared.deadline).await?.map_err(AdminError::of)?;
-        Ok(())
+        let call = Call::Handover { member, to };
+        match self.call(call, 0, self.shared.deadline).await?.map_err(AdminError::of)? {
+            Reply::HandoverRefused(refusal) => Err(refusal.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Closes the client and all of its clones. The client refuses new operations. When the writes in flight have

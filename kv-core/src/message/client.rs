@@ -42,7 +42,11 @@ pub enum ClientCall {
     /// Return the status of this member.
     Status,
     /// Hand over the primary role, if this member has it.
-    Handover,
+    Handover {
+        /// The member that must be the next primary; `None` for any. If a successor is named, only the primary answers
+        /// with `Done`, and it refuses a successor that could not take over at once.
+        to: Option<MemberId>,
+    },
 }
 
 /// How fresh a read must be.
@@ -275,6 +279,26 @@ pub enum Answer {
         /// The revision of the state that was read.
         revision: Revision,
     },
+    /// The member that a handover names cannot take over now. The primary has kept its role.
+    HandoverRefused(SuccessorRefusal),
+}
+
+/// Why the primary does not hand over its role to a certain member. The primary keeps the role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum SuccessorRefusal {
+    /// The cluster has no member with this id.
+    #[error("the cluster has no member {0}")]
+    Unknown(MemberId),
+    /// The member is a witness, and so is never primary.
+    #[error("member {0} is a witness: it holds no data and cannot be primary; name a data member")]
+    Witness(MemberId),
+    /// The primary has not heard from the member lately: the member is down, frozen or cut off.
+    #[error("the primary has not heard from member {0} lately: check that it runs and can be reached")]
+    Silent(MemberId),
+    /// The member lacks entries of the log, or has not adopted the log of this view yet.
+    #[error("member {0} has not caught up with the primary: wait until it has, and try again")]
+    Behind(MemberId),
 }
 
 /// The status of a member.

@@ -34,7 +34,7 @@ mod watch;
 
 pub use client::{
     Answer, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus, PeerStatus, Query,
-    ReadMode, Record, ServerMessage,
+    ReadMode, Record, ServerMessage, SuccessorRefusal,
 };
 pub use condition::Condition;
 pub use durable::{

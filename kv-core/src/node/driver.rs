@@ -8,7 +8,7 @@ use super::shared::Shared;
 use super::status::Reporter;
 use super::transfer::{self, Piece, Task};
 use crate::config::Role;
-use crate::ids::{Instant, Op, WriteSeq};
+use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, Write};
@@ -245,6 +245,29 @@ impl Driver {
             self.step(Input::Message { from, message });
         }
         self.on_calls(batch.calls);
+        for (successor, reply) in batch.successors {
+            let answer = self.hand_over_to(successor);
+            reply.send(answer);
+        }
+    }
+
+    /// A client asks for a handover to a certain member. Nothing is given up before it is known that the member can
+    /// take over.
+    fn hand_over_to(&mut self, successor: MemberId) -> Answer {
+        if !self.replica.is_serving() {
+            return self.not_primary();
+        }
+        if let Err(refusal) = self.replica.check_successor(successor, self.shared.clock.monotonic()) {
+            return Answer::HandoverRefused(refusal);
+        }
+        if successor == self.shared.me {
+            return Answer::Done;
+        }
+        if !self.shared.may_hand_over() {
+            return Answer::Overloaded;
+        }
+        self.step(Input::HandoverTo { successor });
+        Answer::Done
     }
 
     fn on_applied(&mut self, op: Op) {

@@ -31,6 +31,7 @@ impl Meter {
             | Answer::Watched { .. }
             | Answer::Status(_)
             | Answer::Done
+            | Answer::HandoverRefused(_)
             | Answer::NotPrimary { .. }
             | Answer::Abandoned
             | Answer::Overloaded

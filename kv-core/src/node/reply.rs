@@ -357,6 +357,7 @@ fn substitute_for(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
         | Answer::Future { .. }
         | Answer::Status(_)
         | Answer::Done
+        | Answer::HandoverRefused(_)
         | Answer::NotPrimary { .. }
         | Answer::Abandoned
         | Answer::Overloaded
@@ -388,6 +389,7 @@ fn weight(answer: &Answer) -> usize {
             | Answer::Future { .. }
             | Answer::Written(Err(_))
             | Answer::Done
+            | Answer::HandoverRefused(_)
             | Answer::NotPrimary { .. }
             | Answer::Abandoned
             | Answer::Overloaded => 0,

@@ -128,6 +128,12 @@ pub enum Input {
     Timeout,
     /// Pass the primary role to another member, if this one has it.
     Handover,
+    /// Pass the primary role to this member, if this one has it and `Replica::check_successor` does not
+    /// refuse it.
+    HandoverTo {
+        /// The id of the next primary.
+        successor: MemberId,
+    },
 }
 
 /// An action for the driver. Outputs must be carried out in order.

@@ -116,7 +116,10 @@ impl Replica {
                 self.cx.fetch_state();
             }
             Input::Timeout => self.on_timeout(),
-            Input::Handover => self.as_primary(Primary::on_handover),
+            Input::Handover => self.as_primary(|primary, cx| primary.on_handover(cx, None)),
+            Input::HandoverTo { successor } => {
+                self.as_primary(|primary, cx| primary.on_handover(cx, Some(successor)));
+            }
         }
         if self.cx.end_repairs() {
             self.report_again();

@@ -5,9 +5,11 @@ use super::detector::Detector;
 use super::pace::Pace;
 use super::rounds::Rounds;
 use super::{Now, Output, Wrap};
+use crate::config::Role;
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
 use crate::message::{
-    BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, Write, body_of, revisions_of,
+    BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, SuccessorRefusal, Write, body_of,
+    revisions_of,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -68,6 +70,8 @@ enum Leaving {
     /// Before a handover, requests in flight are completed.
     Draining {
         until: Instant,
+        /// The member that was named as the next primary. It also receives all entries before the primary abdicates.
+        successor: Option<MemberId>,
     },
     /// Rule V8: it sends no more signs of life, but repeats a vote to leave the view.
     Abdicated(Suspicion),
@@ -99,7 +103,7 @@ impl Primary {
     pub(super) fn next_timeout(&self) -> Instant {
         match self.leaving {
             Leaving::No => self.heartbeat_at,
-            Leaving::Draining { until } => until.min(self.heartbeat_at),
+            Leaving::Draining { until, .. } => until.min(self.heartbeat_at),
             Leaving::Abdicated(suspicion) => suspicion.resend_at,
         }
     }
@@ -304,7 +308,7 @@ impl Primary {
         cx.advance_commit(acked[quorum - 1]);
         self.seal_entries(cx);
         self.confirm_reads(cx);
-        if matches!(self.leaving, Leaving::Draining { .. }) && cx.commit == cx.log.head().op {
+        if matches!(self.leaving, Leaving::Draining { .. }) && self.is_drained(cx) {
             return self.abdicate(cx, "handed over");
         }
         Flow::Continue(())
@@ -392,7 +396,7 @@ impl Primary {
                 return self.vote_to_be_left(cx, suspicion.target);
             }
             Leaving::Abdicated(_) => return Flow::Continue(()),
-            Leaving::Draining { until } if now >= until => return self.abdicate(cx, "handed over"),
+            Leaving::Draining { until, .. } if now >= until => return self.abdicate(cx, "handed over"),
             Leaving::No | Leaving::Draining { .. } => {}
         }
         if now < self.heartbeat_at {
@@ -404,7 +408,7 @@ impl Primary {
         }
         if self.pace.is_slow() {
             info!(view = %cx.view, "this disk is much slower than those of the other members: handing over");
-            self.on_handover(cx)?;
+            self.on_handover(cx, None)?;
         }
         self.heartbeat(cx);
         Flow::Continue(())
@@ -457,7 +461,7 @@ impl Primary {
         if self.abdication().is_some() {
             return Flow::Continue(());
         }
-        let target = self.view_of_a_living_peer(cx);
+        let target = self.view_of_the_next(cx);
         info!(view = %cx.view, %target, why, "abdicating");
         self.leave(cx);
         // Sends what is known to be committed along, so that the successor has less to find out.
@@ -487,30 +491,74 @@ impl Primary {
         }
     }
 
-    /// The next view whose primary was heard recently; the next view if there is none.
-    fn view_of_a_living_peer(&self, cx: &Context) -> View {
-        let next = cx.view.next();
-        let (now, silence) = (cx.now.monotonic, cx.options.failure_timeout_min);
-        let mut view = next;
-        for _ in 0..cx.cluster.len() {
-            let candidate = self.peers.get(&cx.cluster.primary(view));
-            if candidate.and_then(|peer| peer.heard_at).is_some_and(|at| now.since(at) <= silence) {
-                return view;
-            }
-            view = view.next();
-        }
-        next
+    /// The view to leave for: the next one whose primary is the named successor, if that has all entries and was heard
+    /// recently; otherwise the next one whose primary was heard recently; the next view if there is none.
+    fn view_of_the_next(&self, cx: &Context) -> View {
+        let named = match self.leaving {
+            Leaving::Draining { successor, .. } => successor.filter(|id| self.has_all(cx, *id)),
+            Leaving::No | Leaving::Abdicated(_) => None,
+        };
+        let now = cx.now.monotonic;
+        let views = || (1..=cx.cluster.len() as u64).map(|ahead| View::new(cx.view.get() + ahead));
+        let alive = |view: &View| self.hears(cx, cx.cluster.primary(*view), now);
+        let of_named = views().find(|view| Some(cx.cluster.primary(*view)) == named).filter(alive);
+        of_named.or_else(|| views().find(alive)).unwrap_or_else(|| cx.view.next())
     }
 
-    pub(super) fn on_handover(&mut self, cx: &mut Context) -> Flow {
-        if !self.is_serving() || cx.cluster.len() == 1 {
+    /// Whether this peer was heard recently.
+    fn hears(&self, cx: &Context, peer: MemberId, now: Instant) -> bool {
+        let heard_at = self.peers.get(&peer).and_then(|peer| peer.heard_at);
+        heard_at.is_some_and(|at| now.since(at) <= cx.options.failure_timeout_min)
+    }
+
+    /// Rule V8: why this member cannot hand over its role to `id` now. A successor may lack what is in flight, because
+    /// it receives this before the primary abdicates.
+    pub(super) fn check_successor(
+        &self,
+        cx: &Context,
+        id: MemberId,
+        now: Instant,
+    ) -> Result<(), SuccessorRefusal> {
+        match cx.cluster.member(id).map(|member| member.role) {
+            None => return Err(SuccessorRefusal::Unknown(id)),
+            Some(Role::Witness) => return Err(SuccessorRefusal::Witness(id)),
+            Some(Role::Data) => {}
+        }
+        let Some(peer) = self.peers.get(&id) else { return Ok(()) };
+        let in_flight = u64::from(cx.options.pipeline_depth);
+        if !self.hears(cx, id, now) {
+            Err(SuccessorRefusal::Silent(id))
+        } else if !peer.installed || cx.commit.distance_from(peer.acked) > in_flight {
+            Err(SuccessorRefusal::Behind(id))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn on_handover(&mut self, cx: &mut Context, successor: Option<MemberId>) -> Flow {
+        if !self.is_serving() || cx.cluster.len() == 1 || successor == Some(cx.me) {
             return Flow::Continue(());
         }
-        if self.queue.is_empty() && cx.commit == cx.log.head().op {
+        if successor.is_some_and(|id| self.check_successor(cx, id, cx.now.monotonic).is_err()) {
+            return Flow::Continue(());
+        }
+        let until = cx.now.monotonic.after(cx.options.failure_timeout_min);
+        self.leaving = Leaving::Draining { until, successor };
+        if self.queue.is_empty() && self.is_drained(cx) {
             return self.abdicate(cx, "handed over");
         }
-        self.leaving = Leaving::Draining { until: cx.now.monotonic.after(cx.options.failure_timeout_min) };
         Flow::Continue(())
+    }
+
+    /// Whether all entries are committed, and the named successor has them.
+    fn is_drained(&self, cx: &Context) -> bool {
+        let Leaving::Draining { successor, .. } = self.leaving else { return false };
+        cx.commit == cx.log.head().op && successor.is_none_or(|id| self.has_all(cx, id))
+    }
+
+    /// Whether this peer has acknowledged all entries.
+    fn has_all(&self, cx: &Context, id: MemberId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.acked == cx.log.head().op)
     }
 }
 

@@ -498,7 +498,7 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         ("Write", Some(Lane::Client), call(put(1, 1, "value"))),
         ("Read", Some(Lane::Client), call(ClientCall::Read { mode: ReadMode::Local, query })),
         ("Status", Some(Lane::Client), call(ClientCall::Status)),
-        ("Handover", Some(Lane::Client), call(ClientCall::Handover)),
+        ("Handover", Some(Lane::Client), call(ClientCall::Handover { to: None })),
         ("Alive", Some(Lane::Client), wire::encode_alive()),
         ("Server", None, wire::encode_server_message(&ServerMessage { call: 1, answer: Answer::Done })),
         ("Hello", None, wire::encode_hello(&clients_hello())),

@@ -313,13 +313,21 @@ async fn a_handover_is_requested_from_the_newest_primary() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     use MemberState::{Backup, Primary, ViewChange};
-    for (states, expected) in [
-        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B)),
-        ([(Backup, 3), (ViewChange, 4), (Backup, 4)], None),
+    let refusal = SuccessorRefusal::Behind(C);
+    for (states, expected, to, answer) in [
+        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B), None, Answer::Done),
+        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B), Some(C), Answer::Done),
+        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B), Some(C), Answer::HandoverRefused(refusal)),
+        ([(Backup, 3), (ViewChange, 4), (Backup, 4)], None, None, Answer::Done),
     ] {
         let asking = tokio::spawn({
             let client = client.clone();
-            async move { client.handover().await }
+            async move {
+                match to {
+                    Some(successor) => client.handover_to(successor).await,
+                    None => client.handover().await,
+                }
+            }
         });
         for _ in 0..3 {
             let incoming = cluster.next().await;
@@ -328,9 +336,11 @@ async fn a_handover_is_requested_from_the_newest_primary() {
         }
         if let Some(primary) = expected {
             let incoming = cluster.next().await;
-            assert_eq!((incoming.member, &incoming.message.what), (primary, &ClientCall::Handover));
-            incoming.answer(Answer::Done);
-            asking.await.unwrap().unwrap();
+            assert_eq!((incoming.member, &incoming.message.what), (primary, &ClientCall::Handover { to }));
+            let is_refused = answer != Answer::Done;
+            incoming.answer(answer);
+            let expected = if is_refused { Err(AdminError::Successor(refusal)) } else { Ok(()) };
+            assert_eq!(asking.await.unwrap(), expected);
         } else {
             assert_eq!(asking.await.unwrap().unwrap_err(), AdminError::NoPrimary);
         }

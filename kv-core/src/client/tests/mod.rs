@@ -10,7 +10,7 @@ use crate::error::{AdminError, ConnectError, ReadError, WriteError};
 use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
     Answer, ClientCall, ClientMessage, Command, Condition, Effect, Load, MemberState, MemberStatus,
-    Operation, Outcome, Query, ReadMode, Record, Request, ServerMessage,
+    Operation, Outcome, Query, ReadMode, Record, Request, ServerMessage, SuccessorRefusal,
 };
 use crate::wire::{self, Expectation, FrameReader, FrameWriter, HelloReply, Limits, MemberInfo};
 use bytes::Bytes;

@@ -15,7 +15,8 @@ use crate::message::{
     Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError, EntryHeader,
     Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure, LeaseInfo, Lifetime,
     Load, LogPoint, LogSummary, MemberState, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position,
-    Query, ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
+    Query, ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, SuccessorRefusal,
+    WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -174,7 +175,8 @@ fn client_messages() -> Vec<ClientMessage> {
         }),
         ClientCall::Unwatch { call: 6 },
         ClientCall::Status,
-        ClientCall::Handover,
+        ClientCall::Handover { to: None },
+        ClientCall::Handover { to: Some(MemberId::new(2)) },
     ];
     (1..).zip(calls).map(|(call, what)| ClientMessage { call, what }).collect()
 }
@@ -258,6 +260,7 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Overloaded,
         Answer::Refused("too long".into()),
         Answer::Counted { count: 1 << 40, next: Some("next".into()), revision },
+        Answer::HandoverRefused(SuccessorRefusal::Behind(MemberId::new(2))),
     ]);
     (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
 }

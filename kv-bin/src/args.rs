@@ -67,6 +67,25 @@ pub(crate) struct TouchArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct HandoverArgs {
+    /// Pass the role to this member [default: the next one that answers the primary]
+    #[arg(long, value_name = "ID", value_parser = whole(0..=u8::MAX))]
+    pub(crate) to: Option<u8>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Wait until every member works and has everything that was committed when the wait began, so that the next member
+    /// can be restarted. If that takes longer than --timeout, print the status, and fail with exit code 1.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct CompactArgs {
     /// Drop only the history before this revision. If others write at the same time, a little more is dropped.
     #[arg(long, value_name = "REVISION", value_parser = whole(0..=u64::MAX))]

@@ -1,6 +1,6 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
-use crate::args::{CompactArgs, CountArgs, DumpArgs, Freshness, TouchArgs};
+use crate::args::{CompactArgs, CountArgs, DumpArgs, Freshness, HandoverArgs, StatusArgs, TouchArgs};
 use crate::backup::{BackupArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
@@ -108,8 +108,14 @@ pub(crate) enum ClientCommand {
     /// course of later writes. If others write at the same time, their watches may end: they continue only if they have
     /// received every change. To spare them, keep some history with --revision.
     Compact(CompactArgs),
+    /// Pass the primary role to another member, and print the new primary.
+    ///
+    /// The primary first completes the requests that it has received. No request fails. If the member of --to cannot
+    /// take over at once (it is a witness, it does not answer, or it has not caught up), kv handover fails, and the
+    /// primary keeps its role. If this member fails after that, another one takes over.
+    Handover(HandoverArgs),
     /// Print the role, state and progress of each member.
-    Status(ConnectArgs),
+    Status(StatusArgs),
     /// Print a line for each member, for scripts.
     ///
     /// The columns are separated by tabs, and stay the same in later versions: id, address, role, state, lag (the
@@ -137,7 +143,8 @@ impl ClientCommand {
             | Self::Compact(CompactArgs { connect, .. })
             | Self::Backup(BackupArgs { connect, .. })
             | Self::Restore(RestoreArgs { connect, .. })
-            | Self::Status(connect)
+            | Self::Handover(HandoverArgs { connect, .. })
+            | Self::Status(StatusArgs { connect, .. })
             | Self::Members(connect) => connect,
             Self::Lease(command) => match command {
                 LeaseCommand::Grant(GrantArgs { connect, .. })

@@ -50,6 +50,11 @@ impl Context {
         }
     }
 
+    /// How long a command may take.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.to.timeout.0
+    }
+
     /// The name of the cluster.
     pub(crate) fn cluster(&self) -> Result<String, Failure> {
         Ok(ConnectConfig::resolve(&self.to)?.cluster)

@@ -1,10 +1,13 @@
 //! Which function runs which client command.
 
-use crate::args::{CountArgs, Freshness};
+use crate::args::{CountArgs, Freshness, StatusArgs};
 use crate::cli::{ClientCommand, GetArgs, ScanArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{backup, commands, compact, count, dump, leases, load, lock, reads, touch, txn, watch};
+use crate::{
+    backup, commands, compact, count, dump, handover, leases, load, lock, reads, redundancy, touch, txn,
+    watch,
+};
 
 /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
 /// happened.
@@ -32,7 +35,9 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Restore(args) => backup::restore(context, args, json).await,
         ClientCommand::Compact(args) => compact::compact(context, args, json).await,
         ClientCommand::Members(_) => commands::members(context, json).await,
+        ClientCommand::Status(StatusArgs { wait: true, .. }) => redundancy::wait(context, json).await,
         ClientCommand::Status(_) => commands::status(context, json).await,
+        ClientCommand::Handover(args) => handover::handover(context, &args, json).await,
     };
     match done {
         Err(failure) if failure.is_late => Err(context.explain(failure, wanted).await),

@@ -14,6 +14,7 @@ mod demo;
 mod disk;
 mod dump;
 mod ends;
+mod handover;
 #[allow(dead_code, reason = "shared with the fault drills, which use the rest")]
 mod harness;
 #[cfg(target_os = "linux")]

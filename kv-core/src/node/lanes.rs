@@ -10,7 +10,7 @@ use super::transfer::Piece;
 use crate::config::Cluster;
 use crate::ids::{Anchor, MemberId, Op};
 use crate::message::Message;
-use crate::replica::Wrap;
+use crate::replica::{WINDOW_BYTES, Wrap};
 use kv_transport::Lane;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,8 @@ pub(super) const LANES: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Bulk];
 /// How many entries and bytes may wait in one queue.
 const MAX_ITEMS: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
+const _: () =
+    assert!(WINDOW_BYTES + WINDOW_BYTES / 4 < MAX_BYTES, "what a primary sends ahead fits into a queue");
 
 /// Something to send.
 #[derive(Debug)]

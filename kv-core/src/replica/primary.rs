@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tracing::{info, trace};
 
+/// How many bytes of entries a peer is sent beyond its acknowledgements: less than the queue of a link holds.
+pub(crate) const WINDOW_BYTES: usize = 6 << 20;
+
 /// The content of a backup's `CommitOk`, except its view.
 #[derive(Debug)]
 pub(super) struct HeartbeatAck {
@@ -53,6 +56,8 @@ struct PeerProgress {
     acked: Op,
     /// The next op to send.
     next: Op,
+    /// The last op that it has requested because it was lost on the way.
+    lacked: Op,
     /// When `acked` last grew, or entries were last resent.
     moved_at: Instant,
     /// The silence after which entries are resent. Doubles each time.
@@ -147,6 +152,7 @@ impl Primary {
             installed: false,
             acked: cx.commit.previous(),
             next: cx.log.head().op.next(),
+            lacked: Op::ZERO,
             moved_at: now,
             patience: cx.options.failure_timeout_min,
             heard_at: None,
@@ -232,10 +238,10 @@ impl Primary {
         cx.entry_arrived(entry.header.anchor(), true);
         let seq = cx.write(Write::Append(vec![entry.clone()]));
         cx.log.appended(seq);
-        let (view, now, window) = (cx.view, cx.now.monotonic, window(cx));
+        let (view, now) = (cx.view, cx.now.monotonic);
         self.pace.prepared(op, now);
         for (to, peer) in &mut self.peers {
-            if peer.installed && peer.next == op && op.distance_from(peer.acked) <= window {
+            if peer.installed && peer.next == op && op <= window_end(cx, peer.acked) {
                 if peer.acked == op.previous() {
                     peer.moved_at = now;
                 }
@@ -247,20 +253,30 @@ impl Primary {
 
     /// Sends a peer the entries that it lacks, within its window.
     fn replicate_to(&mut self, cx: &mut Context, to: MemberId) {
-        let head = cx.log.head().op;
+        let (acked, mut from) = (self.peer(to).acked, self.peer(to).next);
+        let end = window_end(cx, acked);
+        while from <= end {
+            if from <= cx.trimmed() || cx.log.is_faulty(from) {
+                return cx.answer_what_is_missing(unasked(cx, to), from);
+            }
+            let last = cx.log.run_within(from, end, RUN_BYTES);
+            let (through, wrap) = (cx.anchor(last), Wrap::Prepare { view: cx.view, commit: cx.commit() });
+            cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
+            from = last.next();
+            self.peer(to).next = from;
+        }
+    }
+
+    /// A peer lacks the entry at `op`, which was sent to it, and is sent entries from there up to `through`. It drops
+    /// those that arrive before them, so they are sent again.
+    pub(super) fn on_lack(&mut self, cx: &Context, to: MemberId, op: Op, through: Op) {
         let peer = self.peer(to);
-        let limit = head.min(peer.acked.advance(window(cx)));
-        let from = peer.next;
-        if from > limit {
-            return;
+        // Once for each op, because a peer whose disk is damaged requests entries in the same way.
+        if peer.installed && peer.acked < op && op < peer.next && peer.lacked < op {
+            peer.lacked = op;
+            let answer = cx.log.run_within(op, through.min(cx.log.head().op), RUN_BYTES);
+            peer.next = peer.next.min(answer.next());
         }
-        if from <= cx.trimmed() || cx.log.is_faulty(from) {
-            return cx.answer_what_is_missing(unasked(cx, to), from);
-        }
-        let through = cx.log.run_within(from, limit, RUN_BYTES);
-        peer.next = through.next();
-        let (through, wrap) = (cx.anchor(through), Wrap::Prepare { view: cx.view, commit: cx.commit() });
-        cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
     }
 
     // -- acknowledgements (rules N4, N5)
@@ -514,9 +530,12 @@ impl Primary {
     }
 }
 
-/// How far beyond its acknowledgements a peer is sent entries.
-fn window(cx: &Context) -> u64 {
-    u64::from(cx.options.pipeline_depth) * 2
+/// The last entry that a peer is sent before it acknowledges more than `acked`. The bytes are limited too: a link
+/// drops what does not fit into its queue, and the peer would drop all that follows.
+fn window_end(cx: &Context, acked: Op) -> Op {
+    let head = cx.log.head().op;
+    let end = head.min(acked.advance(u64::from(cx.options.pipeline_depth) * 2));
+    if acked < end { cx.log.run_within(acked.next(), end, WINDOW_BYTES) } else { end }
 }
 
 /// A peer that lacks entries, and has not asked for them.

@@ -4,7 +4,10 @@ use super::group::Envelope;
 use super::group::Group;
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
 use crate::message::{Command, Extent, FormationStep, Message, Operation, Request};
+use crate::replica::context::RUN_BYTES;
+use crate::replica::primary::WINDOW_BYTES;
 use crate::replica::{Halt, Input, Status};
+use std::time::Duration;
 
 fn member(id: u8) -> MemberId {
     MemberId::new(id)
@@ -154,6 +157,55 @@ fn n5_a_commit_point_with_another_hash_has_no_effect_while_catching_up() {
     assert_eq!(group.replica(0).status().status, Status::CatchingUp);
     assert_eq!(group.replica(0).commit().op, Op::new(1));
     assert!(group.members[0].halt.is_none());
+}
+
+/// Entries of so many bytes fill a run, and the window of a peer before its number of entries does.
+fn large(n: u64) -> String {
+    format!("{n:02}").repeat(RUN_BYTES / 4)
+}
+
+/// The queue of a link drops what does not fit into it.
+#[test]
+fn n2_a_peer_is_sent_so_many_bytes_beyond_what_it_acknowledged() {
+    let mut group = with_entries(1);
+    group.members[2].stalled = true;
+    group.sent.clear();
+    for n in 0..20 {
+        group.propose(0, &large(n));
+        group.settle();
+    }
+    let bytes = |group: &Group, to| -> usize {
+        let bodies = group.sent.iter().filter(|e| e.to == member(to)).map(|e| match &e.message {
+            Message::Prepare { entry, .. } => entry.body.len(),
+            _ => 0,
+        });
+        bodies.sum()
+    };
+    assert!(bytes(&group, 1) > 20 * RUN_BYTES);
+    assert!((WINDOW_BYTES - 2 * RUN_BYTES..=WINDOW_BYTES).contains(&bytes(&group, 2)));
+    group.finish_writes(2);
+    group.members[2].stalled = false;
+    group.run_until("all level", Group::level);
+    assert_eq!(bytes(&group, 2), bytes(&group, 1), "each was sent once");
+}
+
+/// What was sent after a lost entry is sent again, in place of more that would be dropped too.
+#[test]
+fn n6_a_lost_prepare_under_load_is_requested_once() {
+    let mut group = with_entries(1);
+    group.lag = Duration::from_millis(2);
+    group.cut.insert((0, 2));
+    group.propose(0, &large(0));
+    group.cut.clear();
+    group.sent.clear();
+    for n in 1..60 {
+        group.propose(0, &large(n));
+        group.run_for(1);
+    }
+    let fetches = |e: &&Envelope| matches!(e.message, Message::Fetch { .. });
+    assert_eq!(group.sent.iter().filter(fetches).count(), 1);
+    let behind = group.replica(0).head().op.distance_from(group.replica(2).head().op);
+    assert!(behind < 10, "{behind} entries behind");
 }
 
 #[test]

@@ -240,14 +240,24 @@ impl Primary {
         cx.log.appended(seq);
         let (view, now) = (cx.view, cx.now.monotonic);
         self.pace.prepared(op, now);
+        // The queue of a link has room for a larger entry only if it is empty. So that waits in the journal.
+        let is_large = entry.body.len() > WINDOW_BYTES / 4;
+        let mut by_reference = Vec::new();
         for (to, peer) in &mut self.peers {
             if peer.installed && peer.next == op && op <= window_end(cx, peer.acked) {
                 if peer.acked == op.previous() {
                     peer.moved_at = now;
                 }
+                if is_large {
+                    by_reference.push(*to);
+                    continue;
+                }
                 peer.next = op.next();
                 cx.send(*to, Message::Prepare { view, commit, entry: entry.clone() });
             }
+        }
+        for to in by_reference {
+            self.replicate_to(cx, to);
         }
     }
 

@@ -258,6 +258,8 @@ pub(super) struct Group {
     /// Links that lose everything, by sender and receiver.
     pub(super) cut: BTreeSet<(u8, u8)>,
     pub(super) sent: Vec<Envelope>,
+    /// How often entries were sent that a driver reads from the journal.
+    pub(super) by_reference: usize,
     pub(super) now: Now,
     /// The hash of every op that any member ever knew to be committed: op 1 first.
     pub(super) committed: Vec<Hash>,
@@ -319,6 +321,7 @@ impl Group {
             on_the_way: VecDeque::new(),
             cut: BTreeSet::new(),
             sent: Vec::new(),
+            by_reference: 0,
             now,
             committed: Vec::new(),
             reads: BTreeMap::new(),
@@ -490,6 +493,7 @@ impl Group {
                     assert_eq!(entries.last().map(|entry| entry.header.hash()), Some(through.hash));
                     match wrap {
                         Wrap::Prepare { view, commit } => {
+                            self.by_reference += 1;
                             for entry in entries {
                                 self.post(Envelope {
                                     from,

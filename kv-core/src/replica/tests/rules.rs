@@ -189,6 +189,20 @@ fn n2_a_peer_is_sent_so_many_bytes_beyond_what_it_acknowledged() {
     assert_eq!(bytes(&group, 2), bytes(&group, 1), "each was sent once");
 }
 
+/// An entry that may not fit into the queue of a link is read from the journal when it is sent.
+#[test]
+fn n2_a_large_entry_is_sent_by_reference() {
+    let mut group = with_entries(1);
+    group.by_reference = 0;
+    group.propose(0, "small");
+    group.settle();
+    assert_eq!(group.by_reference, 0);
+    group.propose(0, &large(0).repeat(3));
+    assert_eq!(group.by_reference, 2);
+    group.run_until("all level", Group::level);
+    assert_eq!(group.replica(2).head().op, Op::new(3));
+}
+
 /// What was sent after a lost entry is sent again, in place of more that would be dropped too.
 #[test]
 fn n6_a_lost_prepare_under_load_is_requested_once() {

@@ -151,6 +151,7 @@ impl World {
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), seed);
         let formatted = recovered.formation > FormationStep::Empty;
         config.stateless = slot.role == Role::Data && state.is_none() && formatted;
+        config.window_bytes = self.plan.window.unwrap_or(config.window_bytes);
         config.staged = receiver.as_ref().and_then(Receiver::progress);
         let stateless = config.stateless;
         let commit = recovered.checkpoint;

@@ -47,6 +47,20 @@ pub(super) struct Entries {
     pub(super) wrap: Wrap,
 }
 
+impl Entries {
+    /// The commit point does not count: other messages bring a newer one.
+    fn answers_as(&self, other: &Self) -> bool {
+        let same = (self.from, self.through) == (other.from, other.through);
+        same && match (self.wrap, other.wrap) {
+            (Wrap::Prepare { view: one, .. }, Wrap::Prepare { view: other, .. }) => one == other,
+            (Wrap::NewState { nonce: one }, Wrap::NewState { nonce: other }) => one == other,
+            (Wrap::Prepare { .. }, Wrap::NewState { .. }) | (Wrap::NewState { .. }, Wrap::Prepare { .. }) => {
+                false
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct PeerQueue {
     items: VecDeque<Outgoing>,
@@ -74,7 +88,7 @@ impl Queue {
     fn push(&self, item: Outgoing) {
         let size = size(&item);
         let mut waiting = lock(&self.waiting);
-        if !waiting.connected {
+        if !waiting.connected || waiting.has_same_entries(&item) {
             return;
         }
         if let Outgoing::Piece(piece) = &item {
@@ -132,6 +146,12 @@ impl Queue {
 }
 
 impl PeerQueue {
+    /// Whether the entries wait already: on a slow connection they may be sent again before they were sent once.
+    fn has_same_entries(&self, item: &Outgoing) -> bool {
+        let Outgoing::Entries(new) = item else { return false };
+        self.items.iter().any(|other| matches!(other, Outgoing::Entries(old) if old.answers_as(new)))
+    }
+
     fn forget_piece(&mut self) {
         let before = self.items.iter().position(|item| matches!(item, Outgoing::Piece(_)));
         if let Some(item) = before.and_then(|at| self.items.remove(at)) {

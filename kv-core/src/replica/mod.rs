@@ -283,7 +283,7 @@ impl Replica {
                 let to = Requester { id: from, nonce, primary_of: is_primary.then_some(self.cx.view) };
                 self.cx.on_fetch(to, first, through, hash, what);
                 if let (ReplicaState::Primary(primary), FetchWhat::Entries) = (&mut self.state, what) {
-                    primary.on_lack(&self.cx, from, first, through);
+                    primary.on_lack(&mut self.cx, from, first);
                 }
             }
             Message::Headers { nonce, hashes } => {

@@ -56,7 +56,7 @@ struct PeerProgress {
     acked: Op,
     /// The next op to send.
     next: Op,
-    /// The last op that it has requested because it was lost on the way.
+    /// The last op that was sent again because one before it was lost on the way.
     lacked: Op,
     /// When `acked` last grew, or entries were last resent.
     moved_at: Instant,
@@ -240,52 +240,66 @@ impl Primary {
         cx.log.appended(seq);
         let (view, now) = (cx.view, cx.now.monotonic);
         self.pace.prepared(op, now);
-        // The queue of a link has room for a larger entry only if it is empty. So that waits in the journal.
-        let is_large = entry.body.len() > WINDOW_BYTES / 4;
-        let mut by_reference = Vec::new();
+        // The queue of a link may not have room for a larger entry.
+        let by_reference = entry.body.len() > cx.window_bytes;
+        let mut behind = Vec::new();
         for (to, peer) in &mut self.peers {
-            if peer.installed && peer.next == op && op <= window_end(cx, peer.acked) {
-                if peer.acked == op.previous() {
-                    peer.moved_at = now;
-                }
-                if is_large {
-                    by_reference.push(*to);
-                    continue;
-                }
+            if !peer.installed || peer.next != op || op > window_end(cx, peer.acked) {
+                continue;
+            }
+            if peer.acked == op.previous() {
+                peer.moved_at = now;
+            }
+            if by_reference {
+                behind.push(*to);
+            } else {
                 peer.next = op.next();
                 cx.send(*to, Message::Prepare { view, commit, entry: entry.clone() });
             }
         }
-        for to in by_reference {
+        for to in behind {
             self.replicate_to(cx, to);
         }
     }
 
     /// Sends a peer the entries that it lacks, within its window.
     fn replicate_to(&mut self, cx: &mut Context, to: MemberId) {
-        let (acked, mut from) = (self.peer(to).acked, self.peer(to).next);
-        let end = window_end(cx, acked);
-        while from <= end {
-            if from <= cx.trimmed() || cx.log.is_faulty(from) {
-                return cx.answer_what_is_missing(unasked(cx, to), from);
-            }
-            let last = cx.log.run_within(from, end, RUN_BYTES);
-            let (through, wrap) = (cx.anchor(last), Wrap::Prepare { view: cx.view, commit: cx.commit() });
-            cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
-            from = last.next();
-            self.peer(to).next = from;
+        let peer = self.peer(to);
+        if peer.next > cx.log.head().op {
+            return;
         }
+        let end = window_end(cx, peer.acked);
+        while self.send_run(cx, to, end) {}
     }
 
-    /// A peer lacks the entry at `op`, which was sent to it, and is sent entries from there up to `through`. It drops
-    /// those that arrive before them, so they are sent again.
-    pub(super) fn on_lack(&mut self, cx: &Context, to: MemberId, op: Op, through: Op) {
+    /// Sends a peer the next entries up to `end`, at most so many as are read at once. Returns whether there were any.
+    fn send_run(&mut self, cx: &mut Context, to: MemberId, end: Op) -> bool {
+        let from = self.peer(to).next;
+        if from > end {
+            return false;
+        }
+        if from <= cx.trimmed() || cx.log.is_faulty(from) {
+            cx.answer_what_is_missing(unasked(cx, to), from);
+            return false;
+        }
+        let last = cx.log.run_within(from, end, RUN_BYTES);
+        self.peer(to).next = last.next();
+        let (through, wrap) = (cx.anchor(last), Wrap::Prepare { view: cx.view, commit: cx.commit() });
+        cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
+        true
+    }
+
+    /// A peer lacks the entry at `op`, which was sent to it: it drops those that arrive before that entry, so they are
+    /// sent again, in this order.
+    pub(super) fn on_lack(&mut self, cx: &mut Context, to: MemberId, op: Op) {
         let peer = self.peer(to);
-        // Once for each op, because a peer whose disk is damaged requests entries in the same way.
+        // Once for all that was sent: the peer asks again for what is on the way, and a peer whose disk is damaged
+        // requests entries in the same way.
         if peer.installed && peer.acked < op && op < peer.next && peer.lacked < op {
-            peer.lacked = op;
-            let answer = cx.log.run_within(op, through.min(cx.log.head().op), RUN_BYTES);
-            peer.next = peer.next.min(answer.next());
+            peer.lacked = peer.next.previous();
+            peer.next = op;
+            peer.moved_at = cx.now.monotonic;
+            self.replicate_to(cx, to);
         }
     }
 
@@ -310,7 +324,8 @@ impl Primary {
             peer.acked = log.op;
             peer.next = peer.next.max(log.op.next());
             peer.moved_at = now;
-            peer.patience = cx.options.failure_timeout_min;
+            // Slowly: a peer that is slow and has lost nothing is soon sent little twice.
+            peer.patience = (peer.patience * 7 / 8).max(cx.options.failure_timeout_min);
             self.maybe_commit(cx)?;
         }
         self.replicate_to(cx, from);
@@ -359,7 +374,9 @@ impl Primary {
             peer.next = peer.acked.next();
             peer.moved_at = now;
             peer.patience = (peer.patience * 2).min(most);
-            self.replicate_to(cx, to);
+            // No more than a run: all of it may still be on a slow way.
+            let end = window_end(cx, peer.acked);
+            self.send_run(cx, to, end);
         }
     }
 
@@ -545,7 +562,7 @@ impl Primary {
 fn window_end(cx: &Context, acked: Op) -> Op {
     let head = cx.log.head().op;
     let end = head.min(acked.advance(u64::from(cx.options.pipeline_depth) * 2));
-    if acked < end { cx.log.run_within(acked.next(), end, WINDOW_BYTES) } else { end }
+    if acked < end { cx.log.run_within(acked.next(), end, cx.window_bytes) } else { end }
 }
 
 /// A peer that lacks entries, and has not asked for them.

@@ -10,6 +10,7 @@ use crate::message::{
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use bytes::Bytes;
+use kv_transport::Lane;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -254,6 +255,8 @@ pub(super) struct Group {
     pub(super) network: VecDeque<Envelope>,
     /// The delay of every message, and the messages in flight.
     pub(super) lag: Duration,
+    /// The additional delay of messages on the Bulk lane.
+    pub(super) lag_of_bulk: Duration,
     pub(super) on_the_way: VecDeque<(Instant, Envelope)>,
     /// Links that lose everything, by sender and receiver.
     pub(super) cut: BTreeSet<(u8, u8)>,
@@ -318,6 +321,7 @@ impl Group {
             members,
             network: VecDeque::new(),
             lag: Duration::ZERO,
+            lag_of_bulk: Duration::ZERO,
             on_the_way: VecDeque::new(),
             cut: BTreeSet::new(),
             sent: Vec::new(),
@@ -672,7 +676,11 @@ impl Group {
             if self.lag.is_zero() {
                 self.network.push_back(envelope);
             } else {
-                self.on_the_way.push_back((self.now.monotonic.after(self.lag), envelope));
+                let is_bulk = envelope.message.lane() == Lane::Bulk;
+                let lag = self.lag + if is_bulk { self.lag_of_bulk } else { Duration::ZERO };
+                let due = self.now.monotonic.after(lag);
+                let place = self.on_the_way.partition_point(|(other, _)| *other <= due);
+                self.on_the_way.insert(place, (due, envelope));
             }
         }
     }

@@ -191,35 +191,40 @@ fn n2_a_peer_is_sent_so_many_bytes_beyond_what_it_acknowledged() {
 
 /// An entry that may not fit into the queue of a link is read from the journal when it is sent.
 #[test]
-fn n2_a_large_entry_is_sent_by_reference() {
+fn n2_a_larger_entry_than_the_window_is_sent_by_reference() {
     let mut group = with_entries(1);
     group.by_reference = 0;
-    group.propose(0, "small");
+    group.propose(0, &large(0).repeat(5));
     group.settle();
     assert_eq!(group.by_reference, 0);
-    group.propose(0, &large(0).repeat(3));
+    group.propose(0, &large(0).repeat(7));
     assert_eq!(group.by_reference, 2);
     group.run_until("all level", Group::level);
     assert_eq!(group.replica(2).head().op, Op::new(3));
 }
 
-/// What was sent after a lost entry is sent again, in place of more that would be dropped too.
+/// What was sent after a lost entry is sent again, in place of more that would be dropped too. The answer to the request
+/// arrives on another connection, perhaps much later.
 #[test]
 fn n6_a_lost_prepare_under_load_is_requested_once() {
-    let mut group = with_entries(1);
-    group.lag = Duration::from_millis(2);
-    group.cut.insert((0, 2));
-    group.propose(0, &large(0));
-    group.cut.clear();
-    group.sent.clear();
-    for n in 1..60 {
-        group.propose(0, &large(n));
-        group.run_for(1);
+    for (size, bulk) in [(RUN_BYTES, 2), (RUN_BYTES, 60), (RUN_BYTES / 4, 2), (RUN_BYTES / 4, 60)] {
+        let entry = |n: u64| format!("{n:02}").repeat(size / 4);
+        let mut group = with_entries(1);
+        group.lag = Duration::from_millis(2);
+        group.lag_of_bulk = Duration::from_millis(bulk);
+        group.cut.insert((0, 2));
+        group.propose(0, &entry(0));
+        group.cut.clear();
+        group.sent.clear();
+        for n in 1..90 {
+            group.propose(0, &entry(n));
+            group.run_for(2);
+        }
+        let fetches = |e: &&Envelope| matches!(e.message, Message::Fetch { .. });
+        assert_eq!(group.sent.iter().filter(fetches).count(), 1);
+        let behind = group.replica(0).head().op.distance_from(group.replica(2).head().op);
+        assert!(behind < 10, "{behind} entries behind ({size}, {bulk})");
     }
-    let fetches = |e: &&Envelope| matches!(e.message, Message::Fetch { .. });
-    assert_eq!(group.sent.iter().filter(fetches).count(), 1);
-    let behind = group.replica(0).head().op.distance_from(group.replica(2).head().op);
-    assert!(behind < 10, "{behind} entries behind");
 }
 
 #[test]

@@ -298,6 +298,31 @@ mod tests {
         assert_eq!(lock(&queue.waiting).bytes, 0);
     }
 
+    /// On a slow connection, a primary sends entries again before they were sent once.
+    #[test]
+    fn n6_entries_that_wait_are_not_queued_again() {
+        let queue = Queue::new(Lane::Log);
+        queue.set_connected(true);
+        let entries = |from, view, commit| {
+            let commit = Anchor { op: Op::new(commit), ..Anchor::ZERO };
+            let wrap = Wrap::Prepare { view: View::new(view), commit };
+            Outgoing::Entries(Entries { from: Op::new(from), through: Anchor::ZERO, wrap })
+        };
+        let all = [(3, 1, 1), (4, 1, 1), (3, 1, 2), (3, 2, 2)];
+        for (from, view, commit) in all {
+            queue.push(entries(from, view, commit));
+        }
+        let found = std::iter::from_fn(|| queue.pop()).map(|item| match item {
+            Outgoing::Entries(Entries { from, wrap: Wrap::Prepare { view, .. }, .. }) => {
+                (from.get(), view.get())
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found.collect::<Vec<_>>(), [(3, 1), (4, 1), (3, 2)]);
+        queue.push(entries(3, 1, 1));
+        assert!(queue.pop().is_some(), "they have been sent, and may be lost");
+    }
+
     fn views_of_one(queue: &Queue) -> u64 {
         match queue.pop() {
             Some(Outgoing::Message(Message::StartViewChange { view })) => view.get(),

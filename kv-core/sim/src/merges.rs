@@ -25,18 +25,19 @@ impl World {
         let under_way = process.checkpoint.is_some();
         let held = process.transfers.sources.held(now);
         process.transfers.was_held |= !held.is_empty();
+        let was_held = process.transfers.was_held;
         match merger.step(&held) {
             Ok(MergeStep::Merged) => {
-                if !held.is_empty() {
-                    self.checker.count("steps of merges while a state is sent");
-                } else if process.transfers.was_held {
-                    self.checker.count("steps of merges after a state was sent");
-                }
                 if let Some(state) = &mut process.state {
                     state.finish_merge();
                     process.transfers.sources.publish(state.snapshot());
                 }
                 self.checker.count("steps of merges");
+                if !held.is_empty() {
+                    self.checker.count("steps of merges while a state is sent");
+                } else if was_held {
+                    self.checker.count("steps of merges after a state was sent");
+                }
                 if under_way {
                     self.checker.count("steps of merges beside a checkpoint");
                 }

@@ -1,5 +1,6 @@
-//! How long the files of runs and the steps of merges are. All files of the state are open, so they must not be many; and
-//! while runs are merged, the file of each that is merged in part takes room, so they must not be long either.
+//! How long the files of runs and the steps of merges are. All files of the state are open, so they must not be many:
+//! all runs together have at most about 256. While runs are merged, the file of each that is merged in part takes room,
+//! so files must not be long either.
 
 /// A file of a run is not longer than this, so that a merge of many can remove them one by one.
 const LONGEST_FILE: u64 = 1 << 30;
@@ -58,5 +59,83 @@ impl Sizes {
     /// How much longer than usual the files may be before all runs are merged.
     pub(super) fn slack(&self) -> u64 {
         self.step / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::{self, Shape};
+    use super::*;
+
+    /// A run, and how many files it has.
+    type Files = Vec<(Shape, u64)>;
+
+    fn count(runs: &[(Shape, u64)]) -> u64 {
+        runs.iter().map(|(_, files)| files).sum()
+    }
+
+    /// Writes checkpoints until there are so many bytes, and merges. From some length of the state on, all files that
+    /// were there then are held. Returns the most open files.
+    fn most_files(memtable: u64, until: u64, held_from: u64) -> u64 {
+        let sizes = Sizes::of(usize::try_from(memtable).unwrap());
+        let (mut runs, mut held, mut gone, mut all, mut most) = (Files::new(), false, (0, 0), 0, 0);
+        for id in 0.. {
+            if !held && all >= held_from {
+                held = true;
+                runs.iter_mut().for_each(|(run, _)| run.held = run.bytes);
+            }
+            let files = memtable.div_ceil(sizes.checkpoint_file(all));
+            runs.insert(0, (Shape { id, bytes: memtable, held: 0, into: None }, files));
+            all += memtable;
+            let shapes = |runs: &Files| runs.iter().map(|(run, _)| *run).collect::<Vec<_>>();
+            while let Some(plan) = policy::next(&shapes(&runs), false, (all / 32).saturating_sub(gone.0)) {
+                let inputs = &runs[plan.inputs.clone()];
+                let files = plan.bytes.div_ceil(sizes.merged_file(plan.bytes, all));
+                // While it goes on, a file of each input is there in part.
+                let (before, parts) = (count(inputs), inputs.len() as u64);
+                most = most.max(gone.1 + count(&runs) - before + before.max(files) + parts + 1);
+                for (run, files) in inputs.iter().filter(|(run, _)| run.held > 0) {
+                    gone = (gone.0 + run.held, gone.1 + files);
+                }
+                let run = Shape { id, bytes: plan.bytes, held: 0, into: None };
+                runs.splice(plan.inputs, [(run, files)]);
+            }
+            most = most.max(gone.1 + count(&runs));
+            if all >= until {
+                break;
+            }
+        }
+        most
+    }
+
+    /// All files of all runs are open, whatever the lengths of the runs, also while a state is sent.
+    #[test]
+    fn all_runs_together_have_few_files() {
+        const GIB: u64 = 1 << 30;
+        for memtable in [32 << 20, 256 << 20] {
+            for state in [1, 10, 100].map(|gib| gib * GIB) {
+                let most = most_files(memtable, state, u64::MAX);
+                assert!((60..200).contains(&most), "{most} files of {state} bytes");
+                let most = most_files(memtable, state, state / 2);
+                assert!((60..256).contains(&most), "{most} files of {state} bytes, half of them sent");
+            }
+        }
+    }
+
+    #[test]
+    fn steps_write_whole_files() {
+        let sizes = Sizes::of(32 << 20);
+        for file in [4 << 20, 5 << 20, 20 << 20, 32 << 20, 33 << 20] {
+            let step = sizes.step(file);
+            assert!(step % file == 0 && step >= 32 << 20 && step < (32 << 20) + file, "{step} for {file}");
+        }
+    }
+
+    /// A first checkpoint is divided like a state of its length.
+    #[test]
+    fn a_large_checkpoint_has_few_files() {
+        let sizes = Sizes::of(4 << 30);
+        assert!((4_u64 << 30).div_ceil(sizes.checkpoint_file(0)) <= 64);
+        assert!((4_u64 << 30).div_ceil(sizes.checkpoint_file(100 << 30)) <= 4);
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the engine on disk: merges, and how much they write and leave.
 
 mod disks;
+mod held;
 mod room;
 mod steps;
 

@@ -127,7 +127,10 @@ mod tests {
         let sizes = Sizes::of(32 << 20);
         for file in [4 << 20, 5 << 20, 20 << 20, 32 << 20, 33 << 20] {
             let step = sizes.step(file);
-            assert!(step % file == 0 && step >= 32 << 20 && step < (32 << 20) + file, "{step} for {file}");
+            assert!(
+                step.is_multiple_of(file) && step >= 32 << 20 && step < (32 << 20) + file,
+                "{step} for {file}"
+            );
         }
     }
 

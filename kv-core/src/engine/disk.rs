@@ -386,8 +386,8 @@ pub struct Merger {
 }
 
 impl Merger {
-    /// Does a part of what is due. Blocks, for a moment. It may run beside a checkpoint. `held`: what stays on the disk,
-    /// of which only a small part is merged.
+    /// Does a part of what is due. Blocks, for a moment. It may run beside a checkpoint. `held`: what stays on the
+    /// disk, of which only a small part is merged.
     ///
     /// # Errors
     /// If the disk fails or is damaged, or the state was dropped. A full disk is no error.

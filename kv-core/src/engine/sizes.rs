@@ -6,8 +6,8 @@
 const LONGEST_FILE: u64 = 1 << 30;
 /// Nor longer than this part of all files.
 const FILES: u64 = 64;
-/// Runs that are merged are divided into about so many files, unless those would be too short. While a run is merged, one
-/// of its files is still there of which a part does not count any more.
+/// Runs that are merged are divided into about so many files, unless those would be too short. While a run is merged,
+/// one of its files is still there of which a part does not count any more.
 const FILES_PER_RUN: u64 = 16;
 /// A file is at least as long as this part of all files, so that there are not too many of all runs together.
 const MOST_FILES: u64 = 256;

@@ -126,8 +126,8 @@ impl Snapshot {
     }
 }
 
-/// The files of snapshots that are sent to other members: their numbers, and how long they are. Merged or not, they take
-/// room on the disk until the snapshots are dropped.
+/// The files of snapshots that are sent to other members: their numbers, and how long they are. Merged or not, they
+/// take room on the disk until the snapshots are dropped.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HeldFiles(BTreeMap<u64, u64>);
 

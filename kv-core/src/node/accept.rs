@@ -21,8 +21,8 @@ use tokio::time::{sleep, timeout};
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// How many callers that have not sent their hello yet are kept: so many members, and so many clients.
 const HALF_OPEN: usize = 128;
-/// Open files reserved for everything but clients: 256 callers that have not sent their hello yet; about 256 files of the
-/// state; and a state that is being received, the journal, and peers.
+/// Open files reserved for everything but clients: 256 callers that have not sent their hello yet; about 256 files of
+/// the state; and a state that is being received, the journal, and peers.
 const OTHER_FILES: usize = 768;
 /// At least this many clients are accepted, even if the process may open only few files.
 const FEWEST_CLIENTS: usize = 16;

@@ -13,7 +13,7 @@ use super::world::World;
 use kv_core::config::{FixedOptions, Role};
 use kv_core::engine::EngineError;
 use kv_core::journal::{Identity, Journal, JournalOptions};
-use kv_core::kv::{Limits, MergeSize, Reaper, Receiver, Sources, StateMachine};
+use kv_core::kv::{HeldFiles, Limits, Reaper, Receiver, Sources, StateMachine};
 use kv_core::message::{CheckpointAlignment, FormationStep, Recovered, Write};
 use kv_core::replica::{Input, Now, Replica, ReplicaConfig};
 use std::collections::VecDeque;
@@ -246,7 +246,7 @@ impl World {
         for merges in [after % 2 == 0, after % 2 != 0] {
             // What fails first ends the other too.
             let done = match &merger {
-                Some(merger) if merges => merger.step(MergeSize::Any).map(drop),
+                Some(merger) if merges => merger.step(&HeldFiles::default()).map(drop),
                 _ if merges => Ok(()),
                 _ => process.checkpoint.take().map_or(Ok(()), CheckpointStage::run),
             };

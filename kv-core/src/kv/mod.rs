@@ -20,7 +20,7 @@ mod watchers;
 
 #[cfg(feature = "internals")]
 pub use crate::engine::Keys;
-pub use crate::engine::{MergeSize, MergeStep, Merger, Progress};
+pub use crate::engine::{HeldFiles, MergeStep, Merger, Progress};
 #[cfg(feature = "internals")]
 pub use crate::message::Position;
 pub use apply::Applied;

@@ -84,6 +84,16 @@ pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure>
     print_either(json, &object, members::table(&members).trim_end())
 }
 
+/// `kv members`.
+pub(crate) async fn members(context: &Context, json: bool) -> Result<(), Failure> {
+    let client = context.client().await?;
+    let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+    if json {
+        return members::objects(&members).iter().try_for_each(|object| print_line(&json_line(object)));
+    }
+    print_line(members::lines(&members).trim_end())
+}
+
 pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
     still_read(output::print(line)).map(drop)
 }

@@ -1,15 +1,20 @@
 //! `kv`: a replicated key-value store, as a server and a command line.
 
+mod args;
+mod backup;
 mod bench;
 #[cfg(feature = "tls")]
 mod certs;
 mod cli;
 mod commands;
+mod compact;
 mod config;
 mod context;
+mod count;
 mod demo;
 mod descendants;
 mod dispatch;
+mod dump;
 mod encoding;
 mod environment;
 mod failure;
@@ -21,11 +26,13 @@ mod log;
 mod manual;
 mod members;
 mod output;
+mod progress;
 mod reads;
 mod serve;
 mod shell;
 mod signals;
 mod top;
+mod touch;
 mod txn;
 mod watch;
 
@@ -109,6 +116,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         CliCommand::Certs(args) => certs::run(&args, json),
         CliCommand::Demo(args) => block_on(demo::run(args, cli.log, json)),
         CliCommand::Bench(args) => block_on(bench::run(*args, json)),
+        CliCommand::Verify(args) => backup::verify(&args, json),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args, json),
     }

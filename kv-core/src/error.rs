@@ -132,6 +132,7 @@ impl From<RequestError> for WriteError {
             | RequestError::TooManyOps { .. }
             | RequestError::Transaction { .. }
             | RequestError::Keys { .. }
+            | RequestError::Skip { .. }
             | RequestError::Ttl { .. }
             | RequestError::DuplicateKey { .. }) => Self::Malformed(error),
         }

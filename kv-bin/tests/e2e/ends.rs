@@ -32,6 +32,12 @@ const TABLE: &[(&str, &[&str], [End; 6])] = &[
         &["watch", "--from", "1", "--limit", "1000"],
         [Code(129), Code(130), Code(143), Killed, Killed, GoesOn],
     ),
+    ("complete", &["dump", "--follow"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
+    (
+        "complete",
+        &["dump", "--follow", "--limit", "1000"],
+        [Code(129), Code(130), Code(143), Killed, Killed, GoesOn],
+    ),
     ("members", &["top", "--json"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
     (
         "",
@@ -42,6 +48,14 @@ const TABLE: &[(&str, &[&str], [End; 6])] = &[
     // Nobody answers there: it waits. What it waits for is a connection, so nothing has happened.
     ("", &["put", "a", "b", "--timeout", "60s"], [Killed, Killed, Killed, Killed, Killed, GoesOn]),
     ("", &["watch", "--timeout", "60s"], [Code(129), Code(130), Code(143), Killed, Killed, GoesOn]),
+    (
+        "",
+        &["dump", "--follow", "--timeout", "60s"],
+        [Code(129), Code(130), Code(143), Killed, Killed, GoesOn],
+    ),
+    // Without the line that ends it, a dump is known to be incomplete.
+    ("", &["dump", "--timeout", "60s"], [Killed, Killed, Killed, Killed, Killed, GoesOn]),
+    ("", &["backup", "-o", "-", "--timeout", "60s"], [Killed, Killed, Killed, Killed, Killed, GoesOn]),
     ("", &["lease", "keep-alive", "1", "--timeout", "60s"], [Killed, Killed, Killed, Killed, Killed, GoesOn]),
 ];
 
@@ -224,7 +238,14 @@ fn output_that_cannot_be_written_is_a_failure_of_every_command() {
         (&["scan", ""], ""),
         (&["watch", "--from", "1", "--limit", "1"], ""),
         (&["txn", "-"], "{ \"then\": [{ \"get\": \"a\" }] }"),
-        (&["load", "-"], "{ \"key\": \"a\", \"value\": \"b\" }"),
+        (&["load", "-"], "{ \"key\": \"a\", \"value\": \"b\" }\n{ \"event\": \"complete\", \"keys\": 1 }"),
+        (&["touch", "key/1", "--ttl", "1h"], ""),
+        (&["count"], ""),
+        (&["dump"], ""),
+        (&["dump", "--follow"], ""),
+        (&["backup", "-o", "-"], ""),
+        (&["members"], ""),
+        (&["compact"], ""),
         (&["lease", "grant", "1s"], ""),
         (&["lease", "keep-alive", &lease], ""),
         (&["lease", "show", &lease], ""),
@@ -272,6 +293,11 @@ fn a_command_whose_output_is_closed_succeeds() {
         &["delete", "a"],
         &["scan", ""],
         &["watch", "--from", "1", "--limit", "20"],
+        &["touch", "key/1", "--ttl", "1h"],
+        &["count"],
+        &["dump"],
+        &["dump", "--follow"],
+        &["members"],
         &["lease", "grant", "1s"],
         &["lease", "show", &lease],
         &["status"],

@@ -138,6 +138,12 @@ bugs! {
     FormerHolderWrites,
     /// A read at a past revision returns the present value of the key.
     PastIsPresent,
+    /// A member reads history that counts as dropped, as long as it is stored.
+    ReadsWhatWasDropped,
+    /// A count ends one key too early.
+    CountsOneShort,
+    /// A touch removes a key from its lease.
+    TouchLosesLease,
     /// The state expires a key that was put again since the expiry was proposed, and ignores the deadline.
     ExpiresOtherPut,
     /// What is due soon is proposed and removed, although the stamp is before the deadline.
@@ -156,6 +162,8 @@ bugs! {
     WatchesAskAgain,
     /// When a watch asks for changes that are no longer kept, they are skipped.
     WatchesSkipWhatIsGone,
+    /// A watch at the oldest revision that is kept is told that it is compacted.
+    WatchesEndEarly,
     /// A watch delivers puts that are in the log and not committed.
     WatchesTellUncommitted,
     /// A watch is parked although changes after its last poll have woken the others already.

@@ -17,6 +17,7 @@ mod cluster;
 mod drive;
 mod events;
 mod faults;
+mod floors;
 mod history;
 mod holders;
 mod kind;

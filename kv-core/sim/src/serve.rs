@@ -174,6 +174,10 @@ impl World {
         } else {
             state.reader().answer(query, usize::MAX, 1 << 20)
         };
+        let checked = self.floors(&state.reader()).check_read(query, &answer);
+        if self.bug != Some(Bug::PastIsPresent) {
+            self.check(checked);
+        }
         match answer {
             Ok(answer) => self.answer(member, way, answer),
             Err(error) => {

@@ -157,6 +157,15 @@ pub enum Reply {
         /// The revision of the state that was read.
         revision: Revision,
     },
+    /// One step of counting a range.
+    Counted {
+        /// The number of keys up to `next`.
+        count: u64,
+        /// Where the next step begins. `None` if this is the last step.
+        next: Option<Bytes>,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
     /// The member no longer keeps a revision that the read or the watch needs.
     Compacted {
         /// The oldest revision that the member can read.

@@ -10,12 +10,13 @@ use crate::message::{
     Request,
 };
 use crate::session::{DuplicateCheck, RequestResult};
+use std::cell::Cell;
 
 /// The result of one request of an applied entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// The request's own revision, if it takes one (rule N8). Duplicates and rejected requests take one too. Otherwise
-    /// the last revision before it.
+    /// The request's own revision, or the last one, if it takes any (rule N8). Duplicates and rejected requests take
+    /// one too. Otherwise the last revision before it.
     pub revision: Revision,
     /// Its session; zero if it opens a session, was proposed by the primary itself, or cannot be decoded.
     pub session: SessionId,
@@ -39,7 +40,7 @@ impl Applied {
 /// the values although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
-/// How many bytes the requests of one entry may return together: they are all in memory at once.
+/// How many bytes the requests of one entry may return and rewrite together: they are all in memory at once.
 const RETURNED_BYTES: usize = 16 << 20;
 
 /// The context of the running request.
@@ -48,9 +49,13 @@ pub(super) struct ExecContext {
     pub(super) request: u64,
     /// Its own revision, or the last one before it.
     pub(super) revision: Revision,
+    /// How many revisions it takes.
+    pub(super) taken: u64,
     pub(super) timestamp: Timestamp,
-    /// How much it may still return, together with the others of its entry.
+    /// How much it may still return or rewrite, together with the others of its entry.
     pub(super) room: usize,
+    /// How much it has read and written again.
+    pub(super) rewritten: Cell<usize>,
 }
 
 impl ExecContext {
@@ -71,11 +76,13 @@ impl StateMachine {
             // A request that cannot be decoded counts too: sessions and leases are named by this number, on all members
             // alike.
             self.requests += 1;
-            if Request::takes_revision(&bytes) {
-                self.revision = self.revision.next();
-            }
-            let done = self.run_request(&bytes, room)?;
-            room = room.saturating_sub(done.result.as_ref().map_or(0, |outcome| outcome.effect.weight()));
+            let taken = Request::revisions(&bytes, self.revision);
+            self.revision = self.revision.advance(taken);
+            let (request, revision, timestamp) = (self.requests, self.revision, self.timestamp);
+            let context = ExecContext { request, revision, taken, timestamp, room, rewritten: Cell::new(0) };
+            let done = self.run_request(&context, &bytes)?;
+            let returned = done.result.as_ref().map_or(0, |outcome| outcome.effect.weight());
+            room = room.saturating_sub(returned + context.rewritten.get());
             applied.push(done);
         }
         assert_eq!(self.revision.next(), entry.header.next_revision(), "the entry was checked");
@@ -84,10 +91,7 @@ impl StateMachine {
         Ok(applied)
     }
 
-    fn run_request(&mut self, bytes: &[u8], room: usize) -> Result<Applied, EngineError> {
-        let (revision, timestamp) = (self.revision, self.timestamp);
-        let request = self.requests;
-        let context = ExecContext { request, revision, timestamp, room };
+    fn run_request(&mut self, context: &ExecContext, bytes: &[u8]) -> Result<Applied, EngineError> {
         let mut applied = Applied {
             revision: context.revision,
             session: SessionId::ZERO,
@@ -108,13 +112,13 @@ impl StateMachine {
         }
         if let Operation::Expire(due) = request.operation {
             if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
-                applied.result = context.outcome(self.expire(&context, due)?);
+                applied.result = context.outcome(self.expire(context, due)?);
             }
             return Ok(applied);
         }
         (applied.session, applied.number) = (request.session, request.number);
         if request.number != RequestNumber::ZERO {
-            applied.result = self.run_in_session(&context, request)?;
+            applied.result = self.run_in_session(context, request)?;
         }
         Ok(applied)
     }
@@ -164,6 +168,17 @@ impl StateMachine {
                 )?));
             }
             Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
+            Command::SkipRevisions { to: _ } => {
+                // The revisions are taken already, by the bytes of the request. The ids of sessions and leases are
+                // raised too: where the content of another cluster is restored, a client of that cluster must not find
+                // its id in use by somebody else.
+                self.requests += context.taken;
+                let kept = self.limits.fixed.history_revisions;
+                return Ok(context.outcome(Effect::RevisionsSkipped { kept }));
+            }
+            Command::Touch { key, ttl_ms, condition } => {
+                return Ok(context.outcome(self.run_touch(context, &key, ttl_ms, condition.as_ref())?));
+            }
         };
         let (found, holds) = self.read_meta(&key, condition.as_ref())?;
         if !holds {

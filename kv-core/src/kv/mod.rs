@@ -37,7 +37,7 @@ pub use reader::Unreadable;
 pub use reader::{RevisionView, ScanPage};
 pub use reaper::{ExpiryQuery, Reaper};
 pub use transfer::{Receiver, Sources};
-pub use watchers::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
+pub use watchers::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
 #[cfg(feature = "internals")]
 pub use watchers::{WatchId, WokenWatches};
 
@@ -225,7 +225,7 @@ impl StateMachine {
     /// A reader of the applied state.
     #[must_use]
     pub fn reader(&self) -> StateReader {
-        StateReader::new(self.engine.reader(), self.recent.clone())
+        StateReader::new(self.engine.reader(), self.recent.clone(), self.limits.fixed.history_revisions)
     }
 
     /// About how many bytes in memory are not in a checkpoint. A checkpoint is due at [`Limits::checkpoint_bytes`],

@@ -96,6 +96,15 @@ pub enum Query {
         /// The revision to read at; `None` for the newest.
         at: Option<Revision>,
     },
+    /// The number of keys of a range.
+    Count {
+        /// The first key (inclusive).
+        from: Bytes,
+        /// The end (exclusive); `None` for the end of the key space.
+        to: Option<Bytes>,
+        /// The revision to read at; `None` for the newest.
+        at: Option<Revision>,
+    },
 }
 
 impl Query {
@@ -119,7 +128,7 @@ impl Query {
                 let fits = count <= most && bytes <= max;
                 if fits { Ok(()) } else { Err(RequestError::Keys { count, most, bytes, max }) }
             }
-            Self::Scan { from, to, .. } => limits.range(from, to.as_ref()),
+            Self::Scan { from, to, .. } | Self::Count { from, to, .. } => limits.range(from, to.as_ref()),
         }
     }
 
@@ -127,7 +136,9 @@ impl Query {
     #[must_use]
     pub const fn at(&self) -> Option<Revision> {
         match self {
-            Self::Get { at, .. } | Self::Many { at, .. } | Self::Scan { at, .. } => *at,
+            Self::Get { at, .. } | Self::Many { at, .. } | Self::Scan { at, .. } | Self::Count { at, .. } => {
+                *at
+            }
         }
     }
 }
@@ -142,7 +153,7 @@ pub struct Record {
     pub created: Revision,
     /// The revision at which the key was last changed.
     pub modified: Revision,
-    /// How many times the key was put since it was created; 1 after the first put.
+    /// How many times the key was put or touched since it was created; 1 after the first put.
     pub version: u64,
     /// When the key expires, on the cluster's clock, if it has a time to live. The key is removed at this time or a
     /// little later, never earlier. It exists until it is removed.
@@ -255,6 +266,15 @@ pub enum Answer {
     /// The call exceeds a limit, or asks a witness for data. The call was **not** proposed. The text names the limit
     /// and what to do.
     Refused(String),
+    /// The answer to [`Query::Count`].
+    Counted {
+        /// The number of keys from the beginning of the range up to `next`.
+        count: u64,
+        /// Where the next call begins, because the work for one answer is limited. `None` if this was all.
+        next: Option<Bytes>,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
 }
 
 /// The status of a member.
@@ -290,6 +310,8 @@ pub struct MemberStatus {
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
+    /// The version of kv that the member runs, such as `0.1.0`.
+    pub version: String,
 }
 
 /// What a member is doing. Printed and serialized as its name in lower case, as in `view-change`.

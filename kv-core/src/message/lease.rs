@@ -51,7 +51,11 @@ impl Lifetime {
     }
 
     pub(super) fn check(self) -> Result<(), RequestError> {
-        self.ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
+        Self::check_ttl(self.ttl_ms)
+    }
+
+    pub(super) fn check_ttl(ttl_ms: Option<u64>) -> Result<(), RequestError> {
+        ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
     }
 }
 

@@ -160,7 +160,7 @@ struct Applier {
     bytes: usize,
     /// At this op there was nothing to checkpoint.
     nothing_at: Op,
-    /// A checkpoint was requested, although little has been applied.
+    /// A checkpoint was requested, or revisions were skipped, although little has been applied.
     asked: bool,
     /// The deadlines that the driver knows.
     deadlines: Deadlines,
@@ -411,6 +411,12 @@ impl Applier {
                 self.shared.inbox.digest(op, digest);
             }
             self.shared.waiters.applied(applied);
+            if entry.header.skips_revisions() {
+                // A checkpoint drops the history that is too old now, even if nobody writes any more. As above, members
+                // usually make it at the same op.
+                self.asked = true;
+                break;
+            }
         }
         self.shared.inbox.applied(state.applied().op);
         watches::published(&self.shared);

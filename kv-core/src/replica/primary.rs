@@ -581,7 +581,7 @@ fn next_entry(cx: &Context, requests: &[Bytes], timestamp: Timestamp) -> Entry {
         first_revision: cx.log.next_revision(),
         timestamp,
         request_count: u32::try_from(requests.len()).expect("a batch is bounded in bytes"),
-        revision_count: revisions_of(requests),
+        revision_count: revisions_of(requests, cx.log.next_revision()),
         body_len: u32::try_from(body.len()).expect("a batch is bounded in bytes"),
         body_hash: Hash::of(&body),
     };

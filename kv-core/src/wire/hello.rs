@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The protocol versions that this build speaks.
-pub const PROTOCOL: VersionRange = VersionRange { min: 6, max: 6 };
+pub const PROTOCOL: VersionRange = VersionRange { min: 7, max: 7 };
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

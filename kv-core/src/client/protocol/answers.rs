@@ -24,6 +24,9 @@ impl ClientProtocol {
             Answer::Records { records, next, revision } => {
                 self.on_result(now, number, attempt, Reply::Records { records, next, revision });
             }
+            Answer::Counted { count, next, revision } => {
+                self.on_result(now, number, attempt, Reply::Counted { count, next, revision });
+            }
             Answer::Compacted { oldest } => {
                 self.on_result(now, number, attempt, Reply::Compacted { oldest });
             }
@@ -79,7 +82,11 @@ impl ClientProtocol {
         let kind = &self.calls[&attempt.call].kind;
         let is_read = matches!(
             reply,
-            Reply::Value { .. } | Reply::Records { .. } | Reply::Compacted { .. } | Reply::Future { .. }
+            Reply::Value { .. }
+                | Reply::Records { .. }
+                | Reply::Counted { .. }
+                | Reply::Compacted { .. }
+                | Reply::Future { .. }
         );
         let fits = match (kind, &reply) {
             (Kind::Linearizable(_), _) if is_read => {

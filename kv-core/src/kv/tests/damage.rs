@@ -14,7 +14,7 @@ fn prepared() -> (Disk, Workload) {
     workload.keys = 1000;
     let mut state = StateMachine::open(disk.storage(), limits()).unwrap();
     for _ in 0..3 {
-        for _ in 0..60 {
+        for _ in 0..120 {
             workload.step(&mut state);
         }
         let checkpoint = state.begin_checkpoint().unwrap();

@@ -63,7 +63,7 @@ fn changes(reader: &StateReader, after: Revision, from: &[u8], to: Option<&[u8]>
 }
 
 fn check_changes(workload: &mut Workload, reader: &StateReader) {
-    let floor = reader.latest().floor();
+    let floor = reader.floor(&reader.latest());
     let rng = &mut workload.rng;
     let after = Revision::new(rng.u64(floor.get()..=reader.revision().get()));
     let (from, to) = (format!("key{:04}", rng.u64(..40)), format!("key{:04}", rng.u64(..60)));
@@ -110,7 +110,7 @@ fn without_history_only_new_changes_are_delivered() {
 /// Rule R2: any revision that is kept reads as the model remembers it, key by key and range by range, in both
 /// directions.
 fn check_past(workload: &mut Workload, reader: &StateReader) {
-    let (floor, newest) = (reader.latest().floor(), reader.revision());
+    let (floor, newest) = (reader.floor(&reader.latest()), reader.revision());
     let rng = &mut workload.rng;
     let at = Revision::new(rng.u64(floor.get()..=newest.get()));
     let view = reader.at(at).unwrap();

@@ -8,7 +8,9 @@ mod history;
 mod lifetimes;
 mod model;
 mod readers;
+mod revisions;
 mod sessions;
+mod touch;
 mod transactions;
 mod transfer;
 mod watchers;
@@ -75,7 +77,7 @@ impl Log {
             first_revision: self.next_revision,
             timestamp: Timestamp::new(self.timestamp),
             request_count: u32::try_from(requests.len()).unwrap(),
-            revision_count: revisions_of(requests),
+            revision_count: revisions_of(requests, self.next_revision),
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };

@@ -162,6 +162,10 @@ fn client_messages() -> Vec<ClientMessage> {
         ClientCall::Read { mode: ReadMode::Local, query: scan },
         ClientCall::Read { mode: ReadMode::AtLeast(Revision::new(7)), query: past.clone() },
         ClientCall::Read { mode: ReadMode::MaxStaleness(Duration::from_millis(1500)), query: past },
+        ClientCall::Read {
+            mode: ReadMode::Local,
+            query: Query::Count { from: "a".into(), to: None, at: Some(Revision::new(5)) },
+        },
         ClientCall::Watch(WatchQuery {
             from: "a".into(),
             to: Some("b".into()),
@@ -188,6 +192,7 @@ fn server_messages() -> Vec<ServerMessage> {
         StepResult::Got(Some(Box::new(record.clone()))),
         StepResult::Got(None),
         StepResult::Scanned(Box::new(scanned)),
+        StepResult::Touched { existed: true },
     ];
     let effects = [
         Effect::Transacted { succeeded: true, results },
@@ -200,6 +205,8 @@ fn server_messages() -> Vec<ServerMessage> {
         Effect::ConditionFailed { found: Some(Revision::new(4)) },
         Effect::Lease(LeaseInfo { ttl_ms: 100, deadline: timestamp, keys: 3 }),
         Effect::LeaseFailed(LeaseFailure::Unknown),
+        Effect::Touched { existed: true },
+        Effect::RevisionsSkipped { kept: 1 << 30 },
     ];
     let status = MemberStatus {
         id: MemberId::new(1),
@@ -216,6 +223,7 @@ fn server_messages() -> Vec<ServerMessage> {
         peers: vec![PeerStatus { id: MemberId::new(2), acknowledged: Op::new(8), alive: true }],
         load: Load { clients: 2, watches: 1, reads: Latencies::new([0, 3]), writes: Latencies::default() },
         uptime_ms: 5000,
+        version: "0.1.0".to_owned(),
     };
     let mut answers: Vec<_> = effects
         .into_iter()
@@ -249,6 +257,7 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Abandoned,
         Answer::Overloaded,
         Answer::Refused("too long".into()),
+        Answer::Counted { count: 1 << 40, next: Some("next".into()), revision },
     ]);
     (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
 }

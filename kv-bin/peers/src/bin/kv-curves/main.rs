@@ -12,6 +12,7 @@ mod table;
 use clap::{Parser, ValueEnum};
 use kv_peers::Result;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -67,8 +68,17 @@ enum Curve {
     Limits,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kv-curves: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
     if args.wants(Curve::Network) && !args.inside {
         network::enter();
     }
@@ -77,7 +87,7 @@ fn main() -> Result<()> {
         let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         // What is not finished is dropped: that ends its processes and deletes their folders.
         tokio::select! {
-            result = measure(&args) => result,
+            result = measure(args) => result,
             _ = interrupt.recv() => Err("interrupted".into()),
             _ = end.recv() => Err("terminated".into()),
         }

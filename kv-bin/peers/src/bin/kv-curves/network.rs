@@ -10,8 +10,9 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 /// Packets as on Ethernet: they are not put together to large ones.
-const SETUP: &str =
-    "ip link set lo up && ip link set dev lo mtu 1500 gso_max_segs 1 && tc qdisc add dev lo clsact";
+const SETUP: &str = "ip link set dev lo mtu 1500 gso_max_segs 1 && tc qdisc add dev lo clsact";
+/// A new namespace has a loopback device that is down.
+const UP: &str = "ip link set lo up";
 const FILTER: [&str; 8] = ["dev", "lo", "ingress", "pref", "1", "protocol", "all", "bpf"];
 
 /// The means to lose packets.
@@ -66,6 +67,7 @@ pub(crate) fn enter() {
         return;
     }
     let mut command = unshare();
+    command.args(["sh", "-c", &format!("{UP} && exec \"$0\" \"$@\"")]);
     command.arg(program).args(std::env::args_os().skip(1)).arg("--inside");
     eprintln!("loss will not be measured: {}", command.exec());
 }

@@ -50,22 +50,27 @@ impl Args {
     }
 }
 
-/// What is measured, over what.
+/// What is measured, over what. Measured in this order: what takes long comes last.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum Curve {
+    /// Throughput and latency over the number of clients.
     Clients,
+    /// Throughput and latency over the size of the values.
     Values,
-    Keys,
+    /// Throughput and latency over the number of members.
     Members,
-    /// TCP, TLS and QUIC, with and without loss of packets.
+    /// Throughput and latency over TCP, TLS and QUIC, with and without loss of packets.
     Network,
-    /// Restart and catch-up, over the size of the data.
+    /// Memory over connections.
+    Connections,
+    /// What a group cannot do.
+    Limits,
+    /// Restart and catch-up over the size of the data.
     Restart,
     /// Memory over keys.
     Memory,
-    /// Memory over connections.
-    Connections,
-    Limits,
+    /// Throughput and latency over the number of keys, for uniform and for Zipf-distributed choices.
+    Keys,
 }
 
 fn main() -> ExitCode {

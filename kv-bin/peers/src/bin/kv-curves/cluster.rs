@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look whether a condition holds.
-const EVERY: Duration = Duration::from_millis(5);
+const EVERY: Duration = Duration::from_millis(10);
 
 /// A cluster. Dropping it kills the members and deletes their data. If this process is killed, the members see that
 /// their standard input is closed, and end and delete the folder themselves.

@@ -84,7 +84,7 @@ async fn connected(args: &Args, network: Network, count: u64) -> Result<(u64, u6
         "1d",
     ]);
     command.args(["--clients", &count.to_string(), "--rate", GETS_PER_SECOND]).args(cluster.client());
-    // It is killed when it is dropped.
+    // It is killed when it is dropped, and ends by itself if this program is killed.
     let mut clients = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let begun = Instant::now();
     let mut most = 0;

@@ -62,29 +62,36 @@ fn program(percent: u32) -> String {
 /// Runs this program again, in a network namespace of its own. Returns only if that is not possible.
 pub(crate) fn enter() {
     let Ok(program) = std::env::current_exe() else { return };
-    if let Err(reason) = probe() {
-        eprintln!("loss will not be measured: {reason}");
-        return;
-    }
-    let mut command = unshare();
-    command.args(["sh", "-c", &format!("{UP} && exec \"$0\" \"$@\"")]);
-    command.arg(program).args(std::env::args_os().skip(1)).arg("--inside");
-    eprintln!("loss will not be measured: {}", command.exec());
+    let reason = match probe() {
+        Ok(rights) => {
+            let mut command = unshare(rights);
+            command.args(["sh", "-c", &format!("{UP} && exec \"$0\" \"$@\"")]);
+            command.arg(program).args(std::env::args_os().skip(1)).arg("--inside").exec().to_string()
+        }
+        Err(reason) => reason,
+    };
+    eprintln!("loss will not be measured: {reason}");
 }
 
-fn unshare() -> Command {
+/// What `unshare` needs for the rights: root needs nothing, others a user namespace.
+type Rights = &'static [&'static str];
+
+fn unshare(rights: Rights) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--net"]);
+    command.args(rights).arg("--net");
     command
 }
 
-/// Whether it can be done, or else why not.
-fn probe() -> std::result::Result<(), String> {
-    let add =
-        format!("{SETUP} && tc filter add {} direct-action bytecode '{}'", FILTER.join(" "), program(1));
-    let mut command = unshare();
-    command.args(["sh", "-c", &add]);
-    finish(command).map_err(|error| {
+/// With which rights packets can be lost in a new namespace, or else why they cannot.
+fn probe() -> std::result::Result<Rights, String> {
+    let lose = format!("{} direct-action bytecode '{}'", FILTER.join(" "), program(1));
+    let all = format!("{UP} && {SETUP} && tc filter add {lose}");
+    let attempt = |rights: Rights| {
+        let mut command = unshare(rights);
+        command.args(["sh", "-c", &all]);
+        finish(command).map(|()| rights)
+    };
+    attempt(&[]).or_else(|_| attempt(&["--user", "--map-root-user"])).map_err(|error| {
         format!("it needs `unshare`, `ip`, `tc` and the right to create a network namespace ({error})")
     })
 }

@@ -203,8 +203,8 @@ fn n2_a_larger_entry_than_the_window_is_sent_by_reference() {
     assert_eq!(group.replica(2).head().op, Op::new(3));
 }
 
-/// What was sent after a lost entry is sent again, in place of more that would be dropped too. The answer to the request
-/// arrives on another connection, perhaps much later.
+/// What was sent after a lost entry is sent again, in place of more that would be dropped too. The answer to the
+/// request arrives on another connection, perhaps much later.
 #[test]
 fn n6_a_lost_prepare_under_load_is_requested_once() {
     for (size, bulk) in [(RUN_BYTES, 2), (RUN_BYTES, 60), (RUN_BYTES / 4, 2), (RUN_BYTES / 4, 60)] {

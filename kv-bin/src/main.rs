@@ -132,10 +132,19 @@ async fn once(mut command: ClientCommand, json: bool) -> Result<(), Failure> {
     result
 }
 
+/// One for two cores. A member's journal, state and reads have threads of their own, which use the others; and threads
+/// of a runtime wake each other so often that more of them cost more than they do.
+fn runtime_threads() -> usize {
+    let chosen = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|threads| threads.parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    chosen.filter(|threads| *threads > 0).unwrap_or(cores.div_ceil(2))
+}
+
 /// Runs a future to its end.
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(runtime_threads())
         .event_interval(EVENT_INTERVAL)
         .global_queue_interval(EVENT_INTERVAL)
         .build()

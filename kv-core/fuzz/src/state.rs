@@ -4,7 +4,7 @@ use super::dice::{Dice, entry_after};
 use super::disks::damage;
 use kv_core::config::Options;
 use kv_core::ids::{Hash, RequestNumber, SessionId};
-use kv_core::kv::{Limits, MergeSize, MergeStep, StateMachine};
+use kv_core::kv::{HeldFiles, Limits, MergeStep, StateMachine};
 use kv_core::message::{Command, Entry, Lifetime, Operation, Request};
 use kv_core::storage::simulated::Disk;
 use std::sync::OnceLock;
@@ -70,7 +70,7 @@ pub fn state(data: &[u8]) {
     }
     let check = |state: &StateMachine| state.digest().map_or(true, |found| found == *digest);
     assert!(check(&state), "a wrong answer");
-    while let Some(Ok(MergeStep::Merged)) = state.merger().map(|merger| merger.step(MergeSize::Any)) {
+    while let Some(Ok(MergeStep::Merged)) = state.merger().map(|merger| merger.step(&HeldFiles::default())) {
         state.finish_merge();
         assert!(check(&state), "a wrong answer after a merge");
     }

@@ -13,7 +13,7 @@ use super::world::World;
 use kv_core::config::{FixedOptions, Role};
 use kv_core::engine::EngineError;
 use kv_core::journal::{Identity, Journal, JournalOptions};
-use kv_core::kv::{Limits, MergeSize, Reaper, Receiver, Sources, StateMachine};
+use kv_core::kv::{HeldFiles, Limits, Reaper, Receiver, Sources, StateMachine};
 use kv_core::message::{CheckpointAlignment, FormationStep, Recovered, Write};
 use kv_core::replica::{Input, Now, Replica, ReplicaConfig};
 use std::collections::VecDeque;
@@ -151,6 +151,7 @@ impl World {
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), seed);
         let formatted = recovered.formation > FormationStep::Empty;
         config.stateless = slot.role == Role::Data && state.is_none() && formatted;
+        config.window_bytes = self.plan.window.unwrap_or(config.window_bytes);
         config.staged = receiver.as_ref().and_then(Receiver::progress);
         let stateless = config.stateless;
         let commit = recovered.checkpoint;
@@ -245,7 +246,7 @@ impl World {
         for merges in [after % 2 == 0, after % 2 != 0] {
             // What fails first ends the other too.
             let done = match &merger {
-                Some(merger) if merges => merger.step(MergeSize::Any).map(drop),
+                Some(merger) if merges => merger.step(&HeldFiles::default()).map(drop),
                 _ if merges => Ok(()),
                 _ => process.checkpoint.take().map_or(Ok(()), CheckpointStage::run),
             };

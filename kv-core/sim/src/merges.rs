@@ -18,17 +18,26 @@ impl World {
 
     /// Does a step of a merge, beside a checkpoint that may be running.
     pub(super) fn on_merge(&mut self, member: usize) {
+        let now = self.clock_of(member).monotonic;
         let Some(process) = self.process(member) else { return };
         process.merging = false;
         let Some(merger) = process.state.as_ref().and_then(StateMachine::merger) else { return };
         let under_way = process.checkpoint.is_some();
-        match merger.step(process.transfers.sources.merge_size()) {
+        let held = process.transfers.sources.held(now);
+        process.transfers.was_held |= !held.is_empty();
+        let was_held = process.transfers.was_held;
+        match merger.step(&held) {
             Ok(MergeStep::Merged) => {
                 if let Some(state) = &mut process.state {
                     state.finish_merge();
                     process.transfers.sources.publish(state.snapshot());
                 }
                 self.checker.count("steps of merges");
+                if !held.is_empty() {
+                    self.checker.count("steps of merges while a state is sent");
+                } else if was_held {
+                    self.checker.count("steps of merges after a state was sent");
+                }
                 if under_way {
                     self.checker.count("steps of merges beside a checkpoint");
                 }

@@ -91,6 +91,8 @@ pub(super) struct Transfers {
     pub(super) aside: Option<StateMachine>,
     /// The pieces that peers have requested; the first is being read.
     pub(super) asked_for: VecDeque<Piece>,
+    /// A merge has found that peers fetch the state.
+    pub(super) was_held: bool,
 }
 
 /// A piece of a snapshot that a peer has requested.
@@ -112,6 +114,6 @@ pub(super) enum Task {
 impl Transfers {
     pub(super) fn new(sources: Sources, receiver: Option<Receiver>) -> Self {
         let (tasks, asked_for) = (VecDeque::new(), VecDeque::new());
-        Self { sources, receiver, tasks, asked: false, aside: None, asked_for }
+        Self { sources, receiver, tasks, asked: false, aside: None, asked_for, was_held: false }
     }
 }

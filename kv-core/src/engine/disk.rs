@@ -14,7 +14,9 @@ use super::memtable::Memtable;
 use super::place::{self, Row, StoredRow};
 use super::read_view::{ReadView, Reader};
 use super::runs::{NewFiles, RunWriter};
-use super::store::{ASIDE, MergeSize, MergeStep, NAME, Sizes, Store, remove_orphans};
+use super::sizes::Sizes;
+use super::snapshot::HeldFiles;
+use super::store::{ASIDE, MergeStep, NAME, Store, remove_orphans};
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Hash, Revision};
 use crate::storage::Storage;
@@ -384,12 +386,13 @@ pub struct Merger {
 }
 
 impl Merger {
-    /// Does a part of what is due. Blocks, for a moment. It may run beside a checkpoint.
+    /// Does a part of what is due. Blocks, for a moment. It may run beside a checkpoint. `held`: what stays on the
+    /// disk, of which only a small part is merged.
     ///
     /// # Errors
     /// If the disk fails or is damaged, or the state was dropped. A full disk is no error.
-    pub fn step(&self, size: MergeSize) -> Result<MergeStep, EngineError> {
-        self.store.merge_step(size, &self.store.merge_progress())
+    pub fn step(&self, held: &HeldFiles) -> Result<MergeStep, EngineError> {
+        self.store.merge_step(held, &self.store.merge_progress())
     }
 
     /// Closes merged files that nobody reads any more. Blocks: the file system may have much room to free. Returns

@@ -39,6 +39,7 @@ mod place;
 mod policy;
 mod read_view;
 mod runs;
+mod sizes;
 mod snapshot;
 mod staging;
 pub(crate) mod steps;
@@ -60,9 +61,9 @@ pub(crate) use place::Row;
 pub use read_view::{HistoryChange, ReadView, Reader};
 #[cfg(feature = "internals")]
 pub use read_view::{HistoryChanges, Scan};
-pub use snapshot::Snapshot;
+pub use snapshot::{HeldFiles, Snapshot};
 pub(crate) use staging::Staging;
-pub use store::{MergeSize, MergeStep};
+pub use store::MergeStep;
 
 use crate::ids::{Anchor, Hash, Revision};
 use std::fmt::Debug;

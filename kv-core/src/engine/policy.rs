@@ -4,7 +4,11 @@
 //! factor of four between a checkpoint and the whole state. When the files are much longer than what is needed of them,
 //! all runs are merged into one. Runs whose lengths follow no order could become many without ever being alike, so
 //! above a number of them, those four neighbours are merged that take least.
+//!
+//! While a snapshot is sent, its files stay, merged or not. So only a small part of what they take is merged meanwhile;
+//! runs that are newer than the snapshot are merged as always.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// How many runs of about the same length are merged into one; and by which factor classes of lengths differ.
@@ -21,6 +25,8 @@ const SOONER: u64 = 4;
 pub(super) struct Shape {
     pub(super) id: u64,
     pub(super) bytes: u64,
+    /// How many of them are in files that stay after a merge, because a snapshot holds them.
+    pub(super) held: u64,
     /// The run into which it is being merged, which lies in front of it.
     pub(super) into: Option<u64>,
 }
@@ -40,60 +46,82 @@ fn class(bytes: u64) -> u32 {
     bytes.max(1).ilog2() / FAN.ilog2()
 }
 
-/// Returns what is merged next: of all that is due and takes at most `most` bytes, what is done soonest. `garbage`: the
-/// files are much longer than what is needed of them.
-pub(super) fn next(runs: &[Shape], garbage: bool, most: u64) -> Option<Plan> {
+/// Returns what is merged next: of all that is due and takes at most `most_held` bytes that are held, what is done
+/// soonest. `garbage`: the files are much longer than what is needed of them.
+pub(super) fn next(runs: &[Shape], garbage: bool, most_held: u64) -> Option<Plan> {
     let plan = |inputs: Range<usize>| {
         let bottom = inputs.end == runs.len();
         Plan { bytes: runs[inputs.clone()].iter().map(|run| run.bytes).sum(), inputs, bottom }
     };
     let is_free = |run: &Shape| run.into.is_none() && runs.iter().all(|other| other.into != Some(run.id));
-    let fits = |plan: &Plan| plan.bytes <= most;
-    if garbage && runs.len() > 1 && runs.iter().all(is_free) {
-        let all = Some(plan(0..runs.len())).filter(fits);
-        if all.is_some() {
-            return all;
-        }
+    let fits =
+        |inputs: &Range<usize>| runs[inputs.clone()].iter().map(|run| run.held).sum::<u64>() <= most_held;
+    if garbage && runs.len() > 1 && runs.iter().all(is_free) && fits(&(0..runs.len())) {
+        return Some(plan(0..runs.len()));
     }
     let begun = runs.chunk_by(|one, other| one.into == other.into).scan(0, |at, chunk| {
         let start = *at;
         *at += chunk.len();
         Some((start..*at, chunk[0].into))
     });
-    let begun = begun.filter(|(_, into)| into.is_some()).map(|(inputs, _)| plan(inputs));
+    let begun = begun.filter(|(inputs, into)| into.is_some() && fits(inputs)).map(|(inputs, _)| plan(inputs));
     let greatest = runs.iter().map(|run| class(run.bytes)).max()?;
-    let similar = (0..=greatest).flat_map(|limit| {
-        // Neighbours of at most this class, of which enough are of this very class.
-        let mut found = Vec::new();
-        let (mut first, mut last, mut count) = (0, 0, 0);
-        for (index, run) in runs.iter().enumerate() {
-            if !is_free(run) || class(run.bytes) > limit {
-                count = 0;
-            } else if class(run.bytes) == limit {
-                if count == 0 {
-                    first = index;
-                }
-                (last, count) = (index, count + 1);
-            }
-            if count >= FAN && found.last().is_none_or(|inputs: &Range<usize>| inputs.start != first) {
-                found.push(first..last + 1);
-            } else if let Some(inputs) = found.last_mut().filter(|inputs| count > 0 && inputs.start == first)
-            {
-                inputs.end = last + 1;
-            }
-        }
-        found
-    });
+    let similar = (0..=greatest).flat_map(|limit| similar(runs, limit, is_free, fits));
+    let any = any(runs.len(), fits).filter(|window| runs[window.clone()].iter().all(is_free));
     let shortest = |plan: &Plan| plan.bytes;
-    let begun = begun.filter(fits).min_by_key(shortest);
-    let windows = if runs.len() > MOST { 0..runs.len() - FAN + 1 } else { 0..0 };
-    let windows = windows.map(|start| start..start + FAN);
-    let free = windows.filter(|window| runs[window.clone()].iter().all(is_free));
-    let new = similar.chain(free).map(plan).filter(fits).min_by_key(shortest);
+    let begun = begun.min_by_key(shortest);
+    let new = similar.chain(any).map(plan).min_by_key(shortest);
     match (begun, new) {
         (Some(begun), Some(new)) if new.bytes >= begun.bytes / SOONER => Some(begun),
         (begun, new) => new.or(begun),
     }
+}
+
+/// Neighbours of at most this class, of which enough are of this very class: as many as fit.
+fn similar(
+    runs: &[Shape],
+    limit: u32,
+    is_free: impl Fn(&Shape) -> bool,
+    fits: impl Fn(&Range<usize>) -> bool,
+) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    // Those of this very class, from which on everything fits.
+    let mut alike: VecDeque<usize> = VecDeque::new();
+    let mut end = |alike: &mut VecDeque<usize>| {
+        if alike.len() >= FAN {
+            found.push(alike[0]..alike[alike.len() - 1] + 1);
+        }
+        alike.clear();
+    };
+    for (index, run) in runs.iter().enumerate() {
+        if !is_free(run) || class(run.bytes) > limit {
+            end(&mut alike);
+        } else if class(run.bytes) == limit {
+            while alike.front().is_some_and(|first| !fits(&(*first..index + 1))) {
+                // Enough without this one.
+                if alike.len() >= FAN {
+                    end(&mut alike);
+                } else {
+                    alike.pop_front();
+                }
+            }
+            if fits(&(index..index + 1)) {
+                alike.push_back(index);
+            }
+        }
+    }
+    end(&mut alike);
+    found
+}
+
+/// All neighbours that fit, if there are so many that it does not matter whether they are alike. Runs of which too much
+/// is held do not count: while they wait, the few others would be merged again and again.
+fn any(runs: usize, fits: impl Fn(&Range<usize>) -> bool) -> impl Iterator<Item = Range<usize>> {
+    let windows: Vec<_> = (FAN..=runs).map(|end| end - FAN..end).filter(fits).collect();
+    let (count, _) = windows
+        .iter()
+        .fold((0, 0), |(count, end), window| (count + window.end - window.start.max(end), window.end));
+    windows.into_iter().filter(move |_| count > MOST)
 }
 
 #[cfg(test)]
@@ -101,7 +129,7 @@ mod tests {
     use super::*;
 
     fn shapes(runs: &[(u64, Option<u64>)]) -> Vec<Shape> {
-        (0..).zip(runs).map(|(id, (bytes, into))| Shape { id, bytes: *bytes, into: *into }).collect()
+        (0..).zip(runs).map(|(id, (bytes, into))| Shape { id, bytes: *bytes, held: 0, into: *into }).collect()
     }
 
     fn merged(runs: &[u64], garbage: bool) -> Option<(Range<usize>, bool)> {
@@ -137,17 +165,70 @@ mod tests {
         assert_eq!(next(&shapes(&small), true, u64::MAX).unwrap().inputs, 0..4);
     }
 
+    /// The same, and all of them are held.
+    fn held(runs: &[(u64, Option<u64>)]) -> Vec<Shape> {
+        shapes(runs).into_iter().map(|run| Shape { held: run.bytes, ..run }).collect()
+    }
+
+    fn all_held(runs: &[u64]) -> Vec<Shape> {
+        held(&runs.iter().map(|bytes| (*bytes, None)).collect::<Vec<_>>())
+    }
+
     #[test]
-    fn what_takes_too_much_is_left_for_later() {
-        let all: Vec<_> = [1, 1, 1, 1, 20, 20, 20, 20].into_iter().map(|bytes| (bytes, None)).collect();
-        let next = |most| next(&shapes(&all), true, most).map(|plan| plan.inputs);
+    fn merges_that_would_leave_too_much_are_left_for_later() {
+        let all = all_held(&[1, 1, 1, 1, 20, 20, 20, 20]);
+        let next = |most| next(&all, true, most).map(|plan| plan.inputs);
         assert_eq!(next(84), Some(0..8));
         assert_eq!(next(83), Some(0..4));
         assert_eq!(next(3), None);
         // What was begun, too.
-        let begun = [(1, None), (1, None), (1, None), (1, None), (99, None), (50, Some(4))];
-        assert_eq!(super::next(&shapes(&begun[4..]), false, 49), None);
-        assert_eq!(super::next(&shapes(&begun), false, 49).unwrap().inputs, 0..4);
+        let begun = held(&[(1, None), (1, None), (1, None), (1, None), (99, None), (50, Some(4))]);
+        assert_eq!(super::next(&begun[4..], false, 49), None);
+        assert_eq!(super::next(&begun, false, 49).unwrap().inputs, 0..4);
+    }
+
+    /// Of more than four runs that are alike, as many are merged as may be.
+    #[test]
+    fn a_part_of_the_runs_that_are_alike_is_merged_if_not_all_may_be() {
+        let next = |runs: &[Shape], most| next(runs, false, most).map(|plan| plan.inputs);
+        let six = all_held(&[24; 6]);
+        assert_eq!(next(&six, 144), Some(0..6));
+        assert_eq!(next(&six, 143), Some(0..5));
+        assert_eq!(next(&six, 100), Some(0..4));
+        assert_eq!(next(&six, 95), None);
+        // Not those at the front.
+        let long_first = all_held(&[60, 24, 24, 24, 24]);
+        assert_eq!(next(&long_first, 96), Some(1..5));
+        assert_eq!(next(&long_first, 95), None);
+        // What is not held takes no room, whatever lies before or behind it.
+        let mut mixed = all_held(&[24; 11]);
+        (3..8).for_each(|index| mixed[index].held = 0);
+        assert_eq!(next(&mixed, 0), Some(3..8));
+        assert_eq!(next(&mixed, 23), Some(3..8));
+        assert_eq!(next(&mixed, 1000), Some(0..11));
+    }
+
+    /// While everything is held that was there at first, new runs are few, and are not written more often than others.
+    #[test]
+    fn new_runs_are_merged_while_older_ones_are_held() {
+        for old in [3, 15, 17, 40] {
+            let mut runs = all_held(&vec![1000; old]);
+            let (mut most, mut put, mut written) = (0, 0, 0);
+            for id in 1000..1500 {
+                runs.insert(0, Shape { id, bytes: 20, held: 0, into: None });
+                (put, written) = (put + 20, written + 20);
+                while let Some(plan) = next(&runs, false, 999) {
+                    written += plan.bytes;
+                    let held = runs[plan.inputs.clone()].iter().map(|run| run.held).sum();
+                    let run = Shape { id, bytes: plan.bytes, held, into: None };
+                    runs.splice(plan.inputs, [run]);
+                }
+                most = most.max(runs.len());
+            }
+            assert_eq!(runs.iter().filter(|run| run.held == 1000).count(), old);
+            assert!(most <= old + MOST, "{most} runs, {old} of them held");
+            assert!(written < 6 * put, "{written} bytes written for {put}");
+        }
     }
 
     /// Writes runs of these lengths, and merges after each of them until nothing is due. Returns the greatest number of
@@ -155,12 +236,12 @@ mod tests {
     fn write(lengths: impl Iterator<Item = u64>) -> (usize, f64) {
         let (mut runs, mut most, mut put, mut written) = (Vec::new(), 0, 0, 0);
         for (id, bytes) in (0..).zip(lengths) {
-            runs.insert(0, Shape { id, bytes, into: None });
+            runs.insert(0, Shape { id, bytes, held: 0, into: None });
             put += bytes;
             written += bytes;
             while let Some(plan) = next(&runs, false, u64::MAX) {
                 written += plan.bytes;
-                let run = Shape { id, bytes: plan.bytes, into: None };
+                let run = Shape { id, bytes: plan.bytes, held: 0, into: None };
                 runs.splice(plan.inputs, [run]);
             }
             most = most.max(runs.len());
@@ -199,7 +280,7 @@ mod tests {
         const STEP: u64 = 150;
         for id in 0..20_000 {
             let bytes = [1, 2, 5, 30][rng.usize(..4)];
-            runs.insert(0, Shape { id: 2 * id, bytes, into: None });
+            runs.insert(0, Shape { id: 2 * id, bytes, held: 0, into: None });
             let Some(plan) = next(&runs, false, u64::MAX) else { continue };
             let into = runs[plan.inputs.start].into.unwrap_or(2 * id + 1);
             let mut left = STEP;
@@ -212,7 +293,7 @@ mod tests {
             }
             match runs.iter_mut().find(|run| run.id == into) {
                 Some(output) => output.bytes += done,
-                None => runs.insert(at, Shape { id: into, bytes: done, into: None }),
+                None => runs.insert(at, Shape { id: into, bytes: done, held: 0, into: None }),
             }
             runs.retain(|run| run.bytes > 0);
             most = most.max(runs.len());

@@ -9,11 +9,12 @@
 use super::EngineError;
 use super::base::Base;
 use super::canon::Canon;
-use super::runs::{Merged, RunFile};
+use super::runs::{Merged, Run, RunFile};
 use crate::ids::{Anchor, Hash};
 use crate::message::{Chunk, ChunkEnd};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A piece of a snapshot reads at most about this many times its length of what is not needed, so that it takes a
@@ -122,6 +123,38 @@ impl Snapshot {
             }
         }
         Ok((read, None))
+    }
+}
+
+/// The files of snapshots that are sent to other members: their numbers, and how long they are. Merged or not, they
+/// take room on the disk until the snapshots are dropped.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HeldFiles(BTreeMap<u64, u64>);
+
+impl HeldFiles {
+    /// The files of these.
+    pub(crate) fn of<'a>(snapshots: impl IntoIterator<Item = &'a Snapshot>) -> Self {
+        let files =
+            snapshots.into_iter().flat_map(|snapshot| snapshot.base.runs()).flat_map(|run| &run.files);
+        Self(files.map(|file| (file.meta().number, file.meta().len)).collect())
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many bytes of this run are in them.
+    pub(super) fn bytes_in(&self, run: &Run) -> u64 {
+        run.files.iter().filter_map(|file| self.0.get(&file.meta().number)).sum()
+    }
+
+    /// How many bytes are in those that this state does not need any more: they were merged.
+    pub(super) fn bytes_without(&self, base: &Base) -> u64 {
+        let files = base.runs().iter().flat_map(|run| &run.files);
+        let needed: BTreeSet<u64> = files.map(|file| file.meta().number).collect();
+        self.0.iter().filter(|(number, _)| !needed.contains(number)).map(|(_, len)| len).sum()
     }
 }
 

@@ -13,6 +13,8 @@ use super::history::HistoryRange;
 use super::manifest::{self, AllMerged, Manifest, NEW};
 use super::policy::{self, Plan, Shape};
 use super::runs::{Cache, Merged, NewFiles, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
+use super::sizes::Sizes;
+use super::snapshot::HeldFiles;
 use crate::storage::Storage;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -29,19 +31,6 @@ pub(super) const ASIDE: &str = "state.damaged";
 /// That of a state that is being received.
 pub(super) const STAGING: &str = "state.transfer";
 
-/// A file of a run is not longer than this, so that a merge of many can remove them one by one.
-const LONGEST_FILE: u64 = 1 << 30;
-/// As long as this part of all files, so that there are not too many.
-const FILES: u64 = 64;
-/// A run has at least so many files, unless they would be too short. While it is merged, one of them is still there of
-/// which a part does not count any more.
-const FILES_PER_RUN: u64 = 16;
-/// A file is not shorter than this, if the memtables are not.
-const SHORTEST_FILE: u64 = 4 << 20;
-/// A received file is not shorter than so many of the shortest ones.
-const RECEIVED: u64 = 16;
-/// A merge writes about this much in one step, or one file if that is longer.
-const STEP: u64 = 32 << 20;
 /// And reads at most this many times as much: much of it may not be needed any more.
 const READ_PER_WRITTEN: u64 = 4;
 /// Merge all runs if the files have this many times the bytes that are needed.
@@ -56,40 +45,14 @@ const PROGRESS_BYTES: u64 = 256 << 10;
 const FIXED: u64 = 16 << 10;
 /// A byte that is needed takes at most so many in a file: long keys are in the index too, and their zeros take two.
 const MOST_TAKEN: u64 = 8;
-/// A merge is small if it takes at most this part of all files.
-const SMALL_PART: u64 = 32;
+/// Files that a snapshot holds, and that were merged, take at most this part of the length of all files.
+const HELD_PART: u64 = 32;
+/// Above so many times the rows that remove a key, all runs are merged whatever is held.
+const HELD_REMOVALS: u64 = 4;
 /// If merges fail or are late, a checkpoint waits for them above this number of runs.
 const MOST_RUNS: usize = 64;
 /// A merge that found no room is tried again after so many checkpoints: until then, it would only write in vain.
 const PUT_OFF: u64 = 4;
-
-/// How long files and steps are.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
-    memtable: u64,
-    file: u64,
-    step: u64,
-}
-
-impl Sizes {
-    /// For memtables of so many bytes.
-    pub(super) fn of(memtable_bytes: usize) -> Self {
-        let bytes = memtable_bytes as u64;
-        let file = (bytes / 8).clamp(4 << 10, SHORTEST_FILE);
-        Self { memtable: bytes, file, step: bytes.clamp(8 << 10, STEP) }
-    }
-
-    /// The length of a file of a run of so many bytes, in a state of so many bytes.
-    fn file(&self, run: u64, all: u64) -> u64 {
-        (all / FILES).min(run / FILES_PER_RUN).clamp(self.file, LONGEST_FILE)
-    }
-
-    /// The length of the next file of a state of which so many bytes have been received. How long it gets is not known,
-    /// so the first files are longer than others: all of them are open at the same time.
-    pub(super) fn received(&self, bytes: u64) -> u64 {
-        self.file(bytes, bytes).max(RECEIVED * self.file)
-    }
-}
 
 /// What is as durable as the newest manifest.
 #[derive(Debug)]
@@ -134,14 +97,6 @@ struct PutOff {
     bytes: u64,
     /// Until so many checkpoints were made.
     checkpoints: u64,
-}
-
-/// What may be merged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MergeSize {
-    Any,
-    /// At most a small part of the state: while it is sent to another member, all files that are merged stay.
-    Small,
 }
 
 /// What a step of a merge came to.
@@ -250,7 +205,7 @@ impl Store {
     ) -> Result<NewFiles, EngineError> {
         self.limit_runs()?;
         self.final_if_failed(self.with_room(|| {
-            let file = self.sizes.file(self.sizes.memtable, bytes_of(self.base().runs()));
+            let file = self.sizes.checkpoint_file(bytes_of(self.base().runs()));
             let mut writer = self.writer(file, self.progress());
             write(&mut writer)?;
             writer.finish()
@@ -286,13 +241,13 @@ impl Store {
         synced.map_err(|error| EngineError::io(EngineError::SYNC_NAMES, error))
     }
 
-    /// If merges are late, a checkpoint waits for them. A state that was set aside is not merged: its runs may be
-    /// damaged, and it is replaced soon.
+    /// If merges are late, a checkpoint waits for the shortest ones. A state that was set aside is not merged: its runs
+    /// may be damaged, and it is replaced soon.
     fn limit_runs(&self) -> Result<(), EngineError> {
         while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
             self.target.control.check()?;
             let merging = self.await_merge(&self.waits);
-            if self.merge_alone(merging, MergeSize::Any, self.progress())? != MergeStep::Merged {
+            if self.merge_alone(merging, Self::fewer, self.progress())? != MergeStep::Merged {
                 break;
             }
         }
@@ -369,14 +324,14 @@ impl Store {
 
     /// Merges some runs, if it is time, up to some place. Blocks, for a moment. A full disk is no failure: the merge is
     /// only put off.
-    pub(super) fn merge_step(&self, size: MergeSize, progress: &Progress) -> Result<MergeStep, EngineError> {
-        self.merge_alone(lock(&self.merging), size, progress)
+    pub(super) fn merge_step(&self, held: &HeldFiles, progress: &Progress) -> Result<MergeStep, EngineError> {
+        self.merge_alone(lock(&self.merging), |base| self.plan(base, held), progress)
     }
 
     fn merge_alone(
         &self,
         mut put_off: MutexGuard<'_, Option<PutOff>>,
-        size: MergeSize,
+        plan: impl Fn(&Base) -> Option<Plan>,
         progress: &Progress,
     ) -> Result<MergeStep, EngineError> {
         self.target.control.check()?;
@@ -385,7 +340,7 @@ impl Store {
             let current = lock(&self.current);
             (current.base.clone(), current.checkpoints)
         };
-        let Some(plan) = self.plan(&base, size) else { return Ok(MergeStep::Idle) };
+        let Some(plan) = plan(&base) else { return Ok(MergeStep::Idle) };
         if put_off.is_some_and(|off| plan.bytes >= off.bytes && checkpoints < off.checkpoints) {
             return Ok(MergeStep::NoRoom);
         }
@@ -433,19 +388,26 @@ impl Store {
         (bytes_of(base.runs()), needed_of(&base))
     }
 
-    fn plan(&self, base: &Base, size: MergeSize) -> Option<Plan> {
-        let shapes: Vec<Shape> =
-            base.runs().iter().map(|run| Shape { id: run.id, bytes: run.bytes(), into: run.into }).collect();
+    /// What is merged next, of which not too much is held.
+    fn plan(&self, base: &Base, held: &HeldFiles) -> Option<Plan> {
         let merged = lock(&self.state).merged;
-        let needed = needed_of(base);
-        let most = most_bytes(needed, merged).saturating_add(self.sizes.step / 2);
+        let (bytes, needed) = (bytes_of(base.runs()), needed_of(base));
+        let most = most_bytes(needed, merged).saturating_add(self.sizes.slack());
         let kept = merged.map_or(0, |merged| merged.removals).min(base.range().most_changes());
-        let garbage = bytes_of(base.runs()) > most || removals_of(base.runs()) > most_removals(needed, kept);
-        let limit = match size {
-            MergeSize::Any => u64::MAX,
-            MergeSize::Small => bytes_of(base.runs()) / SMALL_PART,
+        let (removals, most_removals) = (removals_of(base.runs()), most_removals(needed, kept));
+        let garbage = bytes > most || removals > most_removals;
+        // Scans may become slow, and the disk full: rather the disk.
+        let most_held = if removals > most_removals.saturating_mul(HELD_REMOVALS) {
+            u64::MAX
+        } else {
+            (bytes / HELD_PART).saturating_sub(held.bytes_without(base))
         };
-        policy::next(&shapes, garbage, limit)
+        policy::next(&shapes(base, held), garbage, most_held)
+    }
+
+    /// What is merged so that there are fewer runs soon, whatever is held and not needed any more.
+    fn fewer(base: &Base) -> Option<Plan> {
+        policy::next(&shapes(base, &HeldFiles::default()), false, u64::MAX)
     }
 
     fn merge(&self, base: &Base, plan: &Plan, progress: &Progress) -> Result<(), EngineError> {
@@ -455,10 +417,9 @@ impl Store {
         let mut rows = Merged::from(inputs, &clip, false)?;
         let written =
             base.runs().iter().find(|run| Some(run.id) == inputs[0].into).map_or(0, |run| run.bytes());
-        let file = self.sizes.file(written + plan.bytes, bytes_of(base.runs()));
+        let file = self.sizes.merged_file(written + plan.bytes, bytes_of(base.runs()));
         let mut writer = self.writer(file, progress);
-        // At least one file of full length.
-        let step = self.sizes.step.max(file);
+        let step = self.sizes.step(file);
         let (mut read, mut last, mut through) = (0, Vec::new(), None);
         while let Some(place) = rows.place() {
             if writer.bytes() >= step || read >= READ_PER_WRITTEN * step {
@@ -542,6 +503,14 @@ impl Store {
         }
         done
     }
+}
+
+fn shapes(base: &Base, held: &HeldFiles) -> Vec<Shape> {
+    let shape = |run: &Arc<Run>| {
+        let (bytes, held) = (run.bytes(), held.bytes_in(run));
+        Shape { id: run.id, bytes, held, into: run.into }
+    };
+    base.runs().iter().map(shape).collect()
 }
 
 fn bytes_of(runs: &[Arc<Run>]) -> u64 {

@@ -1,10 +1,11 @@
 //! Tests of the engine on disk: merges, and how much they write and leave.
 
 mod disks;
+mod held;
 mod room;
 mod steps;
 
-use super::store::{MergeSize, MergeStep};
+use super::store::MergeStep;
 use super::*;
 use crate::ids::Op;
 use crate::storage::simulated::{Disk as TestDisk, Kind};
@@ -77,7 +78,7 @@ impl Tested {
     fn merge(&mut self) -> usize {
         let merger = self.engine.merger().unwrap();
         let mut steps = 0;
-        while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
+        while merger.step(&HeldFiles::default()).unwrap() == MergeStep::Merged {
             self.engine.merged();
             steps += 1;
         }
@@ -153,7 +154,7 @@ fn every_step_of_a_merge_leaves_every_revision_as_it_was() {
         }
         tested.checkpoint();
         let merger = tested.engine.merger().unwrap();
-        while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
+        while merger.step(&HeldFiles::default()).unwrap() == MergeStep::Merged {
             tested.engine.merged();
             steps += 1;
             tested.check();
@@ -258,7 +259,7 @@ fn a_merge_survives_power_cuts_at_any_operation() {
         let engine = Tested::engine(disk, HISTORY);
         let merger = engine.merger().unwrap();
         let mut steps = 0;
-        while merger.step(MergeSize::Any)? == MergeStep::Merged {
+        while merger.step(&HeldFiles::default())? == MergeStep::Merged {
             steps += 1;
         }
         Ok(steps)
@@ -305,7 +306,7 @@ fn a_full_disk_puts_merges_off() {
         let (used, mut refused) = (tested.disk.used(), 0);
         for room in [0, 5_000, 20_000, 40_000] {
             tested.disk.set_capacity(Some(used + room));
-            if merger.step(MergeSize::Any).unwrap() == MergeStep::NoRoom {
+            if merger.step(&HeldFiles::default()).unwrap() == MergeStep::NoRoom {
                 refused += 1;
                 assert_eq!(tested.disk.used(), used, "what was begun is removed");
             } else {
@@ -337,8 +338,8 @@ fn a_failed_merge_is_reported_and_final() {
         }
         let merger = tested.engine.merger().unwrap();
         tested.disk.fail_next(kind);
-        assert!(matches!(merger.step(MergeSize::Any), Err(EngineError::Io { .. })), "{kind:?}");
-        assert!(matches!(merger.step(MergeSize::Any), Err(EngineError::Failed)), "{kind:?}");
+        assert!(matches!(merger.step(&HeldFiles::default()), Err(EngineError::Io { .. })), "{kind:?}");
+        assert!(matches!(merger.step(&HeldFiles::default()), Err(EngineError::Failed)), "{kind:?}");
         tested.write("more", None);
         assert!(matches!(tested.engine.freeze().unwrap().run(Vec::new()), Err(EngineError::Failed)));
         tested.check();

@@ -19,8 +19,8 @@ mod transfer;
 mod watchers;
 
 #[cfg(feature = "internals")]
-pub use crate::engine::{Keys, MergeSize};
-pub use crate::engine::{MergeStep, Merger, Progress};
+pub use crate::engine::Keys;
+pub use crate::engine::{HeldFiles, MergeStep, Merger, Progress};
 #[cfg(feature = "internals")]
 pub use crate::message::Position;
 pub use apply::Applied;

@@ -3,7 +3,7 @@
 
 use super::lifetimes::Lifetimes;
 use super::{Limits, StateMachine, checkpoint};
-use crate::engine::{Disk, EngineError, MergeSize, Snapshot, Staging};
+use crate::engine::{Disk, EngineError, HeldFiles, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
 use crate::message::{Chunk, ChunkEnd, Entry, LogPoint};
 use crate::storage::Storage;
@@ -54,10 +54,11 @@ impl Sources {
         self.latest.clone()
     }
 
-    /// What may be merged: while a peer fetches a checkpoint, all files of that checkpoint stay, merged or not.
+    /// The files of the checkpoints that peers fetch. First drops what no peer has requested recently.
     #[must_use]
-    pub fn merge_size(&self) -> MergeSize {
-        if self.kept.is_empty() { MergeSize::Any } else { MergeSize::Small }
+    pub fn held(&mut self, now: Instant) -> HeldFiles {
+        self.expire(now);
+        HeldFiles::of(self.kept.values().map(|(snapshot, _)| snapshot))
     }
 
     /// Drops what no peer has requested recently.

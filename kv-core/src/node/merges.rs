@@ -4,11 +4,12 @@
 use super::shared::Shared;
 use super::sync::lock;
 use crate::engine::EngineError;
-use crate::kv::{MergeStep, Merger};
+use crate::kv::{HeldFiles, MergeStep, Merger};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often files that were merged are closed, if nobody reads them any more. Until then they take room on the disk.
+/// How often files that were merged are closed, if nobody reads them any more, and merges that wait for a transfer are
+/// tried again. Until then, they take room on the disk.
 const CLOSE_EVERY: Duration = Duration::from_secs(1);
 
 /// The work of the thread.
@@ -16,7 +17,7 @@ const CLOSE_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct MergeQueue {
     /// Something may be due in the state of this one.
     due: Option<Merger>,
-    /// Files that were merged in the state of this one are still read.
+    /// Files that were merged in the state of this one are still read, or peers fetch it, so that not all is merged.
     held: Option<Merger>,
     /// The thread works on a state.
     running: bool,
@@ -43,12 +44,13 @@ impl MergeQueue {
 /// Runs until the node stops.
 pub(super) fn run(shared: &Arc<Shared>) {
     while let Some(turn) = next(shared) {
-        while turn.is_due && matches!(step(shared, &turn.merger), Ok(MergeStep::Merged)) {
+        while matches!(step(shared, &turn.merger), Ok(MergeStep::Merged)) {
             if shared.merges.with(|queue| queue.closed) {
                 break;
             }
         }
-        if turn.merger.close_unused() {
+        let is_read = turn.merger.close_unused();
+        if is_read || !held(shared).is_empty() {
             let held = turn.merger.clone();
             shared.merges.with(|queue| queue.held = Some(held).filter(|_| !queue.closed));
         }
@@ -58,8 +60,6 @@ pub(super) fn run(shared: &Arc<Shared>) {
 /// The thread works on a state. However that ends, others may wait for it.
 struct Turn<'a> {
     merger: Merger,
-    /// A merge may be due. Otherwise, files that were read may be closed now.
-    is_due: bool,
     /// Dropped after the merger.
     _running: RunningGuard<'a>,
 }
@@ -81,7 +81,7 @@ fn next(shared: &Shared) -> Option<Turn<'_>> {
         queue.running = true;
         Some(Some((merger, queue.held.take())))
     };
-    let turn = |merger, is_due| Some(Turn { merger, is_due, _running: RunningGuard(shared) });
+    let turn = |merger| Some(Turn { merger, _running: RunningGuard(shared) });
     loop {
         let due = if shared.merges.with(|queue| queue.held.is_some()) {
             shared.merges.wait_at_most(CLOSE_EVERY, take)
@@ -89,28 +89,30 @@ fn next(shared: &Shared) -> Option<Turn<'_>> {
             Some(shared.merges.wait(take))
         };
         match due {
-            // The turn looks itself whether files are still read.
-            Some(due) => return due.and_then(|(merger, _held)| turn(merger, true)),
+            // The turn looks itself what is still held.
+            Some(due) => return due.and_then(|(merger, _held)| turn(merger)),
             None => {
-                // A peer that does not fetch any more holds files too, and so does a view of a reader that has ended,
-                // until the applier frees it.
-                lock(&shared.sources).expire(shared.clock.monotonic());
+                // A view of a reader that has ended holds files until the applier frees it.
                 shared.applier_queue.change(|plan| plan.release = true);
                 let held = shared.merges.with(|queue| {
                     queue.running |= queue.held.is_some();
                     queue.held.take()
                 });
                 if let Some(merger) = held {
-                    return turn(merger, false);
+                    return turn(merger);
                 }
             }
         }
     }
 }
 
+/// The files that peers fetch.
+fn held(shared: &Shared) -> HeldFiles {
+    lock(&shared.sources).held(shared.clock.monotonic())
+}
+
 fn step(shared: &Shared, merger: &Merger) -> Result<MergeStep, EngineError> {
-    let size = lock(&shared.sources).merge_size();
-    let done = merger.step(size);
+    let done = merger.step(&held(shared));
     match &done {
         Ok(MergeStep::Idle | MergeStep::NoRoom) | Err(EngineError::Failed) => {}
         // What failed first is reported where it failed.

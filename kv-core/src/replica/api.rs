@@ -21,13 +21,16 @@ pub struct ReplicaConfig {
     pub stateless: bool,
     /// The part of a snapshot that an earlier life has stored, and where it ends.
     pub staged: Option<(Anchor, ChunkEnd)>,
+    /// How many bytes of entries a peer is sent beyond its acknowledgements.
+    pub window_bytes: usize,
 }
 
 impl ReplicaConfig {
     /// Creates a configuration.
     #[must_use]
     pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
-        Self { cluster, me, options, seed, stateless: false, staged: None }
+        let window_bytes = super::WINDOW_BYTES;
+        Self { cluster, me, options, seed, stateless: false, staged: None, window_bytes }
     }
 }
 
@@ -154,8 +157,9 @@ pub enum Output {
         /// The message.
         message: Message,
     },
-    /// Read these entries from the journal and send all of them (the replica has limited their bytes). The output may
-    /// be dropped if an entry cannot be read or the peer's queue is full.
+    /// Read these entries from the journal and send all of them (the replica has limited their bytes). They may not be
+    /// durable yet: an earlier output wrote them. The output may be dropped if an entry cannot be read or the peer's
+    /// queue is full.
     SendEntries {
         /// The receiver.
         to: MemberId,

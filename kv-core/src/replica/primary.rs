@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tracing::{info, trace};
 
+/// How many bytes of entries a peer is sent beyond its acknowledgements: less than the queue of a link holds.
+pub(crate) const WINDOW_BYTES: usize = 6 << 20;
+
 /// The content of a backup's `CommitOk`, except its view.
 #[derive(Debug)]
 pub(super) struct HeartbeatAck {
@@ -55,6 +58,8 @@ struct PeerProgress {
     acked: Op,
     /// The next op to send.
     next: Op,
+    /// The last op that was sent again because one before it was lost on the way.
+    lacked: Op,
     /// When `acked` last grew, or entries were last resent.
     moved_at: Instant,
     /// The silence after which entries are resent. Doubles each time.
@@ -151,6 +156,7 @@ impl Primary {
             installed: false,
             acked: cx.commit.previous(),
             next: cx.log.head().op.next(),
+            lacked: Op::ZERO,
             moved_at: now,
             patience: cx.options.failure_timeout_min,
             heard_at: None,
@@ -236,35 +242,69 @@ impl Primary {
         cx.entry_arrived(entry.header.anchor(), true);
         let seq = cx.write(Write::Append(vec![entry.clone()]));
         cx.log.appended(seq);
-        let (view, now, window) = (cx.view, cx.now.monotonic, window(cx));
+        let (view, now) = (cx.view, cx.now.monotonic);
         self.pace.prepared(op, now);
+        // The queue of a link may not have room for a larger entry.
+        let by_reference = entry.body.len() > cx.window_bytes;
+        let mut behind = Vec::new();
         for (to, peer) in &mut self.peers {
-            if peer.installed && peer.next == op && op.distance_from(peer.acked) <= window {
-                if peer.acked == op.previous() {
-                    peer.moved_at = now;
-                }
+            if !peer.installed || peer.next != op || op > window_end(cx, peer.acked) {
+                continue;
+            }
+            if peer.acked == op.previous() {
+                peer.moved_at = now;
+            }
+            if by_reference {
+                behind.push(*to);
+            } else {
                 peer.next = op.next();
                 cx.send(*to, Message::Prepare { view, commit, entry: entry.clone() });
             }
+        }
+        for to in behind {
+            self.replicate_to(cx, to);
         }
     }
 
     /// Sends a peer the entries that it lacks, within its window.
     fn replicate_to(&mut self, cx: &mut Context, to: MemberId) {
-        let head = cx.log.head().op;
         let peer = self.peer(to);
-        let limit = head.min(peer.acked.advance(window(cx)));
-        let from = peer.next;
-        if from > limit {
+        if peer.next > cx.log.head().op {
             return;
         }
-        if from <= cx.trimmed() || cx.log.is_faulty(from) {
-            return cx.answer_what_is_missing(unasked(cx, to), from);
+        let end = window_end(cx, peer.acked);
+        while self.send_run(cx, to, end) {}
+    }
+
+    /// Sends a peer the next entries up to `end`, at most so many as are read at once. Returns whether there were any.
+    fn send_run(&mut self, cx: &mut Context, to: MemberId, end: Op) -> bool {
+        let from = self.peer(to).next;
+        if from > end {
+            return false;
         }
-        let through = cx.log.run_within(from, limit, RUN_BYTES);
-        peer.next = through.next();
-        let (through, wrap) = (cx.anchor(through), Wrap::Prepare { view: cx.view, commit: cx.commit() });
+        if from <= cx.trimmed() || cx.log.is_faulty(from) {
+            cx.answer_what_is_missing(unasked(cx, to), from);
+            return false;
+        }
+        let last = cx.log.run_within(from, end, RUN_BYTES);
+        self.peer(to).next = last.next();
+        let (through, wrap) = (cx.anchor(last), Wrap::Prepare { view: cx.view, commit: cx.commit() });
         cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
+        true
+    }
+
+    /// A peer lacks the entry at `op`, which was sent to it: it drops those that arrive before that entry, so they are
+    /// sent again, in this order.
+    pub(super) fn on_lack(&mut self, cx: &mut Context, to: MemberId, op: Op) {
+        let peer = self.peer(to);
+        // Once for all that was sent: the peer asks again for what is on the way, and a peer whose disk is damaged
+        // requests entries in the same way.
+        if peer.installed && peer.acked < op && op < peer.next && peer.lacked < op {
+            peer.lacked = peer.next.previous();
+            peer.next = op;
+            peer.moved_at = cx.now.monotonic;
+            self.replicate_to(cx, to);
+        }
     }
 
     // -- acknowledgements (rules N4, N5)
@@ -288,7 +328,8 @@ impl Primary {
             peer.acked = log.op;
             peer.next = peer.next.max(log.op.next());
             peer.moved_at = now;
-            peer.patience = cx.options.failure_timeout_min;
+            // Slowly: a peer that is slow and has lost nothing is soon sent little twice.
+            peer.patience = (peer.patience * 7 / 8).max(cx.options.failure_timeout_min);
             self.maybe_commit(cx)?;
         }
         self.replicate_to(cx, from);
@@ -337,7 +378,9 @@ impl Primary {
             peer.next = peer.acked.next();
             peer.moved_at = now;
             peer.patience = (peer.patience * 2).min(most);
-            self.replicate_to(cx, to);
+            // No more than a run: all of it may still be on a slow way.
+            let end = window_end(cx, peer.acked);
+            self.send_run(cx, to, end);
         }
     }
 
@@ -562,9 +605,12 @@ impl Primary {
     }
 }
 
-/// How far beyond its acknowledgements a peer is sent entries.
-fn window(cx: &Context) -> u64 {
-    u64::from(cx.options.pipeline_depth) * 2
+/// The last entry that a peer is sent before it acknowledges more than `acked`. The bytes are limited too: a link
+/// drops what does not fit into its queue, and the peer would drop all that follows.
+fn window_end(cx: &Context, acked: Op) -> Op {
+    let head = cx.log.head().op;
+    let end = head.min(acked.advance(u64::from(cx.options.pipeline_depth) * 2));
+    if acked < end { cx.log.run_within(acked.next(), end, cx.window_bytes) } else { end }
 }
 
 /// A peer that lacks entries, and has not asked for them.

@@ -4,7 +4,7 @@
 
 use kv_benchmarks::{Log, Puts, open_session};
 use kv_core::config::Options;
-use kv_core::kv::{Limits, MergeSize, MergeStep, StateMachine};
+use kv_core::kv::{HeldFiles, Limits, MergeStep, StateMachine};
 use kv_core::storage::Directory;
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             writing += begun.elapsed();
             let begun = Instant::now();
             let merger = state.merger().ok_or("there is a disk")?;
-            while merger.step(MergeSize::Any)? == MergeStep::Merged {
+            while merger.step(&HeldFiles::default())? == MergeStep::Merged {
                 state.finish_merge();
             }
             merging += begun.elapsed();

@@ -34,7 +34,7 @@ fn a_power_cut_during_the_start_after_another_end_loses_nothing() {
     let merge = |disk: &TestDisk| {
         let engine = Tested::engine(disk, Retention::NONE);
         let merger = engine.merger().unwrap();
-        while merger.step(MergeSize::Any).is_ok_and(|step| step == MergeStep::Merged) {}
+        while merger.step(&HeldFiles::default()).is_ok_and(|step| step == MergeStep::Merged) {}
     };
     let whole = tested.disk.fork();
     let before = whole.counters().operations;
@@ -79,7 +79,7 @@ fn a_merge_without_room_leaves_nothing_wherever_it_ends() {
         let (used, names) = (again.disk.used(), again.disk.names());
         again.disk.set_capacity(Some(used + room));
         let merger = again.engine.merger().unwrap();
-        match merger.step(MergeSize::Any).unwrap() {
+        match merger.step(&HeldFiles::default()).unwrap() {
             MergeStep::NoRoom => {
                 refused += 1;
                 assert_eq!((again.disk.used(), again.disk.names()), (used, names), "{room} bytes of room");
@@ -90,7 +90,7 @@ fn a_merge_without_room_leaves_nothing_wherever_it_ends() {
         again.disk.set_capacity(None);
         again.check();
         let again = tested.on(again.disk.clone(), Retention::NONE);
-        assert_eq!(again.engine.merger().unwrap().step(MergeSize::Any).unwrap(), MergeStep::Merged);
+        assert_eq!(again.engine.merger().unwrap().step(&HeldFiles::default()).unwrap(), MergeStep::Merged);
         again.check();
     }
     assert!(refused > 50 && merged > 20, "{refused} refused, {merged} merged");
@@ -123,7 +123,7 @@ fn damage_behind_what_was_merged_hides_nothing_of_it() {
     let merger = tested.engine.merger().unwrap();
     let old: Vec<String> =
         tested.disk.names().into_iter().filter(|name| name.starts_with("state-")).collect();
-    assert_eq!(merger.step(MergeSize::Any).unwrap(), MergeStep::Merged);
+    assert_eq!(merger.step(&HeldFiles::default()).unwrap(), MergeStep::Merged);
     let disk = tested.disk.fork();
     let left: Vec<String> = disk.names().into_iter().filter(|name| old.contains(name)).collect();
     assert!(!left.is_empty());
@@ -168,13 +168,13 @@ fn merges_beside_a_checkpoint_are_used() {
     let written = frozen.write(rows).unwrap();
     let steps = progress.steps();
     let merger = tested.engine.merger().unwrap();
-    assert_eq!(merger.step(MergeSize::Any).unwrap(), MergeStep::Merged);
+    assert_eq!(merger.step(&HeldFiles::default()).unwrap(), MergeStep::Merged);
     tested.engine.merged();
     tested.check();
     assert_eq!(progress.steps(), steps, "a merge is no progress of the checkpoint");
     let done = written.commit().unwrap();
     assert!(progress.steps() > steps);
-    while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
+    while merger.step(&HeldFiles::default()).unwrap() == MergeStep::Merged {
         // There is no checkpoint of this base here yet.
         tested.engine.merged();
     }
@@ -203,13 +203,13 @@ fn files_that_were_merged_are_closed_by_the_merges() {
     let mut tested = mergeable(Retention::NONE);
     let held = tested.engine.reader().latest();
     let merger = tested.engine.merger().unwrap();
-    assert_eq!(merger.step(MergeSize::Any).unwrap(), MergeStep::Merged);
+    assert_eq!(merger.step(&HeldFiles::default()).unwrap(), MergeStep::Merged);
     tested.engine.merged();
     let open = merger.removed();
     assert!(open > 0);
     drop(held);
     assert_eq!(merger.removed(), open);
-    while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
+    while merger.step(&HeldFiles::default()).unwrap() == MergeStep::Merged {
         tested.engine.merged();
     }
     assert_eq!(merger.removed(), 0);
@@ -252,7 +252,7 @@ fn a_merge_ends_when_its_owner_is_dropped() {
     let opened = Disk::open(whole.storage(), 1 << 20, 1 << 20).unwrap();
     let engine = opened.at(Anchor::ZERO, Revision::new(tested.revision), Retention::NONE);
     let before = whole.counters().reads;
-    engine.merger().unwrap().step(MergeSize::Any).unwrap();
+    engine.merger().unwrap().step(&HeldFiles::default()).unwrap();
     let all = whole.counters().reads - before;
     let merger = tested.engine.merger().unwrap();
     let disk = tested.disk.clone();
@@ -260,7 +260,7 @@ fn a_merge_ends_when_its_owner_is_dropped() {
     // In the midst of the keys that were deleted: nothing of them is written.
     let engine = std::sync::Mutex::new(Some(tested.engine));
     disk.on_read(before + all / 2, move || drop(engine.lock().unwrap().take()));
-    assert!(matches!(merger.step(MergeSize::Any), Err(EngineError::Failed)));
+    assert!(matches!(merger.step(&HeldFiles::default()), Err(EngineError::Failed)));
     let reads = disk.counters().reads - before;
     assert!(reads < all * 3 / 4, "{reads} of {all} reads");
 }

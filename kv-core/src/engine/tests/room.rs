@@ -161,7 +161,7 @@ fn a_merge_without_room_does_not_remove_what_a_checkpoint_writes() {
     let merger = tested.engine.merger().unwrap();
     let done = std::thread::scope(|scope| {
         let merge = scope.spawn(|| {
-            let step = merger.step(MergeSize::Any);
+            let step = merger.step(&HeldFiles::default());
             ended.set();
             step
         });
@@ -207,7 +207,7 @@ fn a_merge_leaves_the_last_room_to_a_checkpoint() {
         let merger = tested.engine.merger().unwrap();
         let (disk, names) = (tested.disk.clone(), tested.disk.names().len());
         let done = std::thread::scope(|scope| {
-            let merge = scope.spawn(|| merger.step(MergeSize::Any));
+            let merge = scope.spawn(|| merger.step(&HeldFiles::default()));
             merging.wait();
             assert!(disk.names().len() >= names + 3);
             disk.set_capacity(Some(disk.used() + 100));
@@ -224,7 +224,7 @@ fn a_merge_leaves_the_last_room_to_a_checkpoint() {
         disk.set_capacity(None);
         let mut checkpoints = 1;
         let before = disk.counters().written;
-        while merger.step(MergeSize::Any).unwrap() == MergeStep::NoRoom {
+        while merger.step(&HeldFiles::default()).unwrap() == MergeStep::NoRoom {
             assert!(checkpoints > 1 || disk.counters().written == before);
             tested.write("more", Some(Bytes::from_static(b"value")));
             tested.checkpoint();
@@ -281,7 +281,7 @@ fn a_checkpoint_that_waits_for_a_merge_makes_the_progress_of_the_merge() {
     let merger = tested.engine.merger().unwrap();
     syncs.store(2, SeqCst);
     let done = std::thread::scope(|scope| {
-        let merge = scope.spawn(|| merger.step(MergeSize::Any));
+        let merge = scope.spawn(|| merger.step(&HeldFiles::default()));
         merging.wait();
         let checkpoint = scope.spawn(|| frozen.run(rows));
         while !merger.is_awaited() {

@@ -18,7 +18,7 @@ fn a_step_that_ends_in_a_deleted_key_does_not_revive_it() {
             tested.checkpoint_with(rows(padding));
         }
         let merger = tested.engine.merger().unwrap();
-        while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
+        while merger.step(&HeldFiles::default()).unwrap() == MergeStep::Merged {
             tested.engine.merged();
             steps += 1;
             tested.check();
@@ -52,7 +52,7 @@ fn steps_that_end_anywhere_change_nothing_that_can_be_read() {
         past.retain(|at, _| *at + retention.revisions > tested.revision);
         assert!(past.len() > 3);
         let merger = tested.engine.merger().unwrap();
-        while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
+        while merger.step(&HeldFiles::default()).unwrap() == MergeStep::Merged {
             tested.engine.merged();
             steps += 1;
             tested.check();
@@ -72,7 +72,7 @@ fn steps_that_end_anywhere_change_nothing_that_can_be_read() {
 /// All files of a state are open, so there must not be many, also while its length is not known yet.
 #[test]
 fn a_received_state_has_few_files() {
-    let sizes = store::Sizes::of(256 << 20);
+    let sizes = sizes::Sizes::of(256 << 20);
     let (mut bytes, mut files) = (0, 0);
     while bytes < 100 << 30 {
         bytes += sizes.received(bytes);
@@ -102,7 +102,7 @@ fn what_was_merged_under_load_is_not_merged_again() {
     let alone = again.merge();
     let merger = tested.engine.merger().unwrap();
     let mut steps = 0;
-    while merger.step(MergeSize::Any).unwrap() == MergeStep::Merged {
+    while merger.step(&HeldFiles::default()).unwrap() == MergeStep::Merged {
         tested.engine.merged();
         steps += 1;
         if steps <= 3 {

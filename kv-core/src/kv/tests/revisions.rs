@@ -1,7 +1,7 @@
 //! Skipped revisions, and the history that is dropped with them.
 
 use super::*;
-use crate::engine::MergeSize;
+use crate::engine::HeldFiles;
 use crate::message::{Answer, Position, Query};
 
 fn skip(session: SessionId, number: u64, to: Revision) -> Request {
@@ -103,7 +103,7 @@ fn merges_return_the_space_of_dropped_history() {
     let checkpoint = |state: &mut StateMachine| {
         let done = state.begin_checkpoint().unwrap().run().unwrap();
         state.finish_checkpoint(done);
-        while let MergeStep::Merged = state.merger().unwrap().step(MergeSize::Any).unwrap() {
+        while let MergeStep::Merged = state.merger().unwrap().step(&HeldFiles::default()).unwrap() {
             state.finish_merge();
         }
     };

@@ -253,7 +253,9 @@ fn t6_a_source_keeps_what_is_being_fetched_for_a_while() {
     assert!(sources.get(peer, Some(at), second(20)).is_some());
     assert!(sources.get(other, Some(at), second(40)).is_some(), "also for others");
     assert_eq!(sources.get(other, None, second(40)).map(|it| it.anchor()), Some(state.checkpoint()));
-    assert!(sources.get(peer, Some(at), second(71)).is_none(), "nobody has asked for 31 seconds");
+    assert!(!sources.held(second(70)).is_empty());
+    assert!(sources.held(second(71)).is_empty(), "nobody has asked for 31 seconds");
+    assert!(sources.get(peer, Some(at), second(71)).is_none());
 }
 
 /// Rule T9a.

@@ -1,6 +1,7 @@
 //! The thread that merges files of the state.
 
 use super::super::merges;
+use super::super::sync::lock;
 use super::*;
 use crate::engine::{Disk, Engine, KeyChange, Retention};
 use crate::ids::{Anchor, Hash, Revision};
@@ -62,6 +63,37 @@ fn merged_files_are_closed_when_nobody_reads_them_any_more() {
     bench.shared.merges.change(merges::MergeQueue::close);
     thread.join().unwrap();
     assert!(closed, "they are closed");
+}
+
+/// What peers fetch is not merged. It is merged when they do not fetch it any more, though no checkpoint comes then.
+#[tokio::test(start_paused = true)]
+async fn merges_that_wait_for_a_transfer_go_on_when_it_ends() {
+    let bench = Bench::new();
+    let mut engine = mergeable(&TestDisk::new());
+    let merger = engine.merger().unwrap();
+    {
+        let mut sources = lock(&bench.shared.sources);
+        sources.publish(engine.snapshot());
+        assert!(sources.get(PEER, None, bench.shared.clock.monotonic()).is_some());
+    }
+    bench.shared.merges.change(|queue| queue.consider(engine.merger()));
+    let (shared, runtime) = (bench.shared.clone(), tokio::runtime::Handle::current());
+    let thread = std::thread::spawn(move || {
+        let _clock = runtime.enter();
+        merges::run(&shared);
+    });
+    let merges = &bench.shared.merges;
+    assert!(until(|| !merges.with(|queue| queue.is_running())), "it looks at the state");
+    assert_eq!(merger.runs(), 5, "its files are fetched");
+    tokio::time::advance(Duration::from_secs(31)).await;
+    let merged = until(|| merger.runs() == 1);
+    engine.merged();
+    lock(&bench.shared.sources).clear();
+    drop((engine, merger));
+    merges::wait(&bench.shared);
+    bench.shared.merges.change(merges::MergeQueue::close);
+    thread.join().unwrap();
+    assert!(merged, "it goes on");
 }
 
 /// Others wait for the thread when a state is dropped. They must not wait for one that has ended.

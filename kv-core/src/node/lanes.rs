@@ -22,8 +22,8 @@ pub(super) const LANES: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Bulk];
 /// How many entries and bytes may wait in one queue.
 const MAX_ITEMS: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
-const _: () =
-    assert!(WINDOW_BYTES + WINDOW_BYTES / 4 < MAX_BYTES, "what a primary sends ahead fits into a queue");
+/// What a primary sends ahead fits into a queue: at most 512 entries, with what each message takes besides.
+const _: () = assert!(WINDOW_BYTES + 512 * 1024 < MAX_BYTES && 512 < MAX_ITEMS);
 
 /// Something to send.
 #[derive(Debug)]

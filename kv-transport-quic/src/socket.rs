@@ -111,21 +111,24 @@ impl Socket {
     #[cfg(target_os = "linux")]
     fn poll_report(&self, io: &Arc<UdpSocket>, cx: &mut Context<'_>) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
+        for _ in 0..ERRORS_IN_A_ROW {
             let waiting = report.get_or_insert_with(|| {
                 let io = io.clone();
                 Box::pin(async move { io.ready(Interest::ERROR).await.map(drop) })
             });
-            if waiting.as_mut().poll(cx).is_pending() {
+            let Poll::Ready(reported) = waiting.as_mut().poll(cx) else { return };
+            *report = None;
+            // The runtime ends.
+            if reported.is_err() {
                 return;
             }
-            *report = None;
             // The runtime has no report any more, before the kernel has none.
             let _ = io.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
             if let Ok(Some(error)) = io.take_error() {
                 self.on_error(&error);
             }
         }
+        cx.waker().wake_by_ref();
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -247,8 +247,12 @@ impl Store {
         while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
             self.target.control.check()?;
             let merging = self.await_merge(&self.waits);
-            if self.merge_alone(merging, Self::fewer, self.progress())? != MergeStep::Merged {
-                break;
+            match self.merge_alone(merging, Self::fewer, self.progress()) {
+                Ok(MergeStep::Merged) => {}
+                // What is damaged may not be needed: the next merge in the background reports it.
+                Err(error) if error.is_of_content() => break,
+                Ok(MergeStep::Idle | MergeStep::NoRoom) => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -48,12 +48,16 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// The commit point does not count: other messages bring a newer one.
-    fn answers_as(&self, other: &Self) -> bool {
-        let same = (self.from, self.through) == (other.from, other.through);
-        same && match (self.wrap, other.wrap) {
-            (Wrap::Prepare { view: one, .. }, Wrap::Prepare { view: other, .. }) => one == other,
-            (Wrap::NewState { nonce: one }, Wrap::NewState { nonce: other }) => one == other,
+    /// Whether a peer that receives these entries does not need the others. The commit point does not count: other
+    /// messages bring a newer one.
+    fn includes(&self, other: &Self) -> bool {
+        let has_all = self.from <= other.from && other.through.op <= self.through.op;
+        match (self.wrap, other.wrap) {
+            // A view has one log.
+            (Wrap::Prepare { view, .. }, Wrap::Prepare { view: theirs, .. }) => has_all && view == theirs,
+            (Wrap::NewState { nonce }, Wrap::NewState { nonce: theirs }) => {
+                nonce == theirs && (self.from, self.through) == (other.from, other.through)
+            }
             (Wrap::Prepare { .. }, Wrap::NewState { .. }) | (Wrap::NewState { .. }, Wrap::Prepare { .. }) => {
                 false
             }
@@ -88,7 +92,7 @@ impl Queue {
     fn push(&self, item: Outgoing) {
         let size = size(&item);
         let mut waiting = lock(&self.waiting);
-        if !waiting.connected || waiting.has_same_entries(&item) {
+        if !waiting.connected || waiting.has_entries(&item) {
             return;
         }
         if let Outgoing::Piece(piece) = &item {
@@ -147,9 +151,9 @@ impl Queue {
 
 impl PeerQueue {
     /// Whether the entries wait already: on a slow connection they may be sent again before they were sent once.
-    fn has_same_entries(&self, item: &Outgoing) -> bool {
+    fn has_entries(&self, item: &Outgoing) -> bool {
         let Outgoing::Entries(new) = item else { return false };
-        self.items.iter().any(|other| matches!(other, Outgoing::Entries(old) if old.answers_as(new)))
+        self.items.iter().any(|other| matches!(other, Outgoing::Entries(old) if old.includes(new)))
     }
 
     fn forget_piece(&mut self) {

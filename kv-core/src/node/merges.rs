@@ -44,13 +44,15 @@ impl MergeQueue {
 /// Runs until the node stops.
 pub(super) fn run(shared: &Arc<Shared>) {
     while let Some(turn) = next(shared) {
-        while matches!(step(shared, &turn.merger), Ok(MergeStep::Merged)) {
-            if shared.merges.with(|queue| queue.closed) {
-                break;
+        let waits = loop {
+            let held = held(shared);
+            let merged = matches!(step(shared, &turn.merger, &held), Ok(MergeStep::Merged));
+            if !merged || shared.merges.with(|queue| queue.closed) {
+                break !held.is_empty();
             }
-        }
+        };
         let is_read = turn.merger.close_unused();
-        if is_read || !held(shared).is_empty() {
+        if is_read || waits {
             let held = turn.merger.clone();
             shared.merges.with(|queue| queue.held = Some(held).filter(|_| !queue.closed));
         }
@@ -111,8 +113,8 @@ fn held(shared: &Shared) -> HeldFiles {
     lock(&shared.sources).held(shared.clock.monotonic())
 }
 
-fn step(shared: &Shared, merger: &Merger) -> Result<MergeStep, EngineError> {
-    let done = merger.step(&held(shared));
+fn step(shared: &Shared, merger: &Merger, held: &HeldFiles) -> Result<MergeStep, EngineError> {
+    let done = merger.step(held);
     match &done {
         Ok(MergeStep::Idle | MergeStep::NoRoom) | Err(EngineError::Failed) => {}
         // What failed first is reported where it failed.

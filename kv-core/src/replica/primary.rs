@@ -62,6 +62,8 @@ struct PeerProgress {
     next: Op,
     /// The last op that was sent again because one before it was lost on the way.
     lacked: Op,
+    /// It was sent a run again. Until it acknowledges more, it is sent nothing else.
+    is_anew: bool,
     /// When `acked` last grew, or entries were last resent.
     moved_at: Instant,
     /// The silence after which entries are resent. Doubles each time.
@@ -159,6 +161,7 @@ impl Primary {
             acked: cx.commit.previous(),
             next: cx.log.head().op.next(),
             lacked: Op::ZERO,
+            is_anew: false,
             moved_at: now,
             patience: cx.options.failure_timeout_min,
             heard_at: None,
@@ -287,13 +290,16 @@ impl Primary {
         }
         if log.op > peer.acked {
             peer.acked = log.op;
+            peer.is_anew = false;
             peer.next = peer.next.max(log.op.next());
             peer.moved_at = now;
             // Slowly: a peer that is slow and has lost nothing is soon sent little twice.
             peer.patience = (peer.patience * 7 / 8).max(cx.options.failure_timeout_min);
             self.maybe_commit(cx)?;
         }
-        self.replicate_to(cx, from);
+        if !self.peer(from).is_anew {
+            self.replicate_to(cx, from);
+        }
         Flow::Continue(())
     }
 

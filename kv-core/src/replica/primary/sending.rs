@@ -45,6 +45,7 @@ impl Primary {
         if peer.installed && peer.acked < op && op < peer.next && peer.lacked < op {
             peer.lacked = peer.next.previous();
             peer.next = op;
+            peer.is_anew = false;
             peer.moved_at = cx.now.monotonic;
             self.replicate_to(cx, to);
         }
@@ -60,7 +61,7 @@ impl Primary {
             peer.patience = (peer.patience * 2).min(most);
             // No more than a run: all of it may still be on a slow way.
             let end = window_end(cx, peer.acked);
-            self.send_run(cx, to, end);
+            self.peer(to).is_anew = self.send_run(cx, to, end);
         }
     }
 }

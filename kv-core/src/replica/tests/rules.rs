@@ -182,11 +182,16 @@ fn n2_a_peer_is_sent_so_many_bytes_beyond_what_it_acknowledged() {
         bodies.sum()
     };
     assert!(bytes(&group, 1) > 20 * RUN_BYTES);
-    assert!((WINDOW_BYTES - 2 * RUN_BYTES..=WINDOW_BYTES).contains(&bytes(&group, 2)));
+    let ahead = bytes(&group, 2);
+    assert!((WINDOW_BYTES - 2 * RUN_BYTES..=WINDOW_BYTES).contains(&ahead));
+    group.sent.clear();
+    group.run_for(2_000);
+    let again = bytes(&group, 2);
+    assert!((RUN_BYTES / 2..5 * RUN_BYTES).contains(&again), "{again} bytes were sent again");
     group.finish_writes(2);
     group.members[2].stalled = false;
     group.run_until("all level", Group::level);
-    assert_eq!(bytes(&group, 2), bytes(&group, 1), "each was sent once");
+    assert!(bytes(&group, 2) + ahead < 30 * RUN_BYTES, "most were sent once");
 }
 
 /// An entry that may not fit into the queue of a link is read from the journal when it is sent.

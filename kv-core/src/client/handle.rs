@@ -325,10 +325,10 @@ impl Client {
     }
 
     /// Drops the history of past revisions, when the returned builder is awaited. A member refuses to read them as soon
-    /// as it has applied this; a member that lags reads them a little longer. Each data member then makes a checkpoint,
-    /// which drops them from its state. Their bytes leave the disk when the member merges the files of its state: soon,
-    /// if these files have more than about twice the bytes that are still needed, and otherwise in the course of later
-    /// writes.
+    /// as it has applied this; a member that lags reads them a little longer. Some seconds later, each data member
+    /// makes a checkpoint, which drops them from its state. Their bytes leave the disk when the member merges the files
+    /// of its state: soon, if these files have more than about twice the bytes that are still needed, and otherwise in
+    /// the course of later writes.
     pub fn compact(&self) -> Compact {
         Compact::new(self.clone())
     }

@@ -46,8 +46,8 @@ pub(super) struct ApplierQueue {
     opened: Option<Opened>,
     /// What to do with the state of another member.
     pub(super) tasks: VecDeque<Task>,
-    /// A checkpoint was requested by a peer that fetches the state, because the last checkpoint may not be usable for
-    /// it.
+    /// A checkpoint was requested: by a peer that fetches the state, because the last checkpoint may not be usable for
+    /// it, or because revisions were skipped.
     pub(super) asked: bool,
     /// The driver's request for what has expired.
     pub(super) expiry: Option<ExpiryQuery>,
@@ -121,6 +121,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         frozen: None,
         merge_began: Instant::ZERO,
         merge_took: Duration::ZERO,
+        is_regular: false,
         checkpoint: None,
         bytes: 0,
         nothing_at: Op::ZERO,
@@ -151,16 +152,20 @@ struct Applier {
     receiver: Receiver,
     /// The frozen state that will be checkpointed once the journal has all of it.
     frozen: Option<Checkpoint>,
-    /// When the running checkpoint began, and how long the one before took.
+    /// When the running checkpoint began.
     merge_began: Instant,
+    /// How long the last checkpoint took that was due because of what had been applied.
     merge_took: Duration,
+    /// The running checkpoint, or the one that waits for the journal, is due because of what has been applied, and was
+    /// not only requested.
+    is_regular: bool,
     /// The thread that makes the running checkpoint.
     checkpoint: Option<JoinHandle<()>>,
     /// Bytes applied since the last checkpoint began.
     bytes: usize,
     /// At this op there was nothing to checkpoint.
     nothing_at: Op,
-    /// A checkpoint was requested, or revisions were skipped, although little has been applied.
+    /// A checkpoint was requested, although little has been applied.
     asked: bool,
     /// The deadlines that the driver knows.
     deadlines: Deadlines,
@@ -412,10 +417,8 @@ impl Applier {
             }
             self.shared.waiters.applied(applied);
             if entry.header.skips_revisions() {
-                // A checkpoint drops the history that is too old now, even if nobody writes any more. As above, members
-                // usually make it at the same op.
-                self.asked = true;
-                break;
+                // A checkpoint will drop the history that is too old now, even if nobody writes any more.
+                lock(&self.shared.skips).note(self.shared.clock.monotonic(), state.revision());
             }
         }
         self.shared.inbox.applied(state.applied().op);
@@ -424,7 +427,7 @@ impl Applier {
     }
 
     /// Whether the applier has applied more beside a running checkpoint than the time passed allows, if the
-    /// checkpoint takes as long as the last one. So writers that are faster than checkpoints are slowed down
+    /// checkpoint takes as long as the last regular one. So writers that are faster than checkpoints are slowed down
     /// gradually, and do not stop completely at the end of one.
     fn is_ahead(&self) -> bool {
         let (Some(state), true) = (&self.state, self.checkpoint.is_some()) else { return false };
@@ -473,6 +476,7 @@ impl Applier {
         if self.is_due()
             && let Some(state) = &mut self.state
         {
+            self.is_regular = is_enough(state, self.bytes, self.shared.options.checkpoint_bytes);
             (self.bytes, self.asked) = (0, false);
             self.frozen = state.begin_checkpoint();
             if self.frozen.is_none() && !state.is_full() {
@@ -505,7 +509,10 @@ impl Applier {
 
     fn finish(&mut self, result: Result<CheckpointDone, EngineError>) -> Result<(), StopReason> {
         self.shared.applier_queue.with(|plan| plan.merging = None);
-        self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
+        if self.is_regular {
+            // One that was only requested may have little to write. It does not show how long others take.
+            self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
+        }
         let done = result?;
         let anchor = done.anchor();
         assert!(self.checkpoint.is_some(), "a checkpoint that ends had begun");

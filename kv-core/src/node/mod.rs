@@ -55,6 +55,7 @@ mod reads;
 mod reply;
 mod scrub;
 mod shared;
+mod skips;
 mod status;
 mod stop;
 mod sync;

@@ -14,6 +14,7 @@ use super::pool::Pool;
 use super::quota::Accounts;
 use super::rate::Bucket;
 use super::reply::Admission;
+use super::skips::Skips;
 use super::status::StatusCell;
 use super::sync::{Monitor, lock};
 use super::tasks::Tasks;
@@ -76,6 +77,8 @@ pub(super) struct Shared {
     pub(super) waiters: Waiters,
     /// Clients that follow what changes.
     pub(super) watches: PendingWatches,
+    /// The skips of revisions that the applier thread has applied.
+    pub(super) skips: Mutex<Skips>,
     /// What an operator must see.
     pub(super) health: Health,
     pub(super) admission: Arc<Admission>,
@@ -163,6 +166,7 @@ impl Shared {
             sources: Mutex::default(),
             waiters: Waiters::default(),
             watches: PendingWatches::default(),
+            skips: Mutex::default(),
             accounts: Accounts::default(),
             large_requests: Semaphore::new(1),
             handovers: Mutex::new(Bucket::burst(HANDOVER_EVERY, 1, parts.clock.monotonic())),

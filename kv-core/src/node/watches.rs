@@ -9,6 +9,7 @@ use super::reply::{Outbox, Responder, WatchSlot};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::Role;
+use crate::ids::{Instant, Revision};
 use crate::kv::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
 use crate::message::{Answer, Position, WatchQuery};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -222,5 +223,24 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
             || shared.state().is_none();
         let over = shared.watches.with(|watches| watches.take_expired(now, lost));
         over.into_iter().for_each(|(it, answer)| it.with.reply.send(answer));
+        request_checkpoint(&shared, now);
     }
+}
+
+/// Requests a checkpoint if one is due because revisions were skipped.
+pub(super) fn request_checkpoint(shared: &Shared, now: Instant) {
+    // A state that was lost drops nothing.
+    let due = shared.state().is_some()
+        && lock(&shared.skips).take_due(now, |revision| is_settled(shared, revision));
+    if due {
+        shared.applier_queue.change(|plan| plan.asked = true);
+    }
+}
+
+/// Whether the changes up to this revision were matched against all parked watches, and none of those that were woken
+/// waits for a thread. So no watch needs these changes any more, except perhaps one that a thread is answering.
+fn is_settled(shared: &Shared, revision: Revision) -> bool {
+    let watches = &shared.watches;
+    let matched = watches.waiting() == 0 || lock(&watches.waiting).dispatched() >= revision;
+    matched && !watches.scheduled.load(Ordering::SeqCst) && !shared.pool.has_watches()
 }

@@ -7,6 +7,8 @@ use crate::message::{
     Answer, Command, Entry, EntryHeader, Operation, Position, Request, WatchQuery, body_of, successor,
 };
 use crate::node::pool;
+use crate::node::sync::lock;
+use crate::node::watches::{published, request_checkpoint};
 use crate::storage::simulated::Disk;
 use std::sync::mpsc;
 
@@ -130,7 +132,7 @@ async fn w5_an_older_state_refuses_watches_without_spinning() {
 }
 
 /// Rule W2: a member vouches for the positions of the watches that are parked there. So a skip of revisions ends none
-/// of them, also if the changes before it have not been matched yet.
+/// of them, also if the changes before it have not been matched yet: the checkpoint that drops them waits for that.
 #[tokio::test]
 async fn w2_a_skip_of_revisions_ends_no_parked_watch() {
     let session = SessionId::new(1);
@@ -162,9 +164,30 @@ async fn w2_a_skip_of_revisions_ends_no_parked_watch() {
     work(&bench).await;
     assert_eq!(bench.shared.watches.waiting(), 1);
 
-    entries[2..].iter().for_each(|entry| drop(state.apply(entry).unwrap()));
-    crate::node::watches::published(&bench.shared);
+    let (shared, began) = (bench.shared.clone(), bench.shared.clock.monotonic());
+    for entry in &entries[2..] {
+        drop(state.apply(entry).unwrap());
+        // As the applier does.
+        if entry.header.skips_revisions() {
+            lock(&shared.skips).note(began, state.revision());
+        }
+    }
+    let mut seconds = 0..;
+    let mut sweep = || {
+        let second = seconds.next().expect("there is no last one");
+        request_checkpoint(&shared, began.after(Duration::from_secs(second)));
+        let asked = shared.applier_queue.with(|plan| std::mem::take(&mut plan.asked));
+        if asked {
+            let done = state.begin_checkpoint().unwrap().run().unwrap();
+            state.finish_checkpoint(done);
+        }
+        asked
+    };
+    assert_eq!((0..30).filter(|_| sweep()).count(), 0, "a parked watch still needs the changes");
+    published(&bench.shared);
+    assert!(!sweep(), "a woken one does");
     work(&bench).await;
+    assert_eq!((0..30).filter(|_| sweep()).count(), 1, "one checkpoint drops the history");
     let answer = timeout(Duration::from_secs(30), client.0.read_server_message()).await.expect("it answers");
     let Answer::Watched { events, next, .. } = answer.unwrap().unwrap().answer else { panic!("it goes on") };
     assert_eq!(events.iter().map(|event| event.revision).collect::<Vec<_>>(), [Revision::new(3)]);

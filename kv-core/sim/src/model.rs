@@ -16,7 +16,7 @@ pub(super) struct Session {
 /// The model: every key's whole history, and which requests ran.
 #[derive(Default, Debug)]
 pub(super) struct Model {
-    /// How many requests were applied: they name sessions and leases.
+    /// How many requests were applied: they name sessions and leases. A skip counts as often as it takes revisions.
     pub(super) requests: u64,
     pub(super) revision: Revision,
     /// How many revisions members keep.

@@ -24,8 +24,9 @@ impl Model {
         request: &Request,
         result: &Result<Outcome, Rejection>,
     ) -> Result<(), Finding> {
-        self.requests += 1;
         let taken = revisions(&request.operation, self.revision);
+        // A skip raises the ids as it raises the revision, whatever its result.
+        self.requests += taken.max(1);
         let takes = taken > 0;
         if revision != self.revision.advance(taken) {
             let found = format!("{revision:?} of {request:?} follows {:?}", self.revision);
@@ -43,9 +44,6 @@ impl Model {
         let ran = session.is_some_and(|session| session.results.contains_key(&request.number));
         if outcome.revision != revision || ran && !takes {
             return self.repeated(revision, request, outcome);
-        }
-        if matches!(request.operation, Operation::Command(Command::SkipRevisions { .. })) {
-            self.requests += taken;
         }
         self.first_run(revision, request, outcome)
     }
@@ -442,6 +440,22 @@ mod tests {
         assert!(commit(&mut model(), 2, 1, grant(), 2, granted(2)).is_err());
         assert!(commit(&mut model(), 1, 1, grant(), 1, granted(1)).is_err());
         assert!(commit(&mut model(), 1, 1, put("a", None), 1, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn a_skip_raises_ids_whatever_its_result() {
+        let mut model = model();
+        let skip = |session, to| Request {
+            session: SessionId::new(session),
+            ..request(1, Operation::Command(Command::SkipRevisions { to: r(to) }))
+        };
+        model.commit(r(100), &skip(9, 100), &Err(Rejection::SessionExpired)).unwrap();
+        let skipped = outcome(200, Effect::RevisionsSkipped { kept: 0 });
+        (0..2).for_each(|_| model.commit(r(200), &skip(1, 200), &skipped).unwrap());
+        // The request that opened the session, 99 and 100 for the skips, and a copy.
+        let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
+        let grant = Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
+        commit(&mut model, 200, 2, grant, 200, granted(202)).unwrap();
     }
 
     #[test]

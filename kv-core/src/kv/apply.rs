@@ -45,12 +45,10 @@ const RETURNED_BYTES: usize = 16 << 20;
 
 /// The context of the running request.
 pub(super) struct ExecContext {
-    /// Its number in the log.
+    /// Its number in the log. What it creates is named by it.
     pub(super) request: u64,
     /// Its own revision, or the last one before it.
     pub(super) revision: Revision,
-    /// How many revisions it takes.
-    pub(super) taken: u64,
     pub(super) timestamp: Timestamp,
     /// How much it may still return or rewrite, together with the others of its entry.
     pub(super) room: usize,
@@ -73,13 +71,14 @@ impl StateMachine {
         let mut applied = Vec::with_capacity(entry.header.request_count as usize);
         let mut room = RETURNED_BYTES;
         for bytes in entry.requests() {
-            // A request that cannot be decoded counts too: sessions and leases are named by this number, on all members
-            // alike.
-            self.requests += 1;
             let taken = Request::revisions(&bytes, self.revision);
             self.revision = self.revision.advance(taken);
+            // A request that cannot be decoded counts too: sessions and leases are named by this number, on all members
+            // alike. A skip counts as often as it takes revisions, whatever its result: where the content of another
+            // cluster is restored, a client of that cluster must not find its id in use by somebody else.
+            self.requests += taken.max(1);
             let (request, revision, timestamp) = (self.requests, self.revision, self.timestamp);
-            let context = ExecContext { request, revision, taken, timestamp, room, rewritten: Cell::new(0) };
+            let context = ExecContext { request, revision, timestamp, room, rewritten: Cell::new(0) };
             let done = self.run_request(&context, &bytes)?;
             let returned = done.result.as_ref().map_or(0, |outcome| outcome.effect.weight());
             room = room.saturating_sub(returned + context.rewritten.get());
@@ -169,10 +168,7 @@ impl StateMachine {
             }
             Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
             Command::SkipRevisions { to: _ } => {
-                // The revisions are taken already, by the bytes of the request. The ids of sessions and leases are
-                // raised too: where the content of another cluster is restored, a client of that cluster must not find
-                // its id in use by somebody else.
-                self.requests += context.taken;
+                // The revisions are taken already, by the bytes of the request.
                 let kept = self.limits.fixed.history_revisions;
                 return Ok(context.outcome(Effect::RevisionsSkipped { kept }));
             }

@@ -69,7 +69,8 @@ pub struct StateMachine {
     sessions: Sessions,
     lifetimes: Lifetimes,
     applied: Anchor,
-    /// How many requests were applied, whatever their result. Sessions and leases are named by it (rule E1).
+    /// How many requests were applied, whatever their result. Sessions and leases are named by it (rule E1). A skip
+    /// counts as often as it takes revisions.
     requests: u64,
     /// The last revision that was taken.
     revision: Revision,

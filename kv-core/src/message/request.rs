@@ -26,8 +26,8 @@ pub struct Request {
 /// What a request does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
-    /// Opens a session. The id of the session is the number of this request among all requests in the log. A retry with
-    /// the same nonce opens another session; the first one is never used and expires.
+    /// Opens a session. The id of the session is the number of this request in the log (rule E1 of `PROTOCOL.md`). A
+    /// retry with the same nonce opens another session; the first one is never used and expires.
     OpenSession {
         /// Chosen at random by the client, so that it recognizes its own answer.
         nonce: u128,
@@ -80,8 +80,9 @@ pub enum Command {
         /// The condition under which the key is changed.
         condition: Option<Condition>,
     },
-    /// Takes all revisions up to `to`, and changes nothing. So the history that is too old by then is dropped. It takes
-    /// none if `to` is in the past: a copy of a skip skips nothing more.
+    /// Takes all revisions up to `to`, and changes no key. So the history that is too old by then is dropped, and the
+    /// ids of later sessions and leases are raised too. It takes none if `to` is in the past: a copy of a skip skips
+    /// nothing more.
     SkipRevisions {
         /// The last revision that it takes. A greater one than [`Command::MAX_SKIP_TO`] is refused.
         to: Revision,

@@ -154,6 +154,11 @@ fn a_skip_raises_the_ids_of_sessions_and_leases_too() {
     machine.run(&[skip(session, 1, to), skip(session, 1, to)]);
     let next = machine.open();
     assert!(next.get() >= 1 << 40 && next.get() < (1 << 40) + 10, "{next:?}");
+    // As a retry that arrives after the end of its session. It takes its revisions nevertheless.
+    let rejected = machine.result(skip(SessionId::new(u64::MAX >> 2), 1, Revision::new(1 << 50)));
+    assert_eq!(rejected, Err(Rejection::SessionExpired));
+    assert_eq!(machine.state.revision(), Revision::new(1 << 50));
+    assert!(machine.open().get() > 1 << 50, "ids grow with the revision");
     machine.state.check_invariants();
 }
 

@@ -103,10 +103,12 @@ pub(crate) enum ClientCommand {
     /// Drop the history of past revisions, and print the oldest revision that can still be read.
     ///
     /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Each member refuses to
-    /// read or watch dropped revisions as soon as it has applied the skip. It frees their space soon after, when it
-    /// merges the files of its state; if the dropped revisions are a small part of these files, it does so in the
-    /// course of later writes. If others write at the same time, their watches may end: they continue only if they have
-    /// received every change. To spare them, keep some history with --revision.
+    /// read or watch dropped revisions as soon as it has applied the skip. It frees their space some seconds later or
+    /// more, when it merges the files of its state; if the dropped revisions are a small part of these files, it does
+    /// so in the course of later writes. On a full disk, no space is freed: each member first needs room for a
+    /// checkpoint and for a step of a merge, about twice `--checkpoint-bytes`. If others write at the same time, their
+    /// watches may end: they continue only if they have received every change. To spare them, keep some history with
+    /// --revision.
     Compact(CompactArgs),
     /// Pass the primary role to another member, and print the new primary.
     ///

@@ -9,7 +9,8 @@
 //! ```
 //! Numbers are little-endian, and checksums are XXH3. The body of the first block describes the backup, and that of the
 //! last block counts what the file contains, with a checksum over all bytes before the last block; both are JSON. The
-//! fields of a block have a checksum of their own, so that a damaged length is not trusted.
+//! fields of a block have a checksum of their own, so that a damaged length is not trusted. The keys are in order, and
+//! none is empty or repeated.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use serde::de::DeserializeOwned;
@@ -211,13 +212,15 @@ pub(crate) struct Reader<R> {
     hash: Box<Xxh3>,
     keys: u64,
     bytes: u64,
+    /// The key of the last record.
+    last: Vec<u8>,
 }
 
 impl<R: Read> Reader<R> {
     /// Reads the first block.
     pub(crate) fn new(input: R) -> Result<(Self, Description), FileError> {
         let hash = Box::new(Xxh3::new());
-        let mut reader = Self { input, number: 0, at: 0, next: 0, hash, keys: 0, bytes: 0 };
+        let mut reader = Self { input, number: 0, at: 0, next: 0, hash, keys: 0, bytes: 0, last: Vec::new() };
         let (kind, body) = reader.read_block()?;
         if kind != FIRST {
             return Err(reader.damaged("the first block is missing"));
@@ -258,8 +261,13 @@ impl<R: Read> Reader<R> {
     }
 
     fn items(&mut self, mut body: Bytes) -> Result<Vec<Item>, FileError> {
+        let is_large = body.len() > BLOCK;
         let mut items = Vec::new();
         while !body.is_empty() {
+            // A block is in memory as a whole, and short records take several times the bytes that they have here.
+            if is_large && !items.is_empty() {
+                return Err(self.damaged("there are too many records"));
+            }
             if body.len() < NUMBERS {
                 return Err(self.damaged("a record is incomplete"));
             }
@@ -269,6 +277,14 @@ impl<R: Read> Reader<R> {
                 return Err(self.damaged("a record is incomplete"));
             }
             let [key, value] = lengths.map(|length| body.split_to(length));
+            if key.is_empty() {
+                return Err(self.damaged("a record has no key"));
+            }
+            if key[..] <= self.last[..] {
+                return Err(self.damaged("a key is repeated, or not in order,"));
+            }
+            self.last.clear();
+            self.last.extend_from_slice(&key);
             self.keys += 1;
             self.bytes += (key.len() + value.len()) as u64;
             items.push(Item { key, value, created, modified, version, ttl_ms: NonZeroU64::new(ttl_ms) });
@@ -442,6 +458,58 @@ mod tests {
                 .contains(&format!("blocks are missing, repeated or exchanged in the block at byte {first}")),
             "{error}"
         );
+    }
+
+    /// The checksums of such a file are right: another program has written it, or an error of kv.
+    #[test]
+    fn records_that_no_backup_has_are_refused() {
+        let with_key = |key: &'static str, value| Item { key: key.into(), ..item(0, value) };
+        let refusal = |items: &[Item]| {
+            let description = Description::new("test".to_owned(), 9, 1234);
+            let mut writer = Writer::new(Vec::new(), &description).expect("memory");
+            items.iter().for_each(|item| writer.add(item).expect("memory"));
+            let (bytes, _) = writer.finish().expect("memory");
+            read(&bytes).err().map(|error| error.to_string())
+        };
+        assert_eq!(refusal(&[with_key("\0", 1), with_key("a", BLOCK), with_key("aa", 1)]), None);
+        for (items, what) in [
+            (vec![with_key("", 1)], "no key"),
+            (vec![with_key("a", 1), with_key("b", 1), with_key("b", 1)], "repeated"),
+            (vec![with_key("b", 1), with_key("a", 1)], "not in order"),
+            // In different blocks.
+            (vec![with_key("b", BLOCK), with_key("b", BLOCK)], "repeated"),
+            (vec![with_key("b", BLOCK), with_key("a", 1)], "not in order"),
+        ] {
+            let refused = refusal(&items).expect("it is refused");
+            assert!(refused.contains(what), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_large_block_has_one_record() {
+        let body = |items: &[Item]| {
+            let mut writer = Writer::new(Vec::new(), &Description::new(String::new(), 0, 0)).expect("memory");
+            items
+                .iter()
+                .flat_map(|item| {
+                    writer.block.clear();
+                    writer.add(item).expect("memory");
+                    std::mem::take(&mut writer.block)
+                })
+                .collect::<Vec<u8>>()
+        };
+        let refusal = |items: &[Item]| {
+            let mut writer = Writer::new(Vec::new(), &Description::new(String::new(), 0, 0)).expect("memory");
+            writer.write_block(RECORDS, &body(items)).expect("memory");
+            writer.keys = items.len() as u64;
+            writer.bytes = items.iter().map(Item::bytes).sum();
+            let (bytes, _) = writer.finish().expect("memory");
+            read(&bytes).err().map(|error| error.to_string())
+        };
+        assert_eq!(refusal(&[item(0, BLOCK)]), None);
+        assert_eq!(refusal(&[item(0, BLOCK / 2), item(1, BLOCK / 4)]), None);
+        let refused = refusal(&[item(0, BLOCK / 2), item(1, BLOCK / 2)]).expect("it is refused");
+        assert!(refused.contains("too many records"), "{refused}");
     }
 
     #[test]

@@ -97,8 +97,8 @@ pub(crate) struct CompactArgs {
 #[derive(Args, Debug)]
 #[command(
     after_help = "kv prints one JSON object per line: the records, all at one revision and in the order of the keys, and then a line such as \
-{ \"event\": \"complete\", \"revision\": 7, \"keys\": 3 }. A dump without this line is incomplete. Keys and values that are not text are printed in \
-hexadecimal, in a field such as `key_hex`.
+{ \"event\": \"complete\", \"revision\": 7, \"keys\": 3 }. A dump without this line is incomplete. While a restore to the cluster is not \
+complete, kv dump fails. Keys and values that are not text are printed in hexadecimal, in a field such as `key_hex`.
 
 With --follow, kv goes on with every change after that revision, in order, as kv watch --json prints them. About once a second, if there were changes, a line \
 with the event `complete` names a revision up to which everything has been printed. To go on later, pass it to --after."

@@ -1,6 +1,7 @@
 //! `kv dump`: the content of the cluster as lines of JSON, and perhaps every later change.
 
 use crate::args::DumpArgs;
+use crate::backup::restored_revision;
 use crate::commands::{record_json, still_read, write_line};
 use crate::context::Context;
 use crate::encoding::json_line;
@@ -48,8 +49,8 @@ pub(crate) async fn dump(context: &Context, args: DumpArgs) -> Result<(), Failur
 
 /// Prints what is there, at one revision, and returns the revision; `None` if nobody reads any more.
 async fn snapshot(client: &Client, args: &DumpArgs, prefix: &[u8]) -> Result<Option<Revision>, Failure> {
-    // As the primary confirms it: no write that was acknowledged before is missing. Any member can be read then.
-    let revision = client.get("\0").with_revision().await?.revision;
+    // Any member can be read then.
+    let revision = restored_revision(client).await?;
     let mut records = pin!(client.scan(prefix).at_least(revision).at(revision).stream());
     let mut keys = 0_u64;
     while let Some(record) = records.next().await {

@@ -2,7 +2,7 @@
 
 use super::format::{Description, Item, Writer};
 use super::part::PartFile;
-use super::{MARKER, summary_json, summary_text};
+use super::{MARKER, check_restored, summary_json, summary_text};
 use crate::commands::{print_either, still_read};
 use crate::config::ConnectArgs;
 use crate::context::Context;
@@ -112,13 +112,7 @@ async fn take<W: Write>(
     // Nothing is raised. The clock of this machine may differ.
     let RevisionRaised { revision, timestamp, .. } = client.raise_revision(Revision::ZERO).await?;
     let taken_ms = timestamp.get();
-    let marker = client.get(MARKER).at(revision).await?;
-    if marker.is_some() {
-        return Err(Failure::failed(
-            "a restore to this cluster is not complete, as its key \"\\0kv/restore\" says: run kv restore again with \
-             the same file",
-        ));
-    }
+    check_restored(client.get(MARKER).at(revision).await?.as_ref())?;
     let mut source = Source {
         client,
         revision,

@@ -192,6 +192,7 @@ fn an_interrupted_restore_is_visible_and_is_completed_by_another_run() {
     done(&new, &["put", "key/3", "an earlier value"]);
     let other = cluster.folder.path().join("other");
     refused(&new.run(&["backup", "-o", path(&other)]), 1, &["is not complete", "kv restore"]);
+    refused(&new.run(&["dump", "key/"]), 1, &["is not complete", "kv restore"]);
     done(&cluster, &["put", "more", "1"]);
     done(&cluster, &["backup", "-o", path(&other)]);
     refused(&new.run(&["restore", path(&other)]), 1, &["another backup"]);

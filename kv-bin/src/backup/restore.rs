@@ -188,7 +188,9 @@ impl<'a> Run<'a> {
     }
 
     async fn put(&self, Item { key, value, ttl_ms, .. }: Item) -> Result<(), Failure> {
-        let life = Lifetime { ttl_ms: ttl_ms.map(NonZeroU64::get), lease: None };
+        // A key that got the longest time may have had a little more left: members add what clocks may differ by.
+        let ttl_ms = ttl_ms.map(|ttl_ms| ttl_ms.get().min(Lifetime::MAX_TTL_MS));
+        let life = Lifetime { ttl_ms, lease: None };
         let put = self.client.transaction().if_revision(MARKER, self.fence).put_for(key, value, life);
         if put.await.map_err(incomplete)?.succeeded { Ok(()) } else { Err(superseded()) }
     }
@@ -299,6 +301,20 @@ mod tests {
         assert_eq!(client.get(MARKER).await.expect("it can be read"), None);
         let used = Run::begin(client, &summary("one"), 1 << 50).await.expect_err("it has keys");
         assert!(used.to_string().contains("has keys"), "{used}");
+    }
+
+    #[tokio::test]
+    async fn a_key_is_restored_with_the_longest_time_to_live() {
+        let (node, _folder) = cluster().await;
+        let client = &node.client();
+        let run = Run::begin(client, &summary("one"), 1 << 40).await.expect("the cluster is empty");
+        // As a backup of a key has it that was put with the longest time just before.
+        for more in [0, 1, Lifetime::MAX_TTL_MS / 1000 + 1] {
+            let ttl_ms = NonZeroU64::new(Lifetime::MAX_TTL_MS + more);
+            run.put(Item { ttl_ms, ..item("v") }).await.expect("it is put");
+            let found = client.get("k").await.expect("it can be read").expect("it is there");
+            assert!(found.expires.is_some(), "{found:?}");
+        }
     }
 
     /// A backup of several blocks, as a file.

@@ -151,14 +151,17 @@ impl<'a> Run<'a> {
                 }
             }
         } else if !client.scan("").limit(1).keys_only().await?.is_empty() {
-            return Err(Failure::failed(
-                "the cluster has keys: a backup is restored only to a new cluster, which is empty",
-            ));
+            return Err(has_keys());
         }
+        Self::mark(client, marker, found.map(|found| found.modified)).await
+    }
+
+    /// Writes the marker, over the one of an earlier run if there is one, and raises the revision.
+    async fn mark(client: &'a Client, marker: Marker, before: Option<Revision>) -> Result<Self, Failure> {
         let value = serde_json::to_vec(&marker).expect("plain data always encodes");
         let put = client.put(MARKER, value);
-        let put = match found {
-            Some(found) => put.if_revision(found.modified),
+        let put = match before {
+            Some(before) => put.if_revision(before),
             None => put.if_absent(),
         };
         let fence = match put.await {
@@ -168,8 +171,31 @@ impl<'a> Run<'a> {
             }
             Err(error) => return Err(error.into()),
         };
+        if before.is_none() || fence.get() <= marker.to {
+            // No run has raised the revision, so none has put a key.
+            Self::check_alone(client, fence).await?;
+        }
         client.raise_revision(Revision::new(marker.to)).await.map_err(incomplete)?;
         Ok(Self { client, fence })
+    }
+
+    /// Checks again whether the cluster was empty: others may have written before they could see the marker. Removes
+    /// the marker if it was not. Otherwise a further run would go on where this one stops.
+    async fn check_alone(client: &Client, fence: Revision) -> Result<(), Failure> {
+        let found = client.scan("").limit(2).keys_only().await;
+        if found.as_ref().is_ok_and(|found| found.iter().all(|(key, _)| key == MARKER)) {
+            return Ok(());
+        }
+        let removed = client.delete(MARKER).if_revision(fence).await;
+        found?;
+        match removed {
+            // Another run has taken over, and checks this too.
+            Err(error) if error.is_condition_failed() => Err(has_keys()),
+            Err(error) => Err(Failure::from(error).within(
+                "the cluster has keys, so nothing is restored; if the key \"\\0kv/restore\" still exists, delete it",
+            )),
+            Ok(_) => Err(has_keys()),
+        }
     }
 
     /// Puts every key of the file, which is checked again: it may have changed since it was checked. When this returns
@@ -189,7 +215,7 @@ impl<'a> Run<'a> {
 
     async fn put(&self, Item { key, value, ttl_ms, .. }: Item) -> Result<(), Failure> {
         // A key that got the longest time may have had a little more left: members add what clocks may differ by.
-        let ttl_ms = ttl_ms.map(|ttl_ms| ttl_ms.get().min(Lifetime::MAX_TTL_MS));
+        let ttl_ms = ttl_ms.map(NonZeroU64::get).map(|ttl_ms| ttl_ms.min(Lifetime::MAX_TTL_MS));
         let life = Lifetime { ttl_ms, lease: None };
         let put = self.client.transaction().if_revision(MARKER, self.fence).put_for(key, value, life);
         if put.await.map_err(incomplete)?.succeeded { Ok(()) } else { Err(superseded()) }
@@ -243,6 +269,10 @@ fn incomplete(error: WriteError) -> Failure {
 
 fn unfinished(failure: Failure) -> Failure {
     failure.within("the restore is not complete: run it again with the same file")
+}
+
+fn has_keys() -> Failure {
+    Failure::failed("the cluster has keys: a backup is restored only to a new cluster, which is empty")
 }
 
 fn superseded() -> Failure {
@@ -301,6 +331,38 @@ mod tests {
         assert_eq!(client.get(MARKER).await.expect("it can be read"), None);
         let used = Run::begin(client, &summary("one"), 1 << 50).await.expect_err("it has keys");
         assert!(used.to_string().contains("has keys"), "{used}");
+    }
+
+    /// Another client writes when the cluster has just been found empty.
+    #[tokio::test]
+    async fn a_restore_does_not_begin_among_the_keys_of_others() {
+        let (node, _folder) = cluster().await;
+        let client = &node.client();
+        client.put("k", "of an application").await.expect("the cluster is in use");
+        let marker = || Marker { checksum: "one".to_owned(), to: 1 << 40 };
+        let refused = Run::mark(client, marker(), None).await.expect_err("it has keys");
+        assert!(refused.to_string().contains("has keys"), "{refused}");
+        assert_eq!(client.get(MARKER).await.expect("it can be read"), None);
+        let revision = client.delete("k").await.expect("it is deleted").revision;
+        assert!(revision.get() < 1 << 40, "nothing was raised: {revision}");
+        let run = Run::mark(client, marker(), None).await.expect("the cluster is empty");
+        // Once the revision is raised, there may be keys of an earlier run.
+        run.put(item("v")).await.expect("it is put");
+        Run::mark(client, marker(), Some(run.fence)).await.expect("it takes over");
+    }
+
+    /// A run has ended between its check and its removal of the marker.
+    #[tokio::test]
+    async fn a_restore_does_not_take_over_a_marker_among_the_keys_of_others() {
+        let (node, _folder) = cluster().await;
+        let client = &node.client();
+        client.put("k", "of an application").await.expect("the cluster is in use");
+        let marker = Marker { checksum: "one".to_owned(), to: 1 << 40 };
+        let value = serde_json::to_vec(&marker).expect("plain data always encodes");
+        client.put(MARKER, value).await.expect("it is put");
+        let refused = Run::begin(client, &summary("one"), 1 << 50).await.expect_err("it has keys");
+        assert!(refused.to_string().contains("has keys"), "{refused}");
+        assert_eq!(client.get(MARKER).await.expect("it can be read"), None);
     }
 
     #[tokio::test]

@@ -41,6 +41,12 @@ pub(crate) async fn handover(context: &Context, args: &HandoverArgs, json: bool)
                     new.id
                 )));
             }
+            Some(new) if new.id == old.id => {
+                return Err(Failure::failed(format!(
+                    "no other member took over: member {} is the primary again",
+                    new.id
+                )));
+            }
             Some(new) => return print(old, new, json),
             None if Instant::now() > until => {
                 return Err(Failure::unknown(

@@ -249,8 +249,11 @@ impl Store {
             let merging = self.await_merge(&self.waits);
             match self.merge_alone(merging, Self::fewer, self.progress()) {
                 Ok(MergeStep::Merged) => {}
-                // What is damaged may not be needed: the next merge in the background reports it.
-                Err(error) if error.is_of_content() => break,
+                // What is damaged may not be needed. The next merge in the background reports it, and is not put off.
+                Err(error) if error.is_of_content() => {
+                    *lock(&self.merging) = None;
+                    break;
+                }
                 Ok(MergeStep::Idle | MergeStep::NoRoom) => break,
                 Err(error) => return Err(error),
             }

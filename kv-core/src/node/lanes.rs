@@ -307,23 +307,25 @@ mod tests {
     fn n6_entries_that_wait_are_not_queued_again() {
         let queue = Queue::new(Lane::Log);
         queue.set_connected(true);
-        let entries = |from, view, commit| {
-            let commit = Anchor { op: Op::new(commit), ..Anchor::ZERO };
+        let entries = |from, through, view, commit| {
+            let [through, commit] = [through, commit].map(|op| Anchor { op: Op::new(op), ..Anchor::ZERO });
             let wrap = Wrap::Prepare { view: View::new(view), commit };
-            Outgoing::Entries(Entries { from: Op::new(from), through: Anchor::ZERO, wrap })
+            Outgoing::Entries(Entries { from: Op::new(from), through, wrap })
         };
-        let all = [(3, 1, 1), (4, 1, 1), (3, 1, 2), (3, 2, 2)];
-        for (from, view, commit) in all {
-            queue.push(entries(from, view, commit));
+        // The second and the fourth wait already.
+        for (from, through, view, commit) in
+            [(3, 5, 1, 1), (4, 5, 1, 1), (4, 6, 1, 1), (3, 5, 1, 2), (3, 5, 2, 2)]
+        {
+            queue.push(entries(from, through, view, commit));
         }
         let found = std::iter::from_fn(|| queue.pop()).map(|item| match item {
-            Outgoing::Entries(Entries { from, wrap: Wrap::Prepare { view, .. }, .. }) => {
-                (from.get(), view.get())
+            Outgoing::Entries(Entries { from, through, wrap: Wrap::Prepare { view, .. } }) => {
+                (from.get(), through.op.get(), view.get())
             }
             other => panic!("{other:?}"),
         });
-        assert_eq!(found.collect::<Vec<_>>(), [(3, 1), (4, 1), (3, 2)]);
-        queue.push(entries(3, 1, 1));
+        assert_eq!(found.collect::<Vec<_>>(), [(3, 5, 1), (4, 6, 1), (3, 5, 2)]);
+        queue.push(entries(3, 5, 1, 1));
         assert!(queue.pop().is_some(), "they have been sent, and may be lost");
     }
 

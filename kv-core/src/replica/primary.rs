@@ -143,6 +143,10 @@ impl Primary {
         for peer in self.peers.values() {
             assert!(peer.acked < peer.next, "what is acknowledged was sent");
             assert!(peer.next <= head.next(), "only what exists was sent");
+            assert!(
+                !peer.is_anew || peer.acked.next() < peer.next,
+                "a run that was sent again is on the way"
+            );
         }
         assert_eq!(self.queued_bytes, self.queue.iter().map(Bytes::len).sum::<usize>());
     }
@@ -253,7 +257,7 @@ impl Primary {
         let by_reference = entry.body.len() > cx.window_bytes;
         let mut behind = Vec::new();
         for (to, peer) in &mut self.peers {
-            if !peer.installed || peer.next != op || op > window_end(cx, peer.acked) {
+            if !peer.installed || peer.is_anew || peer.next != op || op > window_end(cx, peer.acked) {
                 continue;
             }
             if peer.acked == op.previous() {
@@ -522,9 +526,11 @@ impl Primary {
         }
         let Some(peer) = self.peers.get(&id) else { return Ok(()) };
         let in_flight = u64::from(cx.options.pipeline_depth);
+        // It has no state, or does not report one.
+        let is_stateless = peer.checkpoint.unwrap_or(Op::ZERO) == Op::ZERO && cx.checkpoint > Op::ZERO;
         if !self.hears(cx, id, now) {
             Err(SuccessorRefusal::Silent(id))
-        } else if !peer.installed || cx.commit.distance_from(peer.acked) > in_flight {
+        } else if !peer.installed || is_stateless || cx.commit.distance_from(peer.acked) > in_flight {
             Err(SuccessorRefusal::Behind(id))
         } else {
             Ok(())

@@ -165,7 +165,6 @@ impl StateMachine {
     }
 
     /// The last revision that was taken by an applied request.
-    #[cfg(feature = "internals")]
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision

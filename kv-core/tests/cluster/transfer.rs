@@ -1,6 +1,6 @@
 //! State transfer: members that were away for long, and members whose state was damaged (rules T1 to T9).
 
-use super::harness::{Harness, Net, eventually, options, within};
+use super::harness::{Harness, Net, eventually, id, options, within};
 use super::load::Load;
 use super::storage::Work;
 use kv_core::config::Role;
@@ -231,7 +231,13 @@ pub(crate) async fn t9_a_state_damaged_during_use_is_replaced(net: Net) {
             file.write_all_at(&[0xA5; 64], block * 4096 + 100).expect("it is writable");
         }
     }
-    // If a peer was so late that it fetched this state, the files are not merged before half a minute has passed.
+    // What a merge was about to replace is not damaged, and what is left may not be merged for long.
+    for n in 0..600 {
+        let read = client.get(format!("fill/{n}")).local().member(id(damaged)).await;
+        if read.is_err() {
+            break;
+        }
+    }
     within(Duration::from_secs(90), "other files", async || {
         fill(&client, 600, 8 << 10).await;
         files.iter().all(|path| !path.exists())

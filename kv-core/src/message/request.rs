@@ -185,8 +185,8 @@ impl TransactionStep {
 /// The stored result of a request: every retry gets the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The revision at which the request first ran: its own revision or, if it takes none
-    /// ([`Request::takes_revision`]), the last revision before it.
+    /// The revision at which the request first ran: its own (the last of them, if it takes several) or, if it takes
+    /// none, the last revision before it.
     pub revision: Revision,
     /// The timestamp of the log entry in which the request ran.
     pub timestamp: Timestamp,

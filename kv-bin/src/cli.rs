@@ -1,5 +1,7 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
+use crate::args::{CompactArgs, CountArgs, DumpArgs, Freshness, HandoverArgs, StatusArgs, TouchArgs};
+use crate::backup::{BackupArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
@@ -38,6 +40,8 @@ pub(crate) enum CliCommand {
     Serve(Box<ServeArgs>),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Read a backup, check every byte of it, and print what it contains.
+    Verify(VerifyArgs),
     /// Run many commands on one connection, interactively or from a script.
     Shell(ShellArgs),
     /// Show members, throughput, latency, lag and failovers, updated continuously.
@@ -64,16 +68,25 @@ pub(crate) enum ClientCommand {
     Get(GetArgs),
     /// Remove a key, and print the revision of the removal.
     Delete(DeleteArgs),
+    /// Give a key a new time to live, or none, without changing its value; print the revision of the change.
+    Touch(TouchArgs),
     /// Print keys and values in the order of the keys, one per line.
     ///
     /// Unless standard output is a terminal, keys and values are printed unchanged, even if they contain line ends. For
     /// such data, use --json, --hex or --base64.
     Scan(ScanArgs),
+    /// Print the number of keys that begin with a prefix, or of a range of keys.
+    Count(CountArgs),
     /// Print each change of the data as it happens, once and in order, one per line.
     Watch(WatchArgs),
     /// Run a transaction: all of its changes and reads at one revision, or none.
     Txn(TxnArgs),
-    /// Write back the keys and values that `kv scan --json` has printed.
+    /// Print all keys and values as JSON, at one revision, and perhaps every later change.
+    #[command(visible_alias = "export")]
+    Dump(DumpArgs),
+    /// Write back the keys and values that `kv dump` or `kv scan --json` has printed.
+    ///
+    /// A file is checked as a whole before anything is written. kv load may be repeated, for example after a failure.
     ///
     /// Existing keys are overwritten, and keys that are not in the file are kept. Keys that expire or belong to a lease
     /// are skipped, because nothing would remove them.
@@ -83,8 +96,35 @@ pub(crate) enum ClientCommand {
     Lease(LeaseCommand),
     /// Wait for a lock, and run a command while holding it.
     Lock(LockArgs),
+    /// Write the content of the cluster, at one revision, to a backup file.
+    Backup(BackupArgs),
+    /// Write a backup to a new cluster, which is empty.
+    Restore(RestoreArgs),
+    /// Drop the history of past revisions, and print the oldest revision that can still be read.
+    ///
+    /// For this, the cluster skips revisions: its newest revision grows, and no key changes. Each member refuses to
+    /// read or watch dropped revisions as soon as it has applied the skip. It frees their space some seconds later or
+    /// more, when it merges the files of its state; if the dropped revisions are a small part of these files, it does
+    /// so in the course of later writes. On a full disk, no space is freed: each member first needs room for a
+    /// checkpoint and for a step of a merge, about twice `--checkpoint-bytes`. If others write at the same time, their
+    /// watches may end: they continue only if they have received every change. To spare them, keep some history with
+    /// --revision.
+    Compact(CompactArgs),
+    /// Pass the primary role to another member, and print the new primary.
+    ///
+    /// The primary first completes the requests that it has received. No request fails. If the member of --to cannot
+    /// take over at once (it is a witness, it does not answer, or it has not caught up), kv handover fails, and the
+    /// primary keeps its role. If this member fails after that, another one takes over.
+    Handover(HandoverArgs),
     /// Print the role, state and progress of each member.
-    Status(ConnectArgs),
+    Status(StatusArgs),
+    /// Print a line for each member, for scripts.
+    ///
+    /// The columns are separated by tabs, and stay the same in later versions: id, address, role, state, lag (the
+    /// number of entries of the longest log that the member has not applied), version of kv. A member that does not
+    /// answer has the state `unreachable`, and `-` as its lag and version. With --json, each line is an object with
+    /// these fields.
+    Members(ConnectArgs),
 }
 
 impl ClientCommand {
@@ -94,12 +134,20 @@ impl ClientCommand {
             Self::Put(PutArgs { connect, .. })
             | Self::Get(GetArgs { connect, .. })
             | Self::Delete(DeleteArgs { connect, .. })
+            | Self::Touch(TouchArgs { connect, .. })
             | Self::Scan(ScanArgs { connect, .. })
+            | Self::Count(CountArgs { connect, .. })
             | Self::Watch(WatchArgs { connect, .. })
             | Self::Txn(TxnArgs { connect, .. })
+            | Self::Dump(DumpArgs { connect, .. })
             | Self::Load(LoadArgs { connect, .. })
             | Self::Lock(LockArgs { connect, .. })
-            | Self::Status(connect) => connect,
+            | Self::Compact(CompactArgs { connect, .. })
+            | Self::Backup(BackupArgs { connect, .. })
+            | Self::Restore(RestoreArgs { connect, .. })
+            | Self::Handover(HandoverArgs { connect, .. })
+            | Self::Status(StatusArgs { connect, .. })
+            | Self::Members(connect) => connect,
             Self::Lease(command) => match command {
                 LeaseCommand::Grant(GrantArgs { connect, .. })
                 | LeaseCommand::KeepAlive(LeaseIdArgs { connect, .. })
@@ -195,28 +243,6 @@ pub(crate) struct GetArgs {
     pub(crate) encoding: Encoding,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
-}
-
-/// The freshness of a read, and the member that answers it.
-#[derive(Args, Debug)]
-pub(crate) struct Freshness {
-    /// Read from any member, without asking a quorum. The answer may be stale.
-    #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
-    pub(crate) local: bool,
-    /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read
-    /// that write.
-    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness", value_parser = whole(0..=u64::MAX))]
-    pub(crate) at_least: Option<u64>,
-    /// Read from any member whose state is at most this old, such as 2s or 500ms. If no backup can prove that, the
-    /// primary answers.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) max_staleness: Option<DurationArg>,
-    /// Ask only this member. For a linearizable read, which is the default, it must be the primary.
-    #[arg(long, value_name = "ID", value_parser = whole(0..=u8::MAX))]
-    pub(crate) member: Option<u8>,
-    /// Read the state at this revision. The cluster keeps a limited number of past revisions.
-    #[arg(long, value_name = "REVISION", value_parser = whole(0..=u64::MAX))]
-    pub(crate) revision: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -338,10 +364,11 @@ pub(crate) struct WatchArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "The file is JSON, as in
   { \"if\":   [ { \"absent\": \"a\" }, { \"present\": \"b\" }, { \"revision\": [\"c\", 7] }, { \"value\": [\"d\", \"x\"] } ],
-    \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 } ],
+    \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 },
+              { \"touch\": \"c\", \"ttl\": \"10s\" }, { \"persist\": \"d\" } ],
     \"else\": [ { \"add\": \"misses\", \"by\": 1 }, { \"get\": \"a\" }, { \"scan\": \"b/\", \"limit\": 10 } ] }
 If all conditions of `if` hold, kv runs the steps of `then`, otherwise those of `else`. `if` and `else` are optional. If a condition does not hold and \
-there is no `else`, kv changes nothing and exits with code 1. `get` and `scan` read the state before the transaction.
+there is no `else`, kv changes nothing and exits with code 1. `touch` gives a key a new time to live, and `persist` removes it. `get` and `scan` read the state before the transaction.
 
 kv prints the revision, and then a line for each step: the kind, the key, and the result if there is one, separated by tabs. The result of `add` \
 is the sum, that of `get` the value, and that of `scan` the number of keys; the keys and values follow, each on a line that begins with a tab.

@@ -80,8 +80,23 @@ fn print_replaced(
 pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
     let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+    print_status(&members, json)
+}
+
+/// Prints the status of all members.
+pub(crate) fn print_status(members: &[Seen], json: bool) -> Result<(), Failure> {
     let object = json!({ "members": members.iter().map(Seen::json).collect::<Vec<_>>() });
-    print_either(json, &object, members::table(&members).trim_end())
+    print_either(json, &object, members::table(members).trim_end())
+}
+
+/// `kv members`.
+pub(crate) async fn members(context: &Context, json: bool) -> Result<(), Failure> {
+    let client = context.client().await?;
+    let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+    if json {
+        return members::objects(&members).iter().try_for_each(|object| print_line(&json_line(object)));
+    }
+    print_line(members::lines(&members).trim_end())
 }
 
 pub(crate) fn print_line(line: &str) -> Result<(), Failure> {

@@ -15,6 +15,9 @@ use tokio::sync::OnceCell;
 /// How long closing the connection may take. The work is done, and the session would expire anyway.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Why `-` is no file in the shell.
+const NO_INPUT: &str = "`-` cannot be used here: the shell reads its commands from standard input";
+
 /// The cluster to use, and the content of standard input.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -47,12 +50,20 @@ impl Context {
         }
     }
 
+    /// How long a command may take.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.to.timeout.0
+    }
+
+    /// The name of the cluster.
+    pub(crate) fn cluster(&self) -> Result<String, Failure> {
+        Ok(ConnectConfig::resolve(&self.to)?.cluster)
+    }
+
     /// All of standard input, if it is used for data.
     pub(crate) fn standard_input(&self) -> Result<Vec<u8>, Failure> {
         if self.is_shell {
-            return Err(Failure::usage(
-                "`-` cannot be used here: the shell reads its commands from standard input",
-            ));
+            return Err(Failure::usage(NO_INPUT));
         }
         let mut data = Vec::new();
         io::stdin()
@@ -60,6 +71,11 @@ impl Context {
             .read_to_end(&mut data)
             .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
         Ok(data)
+    }
+
+    /// Standard input, if it is used for data, to be read piece by piece.
+    pub(crate) fn piped_input(&self) -> Result<io::StdinLock<'static>, Failure> {
+        if self.is_shell { Err(Failure::usage(NO_INPUT)) } else { Ok(io::stdin().lock()) }
     }
 
     /// The text of a file, or of standard input for `-`, without a byte order mark; and its name for messages.

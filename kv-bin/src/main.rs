@@ -1,19 +1,25 @@
 //! `kv`: a replicated key-value store, as a server and a command line.
 
+mod args;
+mod backup;
 mod bench;
 #[cfg(feature = "tls")]
 mod certs;
 mod cli;
 mod commands;
+mod compact;
 mod config;
 mod context;
+mod count;
 mod demo;
 mod descendants;
 mod dispatch;
+mod dump;
 mod encoding;
 mod environment;
 mod failure;
 mod folders;
+mod handover;
 mod leases;
 mod load;
 mod lock;
@@ -21,11 +27,14 @@ mod log;
 mod manual;
 mod members;
 mod output;
+mod progress;
 mod reads;
+mod redundancy;
 mod serve;
 mod shell;
 mod signals;
 mod top;
+mod touch;
 mod txn;
 mod watch;
 
@@ -109,6 +118,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         CliCommand::Certs(args) => certs::run(&args, json),
         CliCommand::Demo(args) => block_on(demo::run(args, cli.log, json)),
         CliCommand::Bench(args) => block_on(bench::run(*args, json)),
+        CliCommand::Verify(args) => backup::verify(&args, json),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args, json),
     }
@@ -122,10 +132,19 @@ async fn once(mut command: ClientCommand, json: bool) -> Result<(), Failure> {
     result
 }
 
+/// One for two cores. A member's journal, state and reads have threads of their own, which use the others; and threads
+/// of a runtime wake each other so often that more of them cost more than they do.
+fn runtime_threads() -> usize {
+    let chosen = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|threads| threads.parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    chosen.filter(|threads| *threads > 0).unwrap_or(cores.div_ceil(2))
+}
+
 /// Runs a future to its end.
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(runtime_threads())
         .event_interval(EVENT_INTERVAL)
         .global_queue_interval(EVENT_INTERVAL)
         .build()

@@ -1,5 +1,6 @@
 //! The status of each member, as `kv status` and `kv top` show it.
 
+use crate::encoding::printable;
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use anstyle::Style;
 use kv_core::client::MemberReport;
@@ -36,15 +37,12 @@ pub(crate) fn explain(error: &AdminError) -> String {
 
 impl Seen {
     pub(crate) fn json(&self) -> Value {
-        let mut object = json!({ "id": self.id, "address": self.address, "role": self.role });
+        let object = json!({ "id": self.id, "address": self.address, "role": self.role });
         let fields = match &self.status {
             Ok(status) => status_json(status),
             Err(error) => json!({ "error": error }),
         };
-        if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
-            object.extend(fields);
-        }
-        object
+        merged(object, fields)
     }
 
     /// The cells of its row: those that `rest` returns for its status, or why there is none.
@@ -77,6 +75,7 @@ fn status_json(status: &MemberStatus) -> Value {
         "reads": status.load.reads.count(),
         "writes": status.load.writes.count(),
         "uptime_ms": status.uptime_ms,
+        "version": status.version,
         "peers": status.peers.iter().map(|peer| json!({
             "id": peer.id.get(),
             "acknowledged": peer.acknowledged.get(),
@@ -122,6 +121,46 @@ pub(crate) fn table(members: &[Seen]) -> String {
     output::table(&header, &rows)
 }
 
+/// A line for each member, with the same columns in every version: id, address, role, state, lag and version, separated
+/// by tabs. A member that does not answer has the state `unreachable`, and `-` for what it has not reported.
+pub(crate) fn lines(members: &[Seen]) -> String {
+    let head = head(members.iter());
+    let line = |seen: &Seen| {
+        let (state, lag, version) = match &seen.status {
+            Ok(status) => (status.state.to_string(), lag(head, status).to_string(), status.version.as_str()),
+            Err(_) => ("unreachable".to_owned(), "-".to_owned(), "-"),
+        };
+        let Seen { id, role, address, .. } = seen;
+        printable(&format!("{id}\t{address}\t{role}\t{state}\t{lag}\t{version}\n"))
+    };
+    members.iter().map(line).collect()
+}
+
+/// The same as JSON objects, one for each member.
+pub(crate) fn objects(members: &[Seen]) -> Vec<Value> {
+    let head = head(members.iter());
+    let object = |seen: &Seen| {
+        let Seen { id, role, address, .. } = seen;
+        let object = json!({ "id": id, "address": address, "role": role });
+        let more = match &seen.status {
+            Ok(status) => {
+                json!({ "state": status.state, "lag": lag(head, status), "version": status.version })
+            }
+            Err(error) => json!({ "state": "unreachable", "lag": null, "version": null, "error": error }),
+        };
+        merged(object, more)
+    };
+    members.iter().map(object).collect()
+}
+
+/// One object with the fields of both.
+fn merged(mut object: Value, fields: Value) -> Value {
+    if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
+        object.extend(fields);
+    }
+    object
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +171,7 @@ mod tests {
         let status: MemberStatus = serde_json::from_value(json!({
             "id": 2, "role": "data", "state": "backup", "view": 0, "primary": 0, "head": 4858, "commit": 4858,
             "applied": 0, "revision": 0, "checkpoint": 0, "last_failover_ms": null, "peers": [],
-            "load": kv_core::node::Load::default(), "uptime_ms": 1,
+            "load": kv_core::node::Load::default(), "uptime_ms": 1, "version": "0.1.0",
         }))
         .unwrap();
         assert_eq!(lag(status.head, &status), 4858);

@@ -1,13 +1,13 @@
 //! The commands that read one key or many.
 
-use crate::cli::{Freshness, GetArgs, ScanArgs};
+use crate::args::Freshness;
+use crate::cli::{GetArgs, ScanArgs};
 use crate::commands::{print_bytes, print_line, record_json, still_read, write_line};
 use crate::context::Context;
 use crate::encoding::json_line;
 use crate::failure::Failure;
 use futures::StreamExt as _;
 use kv_core::Client;
-use kv_core::client::Revision;
 use kv_core::config::{MemberId, Role};
 use kv_core::node::MemberState;
 use serde_json::{Map, Value};
@@ -21,23 +21,25 @@ macro_rules! with_freshness {
             read = read.local();
         }
         if let Some(revision) = freshness.at_least {
-            read = read.at_least(Revision::new(revision));
+            read = read.at_least(kv_core::client::Revision::new(revision));
         }
         if let Some(bound) = freshness.max_staleness {
             read = read.max_staleness(bound.0);
         }
         if let Some(member) = freshness.member {
-            read = read.member(MemberId::new(member));
+            read = read.member(kv_core::config::MemberId::new(member));
         }
         if let Some(revision) = freshness.revision {
-            read = read.at(Revision::new(revision));
+            read = read.at(kv_core::client::Revision::new(revision));
         }
         read
     }};
 }
 
+pub(crate) use with_freshness;
+
 /// Refuses a linearizable read from a backup, which would wait until the backup is the primary.
-async fn check_member(client: &Client, freshness: &Freshness) -> Result<(), Failure> {
+pub(crate) async fn check_member(client: &Client, freshness: &Freshness) -> Result<(), Failure> {
     let Freshness { local: false, at_least: None, max_staleness: None, member: Some(id), .. } = *freshness
     else {
         return Ok(());

@@ -54,6 +54,8 @@ enum StepInput {
     Add(Add),
     Get(Get),
     Scan(Scan),
+    Touch(Touch),
+    Persist(Persist),
 }
 
 impl TryFrom<Map<String, Value>> for StepInput {
@@ -63,16 +65,21 @@ impl TryFrom<Map<String, Value>> for StepInput {
         fn read<T: DeserializeOwned>(what: &str, fields: Map<String, Value>) -> Result<T, String> {
             serde_json::from_value(fields.into()).map_err(|error| format!("a step with `{what}`: {error}"))
         }
-        decode_fields(&mut fields, &["put", "value", "delete", "add", "get", "scan"])?;
-        let named =
-            ["put", "delete", "add", "get", "scan"].into_iter().find(|name| fields.contains_key(*name));
+        const KINDS: [&str; 7] = ["put", "delete", "add", "get", "scan", "touch", "persist"];
+        decode_fields(&mut fields, &[&KINDS[..], &["value"]].concat())?;
+        let named = KINDS.into_iter().find(|name| fields.contains_key(*name));
         match named {
             Some("put") => read("put", fields).map(Self::Put),
             Some("delete") => read("delete", fields).map(Self::Delete),
             Some("add") => read("add", fields).map(Self::Add),
             Some("get") => read("get", fields).map(Self::Get),
             Some("scan") => read("scan", fields).map(Self::Scan),
-            _ => Err("a step has one of `put`, `delete`, `add`, `get` and `scan`, with a key".to_owned()),
+            Some("touch") => read("touch", fields).map(Self::Touch),
+            Some("persist") => read("persist", fields).map(Self::Persist),
+            _ => Err(
+                "a step has one of `put`, `delete`, `add`, `get`, `scan`, `touch` and `persist`, with a key"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -85,7 +92,9 @@ impl StepInput {
             | Self::Delete(Delete { delete: key })
             | Self::Add(Add { add: key, .. })
             | Self::Get(Get { get: key })
-            | Self::Scan(Scan { scan: key, .. }) => key,
+            | Self::Scan(Scan { scan: key, .. })
+            | Self::Touch(Touch { touch: key, .. })
+            | Self::Persist(Persist { persist: key }) => key,
         }
     }
 }
@@ -124,6 +133,19 @@ struct Scan {
     scan: Blob,
     #[serde(default = "everything")]
     limit: u32,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Touch {
+    touch: Blob,
+    ttl: DurationArg,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Persist {
+    persist: Blob,
 }
 
 const fn everything() -> u32 {
@@ -193,6 +215,8 @@ fn step(transaction: Transaction, step: StepInput) -> Transaction {
         StepInput::Delete(Delete { delete }) => transaction.delete(Vec::from(delete)),
         StepInput::Add(Add { add, by }) => transaction.add(Vec::from(add), by),
         StepInput::Get(Get { get }) => transaction.get(Vec::from(get)),
+        StepInput::Touch(Touch { touch, ttl }) => transaction.touch(Vec::from(touch), ttl.0),
+        StepInput::Persist(Persist { persist }) => transaction.persist(Vec::from(persist)),
         StepInput::Scan(Scan { scan, limit }) => transaction.scan(Vec::from(scan), limit),
     }
 }
@@ -200,7 +224,7 @@ fn step(transaction: Transaction, step: StepInput) -> Transaction {
 fn result_json(key: &[u8], result: &StepResult, encoding: Encoding) -> Value {
     match result {
         StepResult::Put => json!({ "put": true }),
-        StepResult::Deleted { existed } => json!({ "existed": existed }),
+        StepResult::Deleted { existed } | StepResult::Touched { existed } => json!({ "existed": existed }),
         StepResult::Added { sum } => json!({ "sum": sum }),
         StepResult::Got(None) => json!({ "record": null }),
         StepResult::Got(Some(record)) => json!({ "record": record_json(key, record, encoding) }),
@@ -218,6 +242,8 @@ fn print_result(key: &[u8], result: &StepResult, encoding: Encoding) -> Result<(
     let (kind, text) = match result {
         StepResult::Put => ("put", None),
         StepResult::Deleted { existed: true } => ("delete", None),
+        StepResult::Touched { existed: true } => ("touch", None),
+        StepResult::Touched { existed: false } => ("touch", Some(b"the key does not exist".to_vec())),
         StepResult::Deleted { existed: false } => ("delete", Some(b"the key did not exist".to_vec())),
         StepResult::Added { sum } => ("add", Some(sum.to_string().into_bytes())),
         StepResult::Got(found) => ("get", found.as_ref().map(|record| encoding.shown(&record.value))),

@@ -53,7 +53,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
 }
 
 /// Asking for history that is no longer kept is wrong usage. If a running watch fell behind, it is a failure.
-fn failure(error: WatchError, seen: Option<Revision>, from: Option<u64>) -> Failure {
+pub(crate) fn failure(error: WatchError, seen: Option<Revision>, from: Option<u64>) -> Failure {
     match error {
         WatchError::Compacted { .. } => match (seen, from) {
             (None, Some(_)) => Failure::usage(format!("{error}; omit --from or choose a later revision")),
@@ -79,7 +79,7 @@ fn text(event: &Event, encoding: Encoding) -> Vec<u8> {
     line
 }
 
-fn event_json(event: &Event, encoding: Encoding) -> Value {
+pub(crate) fn event_json(event: &Event, encoding: Encoding) -> Value {
     let mut object = Map::new();
     object.insert("revision".to_owned(), event.revision.get().into());
     object.insert("event".to_owned(), event.kind.to_string().into());

@@ -374,7 +374,7 @@ pub struct Options {
     /// Rate at which a member reads its journal and its state again to find damage, in bytes per second; 0 disables the
     /// search. The member fetches intact copies of damaged data from another member. Default 1 MiB; 0 to 1 GiB.
     pub scrub_bytes_per_second: u64,
-    /// Maximum memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
+    /// Maximum memory for the cache of the state, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
     /// Maximum number of client sessions. (A session is the cluster's record of one client.) A further session evicts
     /// the session that has been silent longest. Fixed when the cluster forms. Default 10,000; 1 to 1,000,000.

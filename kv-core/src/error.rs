@@ -1,7 +1,7 @@
 //! Public errors: one enum for each kind of operation.
 
 pub use crate::client::call::{Cause, FailureReason};
-pub use crate::message::{LeaseFailure, RequestError, StepFailure};
+pub use crate::message::{LeaseFailure, RequestError, StepFailure, SuccessorRefusal};
 
 use crate::client::call::CallError;
 use crate::ids::{MemberId, Revision};
@@ -132,6 +132,7 @@ impl From<RequestError> for WriteError {
             | RequestError::TooManyOps { .. }
             | RequestError::Transaction { .. }
             | RequestError::Keys { .. }
+            | RequestError::Skip { .. }
             | RequestError::Ttl { .. }
             | RequestError::DuplicateKey { .. }) => Self::Malformed(error),
         }
@@ -344,6 +345,9 @@ pub enum AdminError {
     /// No member has this id.
     #[error("the cluster has no member {0}")]
     UnknownMember(MemberId),
+    /// The member that a handover names cannot take over now. The primary has kept its role.
+    #[error(transparent)]
+    Successor(#[from] SuccessorRefusal),
     /// The client was closed.
     #[error("the client is closed")]
     Closed,

@@ -129,12 +129,12 @@ counter!(
     RequestNumber, "n"
 );
 counter!(
-    /// The id of a client session: the number of the request that opened it, among all requests of the log. Zero means
-    /// no session.
+    /// The id of a client session: the number, in the log, of the request that opened it (rule E1). Zero means no
+    /// session.
     SessionId, "s"
 );
 counter!(
-    /// The id of a lease: the number of the request that granted it, among all requests of the log.
+    /// The id of a lease: the number, in the log, of the request that granted it (rule E1).
     LeaseId, "l"
 );
 counter!(

@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures::StreamExt as _;
-use kv_core::client::EventKind;
-use kv_core::client::{TypedError, TypedUpdate};
+use kv_core::client::{EventKind, Revision, TypedError, TypedUpdate};
 use kv_core::config::Role;
 use kv_core::error::WriteError;
 use kv_core::testing::TestCluster;
 use kv_core::transport::Fault;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+
+/// Long enough for retries and a failover while messages are lost.
+const LONG: Duration = Duration::from_secs(120);
 
 #[tokio::test(start_paused = true)]
 async fn acknowledged_writes_survive_every_failover() {
@@ -212,4 +214,44 @@ async fn concurrent_updates_are_all_applied() {
     assert_eq!(*counts.get("all").await.unwrap().unwrap(), 40);
     assert_eq!(counts.update("all", |_| None).await.unwrap(), None);
     assert!(counts.get("all").await.unwrap().is_none());
+}
+
+/// Rule E2: answers are lost, clients retry, and others write meanwhile. A skip that ran twice would report a later
+/// revision the second time.
+#[tokio::test(start_paused = true)]
+async fn compactions_and_raises_of_the_revision_run_once_while_messages_are_lost() {
+    let mut cluster = TestCluster::in_memory(3).seed(3).start().await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let kept = kv_core::Options::default().history_revisions;
+    let mut revision = client.put("k", "1").await.unwrap().revision;
+    let writing = tokio::spawn(async move {
+        let mut number = 0_u64;
+        loop {
+            // After a failover it may be unknown whether it was written.
+            let _ = other.put("other", number.to_string()).await;
+            number += 1;
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    cluster.faults(&Fault::new().loss(0.1).duplication(0.2));
+    for round in 0..20 {
+        let to = Revision::new(revision.get() + 1_000_000);
+        let raised = client.raise_revision(to).deadline(LONG).await.unwrap();
+        assert_eq!(raised.revision, to, "round {round}");
+        let done = client.compact().deadline(LONG).await.unwrap();
+        assert_eq!(done.revision.get(), done.oldest.get() + kept, "round {round}");
+        assert!(done.oldest >= to, "round {round}: all older history is dropped");
+        revision = done.revision;
+        if round % 10 == 5 {
+            let killed = cluster.kill_primary().await;
+            cluster.restart(killed).await;
+        }
+    }
+    cluster.heal();
+    writing.abort();
+    let newest = client.get("k").with_revision().await.unwrap().revision;
+    assert!(
+        newest < Revision::new(revision.get() + 100_000),
+        "nothing else was skipped: {newest} after {revision}"
+    );
 }

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -20,15 +20,26 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// How many errors are skipped in a row before other tasks get a turn.
 const ERRORS_IN_A_ROW: usize = 16;
 
+/// Waits for an event of a socket.
+type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
 /// A UDP socket.
-#[derive(Debug)]
 pub(crate) struct Socket {
     /// `None` after the socket was closed.
     io: RwLock<Option<Arc<UdpSocket>>>,
     state: UdpSocketState,
     address: SocketAddr,
+    is_connected: bool,
     /// How often the kernel reported that nobody listens.
     refusals: watch::Sender<u64>,
+    /// Waits for the next such report.
+    report: Mutex<Option<Waiting>>,
+}
+
+impl Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Socket {
@@ -61,8 +72,10 @@ impl Socket {
         Ok(Arc::new(Self {
             state: UdpSocketState::new(UdpSockRef::from(&socket))?,
             address: socket.local_addr()?,
+            is_connected: remote.is_some(),
             io: RwLock::new(Some(Arc::new(UdpSocket::from_std(socket)?))),
             refusals: watch::Sender::new(0),
+            report: Mutex::default(),
         }))
     }
 
@@ -90,6 +103,36 @@ impl Socket {
             tracing::trace!(local = %self.address, %error, "a datagram is lost");
         }
     }
+}
+
+impl Socket {
+    /// Counts what the kernel has reported. To the runtime, such a report does not make a socket readable, so it would
+    /// not be noticed before the next datagram.
+    #[cfg(target_os = "linux")]
+    fn poll_report(&self, io: &Arc<UdpSocket>, cx: &mut Context<'_>) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..ERRORS_IN_A_ROW {
+            let waiting = report.get_or_insert_with(|| {
+                let io = io.clone();
+                Box::pin(async move { io.ready(Interest::ERROR).await.map(drop) })
+            });
+            let Poll::Ready(reported) = waiting.as_mut().poll(cx) else { return };
+            *report = None;
+            // The runtime ends.
+            if reported.is_err() {
+                return;
+            }
+            // The runtime has no report any more, before the kernel has none.
+            let _ = io.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            if let Ok(Some(error)) = io.take_error() {
+                self.on_error(&error);
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn poll_report(&self, _: &Arc<UdpSocket>, _: &mut Context<'_>) {}
 }
 
 impl AsyncUdpSocket for Socket {
@@ -124,6 +167,9 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let Some(io) = self.io() else { return Poll::Pending };
+        if self.is_connected {
+            self.poll_report(&io, cx);
+        }
         for _ in 0..ERRORS_IN_A_ROW {
             ready!(io.poll_recv_ready(cx))?;
             let received =
@@ -155,8 +201,6 @@ impl AsyncUdpSocket for Socket {
     }
 }
 
-type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
-
 /// Waits until the socket accepts datagrams again.
 struct Poller {
     socket: Arc<Socket>,
@@ -176,5 +220,33 @@ impl UdpPoller for Poller {
         let writable = ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
         Poll::Ready(writable)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_refusal_is_reported_without_another_datagram() {
+        let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let socket = Socket::connect(gone).unwrap();
+        let mut refusals = socket.refusals();
+        let io = socket.io().unwrap();
+        io.writable().await.unwrap();
+        let transmit =
+            Transmit { destination: gone, ecn: None, contents: b"x", segment_size: None, src_ip: None };
+        socket.try_send(&transmit).unwrap();
+        let mut buffer = [0; 2048];
+        let received = std::future::poll_fn(|cx| {
+            socket.poll_recv(cx, &mut [IoSliceMut::new(&mut buffer)], &mut [RecvMeta::default()])
+        });
+        tokio::select! {
+            received = received => panic!("{received:?}"),
+            changed = refusals.changed() => changed.unwrap(),
+            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("no report"),
+        }
+        assert_eq!(*refusals.borrow(), 1);
     }
 }

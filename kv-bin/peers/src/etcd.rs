@@ -1,11 +1,11 @@
 //! etcd: `Put` and linearizable `Range` of its gRPC interface, over one HTTP/2 connection for each client. The few
 //! messages are encoded by hand, so that nothing has to be generated from etcd's protocol files.
 
-use crate::Result;
 use crate::load::Store;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::Request;
+use kv_peers::Result;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;

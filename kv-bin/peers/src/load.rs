@@ -1,7 +1,7 @@
 //! The load: clients that each begin an operation when their last one has ended.
 
-use crate::Result;
 use hdrhistogram::Histogram;
+use kv_peers::Result;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

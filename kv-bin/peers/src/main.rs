@@ -12,12 +12,10 @@ mod servers;
 mod table;
 
 use clap::{Parser, ValueEnum};
+use kv_peers::Result;
 use load::{Load, Measured};
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// What a run returns on failure: a text for people.
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Compare kv with etcd, Redis and NATS JetStream on this machine, and print a Markdown table.
 #[derive(Parser, Debug)]

@@ -1,8 +1,8 @@
 //! NATS JetStream: a key-value bucket with three replicas. A put is a message to the key's subject that the stream
 //! acknowledges; a get asks the stream's leader for the last message of the subject.
 
-use crate::Result;
 use crate::load::Store;
+use kv_peers::Result;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Redis: `SET` followed by `WAIT 1` in one write, and `GET`.
 
-use crate::Result;
 use crate::load::Store;
+use kv_peers::Result;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};

@@ -1,16 +1,13 @@
 //! The groups of servers: three processes each, with their data in a temporary folder.
 
-use crate::Result;
 use crate::load::{Load, Measured};
-use serde_json::Value;
+use kv_peers::processes::{Process, ports};
+use kv_peers::{Result, bench};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
-
-/// Linux reports processor times in hundredths of a second.
-const TICKS: f64 = 100.0;
 
 /// Three servers. Dropping it ends them and deletes what they wrote.
 #[derive(Debug)]
@@ -29,19 +26,6 @@ impl Drop for Group {
             let _ = child.wait();
         }
     }
-}
-
-/// Free ports, all different.
-fn ports<const N: usize>() -> Result<[u16; N]> {
-    let mut taken = Vec::new();
-    for _ in 0..N {
-        taken.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
-    }
-    let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&taken) {
-        *port = listener.local_addr()?.port();
-    }
-    Ok(ports)
 }
 
 fn local(port: u16) -> SocketAddr {
@@ -131,10 +115,7 @@ impl Group {
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
         let mut seconds = 0.0;
         for child in &self.children {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
-            // The name may contain anything. It is followed by fixed fields, two of which are times.
-            let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-            seconds += fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS;
+            seconds += Process(child.id()).cpu_seconds()?;
         }
         Ok(seconds)
     }
@@ -142,19 +123,15 @@ impl Group {
 
 /// kv brings its own load generator, which is of the same kind.
 pub(crate) async fn kv(program: &Path, load: &Load) -> Result<Measured> {
-    let mut command = Command::new(program);
-    command.args(["bench", "--spawn", "3", "--json", "--op", load.op.name()]);
-    command.args(["--clients", &load.clients.to_string(), "--keys", &load.keys.to_string()]);
-    command.args(["--value-size", &load.value_bytes.to_string()]);
-    command.args(["--time", &format!("{}s", load.time.as_secs())]);
-    let output = command.stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| format!("cannot run {}: {error}", program.display()))?;
-    let text = String::from_utf8(output.stdout)?;
-    let last = text.lines().last().ok_or("kv bench printed nothing")?;
-    let summary: Value = serde_json::from_str(last)?;
-    let number = |name: &str| summary[name].as_f64().ok_or(format!("kv bench printed no {name}"));
+    let mut arguments: Vec<String> = ["--spawn", "3", "--op", load.op.name()].map(str::to_owned).to_vec();
+    arguments.extend(["--clients".to_owned(), load.clients.to_string()]);
+    arguments.extend(["--keys".to_owned(), load.keys.to_string()]);
+    arguments.extend(["--value-size".to_owned(), load.value_bytes.to_string()]);
+    arguments.extend(["--time".to_owned(), format!("{}s", load.time.as_secs())]);
+    let summary = bench::run(program, &arguments).await?;
+    let number = |name: &str| bench::number(&summary, name);
     if number("errors")? > 0.0 {
-        return Err(format!("kv bench reports errors: {last}").into());
+        return Err(format!("kv bench reports errors: {summary}").into());
     }
     let members = summary["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     let cpu = members.iter().filter_map(|member| member["cpu_us_per_op"].as_f64()).sum();

@@ -75,7 +75,7 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_TRANSFER_BYTES_PER_SECOND", value_name = "SIZE")]
     pub(crate) transfer_bytes_per_second: Option<SizeArg>,
 
-    /// Most memory for the cache of the state file [default: 64MiB]
+    /// Most memory for the cache of the state [default: 64MiB]
     #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<SizeArg>,
 

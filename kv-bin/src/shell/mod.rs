@@ -234,8 +234,12 @@ impl Shell<'_> {
             command,
             ClientCommand::Get(_)
                 | ClientCommand::Scan(_)
+                | ClientCommand::Count(_)
                 | ClientCommand::Watch(_)
+                | ClientCommand::Dump(_)
+                | ClientCommand::Backup(_)
                 | ClientCommand::Status(_)
+                | ClientCommand::Members(_)
         );
         tokio::select! {
             result = dispatch::run(self.context, command, json) => ending(result),

@@ -26,7 +26,7 @@ const PROBE: &str = "kv-top/probe";
 /// What the polling tasks have observed.
 #[derive(Debug)]
 enum News {
-    Member(Seen, Instant),
+    Member(Box<Seen>, Instant),
     /// A read began, and ended after this time or with an error.
     ReadBegan(Instant),
     ReadEnded(Result<Duration, String>),
@@ -73,7 +73,10 @@ fn poll(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<New
                 ticks.tick().await;
                 let status = client.member_status(MemberId::new(member.id)).await;
                 let status = status.map_err(|error| members::explain(&error));
-                if sender.send(News::Member(Seen { status, ..member.clone() }, Instant::now())).await.is_err()
+                if sender
+                    .send(News::Member(Box::new(Seen { status, ..member.clone() }), Instant::now()))
+                    .await
+                    .is_err()
                 {
                     return;
                 }

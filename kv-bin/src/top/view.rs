@@ -92,7 +92,7 @@ impl View {
                     (Ok(before), Ok(after)) => Some(Pace::between(before, after, at - member.at)),
                     _ => None,
                 };
-                (member.seen, member.at) = (seen, at);
+                (member.seen, member.at) = (*seen, at);
                 self.note_failover(Some(at));
             }
         }
@@ -314,7 +314,7 @@ mod tests {
                 "reads": { "buckets": [] },
                 "writes": { "buckets": writes },
             },
-            "uptime_ms": 3000,
+            "uptime_ms": 3000, "version": "0.1.0",
         });
         let status = serde_json::from_value(status).expect("a status");
         Seen { id, role: Role::Data, address: format!("host-{id}:7000"), status: Ok(status) }
@@ -334,9 +334,9 @@ mod tests {
         let first = vec![member(0, "primary", 4, 100, 10), member(1, "backup", 4, 90, 0), down(2)];
         let mut view = View::new("shop".to_owned(), first, start);
         let later = start + Duration::from_secs(2);
-        view.learn(News::Member(member(0, "primary", 4, 300, 210), later));
-        view.learn(News::Member(member(1, "backup", 4, 290, 0), later));
-        view.learn(News::Member(down(2), later));
+        view.learn(News::Member(Box::new(member(0, "primary", 4, 300, 210)), later));
+        view.learn(News::Member(Box::new(member(1, "backup", 4, 290, 0)), later));
+        view.learn(News::Member(Box::new(down(2)), later));
         view.learn(News::ReadBegan(start));
         view.learn(News::ReadEnded(Ok(Duration::from_micros(850))));
         let frame = plain(&view, later);
@@ -359,13 +359,13 @@ mod tests {
             start,
         );
         view.learn(News::ReadBegan(start));
-        view.learn(News::Member(down(0), start));
+        view.learn(News::Member(Box::new(down(0)), start));
         let now = start + Duration::from_secs(1);
         let frame = plain(&view, now);
         assert!(frame.contains("no primary") && frame.contains("unanswered for 1.0 s"), "{frame}");
-        view.learn(News::Member(member(1, "primary", 6, 9, 0), now));
+        view.learn(News::Member(Box::new(member(1, "primary", 6, 9, 0)), now));
         // The former primary still believes that it is primary.
-        view.learn(News::Member(member(0, "primary", 4, 9, 0), now));
+        view.learn(News::Member(Box::new(member(0, "primary", 4, 9, 0)), now));
         let shown = view.json(now + Duration::from_secs(5));
         assert_eq!((&shown["primary"], &shown["view"]), (&1.into(), &6.into()));
         assert_eq!(shown["failovers"].as_array().map(Vec::len), Some(2));

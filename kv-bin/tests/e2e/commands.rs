@@ -17,7 +17,7 @@ pub(crate) fn done(cluster: &Cluster, arguments: &[&str]) -> String {
 
 /// The same, as JSON.
 #[track_caller]
-fn json(cluster: &Cluster, arguments: &[&str]) -> serde_json::Value {
+pub(crate) fn json(cluster: &Cluster, arguments: &[&str]) -> serde_json::Value {
     let text = done(cluster, &[arguments, &["--json"]].concat());
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {text:?}: {error}"))
 }
@@ -386,7 +386,7 @@ fn a_transaction_is_read_from_a_file_and_applied_atomically() {
         (r#"{ "then": [{ "put": "t", "value": "1", "ttl": "1h", "laese": 3 }] }"#, "unknown field `laese`"),
         (r#"{ "then": [{ "put": "t" }] }"#, "a step with `put`: missing field `value`"),
         (r#"{ "then": [{ "put": "t", "value": 1 }] }"#, "a step with `put`: keys and values must be strings"),
-        (r#"{ "then": [{ "putt": "t" }] }"#, "one of `put`, `delete`, `add`, `get` and `scan`"),
+        (r#"{ "then": [{ "putt": "t" }] }"#, "one of `put`, `delete`, `add`, `get`, `scan`, `touch`"),
         (r#"{ "if": [{ "revision": ["a"] }], "then": [] }"#, "of size 2 at line 1"),
     ] {
         write(wrong);

@@ -2,18 +2,24 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod backup;
 mod bench;
 mod bytes;
 mod commands;
+mod compact;
 mod config;
+mod count;
 mod crash;
 mod demo;
 mod disk;
+mod dump;
 mod ends;
+mod handover;
 #[allow(dead_code, reason = "shared with the fault drills, which use the rest")]
 mod harness;
 #[cfg(target_os = "linux")]
 mod lock;
+mod members;
 mod operator;
 mod pause;
 mod shell;
@@ -21,6 +27,7 @@ mod shell;
 mod terminal;
 mod tls;
 mod top;
+mod touch;
 
 /// The demo's load and its comparison with the store are the tests' too.
 #[path = "../../src/demo/ledger.rs"]

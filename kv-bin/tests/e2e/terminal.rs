@@ -251,6 +251,14 @@ fn a_stopped_command_continues_only_if_the_lock_is_still_held() {
 }
 
 #[test]
+fn a_backup_is_not_printed_on_a_terminal() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let mut terminal = Terminal::run(&cluster, &["backup", "-o", "-"]);
+    terminal.shows("not printed on a terminal");
+    assert_eq!(terminal.ends().code(), Some(2));
+}
+
+#[test]
 fn stored_bytes_cannot_control_the_terminal() {
     let cluster = Cluster::start(&["data"], &[]);
     // A key and a value that would clear the screen, ring, and forge a line.

@@ -183,6 +183,14 @@ impl Bench {
         self.outages.push(self.pulse.longest_since(blow));
     }
 
+    /// The 99th percentile and the longest of the times between two acknowledgements since `blow`.
+    pub(crate) fn gaps_since(&self, blow: Instant) -> [Duration; 2] {
+        let mut gaps = self.pulse.gaps_since(blow);
+        gaps.sort_unstable();
+        let at = |share: usize| gaps.get(gaps.len().saturating_sub(1) * share / 100);
+        [99, 100].map(|share| at(share).copied().unwrap_or_default())
+    }
+
     /// A round without an outage to speak of.
     pub(crate) fn passed(&mut self) {
         self.rounds += 1;
@@ -245,10 +253,15 @@ impl Pulse {
         let _ = self.task.await;
     }
 
-    /// The longest time between two acknowledgements that ended after `blow`.
-    fn longest_since(&self, blow: Instant) -> Duration {
+    /// The times between two acknowledgements that ended after `blow`.
+    fn gaps_since(&self, blow: Instant) -> Vec<Duration> {
         let beats = self.beats.lock().unwrap();
         let gaps = beats.windows(2).rev().take_while(|pair| pair[1] >= blow);
-        gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        gaps.map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    /// The longest of them.
+    fn longest_since(&self, blow: Instant) -> Duration {
+        self.gaps_since(blow).into_iter().max().unwrap_or_default()
     }
 }

@@ -87,6 +87,7 @@ const DRILLS: &[Drill] = &[
     drill!("freeze the primary", "F-proc-5", [], (20, 2), processes::freeze),
     drill!("freeze backups in turn", "F-proc-6", [], (20, 2), processes::freeze_backups),
     drill!("stop the primary gracefully", "F-proc-11", [], (20, 2), processes::terminate),
+    drill!("restart every member in turn", "F-proc-11", [], (20, 1), processes::roll),
     drill!("run out of descriptors", "F-proc-9", [], (3, 1), processes::descriptors),
     drill!("storm a member with connections", "F-load-4 F-proc-9", [], (5, 1), hostile::storm),
     drill!("flood a member with garbage", "F-input-1 F-input-2", [], (5, 1), hostile::garbage),

@@ -79,6 +79,32 @@ pub(crate) async fn terminate(rounds: u32) -> Row {
     row
 }
 
+/// F-proc-11: a rolling restart. Each member is stopped by SIGTERM and started again, as soon as all are level again,
+/// the backups first. No call fails.
+pub(crate) async fn roll(rounds: u32) -> Row {
+    let mut bench = Bench::of_three().await;
+    for round in 1..=rounds {
+        let chief = bench.primary().await;
+        for id in [1, 2, 3].map(|next| (chief + next) % 3) {
+            let role = if bench.primary().await == id { "primary" } else { "backup" };
+            let blow = Instant::now();
+            let ended = bench.cluster.terminate(id);
+            assert_eq!(ended.code(), Some(0), "who was asked to stop has not failed");
+            bench.cluster.restart(id);
+            bench.progress().await;
+            bench.level().await;
+            bench.survived(blow);
+            let [p99, worst] = bench.gaps_since(blow).map(|gap| gap.as_millis());
+            println!(
+                "  round {round}: member {id}, {role}: gaps between writes: p99 {p99} ms, longest {worst} ms"
+            );
+        }
+    }
+    let row = bench.end("SIGTERM of each; no call failed").await;
+    assert_eq!(row.verdict.acknowledged, row.verdict.writes, "no client sees an error");
+    row
+}
+
 /// Descriptors of a member that is to run out of them.
 const DESCRIPTORS: usize = 128;
 

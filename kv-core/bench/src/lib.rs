@@ -91,7 +91,7 @@ impl Log {
             first_revision: self.next_revision,
             timestamp: Timestamp::new(self.timestamp),
             request_count: count(requests.len()),
-            revision_count: revisions_of(requests),
+            revision_count: revisions_of(requests, self.next_revision),
             body_len: count(body.len()),
             body_hash: Hash::of(&body),
         };

@@ -52,7 +52,7 @@ fn intact() -> &'static (Disk, Vec<Entry>) {
 }
 
 /// Damages a file at random, as the input decides.
-fn damage(disk: &Disk, name: &str, dice: &mut Dice<'_>) {
+pub(crate) fn damage(disk: &Disk, name: &str, dice: &mut Dice<'_>) {
     let Some(mut bytes) = disk.contents(name) else { return };
     let len = bytes.len().max(1) as u64;
     let place = |dice: &mut Dice<'_>| {

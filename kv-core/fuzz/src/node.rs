@@ -124,6 +124,7 @@ impl Host {
             6 => Input::PeerLost { peer: member(dice) },
             7 => match dice.below(4) {
                 0 => Input::Handover,
+                1 => Input::HandoverTo { successor: member(dice) },
                 _ => Input::Faulty { op: Op::new(dice.below(20)) },
             },
             8 => match self.snapshots.pop_front() {

@@ -10,11 +10,9 @@ use kv_core::message::{Chunk, ChunkEnd, Command, Entry, LeaseCommand, Lifetime, 
 use kv_core::storage::simulated::Disk;
 use std::sync::OnceLock;
 
-/// The file in which the pieces are stored.
-const STAGING: &str = "state.transfer";
 /// About the bytes of a piece, so that there are several.
 const PIECE_BYTES: usize = 150;
-/// More than the B-tree needs for the data that a few hundred bytes of input can store.
+/// More than is needed for the data that a few hundred bytes of input can store.
 const MOST_BYTES: u64 = 8 << 20;
 
 fn limits() -> Limits {
@@ -128,7 +126,12 @@ pub fn snapshot(data: &[u8]) {
         crafted |= craft(&mut chunk, &mut dice);
         match dice.below(32) {
             1 => continue,
-            2 => disk.flip_bit(STAGING, dice.below(1 << 16), 0),
+            2 => {
+                // Of the files in which the pieces are stored.
+                let names = disk.names();
+                let at = usize::try_from(dice.below(names.len() as u64 + 1)).expect("few files");
+                names.get(at).is_some_and(|name| disk.flip_bit(name, dice.below(1 << 14), 0))
+            }
             3 => {
                 disk.kill();
                 let Ok(opened) = open() else { return };

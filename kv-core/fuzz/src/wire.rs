@@ -120,7 +120,7 @@ pub fn requests(data: &[u8]) {
             first_revision: one.revision().next(),
             timestamp: Timestamp::new(timestamp),
             request_count: u32::try_from(batch.len()).expect("few"),
-            revision_count: revisions_of(&batch),
+            revision_count: revisions_of(&batch, one.revision().next()),
             body_len: u32::try_from(body.len()).expect("short"),
             body_hash: Hash::of(&body),
         };

@@ -17,7 +17,7 @@ use kv_core::message::{CheckpointAlignment, Extent, Recovered};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeMap;
 
-/// The name of the state file.
+/// The manifest of the state, and the beginning of the names of all its files.
 const STATE: &str = "state";
 const SECTOR: u64 = 512;
 const BLOCK: u64 = 4096;
@@ -128,7 +128,7 @@ impl World {
         injuries.iter().for_each(|injury| injury.inflict(&damaged));
         let deceitful =
             injuries.iter().any(|injury| !matches!(injury.kind, DamageKind::Flip | DamageKind::Unreadable));
-        let state_hurt = injuries.iter().any(|injury| injury.file == STATE);
+        let state_hurt = injuries.iter().any(|injury| injury.file.starts_with(STATE));
         if !self.is_bearable(member, &damaged, deceitful, state_hurt) {
             return self.checker.count("damage that would have been too much");
         }
@@ -151,7 +151,12 @@ impl World {
         let seldom = if self.plan.damage.is_some_and(|plan| plan.states) { 2 } else { 3 };
         let of_the_state = kind == DamageKind::Gone || readable && self.rng.u32(0..seldom) == 0;
         let file = if of_the_state && self.may_hurt_state(member) {
-            STATE.to_owned()
+            let own = |name: &String| name == STATE || name.starts_with("state-");
+            let mut own: Vec<String> = disk.names().into_iter().filter(own).collect();
+            if own.is_empty() {
+                return None;
+            }
+            own.swap_remove(self.rng.usize(0..own.len()))
         } else if files.is_empty() || kind == DamageKind::Gone {
             return None;
         } else {

@@ -138,6 +138,12 @@ bugs! {
     FormerHolderWrites,
     /// A read at a past revision returns the present value of the key.
     PastIsPresent,
+    /// A member reads history that counts as dropped, as long as it is stored.
+    ReadsWhatWasDropped,
+    /// A count ends one key too early.
+    CountsOneShort,
+    /// A touch removes a key from its lease.
+    TouchLosesLease,
     /// The state expires a key that was put again since the expiry was proposed, and ignores the deadline.
     ExpiresOtherPut,
     /// What is due soon is proposed and removed, although the stamp is before the deadline.
@@ -156,6 +162,8 @@ bugs! {
     WatchesAskAgain,
     /// When a watch asks for changes that are no longer kept, they are skipped.
     WatchesSkipWhatIsGone,
+    /// A watch at the oldest revision that is kept is told that it is compacted.
+    WatchesEndEarly,
     /// A watch delivers puts that are in the log and not committed.
     WatchesTellUncommitted,
     /// A watch is parked although changes after its last poll have woken the others already.
@@ -170,8 +178,14 @@ bugs! {
     NoSync,
     /// New and renamed files are not made durable in their directory.
     NoDirectorySync,
-    /// What the system's cache returns of the state is trusted, although a failed sync may have dropped it.
-    CacheBelieved,
     /// A failed sync is tried again, and then trusted.
     FailedSyncRetried,
+    /// A merge leaves out what removes a key, though older runs still hold the key.
+    RemovalsLeftOut,
+    /// Files are removed before it is durable that the manifest does not name them any more.
+    ManifestUnsynced,
+    /// The manifest names files that are not durable.
+    FilesUnsynced,
+    /// A merge puts its run behind older ones, so that they hide what is newer.
+    OldRunsFirst,
 }

@@ -269,17 +269,23 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             | Effect::LeaseRevoked { .. }
             | Effect::Lease(_)
             | Effect::LeaseFailed(_)
-            | Effect::Expired { .. }) => Ending::Lease { effect, revision },
+            | Effect::Expired { .. }
+            | Effect::Touched { .. }
+            | Effect::RevisionsSkipped { .. }) => Ending::Lease { effect, revision },
             Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision },
         },
         Ok(Reply::Value { record, revision }) => Ending::Value { record, revision: Some(revision) },
         Ok(Reply::Records { records, next, revision }) => {
             Ending::Records { records, more: next.is_some(), revision: Some(revision) }
         }
+        Ok(Reply::Counted { count, next, revision }) => {
+            Ending::Counted { count, more: next.is_some(), revision }
+        }
         Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
         Ok(Reply::Future { newest }) => Ending::Future(newest),
         Ok(Reply::Done) => Ending::Closed,
-        Ok(Reply::Watched { .. } | Reply::Status(_)) | Err(CallError::NotApplied(_)) => Ending::NotApplied,
+        Ok(Reply::Watched { .. } | Reply::Status(_) | Reply::HandoverRefused(_))
+        | Err(CallError::NotApplied(_)) => Ending::NotApplied,
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// The storage, used wrongly if the bug is about that.
 pub(crate) fn careless(storage: Arc<dyn Storage>, bug: Option<Bug>) -> Arc<dyn Storage> {
     match bug {
-        Some(bug @ (Bug::NoSync | Bug::NoDirectorySync | Bug::FailedSyncRetried | Bug::CacheBelieved)) => {
+        Some(bug @ (Bug::NoSync | Bug::NoDirectorySync | Bug::FailedSyncRetried)) => {
             Arc::new(Careless { storage, bug })
         }
         _ => storage,
@@ -81,7 +81,7 @@ impl File for CarelessFile {
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        if self.bug == Bug::CacheBelieved { Ok(()) } else { self.file.drop_cache() }
+        self.file.drop_cache()
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -67,7 +67,7 @@ impl Checker {
             shown: vec![Shown::default(); members],
             log: Vec::new(),
             applied: Op::ZERO,
-            model: Model::of(plan.options.max_leases),
+            model: Model::of(plan.options.max_leases, plan.options.history_revisions),
             serving: BTreeMap::new(),
             started: BTreeSet::new(),
             counts: BTreeMap::new(),

@@ -135,6 +135,12 @@ impl Client {
         if rng.u32(0..100) == 0 {
             return Action::Close;
         }
+        let mut other = beside(rng);
+        if other.u32(0..100) == 0 {
+            let known = self.known();
+            let to = known.advance(*pick(&mut other, &[0, 1, 2, 500]));
+            return Action::Write(Command::SkipRevisions { to });
+        }
         if load.brief > 0 && rng.u32(0..100) < load.brief {
             return Action::Write(self.brief(client, key, load, rng));
         }
@@ -169,6 +175,11 @@ impl Client {
             });
         }
         let life = self.life(rng);
+        let mut other = beside(rng);
+        if other.u32(0..6) == 0 {
+            let condition = (other.u32(0..4) == 0).then(|| self.condition(&key, &mut other));
+            return Command::Touch { key, ttl_ms: life.ttl_ms, condition };
+        }
         let value = self.value(client, rng);
         if let (0, Some((revision, _))) = (rng.u32(0..4), self.seen.get(&key)) {
             // Like a lock holder: the key may have been removed since.
@@ -188,9 +199,14 @@ impl Client {
         Lifetime { ttl_ms, lease: lease.filter(|_| ttl_ms.is_none() || rng.u32(0..4) == 0) }
     }
 
+    /// The newest revision that the client knows.
+    fn known(&self) -> Revision {
+        self.seen.values().map(|(revision, _)| *revision).max().unwrap_or_default()
+    }
+
     /// A read at a revision close to those that it knows, or of a state that is not older than the newest of them.
     fn draw_past(&self, key: Bytes, rng: &mut Rng) -> Action {
-        let known = self.seen.values().map(|(revision, _)| *revision).max().unwrap_or_default();
+        let known = self.known();
         let at = match rng.u32(0..8) {
             0 => None,
             1 => Some(known.advance(rng.u64(0..3000))),
@@ -202,7 +218,9 @@ impl Client {
             1 => ReadMode::Local,
             _ => ReadMode::Linearizable,
         };
+        let mut other = beside(rng);
         let query = match rng.u32(0..3) {
+            _ if other.u32(0..6) == 0 => Query::Count { from: key, to: None, at },
             0 => {
                 let (to, limit) = (None, *pick(rng, &[1, 2, 100]));
                 let (reverse, keys_only) = (rng.bool(), rng.u32(0..4) == 0);
@@ -256,6 +274,12 @@ impl Client {
                 let to = rng.bool().then(|| key(load.keys));
                 list.push(TransactionStep::Scan { from: key(first), to, limit: *pick(rng, &[0, 1, 2, 100]) });
             }
+        }
+        let mut other = beside(rng);
+        let third = (first + 2) % load.keys;
+        if other.u32(0..6) == 0 && !others.contains(&third) {
+            let ttl_ms = (load.brief > 0 && other.bool()).then_some(1_000);
+            transaction.then.push(TransactionStep::Touch { key: key(third), ttl_ms });
         }
         // Sometimes a step that fails, so that the whole transaction must have no effect.
         if rng.u32(0..10) == 0 {

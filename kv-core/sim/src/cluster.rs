@@ -423,7 +423,7 @@ impl Cluster {
 
     /// Asks a member to hand over its role.
     pub(super) fn hand_over(&mut self, member: usize) {
-        self.world.schedule_due(self.world.now, member, Due::Handover);
+        self.world.schedule_due(self.world.now, member, Due::Handover(None));
     }
 
     /// Fails only the next sync of a disk.
@@ -477,12 +477,17 @@ impl Cluster {
         slot.flipped = true;
     }
 
-    /// Damages every block of the state of a member that is down, except the first ones.
+    /// Damages every block of the state of a member that is down, except its manifest.
     pub(super) fn damage_state(&mut self, member: usize) {
         let slot = &mut self.world.members[member];
         assert!(slot.process.is_none(), "the member is down");
-        let bytes = slot.disk.contents("state").expect("it has made a checkpoint").len() as u64;
-        (5..bytes / 4096).for_each(|block| _ = slot.disk.flip_bit("state", block * 4096 + 77, 2));
+        let files: Vec<String> =
+            slot.disk.names().into_iter().filter(|name| name.starts_with("state-")).collect();
+        assert!(!files.is_empty(), "it has made a checkpoint");
+        for file in files {
+            let bytes = slot.disk.contents(&file).unwrap_or_default().len() as u64;
+            (0..bytes).step_by(100).for_each(|at| _ = slot.disk.flip_bit(&file, at, 2));
+        }
         (slot.flipped, slot.state_hurt) = (true, true);
     }
 }

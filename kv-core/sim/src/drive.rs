@@ -7,10 +7,11 @@ use super::events::Due;
 use super::kind::Kind;
 use super::member::{End, Process, index};
 use super::plan::around;
+use super::stages::CheckpointStage;
 use super::world::World;
 use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use kv_core::journal::LogReader;
-use kv_core::kv::{Applied, Checkpoint};
+use kv_core::kv::Applied;
 use kv_core::message::{Command, Entry, Message, Operation, Request, ViewRecord, Write, body_of};
 use kv_core::replica::{Halt, Input, Output, Wrap};
 use kv_core::wire;
@@ -23,7 +24,7 @@ const SLOWEST_WRITE: Time = 5 * SECOND;
 const APPLY_AT_ONCE: usize = 16;
 
 impl World {
-    fn process(&mut self, member: usize) -> Option<&mut Process> {
+    pub(super) fn process(&mut self, member: usize) -> Option<&mut Process> {
         self.members[member].process.as_deref_mut()
     }
 
@@ -114,7 +115,7 @@ impl World {
         if slot.life != life || slot.process.is_none() {
             return;
         }
-        if let (Some(unfinished), Due::Written | Due::Checkpoint) = (&mut slot.stalled, what) {
+        if let (Some(unfinished), Due::Written | Due::Checkpoint | Due::Merge) = (&mut slot.stalled, what) {
             return unfinished.push(what);
         }
         match what {
@@ -122,6 +123,7 @@ impl World {
             Due::Written => self.on_journal(member),
             Due::Apply => self.apply_some(member),
             Due::Checkpoint => self.on_checkpoint(member),
+            Due::Merge => self.on_merge(member),
             Due::Transfer => self.on_transfer(member),
             Due::Piece => self.on_piece(member),
             Due::PeerLost(peer) => {
@@ -130,7 +132,7 @@ impl World {
                 });
                 self.input(member, Input::PeerLost { peer: self.members[peer].id });
             }
-            Due::Handover => self.input(member, Input::Handover),
+            Due::Handover(to) => self.hand_over(member, to),
             Due::Look(ticket) => self.on_poll(member, ticket),
             Due::Wait(ticket) => self.on_wait(member, ticket),
             Due::Wake => self.on_wake(member),
@@ -430,22 +432,38 @@ impl World {
         process.checkpoint = match process.frozen.take_if(|frozen| careless || frozen.anchor().op <= durable)
         {
             None => return,
-            begins => begins,
+            Some(begins) => Some(CheckpointStage::Frozen(begins)),
         };
-        if let Some(checkpoint) = process.checkpoint.as_ref().map(Checkpoint::anchor) {
-            let latency = around(&mut self.rng, self.plan.disk.checkpoint);
-            self.schedule_due(self.now + latency, member, Due::Checkpoint);
+        if let Some(checkpoint) = process.checkpoint.as_ref().map(CheckpointStage::anchor) {
+            self.schedule_checkpoint(member);
             if self.bug == Some(Bug::CheckpointRecordedEarly) {
                 self.input(member, Input::Checkpointed { checkpoint });
             }
         }
     }
 
+    /// The running checkpoint takes two stages of about this time. Files may be merged meanwhile.
+    fn schedule_checkpoint(&mut self, member: usize) {
+        let latency = around(&mut self.rng, self.plan.disk.checkpoint / 2);
+        self.schedule_due(self.now + latency, member, Due::Checkpoint);
+        self.schedule_merge(member);
+    }
+
     fn on_checkpoint(&mut self, member: usize) {
         let Some(process) = self.process(member) else { return };
         let Some(checkpoint) = process.checkpoint.take() else { return };
         let anchor = checkpoint.anchor();
-        match checkpoint.run() {
+        let done = match checkpoint {
+            CheckpointStage::Frozen(checkpoint) => match checkpoint.write() {
+                Ok(written) => {
+                    process.checkpoint = Some(CheckpointStage::Written(written));
+                    return self.schedule_checkpoint(member);
+                }
+                Err(error) => Err(error),
+            },
+            CheckpointStage::Written(checkpoint) => checkpoint.commit(),
+        };
+        match done {
             Ok(done) => {
                 if let Some(state) = &mut process.state {
                     state.finish_checkpoint(done);
@@ -454,6 +472,7 @@ impl World {
             }
             Err(error) => return self.state_failed(member, "a checkpoint can be taken", &error),
         }
+        self.schedule_merge(member);
         self.trace.note(37, member as u64, anchor.op.get(), || {
             format!("{:?} m{member} checkpoint {anchor:?}", self.now)
         });

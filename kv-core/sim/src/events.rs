@@ -109,14 +109,16 @@ pub(super) enum Due {
     Apply,
     /// The engine has completed its checkpoint.
     Checkpoint,
+    /// A step of a merge of files of the state is done.
+    Merge,
     /// The disk has completed a task of a state transfer.
     Transfer,
     /// The next piece of a snapshot has been read for a peer.
     Piece,
     /// A peer's connection broke.
     PeerLost(usize),
-    /// Someone asks for a handover.
-    Handover,
+    /// Someone asks for a handover, perhaps to this member.
+    Handover(Option<usize>),
     /// A watch is polled.
     Look(u64),
     /// A watch with nothing to deliver is parked.

@@ -7,7 +7,9 @@ use super::member::End;
 use super::network::Filter;
 use super::plan::{Fault, around, pick};
 use super::world::World;
+use fastrand::Rng;
 use kv_core::config::Role;
+use kv_core::replica::Input;
 use kv_core::storage::simulated::Disk;
 
 impl World {
@@ -95,10 +97,19 @@ impl World {
             }
             Fault::Handover => {
                 let member = self.primary_or_any();
-                self.schedule_due(self.now, member, Due::Handover);
+                // Drawn apart, so that the other draws of a seed stay the same.
+                let mut apart = Rng::with_seed(self.rng.get_seed() ^ 0x5ccc);
+                let to = apart.bool().then(|| apart.usize(..self.members.len()));
+                self.schedule_due(self.now, member, Due::Handover(to));
             }
             Fault::Reset => self.inject_reset(),
         }
+    }
+
+    /// A member is asked to hand over its role, perhaps to this member.
+    pub(super) fn hand_over(&mut self, member: usize, to: Option<usize>) {
+        let input = to.map_or(Input::Handover, |to| Input::HandoverTo { successor: self.members[to].id });
+        self.input(member, input);
     }
 
     /// Faults that end processes.

@@ -91,7 +91,7 @@ pub(super) enum Ending {
         /// Its revision.
         revision: Revision,
     },
-    /// A request about a lease succeeded or failed.
+    /// A request about a lease or a time to live succeeded or failed.
     Lease {
         /// What.
         effect: Effect,
@@ -113,6 +113,15 @@ pub(super) enum Ending {
         more: bool,
         /// The revision of the state that was read, if it was reported.
         revision: Option<Revision>,
+    },
+    /// The number of keys in the range.
+    Counted {
+        /// How many.
+        count: u64,
+        /// Whether there are more.
+        more: bool,
+        /// The revision of the state that was read.
+        revision: Revision,
     },
     /// The revision is no longer kept: the oldest that is.
     Compacted(Revision),
@@ -170,7 +179,8 @@ impl Ending {
             | Self::RangeDeleted { revision, .. }
             | Self::Transacted { revision, .. }
             | Self::StepFailed { revision, .. }
-            | Self::Lease { revision, .. } => Some(*revision),
+            | Self::Lease { revision, .. }
+            | Self::Counted { revision, .. } => Some(*revision),
             Self::ConditionFailed { revision, .. }
             | Self::Value { revision, .. }
             | Self::Records { revision, .. } => *revision,

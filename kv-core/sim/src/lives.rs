@@ -7,12 +7,13 @@ use super::drive::with_seeded_bug;
 use super::events::{Due, Event};
 use super::member::{End, Member, Process, index};
 use super::plan::around;
+use super::stages::CheckpointStage;
 use super::waiting::{Serving, Transfers};
 use super::world::World;
 use kv_core::config::{FixedOptions, Role};
 use kv_core::engine::EngineError;
 use kv_core::journal::{Identity, Journal, JournalOptions};
-use kv_core::kv::{Limits, Reaper, Receiver, Sources, StateMachine};
+use kv_core::kv::{HeldFiles, Limits, Reaper, Receiver, Sources, StateMachine};
 use kv_core::message::{CheckpointAlignment, FormationStep, Recovered, Write};
 use kv_core::replica::{Input, Now, Replica, ReplicaConfig};
 use std::collections::VecDeque;
@@ -150,6 +151,7 @@ impl World {
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), seed);
         let formatted = recovered.formation > FormationStep::Empty;
         config.stateless = slot.role == Role::Data && state.is_none() && formatted;
+        config.window_bytes = self.plan.window.unwrap_or(config.window_bytes);
         config.staged = receiver.as_ref().and_then(Receiver::progress);
         let stateless = config.stateless;
         let commit = recovered.checkpoint;
@@ -168,6 +170,7 @@ impl World {
             applying: false,
             frozen: None,
             checkpoint: None,
+            merging: false,
             serving: Serving::default(),
             transfers: Transfers::new(sources, receiver),
             stateless,
@@ -239,8 +242,17 @@ impl World {
         if !asked.is_empty() && process.journal.execute_at(wall, &asked).is_err() {
             self.checker.count("writes interrupted");
         }
-        if process.checkpoint.take().is_some_and(|checkpoint| checkpoint.run().is_err()) {
-            self.checker.count("checkpoints interrupted");
+        let merger = process.state.as_ref().and_then(StateMachine::merger);
+        for merges in [after % 2 == 0, after % 2 != 0] {
+            // What fails first ends the other too.
+            let done = match &merger {
+                Some(merger) if merges => merger.step(&HeldFiles::default()).map(drop),
+                _ if merges => Ok(()),
+                _ => process.checkpoint.take().map_or(Ok(()), CheckpointStage::run),
+            };
+            if done.is_err_and(|error| !matches!(error, EngineError::Failed)) {
+                self.checker.count(if merges { "merges interrupted" } else { "checkpoints interrupted" });
+            }
         }
     }
 

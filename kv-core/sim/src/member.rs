@@ -3,6 +3,7 @@
 use super::clock::{Clock, Time};
 use super::events::{Due, Event};
 use super::plan::Plan;
+use super::stages::CheckpointStage;
 use super::waiting::{Serving, Transfers};
 use fastrand::Rng;
 use kv_core::config::{Options, Role};
@@ -65,7 +66,9 @@ pub(super) struct Process {
     pub(super) seen: Op,
     /// Whether an `Apply` is scheduled.
     pub(super) applying: bool,
-    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) checkpoint: Option<CheckpointStage>,
+    /// Whether a step of a merge is scheduled.
+    pub(super) merging: bool,
     /// The state frozen for the next checkpoint, until the journal has all of it.
     pub(super) frozen: Option<Checkpoint>,
     pub(super) serving: Serving,

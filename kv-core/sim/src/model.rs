@@ -16,9 +16,11 @@ pub(super) struct Session {
 /// The model: every key's whole history, and which requests ran.
 #[derive(Default, Debug)]
 pub(super) struct Model {
-    /// How many requests were applied: they name sessions and leases.
+    /// How many requests were applied: they name sessions and leases. A skip counts as often as it takes revisions.
     pub(super) requests: u64,
     pub(super) revision: Revision,
+    /// How many revisions members keep.
+    pub(super) kept: u64,
     /// The stamp of the present entry.
     pub(super) stamp: Timestamp,
     pub(super) leases: Leases,
@@ -57,8 +59,8 @@ pub(super) fn ends(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
 
 impl Model {
     /// Creates an empty model with this limit on leases.
-    pub(super) fn of(max_leases: usize) -> Self {
-        Self { leases: Leases::at_most(max_leases), ..Self::default() }
+    pub(super) fn of(max_leases: usize, kept: u64) -> Self {
+        Self { leases: Leases::at_most(max_leases), kept, ..Self::default() }
     }
 
     /// The last revision.
@@ -152,6 +154,20 @@ impl Model {
         let record = Record { value, created, modified: revision, version, expires, lease };
         self.keys.entry(key.clone()).or_default().push((revision, Some(record)));
         self.changes.insert((revision, key.clone()), EventKind::Put);
+    }
+
+    /// Replaces the time to live of a key, and returns whether the key exists.
+    pub(super) fn touch(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        ttl_ms: Option<u64>,
+    ) -> bool {
+        let Some(record) = before else { return false };
+        let ends = (ttl_ms.map(|ms| ends(self.stamp, ms)), record.lease);
+        self.set(revision, key, Some(record.clone()), record.value, ends);
+        true
     }
 
     pub(super) fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {

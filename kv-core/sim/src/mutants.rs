@@ -13,6 +13,7 @@
 /// The descriptions, by the names of their files.
 const FILES: &[(&str, &str)] = &[
     ("client.txt", include_str!("../mutants/client.txt")),
+    ("engine.txt", include_str!("../mutants/engine.txt")),
     ("journal.txt", include_str!("../mutants/journal.txt")),
     ("kv.txt", include_str!("../mutants/kv.txt")),
     ("replica.txt", include_str!("../mutants/replica.txt")),

@@ -162,7 +162,8 @@ impl Names {
                 | Action::Many { .. }
                 | Action::Scan { .. }
                 | Action::Past { .. }
-                | Action::Write(Command::DeleteRange { .. } | Command::Lease(_)),
+                // The replay compares what a touch found. It changes no value.
+                | Action::Write(Command::DeleteRange { .. } | Command::Lease(_) | Command::Touch { .. } | Command::SkipRevisions { .. }),
                 _,
             ) => Vec::new(),
         };
@@ -171,25 +172,34 @@ impl Names {
         acts.map(|(key, act)| (key, KeyOperation { start: call.start, end, act })).collect()
     }
 
-    /// A put that expires may be removed at any later time. The replay checks whether that is correct.
+    /// A key that was put or touched with a time to live may be removed at any later time. The replay checks whether
+    /// that is correct.
     fn endings(&self, action: &Action) -> Vec<(Bytes, Act)> {
-        let mut brief = Vec::new();
+        let (mut brief, mut touched) = (Vec::new(), Vec::new());
         match action {
             Action::Write(Command::Put { key, value, life, .. }) => brief.push((key, value, life)),
+            Action::Write(Command::Touch { key, ttl_ms: Some(_), .. }) => touched.push(key),
             Action::Write(Command::Transaction(transaction)) => {
                 for step in transaction.then.iter().chain(&transaction.otherwise) {
-                    if let message::TransactionStep::Put { key, value, life } = step {
-                        brief.push((key, value, life));
+                    match step {
+                        message::TransactionStep::Put { key, value, life } => brief.push((key, value, life)),
+                        message::TransactionStep::Touch { key, ttl_ms: Some(_) } => touched.push(key),
+                        _ => {}
                     }
                 }
             }
             _ => {}
         }
+        // Whatever value the key has by then.
+        let touched = touched.into_iter().map(|key| {
+            (key.clone(), Act::Write { to: None, condition: KeyCondition::Present, known: Known::Unknown })
+        });
         let ends = brief.into_iter().filter(|(_, _, life)| **life != message::Lifetime::FOREVER);
         ends.filter_map(|(key, value, _)| {
             let condition = KeyCondition::Is(*self.values.get(value)?);
             Some((key.clone(), Act::Write { to: None, condition, known: Known::Unknown }))
         })
+        .chain(touched)
         .collect()
     }
 
@@ -218,7 +228,8 @@ impl Names {
                 // The replay compares what these found.
                 message::TransactionStep::Add { .. }
                 | message::TransactionStep::Get { .. }
-                | message::TransactionStep::Scan { .. } => {
+                | message::TransactionStep::Scan { .. }
+                | message::TransactionStep::Touch { .. } => {
                     return None;
                 }
             };
@@ -240,7 +251,13 @@ impl Names {
             },
             _ => Known::Unknown,
         };
-        Act::Write { to, condition: self.condition(key, condition), known }
+        let condition = match (condition, ending) {
+            // A touch changes the revision and not the value: the condition may have failed at the value that the key
+            // had at that revision. The replay checks whether it was right to fail.
+            (Some(Condition::Revision(_)), Some(Ending::ConditionFailed { .. })) => KeyCondition::Impossible,
+            (condition, _) => self.condition(key, condition),
+        };
+        Act::Write { to, condition, known }
     }
 
     /// The removal of a range, as a removal of each key in it. If the range held more than was removed, it is not known

@@ -13,6 +13,8 @@ pub(super) struct Plan {
     pub(super) roles: Vec<Role>,
     /// Limits and time-outs of every member.
     pub(super) options: Options,
+    /// How many bytes of entries a primary sends ahead; `None`: as many as a real one.
+    pub(super) window: Option<usize>,
     /// The local options are drawn again from this for each life of each member; `None`: they are the same everywhere.
     pub(super) local: Option<u64>,
     /// The state is only in memory: a restart replays the whole journal.
@@ -335,8 +337,10 @@ impl Plan {
         }
         // Another generator, so that what it draws changes nothing else.
         let mut other = Rng::with_seed(rng.get_seed() ^ 0x10ca1);
+        let mut ahead = Rng::with_seed(rng.get_seed() ^ 0xa4ead);
         Self {
             options,
+            window: *pick(&mut ahead, &[None, Some(300), Some(3000)]),
             local: other.bool().then(|| other.u64(..)),
             in_memory: rng.u32(0..4) == 0,
             encoded: rng.u32(0..8) == 0,

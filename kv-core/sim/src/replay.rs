@@ -24,11 +24,13 @@ impl Model {
         request: &Request,
         result: &Result<Outcome, Rejection>,
     ) -> Result<(), Finding> {
-        self.requests += 1;
-        let takes = takes_revision(&request.operation);
-        if revision != if takes { self.revision.next() } else { self.revision } {
+        let taken = revisions(&request.operation, self.revision);
+        // A skip raises the ids as it raises the revision, whatever its result.
+        self.requests += taken.max(1);
+        let takes = taken > 0;
+        if revision != self.revision.advance(taken) {
             let found = format!("{revision:?} of {request:?} follows {:?}", self.revision);
-            return Err(("each change takes the next revision, and nothing else does", found));
+            return Err(("each change takes the next revision, a skip several, and nothing else any", found));
         }
         self.revision = revision;
         if let Some(session) = self.sessions.get_mut(&request.session) {
@@ -109,14 +111,15 @@ impl Model {
 
     fn execute(&mut self, revision: Revision, command: &Command) -> Result<Effect, Finding> {
         let (key, condition) = match command {
-            Command::Put { key, condition, .. } | Command::Delete { key, condition } => {
-                (key, condition.as_ref())
-            }
+            Command::Put { key, condition, .. }
+            | Command::Delete { key, condition }
+            | Command::Touch { key, condition, .. } => (key, condition.as_ref()),
             Command::Transaction(transaction) => return self.transact(revision, transaction),
             Command::DeleteRange { from, to, limit } => {
                 return Ok(self.delete_range(revision, from, to.as_ref(), *limit));
             }
             Command::Lease(command) => return Ok(self.lease(revision, *command)),
+            Command::SkipRevisions { .. } => return Ok(Effect::RevisionsSkipped { kept: self.kept }),
         };
         let before = self.at(key, revision);
         if !condition.is_none_or(|condition| holds(condition, before.as_ref())) {
@@ -129,6 +132,9 @@ impl Model {
                 }
                 self.put(revision, key, before, value, *life)?;
                 Effect::Put
+            }
+            Command::Touch { ttl_ms, .. } => {
+                Effect::Touched { existed: self.touch(revision, key, before, *ttl_ms) }
             }
             _ => Effect::Deleted { existed: self.delete(revision, key, before) },
         })
@@ -186,6 +192,9 @@ impl Model {
                     self.set(revision, key, before, sum.to_string().into(), ends);
                     StepResult::Added { sum }
                 }
+                TransactionStep::Touch { key, ttl_ms } => {
+                    StepResult::Touched { existed: self.touch(revision, key, before, *ttl_ms) }
+                }
                 TransactionStep::Get { .. } | TransactionStep::Scan { .. } => reads.remove(0),
             });
         }
@@ -195,9 +204,10 @@ impl Model {
     /// What a reading step finds before the transaction.
     fn read_in_transaction(&self, revision: Revision, step: &TransactionStep) -> Option<StepResult> {
         match step {
-            TransactionStep::Put { .. } | TransactionStep::Delete { .. } | TransactionStep::Add { .. } => {
-                None
-            }
+            TransactionStep::Put { .. }
+            | TransactionStep::Delete { .. }
+            | TransactionStep::Add { .. }
+            | TransactionStep::Touch { .. } => None,
             TransactionStep::Get { key } => Some(StepResult::Got(self.at(key, revision).map(Box::new))),
             TransactionStep::Scan { from, to, limit } => {
                 let limit = (*limit).clamp(1, Command::MAX_RANGE) as usize;
@@ -268,7 +278,8 @@ impl Model {
 
     fn check_times(&self, call: &RecordedCall, ended: &Ended) -> Result<(), Finding> {
         let Some(revision) = ended.ending.revision() else { return Ok(()) };
-        let takes = matches!(&call.action, Action::Write(command) if command_takes_revision(command));
+        let takes =
+            matches!(&call.action, Action::Write(command) if command_revisions(command, call.floor) > 0);
         let fresh = if takes { revision > call.floor } else { revision >= call.floor };
         if !fresh && !call.action.is_local() {
             let found = format!(
@@ -291,7 +302,13 @@ impl Model {
                 let mut steps = transaction.then.iter().chain(&transaction.otherwise);
                 steps.all(|step| !matches!(step, TransactionStep::Put { value, .. } if self.values.contains_key(value)))
             }
-            Action::Write(Command::Delete { .. } | Command::DeleteRange { .. } | Command::Lease(_))
+            Action::Write(
+                Command::Delete { .. }
+                | Command::DeleteRange { .. }
+                | Command::Lease(_)
+                | Command::Touch { .. }
+                | Command::SkipRevisions { .. },
+            )
             | Action::Close
             | Action::Get { .. }
             | Action::Many { .. }
@@ -317,21 +334,22 @@ impl Model {
 }
 
 /// Rule N8, written differently from the code under test.
-fn takes_revision(operation: &Operation) -> bool {
+fn revisions(operation: &Operation, last: Revision) -> u64 {
     match operation {
-        Operation::OpenSession { .. } | Operation::CloseSession => false,
-        Operation::Command(command) => command_takes_revision(command),
-        Operation::Expire(due) => !due.is_empty(),
+        Operation::OpenSession { .. } | Operation::CloseSession => 0,
+        Operation::Command(command) => command_revisions(command, last),
+        Operation::Expire(due) => u64::from(!due.is_empty()),
     }
 }
 
-const fn command_takes_revision(command: &Command) -> bool {
-    !matches!(
-        command,
+fn command_revisions(command: &Command, last: Revision) -> u64 {
+    match command {
         Command::Lease(
-            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Info { .. }
-        )
-    )
+            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Info { .. },
+        ) => 0,
+        Command::SkipRevisions { to } => to.get().saturating_sub(last.get()),
+        _ => 1,
+    }
 }
 
 fn holds(condition: &Condition, record: Option<&Record>) -> bool {
@@ -422,6 +440,22 @@ mod tests {
         assert!(commit(&mut model(), 2, 1, grant(), 2, granted(2)).is_err());
         assert!(commit(&mut model(), 1, 1, grant(), 1, granted(1)).is_err());
         assert!(commit(&mut model(), 1, 1, put("a", None), 1, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn a_skip_raises_ids_whatever_its_result() {
+        let mut model = model();
+        let skip = |session, to| Request {
+            session: SessionId::new(session),
+            ..request(1, Operation::Command(Command::SkipRevisions { to: r(to) }))
+        };
+        model.commit(r(100), &skip(9, 100), &Err(Rejection::SessionExpired)).unwrap();
+        let skipped = outcome(200, Effect::RevisionsSkipped { kept: 0 });
+        (0..2).for_each(|_| model.commit(r(200), &skip(1, 200), &skipped).unwrap());
+        // The request that opened the session, 99 and 100 for the skips, and a copy.
+        let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
+        let grant = Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
+        commit(&mut model, 200, 2, grant, 200, granted(202)).unwrap();
     }
 
     #[test]

@@ -160,6 +160,7 @@ fn calm(roles: Vec<Role>) -> Plan {
     Plan {
         roles,
         options,
+        window: None,
         local: None,
         in_memory: false,
         encoded: true,

@@ -47,7 +47,7 @@ impl World {
             ClientCall::Watch(query) => self.on_watch_call(member, way, query),
             ClientCall::Unwatch { call } => self.on_unwatch_call(member, way, call),
             // The simulated clients do not make these calls.
-            ClientCall::Status | ClientCall::Handover => self.answer(member, way, Answer::Done),
+            ClientCall::Status | ClientCall::Handover { .. } => self.answer(member, way, Answer::Done),
         }
     }
 
@@ -174,6 +174,10 @@ impl World {
         } else {
             state.reader().answer(query, usize::MAX, 1 << 20)
         };
+        let checked = self.floors(&state.reader()).check_read(query, &answer);
+        if self.bug != Some(Bug::PastIsPresent) {
+            self.check(checked);
+        }
         match answer {
             Ok(answer) => self.answer(member, way, answer),
             Err(error) => {

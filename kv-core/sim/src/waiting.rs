@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kv_core::ids::{Anchor, MemberId, Op, RequestNumber, Revision, SessionId};
-use kv_core::kv::{IsolationDetector, Receiver, Sources, StateMachine, WatchId, Watchers};
+use kv_core::kv::{IsolationDetector, PositionSource, Receiver, Sources, StateMachine, WatchId, Watchers};
 use kv_core::message::{Chunk, Position, Query, WatchQuery};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -56,7 +56,7 @@ pub(super) struct Serving {
 pub(super) struct Watches {
     pub(super) waiting: Watchers<Way>,
     /// Watches that will be polled, and those that were polled and will be parked.
-    pub(super) under_way: BTreeMap<u64, (WatchQuery, Way)>,
+    pub(super) under_way: BTreeMap<u64, (WatchQuery, PositionSource, Way)>,
     pub(super) tickets: u64,
     /// Whether watches are about to be woken.
     pub(super) waking: bool,
@@ -70,9 +70,9 @@ pub(super) struct Watches {
 
 impl Watches {
     /// Keeps a watch until its next step.
-    pub(super) fn keep(&mut self, query: WatchQuery, way: Way) -> u64 {
+    pub(super) fn keep(&mut self, query: WatchQuery, source: PositionSource, way: Way) -> u64 {
         self.tickets += 1;
-        self.under_way.insert(self.tickets, (query, way));
+        self.under_way.insert(self.tickets, (query, source, way));
         self.tickets
     }
 }
@@ -91,6 +91,8 @@ pub(super) struct Transfers {
     pub(super) aside: Option<StateMachine>,
     /// The pieces that peers have requested; the first is being read.
     pub(super) asked_for: VecDeque<Piece>,
+    /// A merge has found that peers fetch the state.
+    pub(super) was_held: bool,
 }
 
 /// A piece of a snapshot that a peer has requested.
@@ -112,6 +114,6 @@ pub(super) enum Task {
 impl Transfers {
     pub(super) fn new(sources: Sources, receiver: Option<Receiver>) -> Self {
         let (tasks, asked_for) = (VecDeque::new(), VecDeque::new());
-        Self { sources, receiver, tasks, asked: false, aside: None, asked_for }
+        Self { sources, receiver, tasks, asked: false, aside: None, asked_for, was_held: false }
     }
 }

@@ -4,12 +4,13 @@
 use super::Bug;
 use super::clock::MS;
 use super::events::Due;
+use super::floors::Floors;
 use super::plan::around;
 use super::waiting::{Watches, Way};
 use super::world::World;
 use kv_core::engine::EngineError;
 use kv_core::ids::Revision;
-use kv_core::kv::{IsolationDetector, ParkedWatch, WatchPoll};
+use kv_core::kv::{IsolationDetector, ParkedWatch, PositionSource, StateReader, WatchPoll};
 use kv_core::message::{
     Answer, Command, Event, EventKind, Lifetime, Operation, Position, Record, Request, WatchQuery,
 };
@@ -43,13 +44,19 @@ impl World {
         self.schedule_due(at, member, what);
     }
 
+    /// The history of a state.
+    pub(super) fn floors(&self, state: &StateReader) -> Floors {
+        Floors::of(state, self.plan.options.history_revisions)
+    }
+
     /// A client makes a watch call.
     pub(super) fn on_watch_call(&mut self, member: usize, way: Way, query: WatchQuery) {
+        let source = PositionSource::Client;
         if self.at_once() {
-            return self.poll(member, query, way);
+            return self.poll(member, query, source, way);
         }
         let Some(watches) = self.watches(member) else { return };
-        let ticket = watches.keep(query, way);
+        let ticket = watches.keep(query, source, way);
         let count = watches.waiting.len() + watches.under_way.len();
         if count > MAX_WAITING {
             return self.fail(("queues are bounded", format!("m{member}: {count} watches")));
@@ -61,7 +68,7 @@ impl World {
     pub(super) fn on_unwatch_call(&mut self, member: usize, way: Way, call: u64) {
         if let Some(watches) = self.watches(member) {
             let gone = Way { call, ..way };
-            watches.under_way.retain(|_, (_, way)| *way != gone);
+            watches.under_way.retain(|_, (_, _, way)| *way != gone);
             drop(watches.waiting.cancel(gone.watch_id()));
         }
     }
@@ -69,33 +76,37 @@ impl World {
     /// A watch is polled.
     pub(super) fn on_poll(&mut self, member: usize, ticket: u64) {
         let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
-        if let Some((query, way)) = kept {
-            self.poll(member, query, way);
+        if let Some((query, source, way)) = kept {
+            self.poll(member, query, source, way);
         }
     }
 
     /// A watch with nothing to deliver is parked.
     pub(super) fn on_wait(&mut self, member: usize, ticket: u64) {
         let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
-        let Some((query, way)) = kept else { return };
+        let Some((query, source, way)) = kept else { return };
         if let Some(again) = self.let_wait(member, query, way) {
-            self.poll(member, again, way);
+            self.poll(member, again, source, way);
         }
     }
 
-    fn poll(&mut self, member: usize, mut query: WatchQuery, way: Way) {
+    fn poll(&mut self, member: usize, mut query: WatchQuery, mut source: PositionSource, way: Way) {
         loop {
             let Some(process) = self.members[member].process.as_deref() else { return };
             let Some(state) = &process.state else {
                 return self.answer(member, way, Answer::NotPrimary { hint: None });
             };
-            let looked = state.reader().poll(&query, self.piece(), MAX_BYTES);
+            let looked = state.reader().poll(&query, source, self.piece(), MAX_BYTES);
+            let checked = self.floors(&state.reader()).check_poll(&query, source, &looked);
+            self.check(checked);
             match self.poll_with_seeded_bug(member, &mut query, looked) {
                 Ok(WatchPoll::Answer(answer)) => {
                     self.count_answer(&answer);
                     return self.answer(member, way, answer);
                 }
-                Ok(WatchPoll::Nothing(next)) => query.after = Some(next),
+                Ok(WatchPoll::Nothing(next)) => {
+                    (query.after, source) = (Some(next), PositionSource::Member);
+                }
                 Err(error) => {
                     self.answer(member, way, Answer::NotPrimary { hint: None });
                     return self.state_failed(member, "a state can be read", &error);
@@ -103,7 +114,7 @@ impl World {
             }
             if !self.at_once() {
                 let Some(watches) = self.watches(member) else { return };
-                let ticket = watches.keep(query, way);
+                let ticket = watches.keep(query, source, way);
                 return self.soon(member, Due::Wait(ticket));
             }
             match self.let_wait(member, query, way) {
@@ -176,15 +187,19 @@ impl World {
         let mut after = watches.woken.take().unwrap_or(Position::after(watches.waiting.dispatched()));
         loop {
             let piece = self.piece();
-            let Some(process) = self.members[member].process.as_deref_mut() else { return };
+            let Some(process) = self.members[member].process.as_deref() else { return };
             let Some(state) = &process.state else { return };
-            let found = match state.reader().all_changes(after, piece, MAX_BYTES) {
+            let reader = state.reader();
+            let found = match reader.all_changes(after.clone(), piece, MAX_BYTES) {
                 Ok(found) => found,
                 Err(error) => return self.state_failed(member, "a state can be read", &error),
             };
-            let watches = &mut process.serving.watches;
+            let checked = self.floors(&reader).check_match(&after, &found);
+            self.check(checked);
+            let Some(watches) = self.watches(member) else { return };
             let woken = watches.waiting.changed(&found);
-            let keep = |waiting: ParkedWatch<Way>| watches.keep(waiting.query, waiting.with);
+            let source = PositionSource::Member;
+            let keep = |waiting: ParkedWatch<Way>| watches.keep(waiting.query, source, waiting.with);
             let tickets: Vec<u64> = woken.watches.into_iter().map(keep).collect();
             for ticket in tickets {
                 self.schedule_due(self.now, member, Due::Look(ticket));
@@ -243,14 +258,17 @@ impl World {
         match (self.bug, &looked) {
             (Some(Bug::WatchesSkipWhatIsGone), Ok(WatchPoll::Answer(Answer::Compacted { oldest }))) => {
                 query.after = Some(Position::after(*oldest));
-                state.reader().poll(query, self.piece(), MAX_BYTES)
+                state.reader().poll(query, PositionSource::Client, self.piece(), MAX_BYTES)
             }
             (Some(Bug::WatchesTellUncommitted), Ok(WatchPoll::Nothing(place))) => {
                 let entry = process.log.read(state.applied().op.next()).ok().flatten();
                 let requests = entry.iter().flat_map(|entry| {
-                    let revisions =
-                        std::iter::successors(Some(entry.header.first_revision), |it| Some(it.next()));
-                    revisions.zip(entry.requests().filter(|bytes| Request::takes_revision(bytes)))
+                    let mut next = entry.header.first_revision;
+                    entry.requests().map(move |bytes| {
+                        let revision = next;
+                        next = next.advance(Request::revisions(&bytes, next.previous()));
+                        (revision, bytes)
+                    })
                 });
                 let mut events = requests.filter_map(|(revision, bytes)| put_of(revision, &bytes, query));
                 let event = events.find(|event| event.revision > place.revision);

@@ -4,7 +4,7 @@
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
     ClientMessage, Command, Event, MemberStatus, Outcome, Position, Query, ReadMode, Record, ServerMessage,
-    WatchQuery,
+    SuccessorRefusal, WatchQuery,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -69,6 +69,8 @@ pub enum Call {
     Handover {
         /// The member that must answer.
         member: MemberId,
+        /// The member that must be the next primary; `None` for any.
+        to: Option<MemberId>,
     },
     /// Close the session when all earlier writes have ended.
     CloseSession,
@@ -157,6 +159,15 @@ pub enum Reply {
         /// The revision of the state that was read.
         revision: Revision,
     },
+    /// One step of counting a range.
+    Counted {
+        /// The number of keys up to `next`.
+        count: u64,
+        /// Where the next step begins. `None` if this is the last step.
+        next: Option<Bytes>,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
     /// The member no longer keeps a revision that the read or the watch needs.
     Compacted {
         /// The oldest revision that the member can read.
@@ -178,6 +189,8 @@ pub enum Reply {
     },
     /// The result of a status call.
     Status(Box<MemberStatus>),
+    /// The primary has kept its role, because the named successor cannot take over now.
+    HandoverRefused(SuccessorRefusal),
     /// The result of any other call.
     Done,
 }

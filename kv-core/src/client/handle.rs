@@ -4,13 +4,13 @@ use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
 use super::driver::{DriverCommand, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
-    Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
-    LocalMember, LockRequest, Put, Scan, Transaction, Typed, Watch,
+    Add, Batch, ClientBuilder, Compact, Count, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle,
+    LeaseRequest, LocalMember, LockRequest, Put, RaiseRevision, Scan, Touch, Transaction, Typed, Watch,
 };
 use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
-use crate::ids::{LeaseId, MemberId};
-use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode};
+use crate::ids::{LeaseId, MemberId, Revision};
+use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode, SuccessorRefusal, millis};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -181,6 +181,31 @@ impl Client {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
+    /// Gives a key a new time to live when the returned builder is awaited. The new time to live begins now and
+    /// replaces the former one, as with [`Put::ttl`]. The key keeps its value and its lease, and the value is not sent.
+    ///
+    /// This is a change of the key at a revision of its own: watches see a put with the same value and the new expiry,
+    /// [`modified`](super::Record::modified) is the new revision, and [`version`](super::Record::version) grows by one.
+    /// If the key does not exist, nothing is changed.
+    ///
+    /// # Limits
+    /// `ttl` is rounded up to whole milliseconds, and may be 1 ms to a hundred years.
+    ///
+    /// # Errors
+    /// A condition that does not hold is [`ConditionFailed`](crate::error::WriteError::ConditionFailed). If many large
+    /// values are touched at the same time, the touch changes nothing and fails with
+    /// [`StepFailure::Busy`](crate::error::StepFailure::Busy): try again.
+    pub fn touch(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Touch {
+        Touch::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), Some(millis(ttl)))
+    }
+
+    /// Removes the time to live of a key when the returned builder is awaited, so that the key does not expire. If the
+    /// key belongs to a lease, it still ends with the lease. In all other respects, this is like
+    /// [`touch`](Self::touch).
+    pub fn persist(&self, key: impl AsRef<[u8]>) -> Touch {
+        Touch::new(self.clone(), Bytes::copy_from_slice(key.as_ref()), None)
+    }
+
     /// Adds to a counter when the returned builder is awaited. A counter is a key whose value is a whole number in
     /// decimal digits. An absent key counts as 0.
     pub fn add(&self, key: impl AsRef<[u8]>, by: i64) -> Add {
@@ -274,6 +299,16 @@ impl Client {
         Scan::new(self.clone(), ends_of(&range))
     }
 
+    /// Counts the keys that begin with `prefix`, when the returned builder is awaited.
+    pub fn count(&self, prefix: impl AsRef<[u8]>) -> Count {
+        Count::new(self.clone(), ends_of_prefix(prefix.as_ref()))
+    }
+
+    /// Counts the keys in a range, when the returned builder is awaited.
+    pub fn count_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Count {
+        Count::new(self.clone(), ends_of(&range))
+    }
+
     /// Watches the keys that begin with `prefix`. The watch returns each change once, in order.
     pub fn watch(&self, prefix: impl AsRef<[u8]>) -> Watch {
         Watch::new(self.clone(), ends_of_prefix(prefix.as_ref()))
@@ -287,6 +322,25 @@ impl Client {
     /// Watches the keys in a range.
     pub fn watch_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Watch {
         Watch::new(self.clone(), ends_of(&range))
+    }
+
+    /// Drops the history of past revisions, when the returned builder is awaited. A member refuses to read them as soon
+    /// as it has applied this; a member that lags reads them a little longer. Some seconds later, each data member
+    /// makes a checkpoint, which drops them from its state. Their bytes leave the disk when the member merges the files
+    /// of its state: soon, if these files have more than about twice the bytes that are still needed, and otherwise in
+    /// the course of later writes.
+    pub fn compact(&self) -> Compact {
+        Compact::new(self.clone())
+    }
+
+    /// Raises the revision of the cluster to at least `to`, without a change, when the returned builder is awaited.
+    /// This drops the history that is more than [`history_revisions`](field@crate::Options::history_revisions)
+    /// revisions older, and raises the ids of new sessions and leases by as much. Use it before data is restored into a
+    /// new cluster. If `to` is far above every revision of the former cluster, then a watch that resumes from a
+    /// revision of the former cluster is told that this revision is compacted, and a condition on such a revision never
+    /// holds.
+    pub fn raise_revision(&self, to: Revision) -> RaiseRevision {
+        RaiseRevision::new(self.clone(), to)
     }
 
     /// Asks all members at the same time for their status. A member that does not answer within two seconds, or within
@@ -332,13 +386,38 @@ impl Client {
     /// # Cancel safety
     /// If the future is dropped, the handover may still take place.
     pub async fn handover(&self) -> Result<(), AdminError> {
+        self.hand_over(None).await
+    }
+
+    /// Like [`handover`](Self::handover), but asks the primary to pass its role to this member. If this member is the
+    /// primary already, there is nothing to do. If it fails before it has taken over, another member takes over.
+    ///
+    /// # Errors
+    /// Like [`handover`](Self::handover). In addition, if the cluster has no such data member, or if the primary has
+    /// not heard from this member lately or this member has not caught up with the primary. In these cases, the primary
+    /// keeps its role.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the handover may still take place.
+    pub async fn handover_to(&self, successor: MemberId) -> Result<(), AdminError> {
+        match self.shared.members.iter().find(|known| known.id == successor).map(|known| known.role) {
+            None => Err(SuccessorRefusal::Unknown(successor).into()),
+            Some(Role::Witness) => Err(SuccessorRefusal::Witness(successor).into()),
+            Some(Role::Data) => self.hand_over(Some(successor)).await,
+        }
+    }
+
+    async fn hand_over(&self, to: Option<MemberId>) -> Result<(), AdminError> {
         let reports = self.cluster_status().await;
         let answers = reports.into_iter().filter_map(|report| report.status.ok());
         let primary =
             answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view);
         let member = primary.ok_or(AdminError::NoPrimary)?.id;
-        self.call(Call::Handover { member }, 0, self.shared.deadline).await?.map_err(AdminError::of)?;
-        Ok(())
+        let call = Call::Handover { member, to };
+        match self.call(call, 0, self.shared.deadline).await?.map_err(AdminError::of)? {
+            Reply::HandoverRefused(refusal) => Err(refusal.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Closes the client and all of its clones. The client refuses new operations. When the writes in flight have
@@ -366,6 +445,20 @@ impl Client {
     #[must_use]
     pub fn in_flight_bytes(&self) -> usize {
         (ROOM_KIB as usize).saturating_sub(self.shared.room.available_permits()) << 10
+    }
+
+    /// Returns how many bytes a key may have in this cluster
+    /// ([`max_key_bytes`](field@crate::Options::max_key_bytes)). The cluster is not asked.
+    #[must_use]
+    pub fn max_key_bytes(&self) -> usize {
+        self.limits().sizes().max_key_bytes
+    }
+
+    /// Returns how many bytes a value may have in this cluster
+    /// ([`max_value_bytes`](field@crate::Options::max_value_bytes)). The cluster is not asked.
+    #[must_use]
+    pub fn max_value_bytes(&self) -> usize {
+        self.limits().sizes().max_value_bytes
     }
 
     pub(super) fn limits(&self) -> &Limits {

@@ -10,6 +10,7 @@
 mod batch;
 mod builder;
 pub(crate) mod call;
+mod count;
 mod driver;
 pub(crate) mod elapsed;
 mod handle;
@@ -20,9 +21,11 @@ mod ops;
 mod previous;
 mod protocol;
 mod range;
+mod revisions;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod touch;
 mod transaction;
 mod typed;
 mod watch;
@@ -32,6 +35,7 @@ pub use batch::Batch;
 pub use builder::ClientBuilder;
 #[cfg(feature = "internals")]
 pub use call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
+pub use count::Count;
 pub use handle::{Client, MemberReport};
 #[cfg(feature = "internals")]
 pub use lease::believed;
@@ -42,7 +46,9 @@ pub use previous::{WithPrevious, WrittenWithPrevious};
 #[cfg(feature = "internals")]
 pub use protocol::ClientProtocol;
 pub use range::{DeleteRange, RangeDeleted};
+pub use revisions::{Compact, HistoryCompacted, RaiseRevision, RevisionRaised};
 pub use scan::{Scan, Snapshot};
+pub use touch::{Touch, Touched};
 pub use transaction::{Add, Added, Transacted, Transaction};
 pub use typed::{
     Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedStream, TypedUpdate, TypedWatch,

@@ -262,7 +262,8 @@ impl Delete {
 }
 
 /// The result of a read, and the revision of the state that was read: returned by [`Get::with_revision`],
-/// [`GetMany::with_revision`] and [`TypedGet::with_revision`](super::TypedGet::with_revision).
+/// [`GetMany::with_revision`], [`Count::with_revision`](super::Count::with_revision) and
+/// [`TypedGet::with_revision`](super::TypedGet::with_revision).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct AtRevision<T> {
@@ -443,6 +444,8 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         | Effect::LeaseRevoked { .. }
         | Effect::Lease(_)
         | Effect::Expired { .. }
+        | Effect::Touched { .. }
+        | Effect::RevisionsSkipped { .. }
         | Effect::SessionOpened(_)
         | Effect::SessionClosed => WriteError::OutcomeUnknown(unexpected_answer(&effect)),
     }

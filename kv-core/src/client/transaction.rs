@@ -6,7 +6,7 @@ use super::range::{ends_of, ends_of_prefix};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
 use crate::message::{
-    Command, Condition, Effect, Lifetime, Outcome, StepResult, TransactionRequest, TransactionStep,
+    Command, Condition, Effect, Lifetime, Outcome, StepResult, TransactionRequest, TransactionStep, millis,
 };
 use bytes::Bytes;
 use std::future::IntoFuture;
@@ -158,6 +158,22 @@ impl Transaction {
     /// nothing. The key keeps its time to live or lease.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
         self.step(TransactionStep::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
+    }
+
+    /// Step: gives a key a new time to live, which begins now, and keeps the value and the lease of the key. See
+    /// [`Client::touch`]. The result of the step is [`StepResult::Touched`]. The step counts as much as a
+    /// [`get`](Self::get) of the key towards the limit for data that is read.
+    pub fn touch(self, key: impl AsRef<[u8]>, ttl: Duration) -> Self {
+        self.step(TransactionStep::Touch {
+            key: Bytes::copy_from_slice(key.as_ref()),
+            ttl_ms: Some(millis(ttl)),
+        })
+    }
+
+    /// Step: removes the time to live of a key, so that the key does not expire, and keeps the value and the lease of
+    /// the key. See [`Client::persist`]. In all other respects, it is like [`touch`](Self::touch).
+    pub fn persist(self, key: impl AsRef<[u8]>) -> Self {
+        self.step(TransactionStep::Touch { key: Bytes::copy_from_slice(key.as_ref()), ttl_ms: None })
     }
 
     /// Step: reads the record that a key had before the transaction. The result of the step is [`StepResult::Got`]; see

@@ -80,7 +80,7 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     local("witness_journal_bytes", "how much of the log a witness keeps for members that are away"),
     local("transfer_bytes_per_second", "how fast the state is sent to another member"),
     local("scrub_bytes_per_second", "how soon damage is noticed"),
-    local("cache_bytes", "how much of the state file is cached in memory"),
+    local("cache_bytes", "how much of the state is cached in memory"),
     fixed(
         "max_sessions",
         "how many sessions there may be; a new session beyond this number replaces the one that has been silent for the longest time (rule E4)",

@@ -67,7 +67,7 @@ impl Retention {
 }
 
 /// About how much a change takes on disk besides its key (twice) and its former value.
-const CHANGE_OVERHEAD: usize = 64;
+pub(super) const CHANGE_OVERHEAD: usize = 64;
 
 /// How many bytes the history of a change counts as, for a key of this length and a former value of this length.
 pub(super) const fn weight(key: usize, former: usize) -> u64 {

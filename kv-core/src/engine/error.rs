@@ -10,16 +10,16 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum EngineError {
     /// An operation of the disk failed.
-    #[error("cannot {doing} the state file: {source}")]
+    #[error("cannot {doing} a file of the state: {source}")]
     Io {
         /// The operation.
         doing: &'static str,
         /// The disk's error.
         source: Arc<io::Error>,
     },
-    /// The file does not contain what the member wrote. The member no longer uses the state for answers.
+    /// A file does not contain what the member wrote. The member no longer uses the state for answers.
     #[error(
-        "the state file is damaged ({detail}). It was not deleted. Restore the member's data directory from an intact copy with everything that it acknowledged, \
+        "the state is damaged ({detail}). It was not deleted. Restore the member's data directory from an intact copy with everything that it acknowledged, \
          or set up a new cluster from a backup"
     )]
     Damaged {
@@ -29,7 +29,7 @@ pub enum EngineError {
     /// Every block contains what the member wrote, but the blocks are inconsistent with each other. The cause is a bug,
     /// or the machine's memory, and not the disk. The state of another member may have the same problem.
     #[error(
-        "the state file is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move the file `state` out of its data directory, and start it again"
+        "the state is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move all files whose names begin with `state` out of its data directory, and start it again"
     )]
     Inconsistent {
         /// How it was detected.
@@ -37,7 +37,7 @@ pub enum EngineError {
     },
     /// The file was written by another version.
     #[error(
-        "the state file has format {found}, and this version has {known}: start the version that wrote it"
+        "the file `state` has format {found}, and this version has {known}: start the version that wrote it"
     )]
     Format {
         /// The format of the file.
@@ -54,8 +54,28 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// What is done when a new manifest takes the place of the old one.
+    pub(super) const REPLACE: &str = "replace";
+
+    /// What is done when the names of new files are made durable.
+    pub(super) const SYNC_NAMES: &str = "make durable the name of";
+
     pub(crate) fn damaged(detail: impl Into<String>) -> Self {
         Self::Damaged { detail: detail.into() }
+    }
+
+    pub(super) fn inconsistent(detail: impl Into<String>) -> Self {
+        Self::Inconsistent { detail: detail.into() }
+    }
+
+    /// Returns whether there was no room on the disk for a new file. Nothing else was changed. A directory that could
+    /// not be synced is a failure, whatever the reason: it is unknown which names are durable.
+    pub(super) fn is_full_disk(&self) -> bool {
+        let full = |source: &io::Error| {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        let of_names = |doing| [Self::REPLACE, Self::SYNC_NAMES].contains(&doing);
+        matches!(self, Self::Io { doing, source } if !of_names(*doing) && full(source))
     }
 
     /// Returns whether the content of the file is unusable, as opposed to a failure of the disk or of this program.
@@ -65,5 +85,23 @@ impl EngineError {
 
     pub(super) fn io(doing: &'static str, source: io::Error) -> Self {
         Self::Io { doing, source: Arc::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_found_no_room_is_a_full_disk() {
+        use io::ErrorKind::{Other, PermissionDenied, QuotaExceeded, StorageFull};
+        for doing in ["create", "write", "sync", EngineError::SYNC_NAMES, EngineError::REPLACE] {
+            for kind in [StorageFull, QuotaExceeded, Other, PermissionDenied] {
+                let full = EngineError::io(doing, kind.into()).is_full_disk();
+                let of_file = ["create", "write", "sync"].contains(&doing);
+                assert_eq!(full, of_file && matches!(kind, StorageFull | QuotaExceeded), "{doing} {kind}");
+            }
+        }
+        assert!(!EngineError::Failed.is_full_disk());
     }
 }

@@ -1,32 +1,14 @@
-//! The history in the state on disk: the value before each change, and an index of the changes by key.
-//!
-//! ```text
-//! changes   revision u64 big-endian | key             ->  kind u8 | the former value, if there was one
-//! changed   key, escaped | revision u64 big-endian    ->  nothing
-//! ```
-//! The value of a key at a revision is the former value of its first change after that revision, or its present value
-//! if there is none. The changes are stored in the order of revisions: a checkpoint adds at one end and removes at the
-//! other.
+//! How much history a state holds.
 
 use super::EngineError;
-use super::change::{KeyChange, Retention, weight};
-use super::key::Key;
-use super::version::VersionKey;
+use super::change::{CHANGE_OVERHEAD, Retention};
 use crate::ids::Revision;
-use crate::message::EventKind;
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
-
-pub(super) const CHANGES: Definition = TableDefinition::new("changes");
-
-/// Their index.
-pub(super) const CHANGED: Definition = TableDefinition::new("changed");
-
-/// The name of the row with the oldest kept revision, among the rows that belong to the state besides the data.
+/// The name of the row with the range, among the rows that belong to the state besides the data.
 pub(super) const RANGE: &[u8] = b"history";
 
+/// The history of a state, and its size. All of it follows from the log, so it is the same on all members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct HistoryRange {
     /// The revision of the state.
@@ -35,169 +17,61 @@ pub(super) struct HistoryRange {
     pub(super) floor: Revision,
     /// The weight of the changes after it.
     pub(super) bytes: u64,
+    /// The bytes of the present keys and values.
+    pub(super) live: u64,
 }
+
+/// A change: its revision and its weight.
+pub(super) type Weighed = (Revision, u64);
 
 impl HistoryRange {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, EngineError> {
-        let span: Option<Self> = postcard::from_bytes(bytes).ok();
-        span.filter(|span| span.floor <= span.revision)
+        let range: Option<Self> = postcard::from_bytes(bytes).ok();
+        range
+            .filter(|range| range.floor <= range.revision && range.revision.get() <= u64::MAX >> 2)
             .ok_or_else(|| EngineError::damaged("the range of its history cannot be read"))
     }
 
     pub(super) fn encode(self) -> Vec<u8> {
         postcard::to_stdvec(&self).expect("plain data always encodes")
     }
-}
 
-/// The place (key in the table) of a change.
-pub(super) fn change_place(revision: Revision, key: &[u8]) -> Vec<u8> {
-    [&revision.get().to_be_bytes(), key].concat()
-}
-
-/// Decodes the place of a change.
-pub(super) fn change_at(place: &[u8]) -> Result<(Revision, &[u8]), EngineError> {
-    let (revision, key) =
-        place.split_first_chunk().ok_or_else(|| EngineError::damaged("a change has no revision"))?;
-    Ok((Revision::new(u64::from_be_bytes(*revision)), key))
-}
-
-const HAD_VALUE: u8 = 0x80;
-
-fn encode_change(kind: EventKind, former: Option<&[u8]>) -> Vec<u8> {
-    let code = match kind {
-        EventKind::Put => 0,
-        EventKind::Deleted => 1,
-        EventKind::Expired => 2,
-    };
-    match former {
-        Some(former) => [&[code | HAD_VALUE], former].concat(),
-        None => vec![code],
+    /// How many changes the history holds, at most.
+    pub(super) fn most_changes(&self) -> u64 {
+        self.bytes / CHANGE_OVERHEAD as u64
     }
-}
 
-/// Decodes a change: its kind and the former value.
-pub(super) fn decode_change(stored: &[u8]) -> Result<(EventKind, Option<&[u8]>), EngineError> {
-    let damaged = || EngineError::damaged("a change cannot be read");
-    let (code, former) = stored.split_first().ok_or_else(damaged)?;
-    let kind = match code & !HAD_VALUE {
-        0 => EventKind::Put,
-        1 => EventKind::Deleted,
-        2 => EventKind::Expired,
-        _ => return Err(damaged()),
-    };
-    Ok((kind, (code & HAD_VALUE != 0).then_some(former)))
-}
-
-/// The beginning of this key's index: after that of all smaller keys.
-///
-/// A zero byte is encoded as two bytes, so that a key ends with a sequence that occurs in no key. The order is that of
-/// the keys.
-pub(super) fn index_start(key: &[u8]) -> Vec<u8> {
-    let mut place = Vec::with_capacity(key.len() + 2 + size_of::<u64>());
-    for byte in key {
-        place.push(*byte);
-        if *byte == 0 {
-            place.push(0xff);
-        }
+    /// How much the state takes on disk, about, if its files hold nothing that is not needed.
+    pub(super) fn needed(&self) -> u64 {
+        self.live.saturating_add(self.bytes)
     }
-    place.extend([0, 1]);
-    place
-}
 
-/// The end of the index of the key whose index begins there: before that of all greater keys.
-pub(super) fn index_end(mut start: Vec<u8>) -> Vec<u8> {
-    if let Some(last) = start.last_mut() {
-        *last = 2;
-    }
-    start
-}
-
-/// The place of a change in the index.
-pub(super) fn index_place(key: &[u8], revision: Revision) -> Vec<u8> {
-    let mut place = index_start(key);
-    place.extend(revision.get().to_be_bytes());
-    place
-}
-
-/// Decodes a place in the index: the key and the revision.
-pub(super) fn index_at(place: &[u8]) -> Result<(Key, Revision), EngineError> {
-    let damaged = || EngineError::damaged("the index of changes cannot be read");
-    let (escaped, revision) = place.split_last_chunk().ok_or_else(damaged)?;
-    let escaped = escaped.strip_suffix(&[0, 1]).ok_or_else(damaged)?;
-    let mut key = Vec::with_capacity(escaped.len());
-    let mut bytes = escaped.iter();
-    while let Some(byte) = bytes.next() {
-        key.push(*byte);
-        if *byte == 0 && bytes.next() != Some(&0xff) {
-            return Err(damaged());
-        }
-    }
-    Ok((Key::from(&key[..]), Revision::new(u64::from_be_bytes(*revision))))
-}
-
-type Bytes = &'static [u8];
-
-/// Adds to the history in the transaction of a checkpoint, and removes what is too old.
-pub(super) struct Writer<'t> {
-    changes: Table<'t, Bytes, Bytes>,
-    changed: Table<'t, Bytes, Bytes>,
-    retention: Retention,
-    range: HistoryRange,
-}
-
-impl<'t> Writer<'t> {
-    /// Opens the history for the checkpoint at `revision`, after the checkpoint that left `before`.
-    pub(super) fn open(
-        transaction: &'t WriteTransaction,
-        before: HistoryRange,
+    /// The range of the state at `revision`, in which `live` bytes more are present: the history that is kept so far,
+    /// and what was `added`, without what need not be kept any more, oldest first and in whole revisions.
+    pub(super) fn extended(
+        self,
         revision: Revision,
         retention: Retention,
-    ) -> Result<Self, redb::Error> {
-        let (changes, changed) = (transaction.open_table(CHANGES)?, transaction.open_table(CHANGED)?);
-        Ok(Self { changes, changed, retention, range: HistoryRange { revision, ..before } })
-    }
-
-    /// Adds a change of a key, with the former value.
-    pub(super) fn add(
-        &mut self,
-        version: &VersionKey,
-        change: &KeyChange,
-        former: Option<&[u8]>,
-    ) -> Result<(), redb::Error> {
-        let VersionKey { key, revision } = version;
-        if *revision <= self.retention.through(self.range.revision) {
-            return Ok(());
+        live: i64,
+        kept: impl Iterator<Item = Result<Weighed, EngineError>>,
+        added: &[Weighed],
+    ) -> Result<Self, EngineError> {
+        let mut range = Self { revision, live: self.live.saturating_add_signed(live), ..self };
+        if !retention.is_some() {
+            return Ok(Self { floor: revision, bytes: 0, ..range });
         }
-        let key = key.as_slice();
-        self.changes.insert(&change_place(*revision, key)[..], &encode_change(change.kind(), former)[..])?;
-        self.changed.insert(&index_place(key, *revision)[..], &[][..])?;
-        self.range.bytes += weight(key.len(), former.map_or(0, <[u8]>::len));
-        Ok(())
-    }
-
-    /// Removes what need not be kept, oldest first and in whole revisions. Returns the new range; `None` if the tables
-    /// do not contain what a checkpoint writes.
-    pub(super) fn finish(mut self) -> Result<Option<HistoryRange>, redb::Error> {
-        self.range.floor = self.range.floor.max(self.retention.through(self.range.revision));
-        loop {
-            let oldest = self.changes.first()?;
-            let Some((place, change)) = &oldest else { break };
-            let (Ok((revision, key)), Ok((_, former))) =
-                (change_at(place.value()), decode_change(change.value()))
-            else {
-                return Ok(None);
-            };
-            if revision > self.range.floor && self.range.bytes <= self.retention.bytes {
+        let new: u64 = added.iter().map(|(_, weight)| weight).sum();
+        range.bytes = range.bytes.saturating_add(new);
+        range.floor = range.floor.max(retention.through(revision));
+        for change in kept.chain(added.iter().copied().map(Ok)) {
+            let (at, weight) = change?;
+            if at > range.floor && range.bytes <= retention.bytes {
                 break;
             }
-            self.changed.remove(&index_place(key, revision)[..])?;
-            self.range.floor = self.range.floor.max(revision);
-            let weight = weight(key.len(), former.map_or(0, <[u8]>::len));
-            self.range.bytes = self.range.bytes.saturating_sub(weight);
-            drop(oldest);
-            self.changes.pop_first()?;
+            range.floor = range.floor.max(at);
+            range.bytes = range.bytes.saturating_sub(weight);
         }
-        Ok(Some(self.range))
+        Ok(range)
     }
 }
 
@@ -206,50 +80,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_index_is_in_the_order_of_keys_and_then_of_revisions() {
-        let mut keys: Vec<Vec<u8>> = vec![vec![], vec![0], vec![0, 0], vec![0, 1], vec![0, 255], vec![1]];
-        keys.extend([
-            vec![1, 0],
-            vec![1, 0, 0],
-            vec![1, 0, 1],
-            vec![1, 1],
-            vec![1, 2],
-            vec![255],
-            vec![255, 0],
-        ]);
-        assert!(keys.is_sorted());
-        let revisions = [0, 1, 255, 256, u64::MAX].map(Revision::new);
-        let mut places = Vec::new();
-        for key in &keys {
-            places.push(index_start(key));
-            for revision in revisions {
-                let place = index_place(key, revision);
-                assert_eq!(index_at(&place).unwrap(), (Key::from(&key[..]), revision));
-                places.push(place);
-            }
-            places.push(index_end(index_start(key)));
-        }
-        assert!(places.is_sorted());
+    fn whole_revisions_are_dropped_oldest_first() {
+        let at = Revision::new;
+        let retention = Retention { revisions: 10, bytes: 100 };
+        let before = HistoryRange { revision: at(4), floor: at(1), bytes: 60, live: 9 };
+        let kept = [(at(2), 20), (at(2), 20), (at(4), 20)];
+        let extend = |added: &[Weighed], to| {
+            before.extended(at(to), retention, -2, kept.into_iter().map(Ok), added).unwrap()
+        };
+        let range = extend(&[(at(5), 40)], 5);
+        assert_eq!(range, HistoryRange { revision: at(5), floor: at(1), bytes: 100, live: 7 });
+        let range = extend(&[(at(5), 41)], 5);
+        assert_eq!((range.floor, range.bytes), (at(2), 61), "the second change at 2 goes with the first");
+        let range = extend(&[(at(5), 101)], 6);
+        assert_eq!((range.floor, range.bytes), (at(5), 0));
+        let range = extend(&[], 13);
+        assert_eq!((range.floor, range.bytes), (at(3), 20), "however small they are");
     }
 
     #[test]
-    fn rows_that_no_checkpoint_writes_are_damage() {
-        assert!(index_at(b"k\0\x01short").is_err());
-        assert!(index_at(b"k\0\x0000000000").is_err());
-        assert!(index_at(b"k\0k\0\x0112345678").is_err());
-        assert!(change_at(b"short").is_err());
-        assert!(decode_change(b"").is_err());
-        assert!(decode_change(&[3]).is_err());
-        let span = HistoryRange { revision: Revision::new(1), floor: Revision::new(2), bytes: 0 };
-        assert!(HistoryRange::decode(&span.encode()).is_err());
-    }
-
-    #[test]
-    fn a_former_value_may_be_empty_or_missing() {
-        for kind in [EventKind::Put, EventKind::Deleted, EventKind::Expired] {
-            for former in [None, Some(&b""[..]), Some(&b"\0\x80"[..])] {
-                assert_eq!(decode_change(&encode_change(kind, former)).unwrap(), (kind, former));
-            }
-        }
+    fn a_range_that_no_checkpoint_writes_is_damage() {
+        let range = HistoryRange { revision: Revision::new(1), floor: Revision::new(2), bytes: 0, live: 0 };
+        assert!(HistoryRange::decode(&range.encode()).is_err());
+        assert!(HistoryRange::decode(b"").is_err());
     }
 }

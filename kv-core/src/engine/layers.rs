@@ -1,12 +1,12 @@
 //! The writer's side: what it adds, how that is published, and how old versions are freed.
 
 use super::EngineError;
+use super::base::Base;
 use super::change::{KeyChange, Retention, weight};
 use super::gaps::Gaps;
 use super::key::Key;
-use super::memtable::Memtable;
+use super::memtable::{Memtable, Note};
 use super::read_view::{ReadView, Reader};
-use super::tree_snapshot::TreeSnapshot;
 use super::version::{Value, VersionKey};
 use super::write_digest::WriteDigest;
 use crate::ids::{Anchor, Hash, Revision};
@@ -22,6 +22,14 @@ const SHED_IDLE: usize = 4096;
 /// The newest version of each key of a memtable. Only the writer uses it: a look-up here costs a fraction of one in the
 /// ordered map, and the writer looks up every key that it writes.
 type Index = HashMap<Key, (Revision, Value)>;
+
+/// About what a present key takes on disk besides its bytes and those of its value.
+const PRESENT_OVERHEAD: usize = 24;
+
+/// How many bytes a key of this length counts as while it has a value of that length.
+fn present(key: usize, value: usize) -> i64 {
+    i64::try_from(PRESENT_OVERHEAD + key + value).unwrap_or(i64::MAX)
+}
 
 /// A view that is no longer the newest.
 #[derive(Debug)]
@@ -54,7 +62,7 @@ pub(super) struct Layers {
     active: Arc<Memtable>,
     index: Index,
     frozen: Option<(Arc<Memtable>, Index)>,
-    base: Option<Arc<TreeSnapshot>>,
+    base: Option<Arc<Base>>,
     /// There is a disk: a removed key may still exist below, so its removal must be kept.
     over_disk: bool,
     published: Revision,
@@ -63,7 +71,7 @@ pub(super) struct Layers {
     /// The oldest revision that can be read.
     floor: Revision,
     /// The keys that the present entry has changed, if history is kept.
-    changed: Vec<VersionKey>,
+    changed: Vec<Note>,
     /// The versions in the active memtable that the present entry has superseded.
     superseded: Vec<Superseded>,
     /// Without a disk, the history: the weight of each revision after the floor, and the versions that each has
@@ -85,7 +93,7 @@ impl Layers {
     pub(super) fn new(
         applied: Anchor,
         revision: Revision,
-        base: Option<Arc<TreeSnapshot>>,
+        base: Option<Arc<Base>>,
         over_disk: bool,
         retention: Retention,
     ) -> Self {
@@ -158,23 +166,29 @@ impl Layers {
         }
     }
 
-    pub(super) fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange) {
+    pub(super) fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange, former: Option<usize>) {
         assert!(revision > self.published, "what is written has a revision of its own (rule N8)");
         let version = VersionKey { key: Key::from(key), revision };
         let value = change.value().cloned();
         let removed = value.is_none();
         self.write_digest.note(key, revision, &change);
         self.gaps.written(&version.key, revision, !removed);
+        let present = value.as_ref().map_or(0, |value| present(key.len(), value.len()));
+        self.active.count_live(present - former.map_or(0, |former| self::present(key.len(), former)));
+        let former = former.unwrap_or_default();
         self.active.insert(version.clone(), change);
         self.written += 1;
         let keeps = self.retention.is_some();
         if keeps {
-            self.changed.push(version.clone());
+            self.changed.push((version.clone(), u32::try_from(former).unwrap_or(u32::MAX)));
         }
-        let mut former = 0;
-        if let Some((older, value)) = self.index.insert(version.key.clone(), (revision, value)) {
+        if let Some((older, before)) = self.index.insert(version.key.clone(), (revision, value)) {
             assert!(older < revision, "the revisions of a key grow");
-            former = value.map_or(0, |value| value.len());
+            debug_assert_eq!(
+                before.map_or(0, |before| before.len()),
+                former,
+                "the length of the former value"
+            );
             let older = VersionKey { key: version.key.clone(), revision: older };
             if keeps {
                 self.supersede(older, revision);
@@ -298,8 +312,8 @@ impl Layers {
         }
     }
 
-    /// The tree that the last merge left.
-    pub(super) fn base(&self) -> Option<Arc<TreeSnapshot>> {
+    /// What the last checkpoint left.
+    pub(super) fn base(&self) -> Option<Arc<Base>> {
         self.base.clone()
     }
 
@@ -337,7 +351,7 @@ impl Layers {
     }
 
     /// The frozen memtable is in `base` now.
-    pub(super) fn unfreeze(&mut self, base: Arc<TreeSnapshot>) {
+    pub(super) fn unfreeze(&mut self, base: Arc<Base>) {
         let (memtable, index) = self.frozen.take().expect("a checkpoint that ends had begun");
         self.dead.push_back(RetiredMemtable { memtable, index: index.into_iter() });
         self.floor = self.floor.max(base.floor());
@@ -345,10 +359,17 @@ impl Layers {
         self.republish();
     }
 
+    /// The same checkpoint lies in other files now.
+    pub(super) fn rebase(&mut self, base: Arc<Base>) {
+        self.base = Some(base);
+        self.republish();
+    }
+
     /// Publishes the same state in different layers.
     fn republish(&mut self) {
-        let point = self.reader.latest();
-        self.publish(point.applied, point.revision);
+        let applied = self.applied();
+        // Nobody holds the old view because of this, so that it is dropped at once if no reader does.
+        self.publish(applied, self.published);
     }
 }
 
@@ -364,6 +385,8 @@ mod tests {
         engine: Disk,
         live: Counted,
         revision: u64,
+        /// How many exist.
+        keys: u64,
     }
 
     impl Writer {
@@ -373,9 +396,9 @@ mod tests {
 
         fn with_limit(retention: Retention, overlay_limit: usize) -> Self {
             let storage = crate::storage::simulated::Disk::new().storage();
-            let engine = Disk::open(storage, 1 << 20).expect("it is empty");
-            let engine = engine.at(Anchor::ZERO, Revision::ZERO, overlay_limit, retention);
-            Self { engine, live: Counted::default(), revision: 0 }
+            let engine = Disk::open(storage, 1 << 20, overlay_limit).expect("it is empty");
+            let engine = engine.at(Anchor::ZERO, Revision::ZERO, retention);
+            Self { engine, live: Counted::default(), revision: 0, keys: 0 }
         }
 
         fn put(&mut self, keys: u64) {
@@ -383,14 +406,21 @@ mod tests {
                 self.revision += 1;
                 let value = self.live.value();
                 let revision = Revision::new(self.revision);
-                self.engine.write(format!("key/{key:04}").as_bytes(), revision, KeyChange::Set(value));
+                let former = (key < self.keys).then_some(value.len());
+                self.keys = self.keys.max(key + 1);
+                self.engine.write(
+                    format!("key/{key:04}").as_bytes(),
+                    revision,
+                    KeyChange::Set(value),
+                    former,
+                );
                 self.engine.publish(Anchor::new(Op::new(self.revision), Hash::ZERO), revision);
             }
         }
 
-        fn merge(&mut self) {
-            let merge = self.engine.freeze().expect("something is new");
-            self.engine.merged(merge.run(&[]).expect("the disk is good"));
+        fn checkpoint(&mut self) {
+            let frozen = self.engine.freeze().expect("something is new");
+            self.engine.checkpointed(frozen.run(Vec::new()).expect("the disk is good"));
         }
 
         /// Waits until at most `most` values exist, or their number does not fall any more, and returns it. A value
@@ -417,7 +447,7 @@ mod tests {
         writer.put(500);
         let held = writer.engine.reader().latest();
         for _ in 0..10 {
-            writer.merge();
+            writer.checkpoint();
             writer.put(500);
         }
         // The memtables that are read, those that are being freed, and the newest.
@@ -425,10 +455,10 @@ mod tests {
         assert!(live <= most, "{live} of {} values are alive", 11 * 500);
         assert_eq!(held.scan(b"").expect("it can be read").count(), 500);
         drop(held);
-        writer.merge();
+        writer.checkpoint();
         writer.put(500);
         writer.put(500);
-        writer.merge();
+        writer.checkpoint();
         writer.put(1000);
         let live = writer.live(3 * 1000);
         assert!(live <= 3 * 1000, "{live} values are alive");
@@ -451,8 +481,8 @@ mod tests {
             }
             writer.put(KEYS);
             held.push(writer.engine.reader().latest());
-            if let Some(merge) = writer.engine.freeze() {
-                writer.engine.merged(merge.run(&[]).expect("the disk is good"));
+            if let Some(frozen) = writer.engine.freeze() {
+                writer.engine.checkpointed(frozen.run(Vec::new()).expect("the disk is good"));
             }
         }
         // Four retired memtables, and two in the newest view.
@@ -465,7 +495,7 @@ mod tests {
         drop(held);
         writer.engine.release();
         assert!(!writer.engine.is_full(), "{} bytes are dead", writer.engine.dead_bytes());
-        writer.merge();
+        writer.checkpoint();
         (0..10).for_each(|_| writer.engine.release());
         assert_eq!(writer.engine.dead_bytes(), 0);
     }
@@ -485,7 +515,7 @@ mod tests {
                 assert_eq!(scan.count(), 200);
             }
             drop(point);
-            writer.merge();
+            writer.checkpoint();
         }
         // What was removed from the map is freed a little later, when this thread uses the map.
         let live = writer.live(2000);

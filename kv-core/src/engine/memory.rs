@@ -3,7 +3,7 @@
 use super::change::{KeyChange, Retention};
 use super::layers::Layers;
 use super::read_view::{ReadView, Reader};
-use super::{Engine, EngineError, Merge, Merged};
+use super::{Checkpointed, Engine, EngineError, Frozen, Merger};
 use crate::ids::{Anchor, Hash, Revision};
 
 /// Keeps everything in memory, and loses it with the process.
@@ -25,8 +25,8 @@ impl Engine for Memory {
         self.layers.newest(key, see)
     }
 
-    fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange) {
-        self.layers.write(key, revision, change);
+    fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange, former: Option<usize>) {
+        self.layers.write(key, revision, change, former);
     }
 
     fn take_write_digest(&mut self) -> Hash {
@@ -69,9 +69,15 @@ impl Engine for Memory {
         None
     }
 
-    fn freeze(&mut self) -> Option<Merge> {
+    fn freeze(&mut self) -> Option<Frozen> {
         None
     }
 
-    fn merged(&mut self, _done: Merged) {}
+    fn checkpointed(&mut self, _done: Checkpointed) {}
+
+    fn merger(&self) -> Option<Merger> {
+        None
+    }
+
+    fn merged(&mut self) {}
 }

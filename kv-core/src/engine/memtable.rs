@@ -13,7 +13,7 @@ use crate::ids::Revision;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicUsize, Ordering as Memory};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering as Memory};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// About how much memory a version takes besides the bytes of its key and value: its place in the map, the writer's
@@ -21,13 +21,16 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 const VERSION_OVERHEAD: usize = 256;
 
 /// About how much it takes in the order of changes.
-const NOTE_BYTES: usize = size_of::<VersionKey>();
+const NOTE_BYTES: usize = size_of::<Note>();
 
 /// How many versions [`Memtable::versions`] copies at a time.
 const COPIED: usize = 256;
 
 type Versions = BTreeMap<VersionKey, KeyChange>;
-type Notes = BTreeMap<Revision, Arc<[VersionKey]>>;
+type Notes = BTreeMap<Revision, Arc<[Note]>>;
+
+/// A change, and the length of the value before it.
+pub(super) type Note = (VersionKey, u32);
 
 /// A version and what it is.
 type Entry = (VersionKey, KeyChange);
@@ -40,6 +43,8 @@ pub(super) struct Memtable {
     /// no history is kept.
     notes: RwLock<Notes>,
     bytes: AtomicUsize,
+    /// How many more bytes of keys and values are present than before its first version.
+    live: AtomicI64,
 }
 
 fn read<T>(map: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -70,9 +75,9 @@ impl Memtable {
     }
 
     /// Records the keys that an entry has changed, in any order within a revision.
-    pub(super) fn note(&self, mut changed: Vec<VersionKey>) {
-        let Some(last) = changed.last().map(|version| version.revision) else { return };
-        changed.sort_unstable_by(|one, other| {
+    pub(super) fn note(&self, mut changed: Vec<Note>) {
+        let Some(last) = changed.last().map(|(version, _)| version.revision) else { return };
+        changed.sort_unstable_by(|(one, _), (other, _)| {
             one.revision.cmp(&other.revision).then_with(|| one.key.cmp(&other.key))
         });
         self.bytes.fetch_add(NOTE_BYTES * changed.len(), Memory::Relaxed);
@@ -89,7 +94,7 @@ impl Memtable {
 
     /// The records of changes from `since` on, entry by entry, in order. They may begin with a few earlier changes of
     /// the same entry.
-    pub(super) fn notes(&self, since: Revision) -> impl Iterator<Item = Arc<[VersionKey]>> {
+    pub(super) fn notes(&self, since: Revision) -> impl Iterator<Item = Arc<[Note]>> {
         let mut from = Bound::Included(since);
         std::iter::from_fn(move || {
             let notes = read(&self.notes);
@@ -98,6 +103,16 @@ impl Memtable {
             steps::count(1);
             Some(note.clone())
         })
+    }
+
+    /// Counts bytes of keys and values that are present now, or were before.
+    pub(super) fn count_live(&self, bytes: i64) {
+        self.live.fetch_add(bytes, Memory::Relaxed);
+    }
+
+    /// How many more bytes of keys and values are present than before its first version.
+    pub(super) fn live(&self) -> i64 {
+        self.live.load(Memory::Relaxed)
     }
 
     /// Adds a version. It is the newest of its key, because revisions only grow.
@@ -353,7 +368,7 @@ mod tests {
             let value = live.value();
             let version = VersionKey { key: Key::from(format!("k{number:04}").as_bytes()), revision };
             memtable.insert(version, KeyChange::Set(value));
-            memtable.note(vec![VersionKey { key: long.clone(), revision }]);
+            memtable.note(vec![(VersionKey { key: long.clone(), revision }, 0)]);
             // A watch that begins here, one that reads everything, scans in both directions, and look-ups.
             let since = Revision::new(number.saturating_sub(20));
             assert!(memtable.notes(since).count() > 0);

@@ -1,13 +1,13 @@
 //! What readers hold: a view of the state, in its layers.
 
 use super::EngineError;
+use super::base::{Base, BaseCursor};
 use super::change::KeyChange;
 use super::gaps::{Gaps, WORTH};
 use super::key::Key;
 use super::keys::Keys;
 use super::memtable::{Memtable, MemtableCursor};
 use super::steps::{self, STEP_BYTES};
-use super::tree_snapshot::{TreeCursor, TreeSnapshot};
 use super::version::{Value, VersionKey};
 use crate::ids::{Anchor, Revision};
 use bytes::Bytes;
@@ -22,7 +22,7 @@ pub struct ReadView {
     pub(super) floor: Revision,
     pub(super) active: Arc<Memtable>,
     pub(super) frozen: Option<Arc<Memtable>>,
-    pub(super) base: Option<Arc<TreeSnapshot>>,
+    pub(super) base: Option<Arc<Base>>,
     /// The known empty ranges, shared by all views of an engine.
     pub(super) gaps: Arc<Gaps>,
 }
@@ -94,16 +94,16 @@ impl ReadView {
         };
         let recent = notes
             .flat_map(move |memtable| memtable.notes(since))
-            .flat_map(|entry| (0..entry.len()).map(move |at| entry[at].clone()))
+            .flat_map(|entry| (0..entry.len()).map(move |at| entry[at].0.clone()))
             .skip_while(behind)
-            .map(|version| Ok((version.revision, version.key, 0)));
-        let all = base.into_iter().flatten().chain(recent);
+            .map(|version| Ok((version.revision, version.key)));
+        let base = base.into_iter().flatten().map(|note| note.map(|(revision, key, _)| (revision, key)));
+        let all = base.chain(recent);
         let seen = all.take_while(|change| !matches!(change, Ok((at, ..)) if *at > self.revision));
         Ok(HistoryChanges(Box::new(seen.map(|change| {
-            change.map(|(revision, key, bytes)| HistoryChange {
+            change.map(|(revision, key)| HistoryChange {
                 revision,
                 key: Bytes::copy_from_slice(key.as_slice()),
-                steps: 1 + bytes / STEP_BYTES,
             })
         }))))
     }
@@ -180,8 +180,6 @@ pub struct HistoryChange {
     /// The revision of the change.
     pub revision: Revision,
     pub key: Bytes,
-    /// What it took to find it: one step, and one more for each 256 bytes that were read.
-    pub steps: usize,
 }
 
 /// The changes of a [`ReadView`], in order. Do not use it after an error.
@@ -205,7 +203,7 @@ impl fmt::Debug for HistoryChanges<'_> {
 struct Cursors<'a> {
     active: MemtableCursor<'a>,
     frozen: Option<MemtableCursor<'a>>,
-    base: Option<TreeCursor<'a>>,
+    base: Option<BaseCursor<'a>>,
 }
 
 /// A scan over the keys of a [`ReadView`]: keys with their values, in order. Do not use it after an error.
@@ -295,7 +293,7 @@ impl Scan<'_> {
     fn next_key(&self) -> Option<Key> {
         let Cursors { active, frozen, base } = self.cursors.as_ref()?;
         let frozen = frozen.as_ref().and_then(MemtableCursor::key);
-        let base = base.as_ref().and_then(TreeCursor::key);
+        let base = base.as_ref().and_then(BaseCursor::key);
         let keys = [active.key(), frozen, base].into_iter().flatten();
         let key = if self.reverse { keys.max() } else { keys.min() }?;
         let within =

@@ -1,31 +1,29 @@
-//! A snapshot that is received from another member, until it is complete: a second file of the same kind beside the
-//! state.
+//! A snapshot that is received from another member, until it is complete: a run of its own beside the state, with a
+//! manifest of its own.
 //!
-//! Every piece is stored in one transaction, together with the progress, so that a restart continues where it stopped.
-//! From time to time the transaction is made durable. The state is not replaced before the whole file has been read
-//! back and matches what was received. Then the file is renamed to the name of the state, in one step.
+//! The rows arrive in order, so they are written into files as they come. The manifest names each complete file
+//! together with the progress, so that a restart continues there. The state is not replaced before the whole run has
+//! been read back and matches what was received. Then the manifest is renamed to that of the state, in one step.
 
 use super::EngineError;
-use super::disk;
-use super::disk::{ASIDE, NAME};
-use super::snapshot::{Row, RowSum, Rows, digest};
-use super::tree::Tree;
+use super::base::Base;
+use super::disk::Rows;
+use super::manifest::{self, Manifest, Received};
+use super::place::{self, Part};
+use super::runs::{Cache, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
+use super::sizes::Sizes;
+use super::snapshot::{Row, RowSum, Rows as ChunkRows};
+use super::store::{ASIDE, NAME, STAGING, open_runs, remove_orphans};
 use crate::ids::Anchor;
 use crate::message::{Chunk, ChunkEnd};
 use crate::storage::Storage;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The name of the file that collects the pieces of a transferred state.
-const STAGING: &str = "state.transfer";
-
-/// At most this many bytes of rows are lost in a crash and must be fetched again.
-const UNSYNCED_BYTES: usize = 4 << 20;
-
-/// The memory of its B-tree, in bytes.
-const CACHE_BYTES: usize = 8 << 20;
+/// The blocks that are kept while it is read back, in bytes.
+const CACHE_BYTES: usize = 1 << 20;
 
 /// How far the received pieces go.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,57 +34,89 @@ struct Progress {
     sum: RowSum,
 }
 
+impl Progress {
+    /// Whether nothing was received yet.
+    fn has_nothing(&self) -> bool {
+        matches!(&self.end, ChunkEnd::More(last) if last.is_empty())
+    }
+}
+
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Staging {
-    storage: Arc<dyn Storage>,
-    tree: Arc<Tree>,
+    target: Target,
+    sizes: Sizes,
+    /// Files of this number and later ones are written here.
+    first_file: u64,
+    /// The complete files.
+    files: Vec<Arc<RunFile>>,
+    /// Writes one file more.
+    writer: Option<RunWriter>,
     progress: Progress,
-    unsynced: usize,
+}
+
+impl std::fmt::Debug for Staging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Staging").field("progress", &self.progress).finish_non_exhaustive()
+    }
 }
 
 impl Staging {
     /// Opens what an earlier life left; `None` if there is nothing, or nothing usable, which is then removed.
-    pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Option<Self>, EngineError> {
-        let file = match storage.open(STAGING) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(EngineError::io("open", error)),
-        };
-        let opened = Tree::open(file, CACHE_BYTES, Arc::new(AtomicBool::new(false))).and_then(|tree| {
-            let tree = Arc::new(tree);
-            let progress = tree.snapshot()?.progress()?;
-            let progress = progress.and_then(|bytes| postcard::from_bytes(&bytes).ok());
-            let progress = progress.ok_or_else(|| EngineError::damaged("its end is not recorded"))?;
-            Ok(Self { storage: storage.clone(), tree, progress, unsynced: 0 })
-        });
-        match opened {
-            Ok(staging) => Ok(Some(staging)),
-            Err(error) if error.is_of_content() => {
+    /// `memtable_bytes`: how large the memtables of the state are.
+    pub(crate) fn open(
+        storage: &Arc<dyn Storage>,
+        memtable_bytes: usize,
+    ) -> Result<Option<Self>, EngineError> {
+        match Self::open_existing(storage, Sizes::of(memtable_bytes)) {
+            Err(error) if error.is_of_content() || matches!(error, EngineError::Format { .. }) => {
                 tracing::warn!(%error, "discarded the stored part of a snapshot: it cannot be used");
                 remove(&**storage)?;
                 Ok(None)
             }
-            // The machine crashed before the file had its head: nothing was stored yet.
-            Err(EngineError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
-                remove(&**storage)?;
-                Ok(None)
-            }
-            Err(error) => Err(error),
+            opened => opened,
         }
     }
 
+    fn open_existing(storage: &Arc<dyn Storage>, sizes: Sizes) -> Result<Option<Self>, EngineError> {
+        let Some(manifest) = Manifest::read(&**storage, STAGING, true)? else { return Ok(None) };
+        let unknown = || EngineError::damaged("how far it goes is not recorded");
+        let Received { first_file, progress } = manifest.received.ok_or_else(unknown)?;
+        let progress: Progress = postcard::from_bytes(&progress).map_err(|_| unknown())?;
+        if progress.has_nothing() {
+            remove(&**storage)?;
+            return Ok(None);
+        }
+        let target = target(storage, manifest.next_file);
+        let runs = open_runs(&**storage, manifest.runs, &target.cache, true)?;
+        let files = runs.iter().flat_map(|run| run.files.clone()).collect();
+        Ok(Some(Self { target, sizes, first_file, files, writer: None, progress }))
+    }
+
     /// Begins with nothing. An earlier one must have been dropped.
-    pub(crate) fn begin(storage: &Arc<dyn Storage>, at: Anchor) -> Result<Self, EngineError> {
+    pub(crate) fn begin(
+        storage: &Arc<dyn Storage>,
+        memtable_bytes: usize,
+        at: Anchor,
+    ) -> Result<Self, EngineError> {
         remove(&**storage)?;
-        let file = storage.create(STAGING).map_err(|error| EngineError::io("create", error))?;
-        let tree = Arc::new(Tree::create(file, CACHE_BYTES, Arc::new(AtomicBool::new(false)))?);
-        let progress = Progress { at, end: ChunkEnd::More(bytes::Bytes::new()), sum: RowSum::default() };
-        Ok(Self { storage: storage.clone(), tree, progress, unsynced: 0 })
+        let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
+        let first_file = names.iter().filter_map(|name| number_of(name)).max().map_or(0, |last| last + 1);
+        let progress = Progress { at, end: ChunkEnd::More(Bytes::new()), sum: RowSum::default() };
+        let (target, sizes) = (target(storage, first_file), Sizes::of(memtable_bytes));
+        let mut begun = Self { target, sizes, first_file, files: Vec::new(), writer: None, progress };
+        // Before the first file: what a crash leaves is removed, also if there is no state.
+        begun.make_durable()?;
+        Ok(begun)
     }
 
     pub(crate) fn at(&self) -> Anchor {
         self.progress.at
+    }
+
+    /// How many files are complete.
+    #[cfg(test)]
+    pub(super) fn files(&self) -> usize {
+        self.files.len()
     }
 
     pub(crate) fn end(&self) -> &ChunkEnd {
@@ -99,57 +129,114 @@ impl Staging {
         if !follows || !chunk.is_intact() {
             return Ok(false);
         }
-        let rows: Option<Vec<Row>> = Rows::of(chunk).collect();
+        let rows: Option<Vec<Row>> = ChunkRows::of(chunk).collect();
         let Some(rows) = rows else { return Ok(false) };
-        let mut sum = self.progress.sum;
-        for row in &rows {
-            sum.add(row.part, &row.key, &row.value);
+        let mut before = &chunk.after;
+        if matches!(&chunk.end, ChunkEnd::More(place) if place <= before) {
+            // It does not go on.
+            return Ok(false);
         }
-        let progress = Progress { at: self.progress.at, end: chunk.end.clone(), sum };
-        let encoded = postcard::to_stdvec(&progress).expect("plain data always encodes");
-        self.unsynced += chunk.rows.len();
-        let first = chunk.after.is_empty();
-        let durable = first || self.unsynced >= UNSYNCED_BYTES || chunk.end == ChunkEnd::Last;
-        self.tree.stage(rows, &encoded, durable)?;
-        if first {
-            self.storage.sync_directory().map_err(|error| EngineError::io("create", error))?;
+        for (place, value) in &rows {
+            if place <= before || !place::is_sound(place, value) {
+                return Ok(false);
+            }
+            before = place;
         }
-        if durable {
-            self.unsynced = 0;
+        // Rows that nobody needs may lie behind the last one: the next piece goes on behind those too.
+        if matches!(&chunk.end, ChunkEnd::More(place) if place < before || Part::of(place).is_none()) {
+            return Ok(false);
         }
-        self.progress = progress;
+        self.store(chunk, &rows)?;
         Ok(true)
     }
 
+    fn store(&mut self, chunk: &Chunk, rows: &[Row]) -> Result<(), EngineError> {
+        let ended: u64 = self.files.iter().map(|file| file.meta().len).sum();
+        let limit = self.sizes.received(ended);
+        // Ended here, at the end of a piece, and not by the writer in the middle of one.
+        let writer = self.writer.get_or_insert_with(|| RunWriter::new(self.target.clone(), u64::MAX));
+        for (place, value) in rows {
+            writer.push(place, value)?;
+            self.progress.sum.add(place, value);
+        }
+        self.progress.end = chunk.end.clone();
+        if chunk.after.is_empty() || writer.bytes() >= limit || chunk.end == ChunkEnd::Last {
+            self.make_durable()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the file, and records how far the pieces go.
+    fn make_durable(&mut self) -> Result<(), EngineError> {
+        if let Some(writer) = self.writer.take() {
+            self.files.extend(writer.finish()?.take());
+        }
+        let progress = postcard::to_stdvec(&self.progress).expect("plain data always encodes").into();
+        let manifest = Manifest {
+            next_file: self.target.next.load(Ordering::Relaxed),
+            next_run: 1,
+            runs: vec![self.run().meta()],
+            merged: None,
+            received: Some(Received { first_file: self.first_file, progress }),
+        };
+        manifest.write(&*self.target.storage, STAGING)
+    }
+
+    fn run(&self) -> Run {
+        Run { id: 0, files: self.files.clone(), clip: None, into: None }
+    }
+
     /// The rows besides the data.
-    pub(crate) fn rows(&self) -> Result<disk::Rows, EngineError> {
-        Ok(disk::Rows::from(Arc::new(self.tree.snapshot()?)))
+    pub(crate) fn rows(&self) -> Result<Rows, EngineError> {
+        Ok(Rows::from(Arc::new(self.base()?)))
+    }
+
+    fn base(&self) -> Result<Base, EngineError> {
+        Base::open(vec![Arc::new(self.run())])
     }
 
     /// Reads everything back, and returns whether it is complete and is what was received.
     pub(crate) fn is_whole(&self) -> Result<bool, EngineError> {
-        Ok(self.progress.end == ChunkEnd::Last && digest(&self.tree.snapshot()?)? == self.progress.sum)
+        Ok(self.progress.end == ChunkEnd::Last && RowSum::of(&self.base()?)? == self.progress.sum)
     }
 
     /// Replaces the state, durably. The old state must not be in use any more.
     pub(crate) fn switch(self) -> Result<(), EngineError> {
-        let io = |error| EngineError::io("switch", error);
         assert!(self.progress.end == ChunkEnd::Last, "only a whole snapshot replaces a state");
-        self.tree.forget_progress()?;
-        drop(self.tree);
-        self.storage.rename(STAGING, NAME).map_err(io)?;
-        self.storage.sync_directory().map_err(io)?;
+        let storage = &*self.target.storage;
+        storage.rename(STAGING, NAME).map_err(|error| EngineError::io("switch", error))?;
+        storage.sync_directory().map_err(|error| EngineError::io("switch", error))?;
         // Only now: its replacement is complete and durable.
-        disk::remove(&*self.storage, ASIDE)
+        manifest::remove(storage, ASIDE)?;
+        remove_orphans(storage)
     }
 
     /// Removes it.
     pub(crate) fn discard(self) -> Result<(), EngineError> {
-        drop(self.tree);
-        remove(&*self.storage)
+        // Removes what is not complete.
+        drop(self.writer);
+        remove(&*self.target.storage)
     }
 }
 
+fn target(storage: &Arc<dyn Storage>, next: u64) -> Target {
+    Target {
+        storage: storage.clone(),
+        control: Arc::default(),
+        cache: Arc::new(Cache::new(CACHE_BYTES)),
+        next: Arc::new(AtomicU64::new(next)),
+        progress: super::Progress::default(),
+    }
+}
+
+/// Removes what is stored.
 fn remove(storage: &dyn Storage) -> Result<(), EngineError> {
-    disk::remove(storage, STAGING)
+    let files: Vec<u64> = match Manifest::read(storage, STAGING, false) {
+        Ok(found) => found.iter().flat_map(|found| &found.runs).flat_map(RunMeta::numbers).collect(),
+        // Its files are removed when the state is opened.
+        Err(error) if error.is_of_content() || matches!(error, EngineError::Format { .. }) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    manifest::remove(storage, STAGING)?;
+    files.into_iter().try_for_each(|number| manifest::remove(storage, &name_of(number)))
 }

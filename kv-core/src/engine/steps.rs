@@ -1,8 +1,9 @@
-//! Counts the steps of reading: look-ups, steps of a cursor, and one for each 256 bytes read from the B-tree. A thread
+//! Counts the steps of reading: look-ups, steps of a cursor, and one for each 256 bytes read from the runs. A thread
 //! that reads for others is called back every few steps, so that it can yield to more urgent threads. Tests check how
 //! the number of steps grows.
 
-use std::cell::Cell;
+use super::Progress;
+use std::cell::{Cell, OnceCell};
 
 /// The number of steps between two callbacks: about 0.1 ms.
 const TURN: usize = 256;
@@ -16,6 +17,8 @@ type GiveWay = fn(usize);
 thread_local! {
     /// The steps until the next callback, if there is one.
     static TURN_LEFT: Cell<Option<(usize, GiveWay)>> = const { Cell::new(None) };
+    /// The progress of the reading on this thread.
+    static PROGRESS: OnceCell<Progress> = const { OnceCell::new() };
     #[cfg(test)]
     static TAKEN: Cell<usize> = const { Cell::new(0) };
 }
@@ -24,6 +27,12 @@ thread_local! {
 /// taken: a large value takes many at once.
 pub(crate) fn between_turns(give_way: GiveWay) {
     TURN_LEFT.set(Some((TURN, give_way)));
+}
+
+/// From now on, the turns of the reading on this thread are progress of this.
+pub(crate) fn report_to(progress: Progress) {
+    PROGRESS.with(|cell| cell.set(progress)).expect("a thread reports to one");
+    between_turns(|_| PROGRESS.with(|cell| cell.get().expect("it was set").step()));
 }
 
 /// So many more.
@@ -58,6 +67,17 @@ mod tests {
     use super::*;
 
     thread_local!(static TURNS: Cell<usize> = const { Cell::new(0) });
+
+    #[test]
+    fn long_reads_report_their_progress() {
+        let progress = Progress::default();
+        report_to(progress.clone());
+        count(TURN - 1);
+        assert_eq!(progress.steps(), 0);
+        count(1);
+        count(TURN);
+        assert_eq!(progress.steps(), 2);
+    }
 
     #[test]
     fn the_callback_runs_every_256_steps() {

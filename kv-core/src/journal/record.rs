@@ -102,7 +102,8 @@ pub(super) fn decode(record: Vec<u8>, op: Op, cluster: ClusterId) -> Option<(Ent
 }
 
 fn is_sane(header: &EntryHeader) -> bool {
-    let numbers = [header.op.get(), header.view.get(), header.first_revision.get(), header.timestamp.get()];
+    let (first, count) = (header.first_revision.get(), header.revision_count);
+    let numbers = [header.op.get(), header.view.get(), first, count, header.timestamp.get()];
     header.op > Op::ZERO && in_range(&numbers)
 }
 

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const PREFIX: &str = "journal-";
 const NEW_NAME: &str = "journal.new";
 const MAGIC: [u8; 8] = *b"kvjournl";
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 const HEADER_BYTES: usize = 8 + 8 + 4 + 4 + 16 + 4 + 4 + 4;
 /// The largest number of blocks in a segment: 1 GiB.
 pub(super) const MOST_BLOCKS: u32 = 1 << 18;

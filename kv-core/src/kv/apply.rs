@@ -10,12 +10,13 @@ use crate::message::{
     Request,
 };
 use crate::session::{DuplicateCheck, RequestResult};
+use std::cell::Cell;
 
 /// The result of one request of an applied entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// The request's own revision, if it takes one (rule N8). Duplicates and rejected requests take one too. Otherwise
-    /// the last revision before it.
+    /// The request's own revision, or the last one, if it takes any (rule N8). Duplicates and rejected requests take
+    /// one too. Otherwise the last revision before it.
     pub revision: Revision,
     /// Its session; zero if it opens a session, was proposed by the primary itself, or cannot be decoded.
     pub session: SessionId,
@@ -35,22 +36,24 @@ impl Applied {
     }
 }
 
-/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The tree reads the
-/// values although they are not returned. Equal on all members, because it decides what a request does.
+/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The engine reads
+/// the values although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
-/// How many bytes the requests of one entry may return together: they are all in memory at once.
+/// How many bytes the requests of one entry may return and rewrite together: they are all in memory at once.
 const RETURNED_BYTES: usize = 16 << 20;
 
 /// The context of the running request.
 pub(super) struct ExecContext {
-    /// Its number in the log.
+    /// Its number in the log. What it creates is named by it.
     pub(super) request: u64,
     /// Its own revision, or the last one before it.
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
-    /// How much it may still return, together with the others of its entry.
+    /// How much it may still return or rewrite, together with the others of its entry.
     pub(super) room: usize,
+    /// How much it has read and written again.
+    pub(super) rewritten: Cell<usize>,
 }
 
 impl ExecContext {
@@ -68,14 +71,17 @@ impl StateMachine {
         let mut applied = Vec::with_capacity(entry.header.request_count as usize);
         let mut room = RETURNED_BYTES;
         for bytes in entry.requests() {
+            let taken = Request::revisions(&bytes, self.revision);
+            self.revision = self.revision.advance(taken);
             // A request that cannot be decoded counts too: sessions and leases are named by this number, on all members
-            // alike.
-            self.requests += 1;
-            if Request::takes_revision(&bytes) {
-                self.revision = self.revision.next();
-            }
-            let done = self.run_request(&bytes, room)?;
-            room = room.saturating_sub(done.result.as_ref().map_or(0, |outcome| outcome.effect.weight()));
+            // alike. A skip counts as often as it takes revisions, whatever its result: where the content of another
+            // cluster is restored, a client of that cluster must not find its id in use by somebody else.
+            self.requests += taken.max(1);
+            let (request, revision, timestamp) = (self.requests, self.revision, self.timestamp);
+            let context = ExecContext { request, revision, timestamp, room, rewritten: Cell::new(0) };
+            let done = self.run_request(&context, &bytes)?;
+            let returned = done.result.as_ref().map_or(0, |outcome| outcome.effect.weight());
+            room = room.saturating_sub(returned + context.rewritten.get());
             applied.push(done);
         }
         assert_eq!(self.revision.next(), entry.header.next_revision(), "the entry was checked");
@@ -84,10 +90,7 @@ impl StateMachine {
         Ok(applied)
     }
 
-    fn run_request(&mut self, bytes: &[u8], room: usize) -> Result<Applied, EngineError> {
-        let (revision, timestamp) = (self.revision, self.timestamp);
-        let request = self.requests;
-        let context = ExecContext { request, revision, timestamp, room };
+    fn run_request(&mut self, context: &ExecContext, bytes: &[u8]) -> Result<Applied, EngineError> {
         let mut applied = Applied {
             revision: context.revision,
             session: SessionId::ZERO,
@@ -108,13 +111,13 @@ impl StateMachine {
         }
         if let Operation::Expire(due) = request.operation {
             if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
-                applied.result = context.outcome(self.expire(&context, due)?);
+                applied.result = context.outcome(self.expire(context, due)?);
             }
             return Ok(applied);
         }
         (applied.session, applied.number) = (request.session, request.number);
         if request.number != RequestNumber::ZERO {
-            applied.result = self.run_in_session(&context, request)?;
+            applied.result = self.run_in_session(context, request)?;
         }
         Ok(applied)
     }
@@ -164,6 +167,14 @@ impl StateMachine {
                 )?));
             }
             Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
+            Command::SkipRevisions { to: _ } => {
+                // The revisions are taken already, by the bytes of the request.
+                let kept = self.limits.fixed.history_revisions;
+                return Ok(context.outcome(Effect::RevisionsSkipped { kept }));
+            }
+            Command::Touch { key, ttl_ms, condition } => {
+                return Ok(context.outcome(self.run_touch(context, &key, ttl_ms, condition.as_ref())?));
+            }
         };
         let (found, holds) = self.read_meta(&key, condition.as_ref())?;
         if !holds {
@@ -198,8 +209,8 @@ impl StateMachine {
             if more {
                 break;
             }
-            let numbers = record::split(&head)?.0;
-            bytes += scan.value_bytes();
+            let numbers = Numbers { stored: scan.value_bytes(), ..record::split(&head)?.0 };
+            bytes += numbers.stored;
             keys.push((key, numbers));
             count += 1;
         }
@@ -296,14 +307,16 @@ impl StateMachine {
             modified: at,
             version: found.map_or(1, |found| found.version.saturating_add(1)),
             ends,
+            stored: 0,
         };
-        self.engine.write(key, at, KeyChange::Set(record::encode(numbers, value)));
+        let former = found.map(|found| found.stored);
+        self.engine.write(key, at, KeyChange::Set(record::encode(numbers, value)), former);
     }
 
     /// Removes an existing key.
     fn remove(&mut self, at: Revision, key: &[u8], found: Numbers, how: KeyChange) {
         self.lifetimes.moved(key, found.ends, KeyDeadline::default(), None);
-        self.engine.write(key, at, how);
+        self.engine.write(key, at, how, Some(found.stored));
     }
 
     /// Returns the numbers of a key's record, and whether the condition holds.

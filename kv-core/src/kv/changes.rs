@@ -7,7 +7,7 @@ use crate::ids::Revision;
 use crate::message::{Event, Position};
 use bytes::Bytes;
 
-/// The most steps in one call: one for each change, also of other keys, and one for each 256 bytes read for it.
+/// The most steps in one call: one for each change, also of other keys.
 pub(super) const MAX_STEPS: usize = if cfg!(test) { 1024 } else { 16_384 };
 
 /// A query for changes.
@@ -60,18 +60,37 @@ impl StateReader {
     /// that is kept.
     pub fn changes(&self, query: &ChangeQuery<'_>) -> Result<Result<ChangePage, Compacted>, EngineError> {
         let view = self.latest();
+        let floor = self.floor(&view);
+        self.changes_in(&view, floor, query)
+    }
+
+    /// The same for a position that this member itself has reached: whatever is still stored after it is returned. So
+    /// a skip of revisions does not end the watches that are parked here.
+    pub(super) fn stored_changes(
+        &self,
+        query: &ChangeQuery<'_>,
+    ) -> Result<Result<ChangePage, Compacted>, EngineError> {
+        let view = self.latest();
+        self.changes_in(&view, view.floor(), query)
+    }
+
+    /// The changes since a position that is not older than `floor`.
+    fn changes_in(
+        &self,
+        view: &ReadView,
+        floor: Revision,
+        query: &ChangeQuery<'_>,
+    ) -> Result<Result<ChangePage, Compacted>, EngineError> {
         let Position { revision, key } = &query.after;
-        let floor = view.floor();
         if *revision < floor || key.is_some() && *revision == floor {
-            return Ok(Err(Compacted { oldest: floor }));
+            return Ok(Err(Compacted { oldest: floor.max(self.floor(view)) }));
         }
         let (mut events, mut bytes, mut last) = (Vec::new(), 0, query.after.clone());
-        let mut steps = 0;
-        for change in view.changes(*revision, key.as_deref())? {
-            let HistoryChange { revision, key, steps: taken } = change?;
+        for (steps, change) in view.changes(*revision, key.as_deref())?.enumerate() {
+            let HistoryChange { revision, key } = change?;
             let mut full = events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS;
             if !full && *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
-                let event = event(&view, revision, key.clone(), query.previous)?;
+                let event = event(view, revision, key.clone(), query.previous)?;
                 // A large event is returned alone. With others it might not fit into a frame.
                 full = !events.is_empty() && bytes + size(&event) > query.max_bytes.saturating_mul(2);
                 if !full {
@@ -85,7 +104,6 @@ impl StateReader {
                 return Ok(Ok(ChangePage { events, next, more: true }));
             }
             last = Position { revision, key: Some(key) };
-            steps += taken;
         }
         let reached = view.revision() >= query.after.revision;
         let next = if reached { Position::after(view.revision()) } else { query.after.clone() };

@@ -1,7 +1,7 @@
 //! A checkpoint that is being written, and what it holds besides the data.
 
 use crate::config::FixedOptions;
-use crate::engine::{EngineError, Merge, Merged, Progress, Row, Rows};
+use crate::engine::{Checkpointed, EngineError, Frozen, Progress, Row, Rows, Written};
 use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
 use crate::session::{Session, SessionChanges, SessionLimits};
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ impl CheckpointMeta {
 
 /// Reads what the last checkpoint wrote; `None` if there was none.
 pub(super) fn load(rows: &Rows) -> Result<Option<CheckpointMeta>, EngineError> {
-    let Some((_, numbers)) = rows.starting_with(NUMBERS)?.pop() else { return Ok(None) };
+    let Some(numbers) = rows.get(NUMBERS)? else { return Ok(None) };
     let meta: CheckpointMeta =
         postcard::from_bytes(&numbers).map_err(|_| EngineError::damaged("its numbers cannot be read"))?;
     if meta.is_sane() { Ok(Some(meta)) } else { Err(EngineError::damaged("its numbers are too great")) }
@@ -62,7 +62,7 @@ pub(super) fn load_sessions(
 /// A frozen state that is being written.
 #[derive(Debug)]
 pub struct Checkpoint {
-    pub(super) merge: Merge,
+    pub(super) frozen: Frozen,
     pub(super) meta: CheckpointMeta,
     pub(super) sessions: SessionChanges,
     pub(super) lifetimes: Vec<Row>,
@@ -72,13 +72,13 @@ impl Checkpoint {
     /// The op that it is at.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
-        self.merge.anchor()
+        self.frozen.anchor()
     }
 
     /// The progress, to be observed while it runs.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        self.merge.progress()
+        self.frozen.progress()
     }
 
     /// Makes it durable, all or nothing. Blocks, for seconds if there is much to write: run it on a thread of its own.
@@ -86,12 +86,43 @@ impl Checkpoint {
     /// # Errors
     /// If the disk fails or is damaged, or the state was dropped in the meantime. The error is final: drop the state.
     pub fn run(self) -> Result<CheckpointDone, EngineError> {
+        self.write()?.commit()
+    }
+
+    /// Writes it, and leaves the state as it is. Blocks, for seconds if there is much to write.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn write(self) -> Result<WrittenCheckpoint, EngineError> {
         let mut rows = vec![(NUMBERS.to_vec(), Some(encode(&self.meta)))];
         for (id, session) in &self.sessions {
             rows.push(row(*id, session.as_deref()));
         }
         rows.extend(self.lifetimes);
-        Ok(CheckpointDone { merged: self.merge.run(&rows)? })
+        Ok(WrittenCheckpoint { written: self.frozen.write(rows)? })
+    }
+}
+
+/// A checkpoint that is written, and not part of the state yet.
+#[derive(Debug)]
+pub struct WrittenCheckpoint {
+    written: Written,
+}
+
+impl WrittenCheckpoint {
+    /// The op that it is at.
+    #[cfg(feature = "internals")]
+    #[must_use]
+    pub fn anchor(&self) -> Anchor {
+        self.written.anchor()
+    }
+
+    /// Makes it the state, all or nothing. Blocks.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::run`].
+    pub fn commit(self) -> Result<CheckpointDone, EngineError> {
+        Ok(CheckpointDone { done: self.written.commit()? })
     }
 }
 
@@ -106,13 +137,13 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 /// A durable checkpoint, for [`StateMachine::finish_checkpoint`](super::StateMachine::finish_checkpoint).
 #[derive(Debug)]
 pub struct CheckpointDone {
-    pub(super) merged: Merged,
+    pub(super) done: Checkpointed,
 }
 
 impl CheckpointDone {
     /// The op that it is at.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
-        self.merged.anchor()
+        self.done.anchor()
     }
 }

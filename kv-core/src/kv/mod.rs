@@ -20,11 +20,13 @@ mod watchers;
 
 #[cfg(feature = "internals")]
 pub use crate::engine::Keys;
-pub use crate::engine::Progress;
+pub use crate::engine::{HeldFiles, MergeStep, Merger, Progress};
 #[cfg(feature = "internals")]
 pub use crate::message::Position;
 pub use apply::Applied;
 pub use changes::{ChangePage, ChangeQuery, Compacted};
+#[cfg(feature = "internals")]
+pub use checkpoint::WrittenCheckpoint;
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
@@ -35,7 +37,7 @@ pub use reader::Unreadable;
 pub use reader::{RevisionView, ScanPage};
 pub use reaper::{ExpiryQuery, Reaper};
 pub use transfer::{Receiver, Sources};
-pub use watchers::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
+pub use watchers::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
 #[cfg(feature = "internals")]
 pub use watchers::{WatchId, WokenWatches};
 
@@ -58,6 +60,7 @@ const REQUEST_BYTES: usize = 128;
 /// ```text
 /// apply, apply, ... ; when memtable_bytes() shows that a checkpoint is due:
 /// begin_checkpoint() -> Checkpoint::run() on its own thread, while apply goes on -> finish_checkpoint()
+/// then: merger() -> Merger::step() on its own thread, as long as it merges something -> finish_merge() after each
 /// ```
 #[derive(Debug)]
 pub struct StateMachine {
@@ -66,7 +69,8 @@ pub struct StateMachine {
     sessions: Sessions,
     lifetimes: Lifetimes,
     applied: Anchor,
-    /// How many requests were applied, whatever their result. Sessions and leases are named by it (rule E1).
+    /// How many requests were applied, whatever their result. Sessions and leases are named by it (rule E1). A skip
+    /// counts as often as it takes revisions.
     requests: u64,
     /// The last revision that was taken.
     revision: Revision,
@@ -101,7 +105,7 @@ impl StateMachine {
     /// # Errors
     /// If the disk fails, or its content is damaged, newer or built with other limits.
     pub fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Self, EngineError> {
-        Self::of(Disk::open(storage, limits.cache_bytes)?, limits)
+        Self::of(Disk::open(storage, limits.cache_bytes, limits.checkpoint_bytes)?, limits)
     }
 
     fn of(opened: OpenedDisk, limits: Limits) -> Result<Self, EngineError> {
@@ -119,7 +123,7 @@ impl StateMachine {
         }
         let lifetimes = Lifetimes::load(&rows, limits.fixed.max_leases)?;
         let (applied, revision) = meta.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
-        let engine = opened.at(applied, revision, limits.checkpoint_bytes, limits.retention());
+        let engine = opened.at(applied, revision, limits.retention());
         Ok(Self::at(limits, Box::new(engine), sessions, lifetimes, meta))
     }
 
@@ -161,7 +165,6 @@ impl StateMachine {
     }
 
     /// The last revision that was taken by an applied request.
-    #[cfg(feature = "internals")]
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
@@ -222,7 +225,7 @@ impl StateMachine {
     /// A reader of the applied state.
     #[must_use]
     pub fn reader(&self) -> StateReader {
-        StateReader::new(self.engine.reader(), self.recent.clone())
+        StateReader::new(self.engine.reader(), self.recent.clone(), self.limits.fixed.history_revisions)
     }
 
     /// About how many bytes in memory are not in a checkpoint. A checkpoint is due at [`Limits::checkpoint_bytes`],
@@ -259,8 +262,8 @@ impl StateMachine {
         if self.failed {
             return None;
         }
-        let merge = self.engine.freeze()?;
-        assert_eq!(merge.anchor(), self.applied, "what is published is what is applied");
+        let frozen = self.engine.freeze()?;
+        assert_eq!(frozen.anchor(), self.applied, "what is published is what is applied");
         let meta = CheckpointMeta {
             options: self.limits.fixed.clone(),
             applied: self.applied,
@@ -271,7 +274,7 @@ impl StateMachine {
         };
         let sessions = self.sessions.take_changes();
         let lifetimes = self.lifetimes.take_changes();
-        Some(Checkpoint { merge, meta, sessions, lifetimes })
+        Some(Checkpoint { frozen, meta, sessions, lifetimes })
     }
 
     /// The checkpoint is durable: releases the memory of what it contains.
@@ -279,7 +282,19 @@ impl StateMachine {
     /// # Panics
     /// If it is not the checkpoint that was begun last.
     pub fn finish_checkpoint(&mut self, done: CheckpointDone) {
-        self.engine.merged(done.merged);
+        self.engine.checkpointed(done.done);
+    }
+
+    /// What merges the files of the state in the background, beside everything else; `None` if there is no disk. Some
+    /// may be due after each checkpoint.
+    #[must_use]
+    pub fn merger(&self) -> Option<Merger> {
+        self.engine.merger()
+    }
+
+    /// A merge has replaced files: the old ones are released.
+    pub fn finish_merge(&mut self) {
+        self.engine.merged();
     }
 
     /// A hash over the whole logical state: equal on all members at the same op, whatever checkpoints and restarts

@@ -15,11 +15,19 @@ use std::sync::Arc;
 pub struct StateReader {
     reader: Reader,
     recent: Arc<Recent>,
+    history_revisions: u64,
 }
 
 impl StateReader {
-    pub(super) fn new(reader: Reader, recent: Arc<Recent>) -> Self {
-        Self { reader, recent }
+    pub(super) fn new(reader: Reader, recent: Arc<Recent>, history_revisions: u64) -> Self {
+        Self { reader, recent, history_revisions }
+    }
+
+    /// The oldest revision that clients can read in this view. The engine drops history at checkpoints. Until then, it
+    /// may keep more than it should, also revisions from before a [skip](crate::message::Command::SkipRevisions). They
+    /// count as dropped at once, and on every member.
+    pub(super) fn floor(&self, view: &ReadView) -> Revision {
+        view.floor().max(view.revision().back(self.history_revisions))
     }
 
     pub(super) fn latest(&self) -> Arc<ReadView> {
@@ -38,6 +46,13 @@ impl StateReader {
         self.reader.latest().revision()
     }
 
+    /// The oldest revision that is stored, whether or not it counts as kept.
+    #[cfg(feature = "internals")]
+    #[must_use]
+    pub fn stored_floor(&self) -> Revision {
+        self.latest().floor()
+    }
+
     /// The newest state.
     #[must_use]
     pub fn newest(&self) -> RevisionView {
@@ -51,8 +66,9 @@ impl StateReader {
     /// [`Unreadable`] if the revision is too old, or does not exist yet.
     pub fn at(&self, revision: Revision) -> Result<RevisionView, Unreadable> {
         let view = self.latest();
-        if revision < view.floor() {
-            Err(Unreadable::Compacted(Compacted { oldest: view.floor() }))
+        let floor = self.floor(&view);
+        if revision < floor {
+            Err(Unreadable::Compacted(Compacted { oldest: floor }))
         } else if revision > view.revision() {
             Err(Unreadable::Future { newest: view.revision() })
         } else {
@@ -98,6 +114,11 @@ impl StateReader {
         };
         let revision = view.revision();
         let page = match query {
+            Query::Count { from, to, .. } => {
+                let keys = Keys { from, to: to.as_deref(), reverse: false };
+                let (count, next) = view.count(keys)?;
+                return Ok(Answer::Counted { count, next, revision });
+            }
             Query::Get { key, .. } => return Ok(Answer::Value { record: view.get(key)?, revision }),
             Query::Many { keys, .. } => {
                 let fits = keys.len() <= Query::MAX_KEYS;
@@ -215,6 +236,21 @@ impl RevisionView {
         }
         page.next = scan.rest().map(next);
         Ok(page)
+    }
+
+    /// The number of keys at the beginning of a range, and where the range continues. It visits as many keys as a page
+    /// of [`scan`](Self::scan) does, and copies no values.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn count(&self, keys: Keys<'_>) -> Result<(u64, Option<Bytes>), EngineError> {
+        let mut scan = self.view.scan_at(keys, self.at)?.within(MAX_STEPS).heads();
+        let mut count = 0;
+        for record in scan.by_ref() {
+            record?;
+            count += 1;
+        }
+        Ok((count, scan.rest().map(Bytes::copy_from_slice)))
     }
 }
 

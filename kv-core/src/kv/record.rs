@@ -20,11 +20,13 @@ pub(super) struct Numbers {
     pub(super) modified: Revision,
     pub(super) version: u64,
     pub(super) ends: KeyDeadline,
+    /// The length of the stored form that they were read from.
+    pub(super) stored: usize,
 }
 
 /// The stored form.
 pub(super) fn encode(numbers: Numbers, value: &[u8]) -> Bytes {
-    let Numbers { created, modified, version, ends } = numbers;
+    let Numbers { created, modified, version, ends, stored: _ } = numbers;
     let mut out = BytesMut::with_capacity(NUMBERS + 2 * 8 + value.len());
     out.put_u64_le(created.get());
     out.put_u64_le(modified.get());
@@ -44,6 +46,7 @@ pub(super) fn split(mut stored: &[u8]) -> Result<(Numbers, &[u8]), EngineError> 
     if stored.len() < NUMBERS {
         return Err(EngineError::damaged("a record is too short"));
     }
+    let len = stored.len();
     let (created, modified) = (Revision::new(stored.get_u64_le()), Revision::new(stored.get_u64_le()));
     let (version, flags) = (stored.get_u64_le(), stored.get_u8());
     if flags & !(HAS_DEADLINE | HAS_LEASE) != 0 {
@@ -56,12 +59,12 @@ pub(super) fn split(mut stored: &[u8]) -> Result<(Numbers, &[u8]), EngineError> 
     if flags & HAS_LEASE != 0 {
         ends.with = Some(LeaseId::new(stored.try_get_u64_le().map_err(too_short)?));
     }
-    Ok((Numbers { created, modified, version, ends }, stored))
+    Ok((Numbers { created, modified, version, ends, stored: len }, stored))
 }
 
 /// Decodes a record, which shares the stored bytes.
 pub(super) fn decode(stored: &Bytes) -> Result<Record, EngineError> {
-    let (Numbers { created, modified, version, ends }, value) = split(stored)?;
+    let (Numbers { created, modified, version, ends, stored: _ }, value) = split(stored)?;
     let value = stored.slice(stored.len() - value.len()..);
     Ok(Record { value, created, modified, version, expires: ends.at, lease: ends.with })
 }
@@ -79,8 +82,10 @@ mod tests {
             KeyDeadline { at: None, with },
             KeyDeadline { at, with },
         ] {
-            let numbers = Numbers { created: Revision::new(1), modified: Revision::new(5), version: 3, ends };
+            let (created, modified) = (Revision::new(1), Revision::new(5));
+            let mut numbers = Numbers { created, modified, version: 3, ends, stored: 0 };
             let stored = encode(numbers, b"value");
+            numbers.stored = stored.len();
             assert_eq!(split(&stored).unwrap(), (numbers, &b"value"[..]));
             let record = decode(&stored).unwrap();
             assert_eq!(
@@ -96,6 +101,7 @@ mod tests {
                 modified: Revision::ZERO,
                 version: 0,
                 ends: KeyDeadline::default(),
+                stored: 0,
             },
             b"",
         )

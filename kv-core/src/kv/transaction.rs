@@ -7,8 +7,8 @@ use super::record::{self, Numbers};
 use crate::engine::{EngineError, Keys};
 use crate::ids::LeaseId;
 use crate::message::{
-    Command, Condition, Effect, LeaseFailure, Record, Scanned, StepFailure, StepResult, TransactionRequest,
-    TransactionStep,
+    Command, Condition, Effect, LeaseFailure, Lifetime, Record, Scanned, StepFailure, StepResult,
+    TransactionRequest, TransactionStep,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -24,12 +24,14 @@ struct PlannedChange<'a> {
 struct PlannedStep<'a> {
     change: Option<PlannedChange<'a>>,
     result: StepResult,
+    /// What the step reads and writes again.
+    rewritten: usize,
 }
 
 /// A planned step, or why it fails.
 type StepPlan<'a> = Result<PlannedStep<'a>, StepFailure>;
 
-/// How much a transaction may still return.
+/// How much a transaction may still return or rewrite.
 struct Room {
     own: usize,
     /// The limit of its entry.
@@ -47,6 +49,10 @@ impl Room {
         } else {
             Ok(())
         }
+    }
+
+    fn of(context: &ExecContext, max: usize) -> Self {
+        Self { own: max, shared: context.room, max }
     }
 
     fn take(&mut self, weight: usize) -> Result<(), StepFailure> {
@@ -76,16 +82,17 @@ impl StateMachine {
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let (mut changes, mut results) = (Vec::new(), Vec::with_capacity(steps.len()));
         let mut joining = BTreeMap::new();
-        let max = self.limits.sizes().returned_bytes();
-        let mut room = Room { own: max, shared: context.room, max };
+        let mut room = Room::of(context, self.limits.sizes().returned_bytes());
+        let mut rewritten = 0;
         for (number, step) in (0..).zip(steps) {
             let planned = self.plan(context, step, &room)?;
             match planned.and_then(|planned| {
-                room.take(planned.result.weight())?;
+                room.take(planned.result.weight() + planned.rewritten)?;
                 self.join(planned.change.as_ref(), &mut joining).map_err(StepFailure::Lease)?;
                 Ok(planned)
             }) {
-                Ok(PlannedStep { change, result }) => {
+                Ok(PlannedStep { change, result, rewritten: bytes }) => {
+                    rewritten += bytes;
                     changes.extend(change);
                     results.push(result);
                 }
@@ -94,8 +101,64 @@ impl StateMachine {
                 }
             }
         }
+        context.rewritten.set(rewritten);
         self.carry_out(context, changes);
         Ok(Effect::Transacted { succeeded: held, results })
+    }
+
+    /// Replaces the time to live of a key.
+    pub(super) fn run_touch(
+        &mut self,
+        context: &ExecContext,
+        key: &[u8],
+        ttl_ms: Option<u64>,
+        condition: Option<&Condition>,
+    ) -> Result<Effect, EngineError> {
+        let (found, holds) = self.read_meta(key, condition)?;
+        if !holds {
+            return Ok(Effect::ConditionFailed { found: found.map(|found| found.modified) });
+        }
+        let room = Room::of(context, self.limits.sizes().returned_bytes());
+        Ok(match self.plan_touch(context, key, ttl_ms, &room)? {
+            Ok(PlannedStep { change, rewritten, result: _ }) => {
+                context.rewritten.set(rewritten);
+                self.carry_out(context, change.into_iter().collect());
+                Effect::Touched { existed: found.is_some() }
+            }
+            Err(why) => Effect::StepFailed { step: 0, why },
+        })
+    }
+
+    /// A value in the state is stored together with its deadline, so both are written again. That counts as much as a
+    /// get, although no value is returned: without a limit, a small request could write as much as a thousand values.
+    fn plan_touch<'a>(
+        &self,
+        context: &ExecContext,
+        key: &'a [u8],
+        ttl_ms: Option<u64>,
+        room: &Room,
+    ) -> Result<StepPlan<'a>, EngineError> {
+        let mut found = Ok(Ok(None));
+        self.engine.newest(key, &mut |stored| {
+            found = record::split(stored).map(|(numbers, value)| {
+                room.fits(StepResult::rewritten_weight(value.len()))?;
+                Ok(Some((numbers, Bytes::copy_from_slice(value))))
+            });
+        })?;
+        Ok(found?.map(|found| {
+            let result = StepResult::Touched { existed: found.is_some() };
+            let Some((numbers, value)) = found else {
+                return PlannedStep { change: None, result, rewritten: 0 };
+            };
+            let rewritten = StepResult::rewritten_weight(value.len());
+            let at = KeyDeadline::of(Lifetime { ttl_ms, lease: None }, context.timestamp).at;
+            let value = Some((value, KeyDeadline { at, with: numbers.ends.with }));
+            PlannedStep {
+                change: Some(PlannedChange { key, found: Some(numbers), value }),
+                result,
+                rewritten,
+            }
+        }))
     }
 
     fn carry_out(&mut self, context: &ExecContext, changes: Vec<PlannedChange<'_>>) {
@@ -132,7 +195,7 @@ impl StateMachine {
         room: &Room,
     ) -> Result<StepPlan<'a>, EngineError> {
         let change = |key, found, value, result| {
-            Ok(PlannedStep { change: Some(PlannedChange { key, found, value }), result })
+            Ok(PlannedStep { change: Some(PlannedChange { key, found, value }), result, rewritten: 0 })
         };
         Ok(match step {
             TransactionStep::Put { key, value, life } => {
@@ -159,7 +222,11 @@ impl StateMachine {
             }
             TransactionStep::Get { key } => {
                 let found = self.fetch(key, room)?;
-                found.map(|found| PlannedStep { change: None, result: StepResult::Got(found.map(Box::new)) })
+                found.map(|found| PlannedStep {
+                    change: None,
+                    result: StepResult::Got(found.map(Box::new)),
+                    rewritten: 0,
+                })
             }
             TransactionStep::Scan { from, to, limit } => {
                 let result = StepResult::Scanned(Box::new(self.range(
@@ -168,8 +235,9 @@ impl StateMachine {
                     *limit,
                     room.own.min(room.shared),
                 )?));
-                Ok(PlannedStep { change: None, result })
+                Ok(PlannedStep { change: None, result, rewritten: 0 })
             }
+            TransactionStep::Touch { key, ttl_ms } => self.plan_touch(context, key, *ttl_ms, room)?,
         })
     }
 

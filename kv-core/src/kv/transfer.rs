@@ -3,7 +3,7 @@
 
 use super::lifetimes::Lifetimes;
 use super::{Limits, StateMachine, checkpoint};
-use crate::engine::{Disk, EngineError, Snapshot, Staging};
+use crate::engine::{Disk, EngineError, HeldFiles, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
 use crate::message::{Chunk, ChunkEnd, Entry, LogPoint};
 use crate::storage::Storage;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A snapshot is kept this long for a peer that requests no more of it. Meanwhile, pages of the disk cannot be reused.
+/// A snapshot is kept this long for a peer that requests no more of it. Meanwhile, its files take room on the disk.
 const KEPT: Duration = Duration::from_secs(30);
 
 /// The checkpoints that peers fetch.
@@ -54,6 +54,13 @@ impl Sources {
         self.latest.clone()
     }
 
+    /// The files of the checkpoints that peers fetch. First drops what no peer has requested recently.
+    #[must_use]
+    pub fn held(&mut self, now: Instant) -> HeldFiles {
+        self.expire(now);
+        HeldFiles::of(self.kept.values().map(|(snapshot, _)| snapshot))
+    }
+
     /// Drops what no peer has requested recently.
     pub fn expire(&mut self, now: Instant) {
         self.kept.retain(|_, (_, used)| now.since(*used) <= KEPT);
@@ -74,7 +81,7 @@ impl Receiver {
     /// # Errors
     /// If the disk fails.
     pub fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Self, EngineError> {
-        let staging = Staging::open(&storage)?;
+        let staging = Staging::open(&storage, limits.checkpoint_bytes)?;
         Ok(Self { storage, limits, staging })
     }
 
@@ -92,7 +99,7 @@ impl Receiver {
     pub fn stage(&mut self, at: Anchor, chunk: &Chunk) -> Result<bool, EngineError> {
         if chunk.after.is_empty() {
             self.staging = None;
-            self.staging = Some(Staging::begin(&self.storage, at)?);
+            self.staging = Some(Staging::begin(&self.storage, self.limits.checkpoint_bytes, at)?);
         }
         let Some(staging) = self.staging.as_mut().filter(|staging| staging.at() == at) else {
             return Ok(false);
@@ -231,7 +238,7 @@ impl StateMachine {
     }
 
     fn open_aside(storage: &Arc<dyn Storage>, limits: &Limits) -> Result<Option<Self>, EngineError> {
-        let opened = Disk::open_aside(storage.clone(), limits.cache_bytes)?;
+        let opened = Disk::open_aside(storage.clone(), limits.cache_bytes, limits.checkpoint_bytes)?;
         if opened.exists() { Self::of(opened, limits.clone()).map(Some) } else { Ok(None) }
     }
 

@@ -18,6 +18,15 @@ pub enum WatchPoll {
     Nothing(Position),
 }
 
+/// Who has named the position of a watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PositionSource {
+    /// The client. History that counts as dropped is not read for it.
+    Client,
+    /// This member: it has found nothing to deliver up to the position. What it still stores after it is delivered.
+    Member,
+}
+
 impl StateReader {
     /// Returns the answer to a watch, if there is one, with at most this many events and bytes.
     ///
@@ -26,6 +35,7 @@ impl StateReader {
     pub fn poll(
         &self,
         query: &WatchQuery,
+        source: PositionSource,
         max_events: usize,
         max_bytes: usize,
     ) -> Result<WatchPoll, EngineError> {
@@ -36,7 +46,11 @@ impl StateReader {
         };
         let query =
             ChangeQuery { from, to: to.as_deref(), after, previous: *previous, max_events, max_bytes };
-        Ok(match self.changes(&query)? {
+        let found = match source {
+            PositionSource::Client => self.changes(&query)?,
+            PositionSource::Member => self.stored_changes(&query)?,
+        };
+        Ok(match found {
             Ok(ChangePage { events, next, more }) if more || !events.is_empty() => {
                 WatchPoll::Answer(Answer::Watched { events, next, more })
             }
@@ -45,7 +59,8 @@ impl StateReader {
         })
     }
 
-    /// Returns the changes of all keys after a position: a step of [`Watchers::changed`].
+    /// Returns the changes of all keys after a position up to which this member has matched all changes: a step of
+    /// [`Watchers::changed`].
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -55,7 +70,14 @@ impl StateReader {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<Result<ChangePage, Compacted>, EngineError> {
-        self.changes(&ChangeQuery { from: b"", to: None, after, previous: false, max_events, max_bytes })
+        self.stored_changes(&ChangeQuery {
+            from: b"",
+            to: None,
+            after,
+            previous: false,
+            max_events,
+            max_bytes,
+        })
     }
 }
 

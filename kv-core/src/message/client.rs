@@ -42,7 +42,11 @@ pub enum ClientCall {
     /// Return the status of this member.
     Status,
     /// Hand over the primary role, if this member has it.
-    Handover,
+    Handover {
+        /// The member that must be the next primary; `None` for any. If a successor is named, only the primary answers
+        /// with `Done`, and it refuses a successor that could not take over at once.
+        to: Option<MemberId>,
+    },
 }
 
 /// How fresh a read must be.
@@ -96,6 +100,15 @@ pub enum Query {
         /// The revision to read at; `None` for the newest.
         at: Option<Revision>,
     },
+    /// The number of keys of a range.
+    Count {
+        /// The first key (inclusive).
+        from: Bytes,
+        /// The end (exclusive); `None` for the end of the key space.
+        to: Option<Bytes>,
+        /// The revision to read at; `None` for the newest.
+        at: Option<Revision>,
+    },
 }
 
 impl Query {
@@ -119,7 +132,7 @@ impl Query {
                 let fits = count <= most && bytes <= max;
                 if fits { Ok(()) } else { Err(RequestError::Keys { count, most, bytes, max }) }
             }
-            Self::Scan { from, to, .. } => limits.range(from, to.as_ref()),
+            Self::Scan { from, to, .. } | Self::Count { from, to, .. } => limits.range(from, to.as_ref()),
         }
     }
 
@@ -127,7 +140,9 @@ impl Query {
     #[must_use]
     pub const fn at(&self) -> Option<Revision> {
         match self {
-            Self::Get { at, .. } | Self::Many { at, .. } | Self::Scan { at, .. } => *at,
+            Self::Get { at, .. } | Self::Many { at, .. } | Self::Scan { at, .. } | Self::Count { at, .. } => {
+                *at
+            }
         }
     }
 }
@@ -142,7 +157,7 @@ pub struct Record {
     pub created: Revision,
     /// The revision at which the key was last changed.
     pub modified: Revision,
-    /// How many times the key was put since it was created; 1 after the first put.
+    /// How many times the key was put or touched since it was created; 1 after the first put.
     pub version: u64,
     /// When the key expires, on the cluster's clock, if it has a time to live. The key is removed at this time or a
     /// little later, never earlier. It exists until it is removed.
@@ -255,6 +270,35 @@ pub enum Answer {
     /// The call exceeds a limit, or asks a witness for data. The call was **not** proposed. The text names the limit
     /// and what to do.
     Refused(String),
+    /// The answer to [`Query::Count`].
+    Counted {
+        /// The number of keys from the beginning of the range up to `next`.
+        count: u64,
+        /// Where the next call begins, because the work for one answer is limited. `None` if this was all.
+        next: Option<Bytes>,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
+    /// The member that a handover names cannot take over now. The primary has kept its role.
+    HandoverRefused(SuccessorRefusal),
+}
+
+/// Why the primary does not hand over its role to a certain member. The primary keeps the role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum SuccessorRefusal {
+    /// The cluster has no member with this id.
+    #[error("the cluster has no member {0}")]
+    Unknown(MemberId),
+    /// The member is a witness, and so is never primary.
+    #[error("member {0} is a witness: it holds no data and cannot be primary; name a data member")]
+    Witness(MemberId),
+    /// The primary has not heard from the member lately: the member is down, frozen or cut off.
+    #[error("the primary has not heard from member {0} lately: check that it runs and can be reached")]
+    Silent(MemberId),
+    /// The member lacks entries of the log, or has not adopted the log of this view yet.
+    #[error("member {0} has not caught up with the primary: wait until it has, and try again")]
+    Behind(MemberId),
 }
 
 /// The status of a member.
@@ -290,6 +334,8 @@ pub struct MemberStatus {
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
+    /// The version of kv that the member runs, such as `0.1.0`.
+    pub version: String,
 }
 
 /// What a member is doing. Printed and serialized as its name in lower case, as in `view-change`.

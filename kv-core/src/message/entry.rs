@@ -1,13 +1,13 @@
 //! Log entries: a batch of requests under a header that contains the hash of the entry before. The layout here is that
 //! on disk and on the wire, because the hash covers the encoded header.
 
-use super::Request;
+use super::{Command, Request};
 use crate::ids::{Anchor, ClusterId, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 /// The length of an encoded [`EntryHeader`] in bytes, without its own hash.
-pub const HEADER_BYTES: usize = 16 + 8 + 8 + 16 + 8 + 8 + 4 + 4 + 4 + 16;
+pub const HEADER_BYTES: usize = 16 + 8 + 8 + 16 + 8 + 8 + 4 + 8 + 4 + 16;
 
 /// The overhead of each request in a body, in bytes: its length.
 pub const BODY_OVERHEAD: usize = 4;
@@ -30,8 +30,8 @@ pub struct EntryHeader {
     pub timestamp: Timestamp,
     /// The number of requests: at least 1.
     pub request_count: u32,
-    /// How many of them take a revision ([`Request::takes_revision`]): none to all.
-    pub revision_count: u32,
+    /// How many revisions they take ([`Request::revisions`]).
+    pub revision_count: u64,
     /// Bytes of the body.
     pub body_len: u32,
     pub body_hash: Hash,
@@ -58,13 +58,13 @@ pub enum EntryError {
     /// The lengths of the requests do not add up to the body, or their number differs from the header.
     #[error("the requests do not add up to the body")]
     Requests,
-    /// The number of requests that take a revision differs from the header.
-    #[error("the header counts {counted} requests that take a revision, and {found} do")]
+    /// The number of revisions that the requests take differs from the header.
+    #[error("the header counts {counted} revisions, and the requests take {found}")]
     Revisions {
         /// The number in the header.
-        counted: u32,
+        counted: u64,
         /// The number in the body.
-        found: u32,
+        found: u64,
     },
 }
 
@@ -84,7 +84,13 @@ impl EntryHeader {
     /// The revision after those that its requests take; [`first_revision`](Self::first_revision) if none takes one.
     #[must_use]
     pub fn next_revision(&self) -> Revision {
-        self.first_revision.advance(u64::from(self.revision_count))
+        self.first_revision.advance(self.revision_count)
+    }
+
+    /// Whether a request among its requests surely skips revisions: they take more than one each.
+    #[must_use]
+    pub fn skips_revisions(&self) -> bool {
+        self.revision_count > u64::from(self.request_count)
     }
 
     /// The fixed little-endian layout.
@@ -98,7 +104,7 @@ impl EntryHeader {
         out.put_u64_le(self.first_revision.get());
         out.put_u64_le(self.timestamp.get());
         out.put_u32_le(self.request_count);
-        out.put_u32_le(self.revision_count);
+        out.put_u64_le(self.revision_count);
         out.put_u32_le(self.body_len);
         out.put_u128_le(self.body_hash.get());
         let mut fixed = [0; HEADER_BYTES];
@@ -119,7 +125,7 @@ impl EntryHeader {
             first_revision: Revision::new(input.get_u64_le()),
             timestamp: Timestamp::new(input.get_u64_le()),
             request_count: input.get_u32_le(),
-            revision_count: input.get_u32_le(),
+            revision_count: input.get_u64_le(),
             body_len: input.get_u32_le(),
             body_hash: Hash::new(input.get_u128_le()),
         }
@@ -127,8 +133,8 @@ impl EntryHeader {
 }
 
 impl Entry {
-    /// Checks that the body matches the header, and consists of as many requests, and as many that take a revision, as
-    /// the header states.
+    /// Checks that the body matches the header, consists of as many requests and takes as many revisions as the header
+    /// states.
     ///
     /// # Errors
     /// [`EntryError`] names the part that does not match.
@@ -140,11 +146,9 @@ impl Entry {
             return Err(EntryError::BodyHash);
         }
         let mut requests = RequestIter { rest: self.body.clone() };
-        let (mut count, mut found) = (0, 0);
-        for request in requests.by_ref() {
-            count += 1;
-            found += u32::from(Request::takes_revision(&request));
-        }
+        let mut count = 0;
+        let taken = requests.by_ref().inspect(|_| count += 1);
+        let found = sum_of_revisions(taken, self.header.first_revision.previous());
         if !requests.rest.is_empty() || count != self.header.request_count || count == 0 {
             return Err(EntryError::Requests);
         }
@@ -194,17 +198,22 @@ pub fn body_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     body.freeze()
 }
 
-/// How many of these encoded requests take a revision.
-///
-/// # Panics
-/// If there are 2^32 or more, which the limits forbid.
+/// How many revisions these encoded requests take, in an entry with this
+/// [`first_revision`](EntryHeader::first_revision).
 #[must_use]
-pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> u32 {
-    let taking = requests.into_iter().filter(|request| Request::takes_revision(request));
-    u32::try_from(taking.count()).expect("a batch is bounded in bytes")
+pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>, first: Revision) -> u64 {
+    sum_of_revisions(requests, first.previous())
 }
 
-/// The beginning of an encoded [`Request`], as far as it decides whether the request takes a revision. The variants are
+fn sum_of_revisions(requests: impl IntoIterator<Item = impl AsRef<[u8]>>, last: Revision) -> u64 {
+    requests.into_iter().fold(0, |sum: u64, request| {
+        // The header of an entry may contain any number.
+        let last = Revision::new(last.get().saturating_add(sum));
+        sum.saturating_add(Request::revisions(request.as_ref(), last))
+    })
+}
+
+/// The beginning of an encoded [`Request`], as far as it decides how many revisions the request takes. The variants are
 /// those of [`Operation`](super::Operation) and of its content, in the same order, without what follows.
 #[derive(Deserialize)]
 struct RequestPrefix {
@@ -230,6 +239,9 @@ enum CommandKind {
     Transaction,
     DeleteRange,
     Lease(LeaseKind),
+    Touch,
+    /// With the last revision that it takes.
+    SkipRevisions(Revision),
 }
 
 #[derive(Deserialize)]
@@ -241,30 +253,35 @@ enum LeaseKind {
 }
 
 impl OperationKind {
-    const fn takes_revision(&self) -> bool {
+    fn revisions(&self, last: Revision) -> u64 {
         match self {
-            Self::OpenSession | Self::CloseSession => false,
-            Self::Expire(names) => *names > 0,
+            Self::OpenSession | Self::CloseSession => 0,
+            Self::Expire(names) => u64::from(*names > 0),
             Self::Command(command) => match command {
                 CommandKind::Put
                 | CommandKind::Delete
                 | CommandKind::Transaction
                 | CommandKind::DeleteRange
-                | CommandKind::Lease(LeaseKind::Revoke) => true,
-                CommandKind::Lease(LeaseKind::Grant | LeaseKind::KeepAlive | LeaseKind::Look) => false,
+                | CommandKind::Lease(LeaseKind::Revoke)
+                | CommandKind::Touch => 1,
+                CommandKind::Lease(LeaseKind::Grant | LeaseKind::KeepAlive | LeaseKind::Look) => 0,
+                // It is refused when it is applied.
+                CommandKind::SkipRevisions(to) if *to > Command::MAX_SKIP_TO => 0,
+                CommandKind::SkipRevisions(to) => to.distance_from(last),
             },
         }
     }
 }
 
 impl Request {
-    /// Returns whether a request with these bytes takes a revision in the log: whether it can change keys (rule N8 of
-    /// `PROTOCOL.md`). The kind of the request decides, not its result, so the primary, the journal and the state agree
-    /// before it is applied. Bytes that do not begin like a request take none.
+    /// Returns how many revisions a request with these bytes takes in the log (rule N8 of `PROTOCOL.md`): one if it can
+    /// change keys, none if it cannot, and all up to the one that it names if it skips revisions. The bytes and the
+    /// last revision before decide, not the result, so the primary, the journal and the state agree before it is
+    /// applied. Bytes that do not begin like a request take none.
     #[must_use]
-    pub fn takes_revision(encoded: &[u8]) -> bool {
+    pub fn revisions(encoded: &[u8], last: Revision) -> u64 {
         postcard::take_from_bytes::<RequestPrefix>(encoded)
-            .is_ok_and(|(request, _)| request.operation.takes_revision())
+            .map_or(0, |(request, _)| request.operation.revisions(last))
     }
 
     /// Encodes the request for the body of an entry.
@@ -294,43 +311,55 @@ mod tests {
     use super::*;
     use crate::ids::LeaseId;
 
+    /// The last revision before.
+    const LAST: u64 = 6;
+
     fn encoded(operation: Operation) -> Bytes {
         Request { operation, ..Request::expiry(Vec::new()) }.encode()
     }
 
-    /// Every operation, and whether it takes a revision.
-    fn all() -> Vec<(Operation, bool)> {
+    /// Every operation, and how many revisions it takes.
+    fn all() -> Vec<(Operation, u64)> {
         let (key, value, lease) = (Bytes::from_static(b"k"), Bytes::new(), LeaseId::new(1 << 40));
         let put = Command::Put { key: key.clone(), value, condition: None, life: Lifetime::FOREVER };
         let range = Command::DeleteRange { from: key.clone(), to: None, limit: 1 };
+        let skip = |to| Command::SkipRevisions { to: Revision::new(to) };
+        let max = Command::MAX_SKIP_TO.get();
         let commands = [
-            (put, true),
-            (Command::Delete { key, condition: None }, true),
-            (Command::Transaction(TransactionRequest::default()), true),
-            (range, true),
-            (Command::Lease(LeaseCommand::Grant { ttl_ms: 100 }), false),
-            (Command::Lease(LeaseCommand::KeepAlive { lease }), false),
-            (Command::Lease(LeaseCommand::Revoke { lease }), true),
-            (Command::Lease(LeaseCommand::Info { lease }), false),
+            (skip(0), 0),
+            (skip(LAST), 0),
+            (skip(LAST + 300), 300),
+            (skip(max), max - LAST),
+            (skip(max + 1), 0),
+            (skip((1 << 62) - 1), 0),
+            (put, 1),
+            (Command::Delete { key: key.clone(), condition: None }, 1),
+            (Command::Touch { key, ttl_ms: Some(1), condition: None }, 1),
+            (Command::Transaction(TransactionRequest::default()), 1),
+            (range, 1),
+            (Command::Lease(LeaseCommand::Grant { ttl_ms: 100 }), 0),
+            (Command::Lease(LeaseCommand::KeepAlive { lease }), 0),
+            (Command::Lease(LeaseCommand::Revoke { lease }), 1),
+            (Command::Lease(LeaseCommand::Info { lease }), 0),
         ];
         let others = [
-            (Operation::OpenSession { nonce: u128::MAX }, false),
-            (Operation::CloseSession, false),
-            (Operation::Expire(Vec::new()), false),
-            (Operation::Expire(vec![Expiry::Lease { lease }]), true),
-            (Operation::Expire(vec![Expiry::Lease { lease }; 4000]), true),
+            (Operation::OpenSession { nonce: u128::MAX }, 0),
+            (Operation::CloseSession, 0),
+            (Operation::Expire(Vec::new()), 0),
+            (Operation::Expire(vec![Expiry::Lease { lease }]), 1),
+            (Operation::Expire(vec![Expiry::Lease { lease }; 4000]), 1),
         ];
         commands.into_iter().map(|(it, takes)| (Operation::Command(it), takes)).chain(others).collect()
     }
 
-    fn entry(requests: &[Bytes], revision_count: u32) -> Entry {
+    fn entry(requests: &[Bytes], revision_count: u64) -> Entry {
         let body = body_of(requests);
         let header = EntryHeader {
             cluster: ClusterId::of_name("test"),
             view: View::ZERO,
             op: Op::new(1),
             parent: Hash::ZERO,
-            first_revision: Revision::new(7),
+            first_revision: Revision::new(LAST + 1),
             timestamp: Timestamp::ZERO,
             request_count: u32::try_from(requests.len()).unwrap(),
             revision_count,
@@ -341,32 +370,33 @@ mod tests {
     }
 
     #[test]
-    fn n8_only_requests_that_can_change_keys_take_a_revision() {
+    fn n8_only_requests_that_can_change_keys_or_skip_revisions_take_some() {
         for (operation, takes) in all() {
             let request = encoded(operation.clone());
-            assert_eq!(Request::takes_revision(&request), takes, "{operation:?}");
+            assert_eq!(Request::revisions(&request, Revision::new(LAST)), takes, "{operation:?}");
             let (session, far) = (SessionId::new((1 << 62) - 1), RequestNumber::new((1 << 62) - 1));
             let far = Request { session, number: far, acked_through: far, operation };
-            assert_eq!(Request::takes_revision(&far.encode()), takes, "{far:?}");
+            assert_eq!(Request::revisions(&far.encode(), Revision::new(LAST)), takes, "{far:?}");
         }
         for bytes in [&b""[..], &[0], &[0, 0, 0], &[0, 0, 0, 2], &[0, 0, 0, 3], &[0, 0, 0, 9], &[0xff; 40]] {
-            assert!(!Request::takes_revision(bytes), "{bytes:?}");
+            assert_eq!(Request::revisions(bytes, Revision::new(LAST)), 0, "{bytes:?}");
         }
     }
 
     #[test]
     fn n8_a_header_that_counts_other_revisions_than_its_requests_take_is_refused() {
         let requests: Vec<Bytes> = all().into_iter().map(|(operation, _)| encoded(operation)).collect();
-        let found = revisions_of(&requests);
-        assert_eq!(found, 7);
+        let found = revisions_of(&requests, Revision::new(LAST + 1));
+        // The second skip in the list goes on where the first one has ended, and the others take one each.
+        assert_eq!(found, Command::MAX_SKIP_TO.get() - LAST + 8);
         let right = entry(&requests, found);
         assert_eq!(right.check(), Ok(()));
-        assert_eq!(right.header.next_revision(), Revision::new(14));
+        assert_eq!(right.header.next_revision(), Revision::new(LAST + 1).advance(found));
         assert_eq!(EntryHeader::decode(&right.header.encode()), right.header);
-        for counted in [0, found - 1, found + 1, right.header.request_count, u32::MAX] {
+        for counted in [0, found - 1, found + 1, u64::from(right.header.request_count), u64::MAX] {
             assert_eq!(entry(&requests, counted).check(), Err(EntryError::Revisions { counted, found }));
         }
         let none = entry(&[encoded(Operation::CloseSession)], 0);
-        assert_eq!((none.check(), none.header.next_revision()), (Ok(()), Revision::new(7)));
+        assert_eq!((none.check(), none.header.next_revision()), (Ok(()), Revision::new(LAST + 1)));
     }
 }

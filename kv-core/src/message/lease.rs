@@ -51,7 +51,11 @@ impl Lifetime {
     }
 
     pub(super) fn check(self) -> Result<(), RequestError> {
-        self.ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
+        Self::check_ttl(self.ttl_ms)
+    }
+
+    pub(super) fn check_ttl(ttl_ms: Option<u64>) -> Result<(), RequestError> {
+        ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
     }
 }
 
@@ -68,7 +72,7 @@ fn within(ms: u64, min: u64, max: u64) -> Result<(), RequestError> {
 /// A request about a lease. Keys belong to a lease, and its holder must renew it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LeaseCommand {
-    /// Creates a lease. The id of the lease is the number of this request among all requests in the log.
+    /// Creates a lease. The id of the lease is the number of this request in the log (rule E1 of `PROTOCOL.md`).
     Grant {
         /// The lease ends this long after the log entry in which it was last renewed, or a little later, never earlier.
         ttl_ms: u64,

@@ -26,6 +26,7 @@ mod condition;
 mod durable;
 mod entry;
 mod lease;
+mod limits;
 mod load;
 mod request;
 mod snapshot;
@@ -33,7 +34,7 @@ mod watch;
 
 pub use client::{
     Answer, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus, PeerStatus, Query,
-    ReadMode, Record, ServerMessage,
+    ReadMode, Record, ServerMessage, SuccessorRefusal,
 };
 pub use condition::Condition;
 pub use durable::{
@@ -44,10 +45,11 @@ pub use entry::RequestIter;
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, body_of, revisions_of};
 pub(crate) use lease::millis;
 pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
+pub use limits::{RequestError, SizeLimits};
 pub use load::{Latencies, Load};
 pub use request::{
-    Command, Effect, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits, StepFailure,
-    StepResult, TransactionRequest, TransactionStep,
+    Command, Effect, Operation, Outcome, Rejection, Request, Scanned, StepFailure, StepResult,
+    TransactionRequest, TransactionStep,
 };
 pub use snapshot::{CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};
 

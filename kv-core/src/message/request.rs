@@ -1,6 +1,9 @@
 //! The requests of clients, and their results.
 
-use super::{Condition, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, bounded};
+use super::{
+    Condition, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, RequestError, SizeLimits,
+    bounded,
+};
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -23,8 +26,8 @@ pub struct Request {
 /// What a request does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
-    /// Opens a session. The id of the session is the number of this request among all requests in the log. A retry with
-    /// the same nonce opens another session; the first one is never used and expires.
+    /// Opens a session. The id of the session is the number of this request in the log (rule E1 of `PROTOCOL.md`). A
+    /// retry with the same nonce opens another session; the first one is never used and expires.
     OpenSession {
         /// Chosen at random by the client, so that it recognizes its own answer.
         nonce: u128,
@@ -69,6 +72,21 @@ pub enum Command {
     },
     /// A request about a lease.
     Lease(LeaseCommand),
+    /// Replaces the time to live of a key, and keeps its value and its lease.
+    Touch {
+        key: Bytes,
+        /// The new time to live, in milliseconds from the timestamp of the log entry; `None` for none.
+        ttl_ms: Option<u64>,
+        /// The condition under which the key is changed.
+        condition: Option<Condition>,
+    },
+    /// Takes all revisions up to `to`, and changes no key. So the history that is too old by then is dropped, and the
+    /// ids of later sessions and leases are raised too. It takes none if `to` is in the past: a copy of a skip skips
+    /// nothing more.
+    SkipRevisions {
+        /// The last revision that it takes. A greater one than [`Command::MAX_SKIP_TO`] is refused.
+        to: Revision,
+    },
 }
 
 /// Several steps that are all run or not at all. All conditions and all steps see the state before the transaction.
@@ -115,6 +133,12 @@ pub enum TransactionStep {
         /// The most keys. A greater number than [`Command::MAX_RANGE`] counts as `MAX_RANGE`, and 0 counts as 1.
         limit: u32,
     },
+    /// Replaces the time to live of a key, and keeps its value and its lease.
+    Touch {
+        key: Bytes,
+        /// The new time to live, in milliseconds from the timestamp of the log entry; `None` for none.
+        ttl_ms: Option<u64>,
+    },
 }
 
 impl TransactionStep {
@@ -122,7 +146,10 @@ impl TransactionStep {
     #[must_use]
     pub const fn changes(&self) -> Option<&Bytes> {
         match self {
-            Self::Put { key, .. } | Self::Delete { key } | Self::Add { key, .. } => Some(key),
+            Self::Put { key, .. }
+            | Self::Delete { key }
+            | Self::Add { key, .. }
+            | Self::Touch { key, .. } => Some(key),
             Self::Get { .. } | Self::Scan { .. } => None,
         }
     }
@@ -136,13 +163,20 @@ impl TransactionStep {
             }
             Self::Delete { key } | Self::Add { key, .. } | Self::Get { key } => limits.key(key),
             Self::Scan { from, to, limit: _ } => limits.range(from, to.as_ref()),
+            Self::Touch { key, ttl_ms } => {
+                limits.key(key)?;
+                Lifetime::check_ttl(*ttl_ms)
+            }
         }
     }
 
     fn payload_bytes(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
-            Self::Delete { key } | Self::Add { key, .. } | Self::Get { key } => key.len(),
+            Self::Delete { key }
+            | Self::Add { key, .. }
+            | Self::Get { key }
+            | Self::Touch { key, ttl_ms: _ } => key.len(),
             Self::Scan { from, to, limit: _ } => from.len() + to.as_ref().map_or(0, Bytes::len),
         }
     }
@@ -151,8 +185,8 @@ impl TransactionStep {
 /// The stored result of a request: every retry gets the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The revision at which the request first ran: its own revision or, if it takes none
-    /// ([`Request::takes_revision`]), the last revision before it.
+    /// The revision at which the request first ran: its own (the last of them, if it takes several) or, if it takes
+    /// none, the last revision before it.
     pub revision: Revision,
     /// The timestamp of the log entry in which the request ran.
     pub timestamp: Timestamp,
@@ -220,6 +254,16 @@ pub enum Effect {
         /// The number of ended leases.
         leases: u32,
     },
+    /// The time to live of the key was replaced, if the key exists.
+    Touched {
+        /// Whether the key exists.
+        existed: bool,
+    },
+    /// Revisions were skipped.
+    RevisionsSkipped {
+        /// The members keep at most this many revisions (`history_revisions`).
+        kept: u64,
+    },
 }
 
 /// What one step of a transaction did or found.
@@ -242,6 +286,11 @@ pub enum StepResult {
     Got(Option<Box<Record>>),
     /// The records of the range before the transaction.
     Scanned(Box<Scanned>),
+    /// The time to live of the key was replaced, if the key exists.
+    Touched {
+        /// Whether the key exists.
+        existed: bool,
+    },
 }
 
 /// What a transaction found in a range.
@@ -265,7 +314,11 @@ impl StepResult {
     pub fn record(&self) -> Option<&Record> {
         match self {
             Self::Got(record) => record.as_deref(),
-            Self::Put | Self::Deleted { .. } | Self::Added { .. } | Self::Scanned(_) => None,
+            Self::Put
+            | Self::Deleted { .. }
+            | Self::Added { .. }
+            | Self::Scanned(_)
+            | Self::Touched { .. } => None,
         }
     }
 
@@ -274,7 +327,11 @@ impl StepResult {
     pub fn weight(&self) -> usize {
         Self::WEIGHT
             + match self {
-                Self::Put | Self::Deleted { .. } | Self::Added { .. } | Self::Got(None) => 0,
+                Self::Put
+                | Self::Deleted { .. }
+                | Self::Added { .. }
+                | Self::Got(None)
+                | Self::Touched { .. } => 0,
                 Self::Got(Some(record)) => Self::record_weight(&[], record),
                 Self::Scanned(scanned) => {
                     let records = scanned.records.iter();
@@ -287,6 +344,11 @@ impl StepResult {
     /// About how much memory a record takes in a result, in bytes.
     pub(crate) fn record_weight(key: &[u8], record: &Record) -> usize {
         Self::RECORD + key.len() + record.value.len()
+    }
+
+    /// What a value that is read and written again counts, in bytes: as much as the result of a get.
+    pub(crate) const fn rewritten_weight(value_bytes: usize) -> usize {
+        Self::RECORD + value_bytes
     }
 }
 
@@ -308,7 +370,9 @@ impl Effect {
             | Self::LeaseRevoked { .. }
             | Self::Lease(_)
             | Self::LeaseFailed(_)
-            | Self::Expired { .. } => 0,
+            | Self::Expired { .. }
+            | Self::Touched { .. }
+            | Self::RevisionsSkipped { .. } => 0,
         }
     }
 }
@@ -326,14 +390,14 @@ pub enum StepFailure {
     /// The lease of the put cannot take the key.
     #[error(transparent)]
     Lease(LeaseFailure),
-    /// The transaction reads more than a transaction may return.
-    #[error("the transaction would return more than {max} bytes")]
+    /// The transaction reads more than a transaction may read.
+    #[error("the transaction would read more than {max} bytes")]
     ResponseTooLarge {
         /// The limit in bytes. It follows from the largest key and the largest value (see
         /// [`Transaction`](crate::client::Transaction)).
         max: u64,
     },
-    /// Other transactions in the same log entry have used up the data that one entry may return. Try again.
+    /// Other requests in the same log entry have used up the data that the requests of one entry may read. Try again.
     #[error("transactions are reading too much data at the moment: try again")]
     Busy,
 }
@@ -361,125 +425,11 @@ pub enum Rejection {
     ResultDropped,
 }
 
-/// Why a request is invalid.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// The bytes do not decode, or a list in them is more than ten times longer than allowed.
-    #[error("the bytes are not a request, or its lists are more than ten times too long")]
-    Malformed,
-    /// The key is empty or too long.
-    #[error("the key has {len} bytes: keys have 1 to {max}")]
-    Key {
-        /// Its length in bytes.
-        len: usize,
-        /// The greatest length allowed, in bytes.
-        max: usize,
-    },
-    /// The value is too long.
-    #[error("the value has {len} bytes: values have up to {max}")]
-    Value {
-        /// Its length in bytes.
-        len: usize,
-        /// The greatest length allowed, in bytes.
-        max: usize,
-    },
-    /// The transaction has too many conditions or steps.
-    #[error("the transaction has {len} {what}: up to {max} are allowed")]
-    TooManyOps {
-        /// What the transaction has too many of: conditions, or steps of one list.
-        what: &'static str,
-        /// Their number.
-        len: usize,
-        /// The greatest value allowed.
-        max: usize,
-    },
-    /// The keys and values of the transaction are too large together.
-    #[error("the transaction's keys and values have {len} bytes together: up to {max} are allowed")]
-    Transaction {
-        /// Their size in bytes.
-        len: usize,
-        /// The greatest value allowed.
-        max: usize,
-    },
-    /// A time to live is too short or too long.
-    #[error("invalid time to live {ms} ms: {min} to {max} ms are allowed")]
-    Ttl {
-        /// The given time to live, in milliseconds.
-        ms: u64,
-        /// The shortest time allowed, in milliseconds.
-        min: u64,
-        /// The longest time allowed, in milliseconds.
-        max: u64,
-    },
-    /// One read has too many keys, or these keys are too long together.
-    #[error("the read has {count} keys with {bytes} bytes: up to {most} keys with {max} bytes are allowed")]
-    Keys {
-        /// Their number.
-        count: usize,
-        /// The greatest number allowed.
-        most: usize,
-        /// The bytes of all keys together.
-        bytes: usize,
-        /// The greatest value allowed.
-        max: usize,
-    },
-    /// Two steps of one list change the same key.
-    #[error("two steps of the transaction change the key {:?}: combine them", String::from_utf8_lossy(key))]
-    DuplicateKey {
-        /// The key that two steps change.
-        key: Bytes,
-    },
-}
-
-/// The size limits of keys and values, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SizeLimits {
-    /// The largest key.
-    pub max_key_bytes: usize,
-    /// The largest value.
-    pub max_value_bytes: usize,
-}
-
-impl SizeLimits {
-    pub(super) fn key(self, key: &Bytes) -> Result<(), RequestError> {
-        let (len, max) = (key.len(), self.max_key_bytes);
-        if len == 0 || len > max { Err(RequestError::Key { len, max }) } else { Ok(()) }
-    }
-
-    fn value(self, value: &Bytes) -> Result<(), RequestError> {
-        let (len, max) = (value.len(), self.max_value_bytes);
-        if len > max { Err(RequestError::Value { len, max }) } else { Ok(()) }
-    }
-
-    pub(super) fn range(self, from: &Bytes, to: Option<&Bytes>) -> Result<(), RequestError> {
-        // A range may end just after the longest key. This end is one byte longer than the key.
-        let max = self.max_key_bytes + 1;
-        let too_long = [Some(from), to].into_iter().flatten().find(|end| end.len() > max);
-        too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
-    }
-
-    /// The length of the longest request in bytes: two of the largest keys and values, and the overhead.
-    #[must_use]
-    pub(crate) const fn request_bytes(self) -> usize {
-        2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
-    }
-
-    /// How many bytes a transaction may return: the largest key, the largest value, and 256 KiB. A record counts as its
-    /// key, its value and 128 bytes, and each result as 16.
-    #[must_use]
-    pub const fn returned_bytes(self) -> usize {
-        self.max_key_bytes + self.max_value_bytes + (256 << 10)
-    }
-
-    fn condition(self, condition: &Condition) -> Result<(), RequestError> {
-        condition.value().map_or(Ok(()), |value| self.value(value))
-    }
-}
-
 impl Command {
     /// The most keys that one request removes.
     pub const MAX_RANGE: u32 = 1000;
+    /// The greatest revision that a skip reaches. As many further changes have revisions before the numbers end.
+    pub const MAX_SKIP_TO: Revision = Revision::new(1 << 61);
 
     /// Checks that the request is within the limits. The client checks a request before it sends it, the member checks
     /// it on arrival, and the state machine checks it when it is applied.
@@ -501,6 +451,15 @@ impl Command {
             Self::Transaction(transaction) => transaction.check(limits),
             Self::DeleteRange { from, to, limit: _ } => limits.range(from, to.as_ref()),
             Self::Lease(command) => command.check(),
+            Self::SkipRevisions { to } if *to > Self::MAX_SKIP_TO => {
+                Err(RequestError::Skip { to: *to, max: Self::MAX_SKIP_TO })
+            }
+            Self::SkipRevisions { .. } => Ok(()),
+            Self::Touch { key, ttl_ms, condition } => {
+                limits.key(key)?;
+                Lifetime::check_ttl(*ttl_ms)?;
+                condition.iter().try_for_each(|condition| limits.condition(condition))
+            }
         }
     }
 
@@ -511,12 +470,12 @@ impl Command {
             Self::Put { key, value, condition, life: _ } => {
                 key.len() + value.len() + condition.as_ref().map_or(0, Condition::payload_bytes)
             }
-            Self::Delete { key, condition } => {
+            Self::Delete { key, condition } | Self::Touch { key, condition, ttl_ms: _ } => {
                 key.len() + condition.as_ref().map_or(0, Condition::payload_bytes)
             }
             Self::Transaction(transaction) => transaction.payload_bytes(),
             Self::DeleteRange { from, to, .. } => from.len() + to.as_ref().map_or(0, Bytes::len),
-            Self::Lease(_) => 0,
+            Self::Lease(_) | Self::SkipRevisions { .. } => 0,
         }
     }
 }

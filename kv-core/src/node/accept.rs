@@ -21,9 +21,9 @@ use tokio::time::{sleep, timeout};
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// How many callers that have not sent their hello yet are kept: so many members, and so many clients.
 const HALF_OPEN: usize = 128;
-/// Open files reserved for everything but clients: peers, journal, state, and callers that have not sent their hello
-/// yet.
-const OTHER_FILES: usize = 512;
+/// Open files reserved for everything but clients: 256 callers that have not sent their hello yet; about 256 files of
+/// the state; and a state that is being received, the journal, and peers.
+const OTHER_FILES: usize = 768;
 /// At least this many clients are accepted, even if the process may open only few files.
 const FEWEST_CLIENTS: usize = 16;
 /// How many connections of members are accepted per second. This is more than the largest cluster opens when all its
@@ -417,7 +417,7 @@ mod tests {
     fn clients_leave_file_descriptors_for_the_journal() {
         assert_eq!(max_clients(1024, None), 1024);
         assert_eq!(max_clients(1024, Some(65_536)), 1024);
-        assert_eq!(max_clients(1024, Some(1024)), 512);
+        assert_eq!(max_clients(1024, Some(1024)), 256);
         assert_eq!(max_clients(1024, Some(64)), FEWEST_CLIENTS);
         assert_eq!(max_clients(8, Some(64)), 8);
     }

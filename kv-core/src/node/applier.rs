@@ -2,11 +2,12 @@
 //! starts checkpoints, each on a thread of its own.
 
 use super::StopReason;
+use super::merges;
 use super::shared::Shared;
 use super::sync::lock;
 use super::transfer::{self, Task};
 use super::watches;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, steps};
 use crate::ids::{Instant, Op};
 use crate::journal::JournalReadError;
 use crate::kv::{
@@ -45,8 +46,8 @@ pub(super) struct ApplierQueue {
     opened: Option<Opened>,
     /// What to do with the state of another member.
     pub(super) tasks: VecDeque<Task>,
-    /// A checkpoint was requested by a peer that fetches the state, because the last checkpoint may not be usable for
-    /// it.
+    /// A checkpoint was requested: by a peer that fetches the state, because the last checkpoint may not be usable for
+    /// it, or because revisions were skipped.
     pub(super) asked: bool,
     /// The driver's request for what has expired.
     pub(super) expiry: Option<ExpiryQuery>,
@@ -58,6 +59,10 @@ pub(super) struct ApplierQueue {
     commit: Op,
     /// The progress of the running checkpoint.
     pub(super) merging: Option<Progress>,
+    /// Files of the state were merged, or that has failed.
+    pub(super) merged: Option<Result<(), EngineError>>,
+    /// Files that were merged are still read, perhaps only by views that readers have left since.
+    pub(super) release: bool,
     /// The result of the checkpoint that has ended.
     done: Option<Result<CheckpointDone, EngineError>>,
     /// A checkpoint waits until the journal is durable. The journal thread resets this.
@@ -107,6 +112,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let opened =
         shared.applier_queue.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
     let Some(Opened { state, receiver, storage }) = opened else { return };
+    steps::report_to(shared.applier_reads.clone());
     let mut applier = Applier {
         shared: shared.clone(),
         state: state.map(Box::new),
@@ -115,6 +121,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         frozen: None,
         merge_began: Instant::ZERO,
         merge_took: Duration::ZERO,
+        is_regular: false,
         checkpoint: None,
         bytes: 0,
         nothing_at: Op::ZERO,
@@ -127,6 +134,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         applier.open_aside();
     }
     applier.report_deadlines();
+    applier.consider_merges();
     if let Err(reason) = applier.run() {
         shared.part_failed("cannot apply an entry", &reason, reason.clone());
     }
@@ -144,9 +152,13 @@ struct Applier {
     receiver: Receiver,
     /// The frozen state that will be checkpointed once the journal has all of it.
     frozen: Option<Checkpoint>,
-    /// When the running checkpoint began, and how long the one before took.
+    /// When the running checkpoint began.
     merge_began: Instant,
+    /// How long the last checkpoint took that was due because of what had been applied.
     merge_took: Duration,
+    /// The running checkpoint, or the one that waits for the journal, is due because of what has been applied, and was
+    /// not only requested.
+    is_regular: bool,
     /// The thread that makes the running checkpoint.
     checkpoint: Option<JoinHandle<()>>,
     /// Bytes applied since the last checkpoint began.
@@ -184,12 +196,15 @@ enum ApplierAction {
     Apply(Op),
     Expire(ExpiryQuery),
     Finish(Result<CheckpointDone, EngineError>),
+    Merged(Result<(), EngineError>),
     Transfer(Task),
     Checkpoint,
     Lose(EngineError),
     Reopen,
     /// The journal has caught up, and a checkpoint was waiting for that.
     Retry,
+    /// Readers may have left views that are not freed yet.
+    Prune,
     /// Readers hold so much memory that the applier must wait until they release it.
     Release,
     Stop,
@@ -218,11 +233,13 @@ impl Applier {
             ApplierAction::Apply(through) => self.apply(through)?,
             ApplierAction::Expire(ask) => self.expire(ask),
             ApplierAction::Finish(result) => self.finish(result)?,
+            ApplierAction::Merged(result) => self.merged(result)?,
             ApplierAction::Transfer(task) => self.transfer(task)?,
             ApplierAction::Checkpoint if self.state.is_none() => self.advance_set_aside_state(),
             ApplierAction::Checkpoint => self.asked = true,
             ApplierAction::Lose(error) => return Err(error.into()),
             ApplierAction::Reopen => self.open_aside(),
+            ApplierAction::Prune => self.prune(),
             ApplierAction::Release => self.release(),
             ApplierAction::Retry | ApplierAction::Stop => {}
         }
@@ -243,6 +260,7 @@ impl Applier {
             // The result of that checkpoint is discarded too.
             let _ = thread.join();
         }
+        merges::wait(&self.shared);
         self.shared.applier_queue.with(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
         StateMachine::set_aside(&*self.storage)?;
         self.open_aside();
@@ -291,6 +309,7 @@ impl Applier {
                 if self.state.is_some() {
                     self.aside = None;
                 }
+                self.consider_merges();
                 if matches!(result, Input::SnapshotInstalled { .. }) {
                     // The frozen state belongs to the old state.
                     self.frozen = None;
@@ -325,6 +344,9 @@ impl Applier {
                 Some(ApplierAction::Lose(error))
             } else if std::mem::take(&mut plan.reopen) && applied.is_none() {
                 Some(ApplierAction::Reopen)
+            } else if let Some(result) = plan.merged.take() {
+                // Before a checkpoint that failed because a merge had failed: this one knows the reason.
+                Some(ApplierAction::Merged(result))
             } else if let Some(result) = plan.done.take() {
                 Some(ApplierAction::Finish(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
@@ -333,6 +355,8 @@ impl Applier {
                 Some(ApplierAction::Expire(ask))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(ApplierAction::Apply(plan.commit.min(applied.advance(RUN))))
+            } else if std::mem::take(&mut plan.release) {
+                Some(ApplierAction::Prune)
             } else if std::mem::take(&mut plan.asked) {
                 Some(ApplierAction::Checkpoint)
             } else if waits_for_journal && !plan.wants_durable {
@@ -349,6 +373,10 @@ impl Applier {
     /// that is due begins.
     fn release(&mut self) {
         self.shared.applier_queue.pause(PACE);
+        self.prune();
+    }
+
+    fn prune(&mut self) {
         if let Some(state) = &mut self.state {
             state.release();
         }
@@ -388,6 +416,10 @@ impl Applier {
                 self.shared.inbox.digest(op, digest);
             }
             self.shared.waiters.applied(applied);
+            if entry.header.skips_revisions() {
+                // A checkpoint will drop the history that is too old now, even if nobody writes any more.
+                lock(&self.shared.skips).note(self.shared.clock.monotonic(), state.revision());
+            }
         }
         self.shared.inbox.applied(state.applied().op);
         watches::published(&self.shared);
@@ -395,7 +427,7 @@ impl Applier {
     }
 
     /// Whether the applier has applied more beside a running checkpoint than the time passed allows, if the
-    /// checkpoint takes as long as the last one. So writers that are faster than checkpoints are slowed down
+    /// checkpoint takes as long as the last regular one. So writers that are faster than checkpoints are slowed down
     /// gradually, and do not stop completely at the end of one.
     fn is_ahead(&self) -> bool {
         let (Some(state), true) = (&self.state, self.checkpoint.is_some()) else { return false };
@@ -444,6 +476,7 @@ impl Applier {
         if self.is_due()
             && let Some(state) = &mut self.state
         {
+            self.is_regular = is_enough(state, self.bytes, self.shared.options.checkpoint_bytes);
             (self.bytes, self.asked) = (0, false);
             self.frozen = state.begin_checkpoint();
             if self.frozen.is_none() && !state.is_full() {
@@ -476,7 +509,10 @@ impl Applier {
 
     fn finish(&mut self, result: Result<CheckpointDone, EngineError>) -> Result<(), StopReason> {
         self.shared.applier_queue.with(|plan| plan.merging = None);
-        self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
+        if self.is_regular {
+            // One that was only requested may have little to write. It does not show how long others take.
+            self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
+        }
         let done = result?;
         let anchor = done.anchor();
         assert!(self.checkpoint.is_some(), "a checkpoint that ends had begun");
@@ -491,7 +527,32 @@ impl Applier {
             let _ = thread.join();
         }
         tracing::debug!(op = %anchor.op, "checkpoint is durable");
+        self.consider_merges();
         self.shared.inbox.checkpointed(anchor);
         Ok(())
+    }
+
+    /// Files of the state were merged: what is read from now on is read from the new ones.
+    fn merged(&mut self, result: Result<(), EngineError>) -> Result<(), StopReason> {
+        match result {
+            // Nobody has the state that could replace it. What is intact can still be read: merges are tried again
+            // later. Steps before may have succeeded.
+            Err(error @ EngineError::Damaged { .. }) if !self.shared.can_replace_state(&error) => {
+                tracing::error!(%error, "cannot merge files of the state: they are damaged");
+            }
+            result => result?,
+        }
+        if let Some(state) = &mut self.state {
+            state.finish_merge();
+            lock(&self.shared.sources).publish(state.snapshot());
+        }
+        // The files that are not used any more now are closed by the thread that merges: that may take a while.
+        self.consider_merges();
+        Ok(())
+    }
+
+    fn consider_merges(&self) {
+        let merger = self.state.as_ref().and_then(|state| state.merger());
+        self.shared.merges.change(|queue| queue.consider(merger));
     }
 }

@@ -253,11 +253,17 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
     let reply = Responder::new(outbox.clone(), call, permit);
     match what {
         ClientCall::Status => reply.send(Answer::Status(Box::new(status::status(shared)))),
-        ClientCall::Handover => reply.send(hand_over(shared)),
+        ClientCall::Handover { to: None } => reply.send(hand_over(shared)),
         ClientCall::Unwatch { call } => shared.watches.cancel(outbox, call),
-        ClientCall::Write(_) | ClientCall::Read { .. } | ClientCall::Watch(_) if overloaded => {
+        ClientCall::Handover { .. }
+        | ClientCall::Write(_)
+        | ClientCall::Read { .. }
+        | ClientCall::Watch(_)
+            if overloaded =>
+        {
             reply.send(Answer::Overloaded)
         }
+        ClientCall::Handover { to: Some(successor) } => shared.inbox.hand_over_to(successor, reply),
         ClientCall::Write(request) => write(shared, request, reply),
         ClientCall::Read { mode, query } => read(shared, mode, query, reply),
         ClientCall::Watch(query) => match query.check(sizes(&shared.options)) {

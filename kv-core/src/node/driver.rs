@@ -8,7 +8,7 @@ use super::shared::Shared;
 use super::status::Reporter;
 use super::transfer::{self, Piece, Task};
 use crate::config::Role;
-use crate::ids::{Instant, Op, WriteSeq};
+use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, Write};
@@ -39,8 +39,8 @@ pub(super) struct Driver {
     applied: Op,
     /// When something was last applied, or when there was last nothing to apply.
     applying_since: Instant,
-    /// The progress of the running checkpoint at the last check.
-    merged: u64,
+    /// The progress of the running checkpoint, and of the applier's reads, at the last check.
+    progress: (u64, u64),
     peers_updated: Instant,
     /// The earliest deadlines of the applied state.
     deadlines: Deadlines,
@@ -61,7 +61,7 @@ impl Driver {
             commit: applied,
             applied,
             applying_since: Instant::ZERO,
-            merged: 0,
+            progress: (0, 0),
             peers_updated: Instant::ZERO,
             deadlines: Deadlines::default(),
             reaper,
@@ -164,13 +164,15 @@ impl Driver {
     }
 
     /// Rule V8: a state that waits for a checkpoint does not count as hanging while the checkpoint makes progress.
+    /// Neither does a state that reads much for one request.
     fn report_progress(&mut self) {
         if self.commit <= self.applied {
             return;
         }
-        let merged = self.shared.applier_queue.with(|plan| plan.merging.as_ref().map(Progress::steps));
-        if let Some(merged) = merged.filter(|merged| *merged != self.merged) {
-            self.merged = merged;
+        let checkpoint = self.shared.applier_queue.with(|plan| plan.merging.as_ref().map(Progress::steps));
+        let progress = (checkpoint.unwrap_or(self.progress.0), self.shared.applier_reads.steps());
+        if progress != self.progress {
+            self.progress = progress;
             self.step(Input::Applying);
         }
     }
@@ -243,6 +245,29 @@ impl Driver {
             self.step(Input::Message { from, message });
         }
         self.on_calls(batch.calls);
+        for (successor, reply) in batch.successors {
+            let answer = self.hand_over_to(successor);
+            reply.send(answer);
+        }
+    }
+
+    /// A client asks for a handover to a certain member. Nothing is given up before it is known that the member can
+    /// take over.
+    fn hand_over_to(&mut self, successor: MemberId) -> Answer {
+        if !self.replica.is_serving() {
+            return self.not_primary();
+        }
+        if let Err(refusal) = self.replica.check_successor(successor, self.shared.clock.monotonic()) {
+            return Answer::HandoverRefused(refusal);
+        }
+        if successor == self.shared.me {
+            return Answer::Done;
+        }
+        if !self.shared.may_hand_over() {
+            return Answer::Overloaded;
+        }
+        self.step(Input::HandoverTo { successor });
+        Answer::Done
     }
 
     fn on_applied(&mut self, op: Op) {

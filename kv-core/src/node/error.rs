@@ -66,15 +66,15 @@ pub enum StartError {
     /// The state cannot be opened, or the disk failed.
     #[error("{0}{advice}", advice = Advice(DiskProblem::of_state(.0)))]
     Engine(#[from] EngineError),
-    /// The state file is older than the superblock says.
+    /// The state is older than the superblock says.
     #[error(
-        "the state file is at op {found}, but it was at op {recorded} before: it was lost or replaced by an old copy. \
+        "the state is at op {found}, but it was at op {recorded} before: it was lost or replaced by an old copy. \
          Bring the whole data directory back as it was when the member last ran"
     )]
     StateLost {
-        /// The op of the state file.
+        /// The op of the state.
         found: Op,
-        /// The op that the superblock records for the state file.
+        /// The op that the superblock records for the state.
         recorded: Op,
     },
     /// The system could not start a thread.

@@ -97,6 +97,8 @@ pub(super) struct Batch {
     pub(super) faulty: BTreeSet<Op>,
     /// Whether a handover was requested.
     pub(super) handover: bool,
+    /// The members that clients want as the next primary.
+    pub(super) successors: Vec<(MemberId, Responder)>,
     /// The earliest deadlines of the applied state, if they have changed.
     pub(super) deadlines: Option<Deadlines>,
     /// The answer to the driver's request for what has expired: the request to propose, or `None` if nothing is due.
@@ -119,6 +121,7 @@ impl Batch {
             && self.lost.is_empty()
             && self.faulty.is_empty()
             && !self.handover
+            && self.successors.is_empty()
             && self.deadlines.is_none()
             && self.expiry.is_none()
             && !self.expired
@@ -227,6 +230,11 @@ impl Inbox {
     /// Requests a handover of the primary role.
     pub(super) fn handover(&self) {
         self.put(|batch| batch.handover = true);
+    }
+
+    /// Requests a handover to this member. Bounded: each request holds an admitted call.
+    pub(super) fn hand_over_to(&self, successor: MemberId, reply: Responder) {
+        self.put(|batch| batch.successors.push((successor, reply)));
     }
 
     /// Sets the earliest deadlines.

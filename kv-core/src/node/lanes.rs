@@ -10,7 +10,7 @@ use super::transfer::Piece;
 use crate::config::Cluster;
 use crate::ids::{Anchor, MemberId, Op};
 use crate::message::Message;
-use crate::replica::Wrap;
+use crate::replica::{WINDOW_BYTES, Wrap};
 use kv_transport::Lane;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,8 @@ pub(super) const LANES: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Bulk];
 /// How many entries and bytes may wait in one queue.
 const MAX_ITEMS: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
+/// What a primary sends ahead fits into a queue: at most 512 entries, with what each message takes besides.
+const _: () = assert!(WINDOW_BYTES + 512 * 1024 < MAX_BYTES && 512 < MAX_ITEMS);
 
 /// Something to send.
 #[derive(Debug)]
@@ -43,6 +45,24 @@ pub(super) struct Entries {
     pub(super) through: Anchor,
     /// How to wrap them.
     pub(super) wrap: Wrap,
+}
+
+impl Entries {
+    /// Whether a peer that receives these entries does not need the others. The commit point does not count: other
+    /// messages bring a newer one.
+    fn includes(&self, other: &Self) -> bool {
+        let has_all = self.from <= other.from && other.through.op <= self.through.op;
+        match (self.wrap, other.wrap) {
+            // A view has one log.
+            (Wrap::Prepare { view, .. }, Wrap::Prepare { view: theirs, .. }) => has_all && view == theirs,
+            (Wrap::NewState { nonce }, Wrap::NewState { nonce: theirs }) => {
+                nonce == theirs && (self.from, self.through) == (other.from, other.through)
+            }
+            (Wrap::Prepare { .. }, Wrap::NewState { .. }) | (Wrap::NewState { .. }, Wrap::Prepare { .. }) => {
+                false
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +92,7 @@ impl Queue {
     fn push(&self, item: Outgoing) {
         let size = size(&item);
         let mut waiting = lock(&self.waiting);
-        if !waiting.connected {
+        if !waiting.connected || waiting.has_entries(&item) {
             return;
         }
         if let Outgoing::Piece(piece) = &item {
@@ -130,6 +150,12 @@ impl Queue {
 }
 
 impl PeerQueue {
+    /// Whether the entries wait already: on a slow connection they may be sent again before they were sent once.
+    fn has_entries(&self, item: &Outgoing) -> bool {
+        let Outgoing::Entries(new) = item else { return false };
+        self.items.iter().any(|other| matches!(other, Outgoing::Entries(old) if old.includes(new)))
+    }
+
     fn forget_piece(&mut self) {
         let before = self.items.iter().position(|item| matches!(item, Outgoing::Piece(_)));
         if let Some(item) = before.and_then(|at| self.items.remove(at)) {
@@ -274,6 +300,33 @@ mod tests {
         queue.push(Outgoing::Piece(piece("b")));
         assert_eq!(asked(&queue), Some(piece("b")), "the answer may have been lost");
         assert_eq!(lock(&queue.waiting).bytes, 0);
+    }
+
+    /// On a slow connection, a primary sends entries again before they were sent once.
+    #[test]
+    fn n6_entries_that_wait_are_not_queued_again() {
+        let queue = Queue::new(Lane::Log);
+        queue.set_connected(true);
+        let entries = |from, through, view, commit| {
+            let [through, commit] = [through, commit].map(|op| Anchor { op: Op::new(op), ..Anchor::ZERO });
+            let wrap = Wrap::Prepare { view: View::new(view), commit };
+            Outgoing::Entries(Entries { from: Op::new(from), through, wrap })
+        };
+        // The second and the fourth wait already.
+        for (from, through, view, commit) in
+            [(3, 5, 1, 1), (4, 5, 1, 1), (4, 6, 1, 1), (3, 5, 1, 2), (3, 5, 2, 2)]
+        {
+            queue.push(entries(from, through, view, commit));
+        }
+        let found = std::iter::from_fn(|| queue.pop()).map(|item| match item {
+            Outgoing::Entries(Entries { from, through, wrap: Wrap::Prepare { view, .. } }) => {
+                (from.get(), through.op.get(), view.get())
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found.collect::<Vec<_>>(), [(3, 5, 1), (4, 6, 1), (3, 5, 2)]);
+        queue.push(entries(3, 5, 1, 1));
+        assert!(queue.pop().is_some(), "they have been sent, and may be lost");
     }
 
     fn views_of_one(queue: &Queue) -> u64 {

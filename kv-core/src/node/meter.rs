@@ -23,7 +23,7 @@ impl Meter {
     /// Counts an answered call. Calls that were not carried out do not count, and neither do watches.
     pub(super) fn note(&self, answer: &Answer, took: Duration) {
         let counts = match answer {
-            Answer::Value { .. } | Answer::Records { .. } => &self.reads,
+            Answer::Value { .. } | Answer::Records { .. } | Answer::Counted { .. } => &self.reads,
             Answer::Written(Ok(_)) => &self.writes,
             Answer::Written(Err(_))
             | Answer::Compacted { .. }
@@ -31,6 +31,7 @@ impl Meter {
             | Answer::Watched { .. }
             | Answer::Status(_)
             | Answer::Done
+            | Answer::HandoverRefused(_)
             | Answer::NotPrimary { .. }
             | Answer::Abandoned
             | Answer::Overloaded

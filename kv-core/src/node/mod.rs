@@ -46,6 +46,7 @@ mod inbox;
 mod incoming;
 mod lanes;
 mod link;
+mod merges;
 mod meter;
 mod pool;
 mod quota;
@@ -54,6 +55,7 @@ mod reads;
 mod reply;
 mod scrub;
 mod shared;
+mod skips;
 mod status;
 mod stop;
 mod sync;
@@ -315,6 +317,7 @@ fn start_threads(
         .start(shared, "kv-journal", Urgency::Prompt, move |shared| writer::run(journal, shared, opener))?;
     if shared.role == Role::Data {
         threads.start(shared, "kv-applier", Urgency::Prompt, applier::run)?;
+        threads.start(shared, "kv-merge", Urgency::Background, merges::run)?;
     }
     for _ in 0..pool::THREADS {
         threads.start(shared, "kv-reader", Urgency::Background, |shared| shared.pool.work())?;

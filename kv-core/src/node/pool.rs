@@ -157,6 +157,11 @@ impl Pool {
         take.await.ok()
     }
 
+    /// Returns whether jobs for watches wait for a thread.
+    pub(super) fn has_watches(&self) -> bool {
+        self.jobs.with(|jobs| !jobs.watches.is_empty())
+    }
+
     /// Runs jobs until the pool is closed; called by each thread.
     pub(super) fn work(&self) {
         while let Some(job) =

@@ -348,7 +348,7 @@ fn substitute_for(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
     const SMALL: usize = 4 << 10;
     match answer {
         // The client can ask again.
-        Answer::Value { .. } | Answer::Records { .. } | Answer::Watched { .. } => {
+        Answer::Value { .. } | Answer::Records { .. } | Answer::Counted { .. } | Answer::Watched { .. } => {
             Some((Answer::Overloaded, ANSWERS_PER_CONNECTION))
         }
         // The write was applied. A retry gets the stored result, if it is still kept.
@@ -357,6 +357,7 @@ fn substitute_for(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
         | Answer::Future { .. }
         | Answer::Status(_)
         | Answer::Done
+        | Answer::HandoverRefused(_)
         | Answer::NotPrimary { .. }
         | Answer::Abandoned
         | Answer::Overloaded
@@ -379,6 +380,7 @@ fn weight(answer: &Answer) -> usize {
                     |event: &Event| event.record.iter().chain(&event.previous).map(record).sum::<usize>();
                 events.iter().map(|event| FIXED + event.key.len() + records(event)).sum()
             }
+            Answer::Counted { next, .. } => next.as_ref().map_or(0, Bytes::len),
             Answer::Refused(text) => text.len(),
             Answer::Written(Ok(outcome)) => outcome.effect.weight(),
             Answer::Status(_)
@@ -387,6 +389,7 @@ fn weight(answer: &Answer) -> usize {
             | Answer::Future { .. }
             | Answer::Written(Err(_))
             | Answer::Done
+            | Answer::HandoverRefused(_)
             | Answer::NotPrimary { .. }
             | Answer::Abandoned
             | Answer::Overloaded => 0,

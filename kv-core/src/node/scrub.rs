@@ -63,7 +63,7 @@ fn journal_step(shared: &Shared, from: Op) -> Option<ScrubStep> {
     Some(ScrubStep { bytes, next: Some(next) })
 }
 
-/// Reads on in the newest checkpoint, in key order. It may be a newer checkpoint than in the last step.
+/// Reads on in the files of the newest checkpoint. It may be a newer one than in the last step.
 fn state_step(shared: &Shared, after: &Bytes) -> ScrubStep {
     let life = shared.state_life();
     // A state that is set aside is known to be damaged.

@@ -9,10 +9,12 @@ use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
+use super::merges::MergeQueue;
 use super::pool::Pool;
 use super::quota::Accounts;
 use super::rate::Bucket;
 use super::reply::Admission;
+use super::skips::Skips;
 use super::status::StatusCell;
 use super::sync::{Monitor, lock};
 use super::tasks::Tasks;
@@ -22,7 +24,7 @@ use super::writer::WriteQueue;
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{MemberId, Op, View};
 use crate::journal::LogReader;
-use crate::kv::{Sources, StateReader};
+use crate::kv::{Progress, Sources, StateReader};
 use crate::wire::Expectation;
 use kv_transport::Transport;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +63,10 @@ pub(super) struct Shared {
     pub(super) writes: Monitor<WriteQueue>,
     /// To the applier thread.
     pub(super) applier_queue: Monitor<ApplierQueue>,
+    /// The progress of what the applier thread reads.
+    pub(super) applier_reads: Progress,
+    /// To the thread that merges files of the state.
+    pub(super) merges: Monitor<MergeQueue>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
     /// To the thread that reads for the peers.
@@ -71,6 +77,8 @@ pub(super) struct Shared {
     pub(super) waiters: Waiters,
     /// Clients that follow what changes.
     pub(super) watches: PendingWatches,
+    /// The skips of revisions that the applier thread has applied.
+    pub(super) skips: Mutex<Skips>,
     /// What an operator must see.
     pub(super) health: Health,
     pub(super) admission: Arc<Admission>,
@@ -150,12 +158,15 @@ impl Shared {
             incoming: Incoming::default(),
             writes: Monitor::watched(&parts.quiet),
             applier_queue: Monitor::watched(&parts.quiet),
+            applier_reads: Progress::default(),
+            merges: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
             peers: Pool::watched(&parts.quiet),
             idle: parts.quiet,
             sources: Mutex::default(),
             waiters: Waiters::default(),
             watches: PendingWatches::default(),
+            skips: Mutex::default(),
             accounts: Accounts::default(),
             large_requests: Semaphore::new(1),
             handovers: Mutex::new(Bucket::burst(HANDOVER_EVERY, 1, parts.clock.monotonic())),

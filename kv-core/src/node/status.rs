@@ -135,6 +135,7 @@ pub(super) fn status(shared: &Shared) -> MemberStatus {
         peers: numbers.peers,
         load: shared.admission.meter.load(shared.watches.waiting()),
         uptime_ms: millis(shared.clock.monotonic().since(Instant::ZERO)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a node ends: its tasks, its threads, and the resources that they hold.
 
 use super::applier::ApplierQueue;
+use super::merges::MergeQueue;
 use super::shared::Shared;
 use super::sync::lock;
 use super::writer::WriteQueue;
@@ -132,6 +133,7 @@ impl Threads {
         shared.fence.store(true, Ordering::SeqCst);
         shared.writes.change(WriteQueue::close);
         shared.applier_queue.change(ApplierQueue::close);
+        shared.merges.change(MergeQueue::close);
         shared.pool.close();
         shared.peers.close();
         if running.alive.take().is_some() {

@@ -3,7 +3,7 @@
 use super::idle::IdleTracker;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Locks. A panic elsewhere stops the node (see `Shared::guard`); it is no reason to panic here too.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,6 +99,39 @@ impl<T> Monitor<T> {
         self.idle.begin();
     }
 
+    /// Blocks until `ready` gives something, but no longer than this.
+    pub(super) fn wait_at_most<R>(
+        &self,
+        most: Duration,
+        mut ready: impl FnMut(&mut T) -> Option<R>,
+    ) -> Option<R> {
+        let end = Instant::now() + most;
+        let mut guarded = lock(&self.guarded);
+        loop {
+            if self.news.swap(false, Ordering::Relaxed) {
+                self.idle.end();
+            }
+            if let Some(result) = ready(&mut guarded.value) {
+                return Some(result);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            self.idle.end();
+            guarded.sleeping += 1;
+            let notified = guarded.notified;
+            let waited = self.changed.wait_timeout(guarded, left);
+            let (again, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            guarded = again;
+            // As in `pause`.
+            if result.timed_out() && guarded.notified == notified {
+                guarded.sleeping -= 1;
+            }
+            self.idle.begin();
+        }
+    }
+
     /// Blocks until `ready` gives something.
     pub(super) fn wait<R>(&self, mut ready: impl FnMut(&mut T) -> Option<R>) -> R {
         let mut guarded = lock(&self.guarded);
@@ -157,6 +190,17 @@ mod tests {
             thread.join().expect("it does not panic");
         }
         assert_eq!(done.with(|done| *done), JOBS);
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_change_or_its_time() {
+        let monitor: Arc<Monitor<bool>> = Arc::default();
+        assert_eq!(monitor.wait_at_most(Duration::from_millis(5), |set| set.then_some(())), None);
+        assert_eq!(lock(&monitor.guarded).sleeping, 0, "nobody sleeps");
+        let changing = monitor.clone();
+        let thread = std::thread::spawn(move || changing.change_one(|set| *set = true));
+        assert!(monitor.wait_at_most(Duration::from_secs(60), |set| set.then_some(())).is_some());
+        thread.join().expect("it does not panic");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod gate;
 mod in_process;
+mod merges;
 mod readers;
 mod states;
 mod turns;

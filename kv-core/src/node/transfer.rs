@@ -2,6 +2,7 @@
 //! pieces of another's for the applier thread, which stores them and puts the whole in the place of its state.
 
 use super::StopReason;
+use super::merges;
 use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
 use super::sync::lock;
@@ -120,6 +121,7 @@ pub(super) fn install(
     }
     shared.take_state();
     *state = None;
+    merges::wait(shared);
     let new = receiver.switch()?;
     let point = new.point();
     shared.set_state(new.reader());

@@ -9,7 +9,8 @@ use super::reply::{Outbox, Responder, WatchSlot};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::Role;
-use crate::kv::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
+use crate::ids::{Instant, Revision};
+use crate::kv::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
 use crate::message::{Answer, Position, WatchQuery};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,6 +40,7 @@ struct WatchResponder {
 #[derive(Debug)]
 struct PendingWatch {
     query: WatchQuery,
+    source: PositionSource,
     asked: WatchResponder,
 }
 
@@ -91,7 +93,8 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
         let text = format!("more than {} watches on one connection: use another client", WatchSlot::MOST);
         return reply.send(Answer::Refused(text));
     };
-    poll_all(shared, vec![PendingWatch { query, asked: WatchResponder { call, reply, watching } }]);
+    let asked = WatchResponder { call, reply, watching };
+    poll_all(shared, vec![PendingWatch { query, source: PositionSource::Client, asked }]);
 }
 
 /// Answers or parks watches, on the threads that may wait for the disk.
@@ -113,7 +116,7 @@ fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
         let elsewhere = Answer::NotPrimary { hint: None };
         let life = shared.state_life();
         let Some(state) = shared.state() else { return watch.asked.reply.send(elsewhere) };
-        let next = match state.poll(&watch.query, MAX_EVENTS, MAX_BYTES) {
+        let next = match state.poll(&watch.query, watch.source, MAX_EVENTS, MAX_BYTES) {
             Ok(WatchPoll::Answer(answer)) => return watch.asked.reply.send(answer),
             Ok(WatchPoll::Nothing(next)) => next,
             Err(error) => {
@@ -121,7 +124,7 @@ fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
                 return watch.asked.reply.send(elsewhere);
             }
         };
-        watch.query.after = Some(next.clone());
+        (watch.query.after, watch.source) = (Some(next.clone()), PositionSource::Member);
         match wait(shared, watch, &next) {
             None => return,
             Some(again) => watch = again,
@@ -132,7 +135,7 @@ fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
 /// Parks a watch that has nothing to deliver up to `after`; returns it if there may be something by now.
 fn wait(
     shared: &Arc<Shared>,
-    PendingWatch { query, asked }: PendingWatch,
+    PendingWatch { query, source, asked }: PendingWatch,
     after: &Position,
 ) -> Option<PendingWatch> {
     let looked = after.behind();
@@ -158,7 +161,7 @@ fn wait(
         asked.reply.send(Answer::NotPrimary { hint: None });
         return None;
     }
-    Some(PendingWatch { query, asked })
+    Some(PendingWatch { query, source, asked })
 }
 
 /// Entries were applied and published.
@@ -190,8 +193,9 @@ fn dispatch(shared: &Arc<Shared>) {
             Err(error) => return shared.state_failed(life, error),
         };
         let woken = shared.watches.with(|watches| watches.changed(&found));
-        let watches = woken.watches.into_iter().map(|it| PendingWatch { query: it.query, asked: it.with });
-        poll_all(shared, watches.collect());
+        let source = PositionSource::Member;
+        let again = |it: ParkedWatch<_>| PendingWatch { query: it.query, source, asked: it.with };
+        poll_all(shared, woken.watches.into_iter().map(again).collect());
         match woken.next {
             Some(next) => after = next,
             None => return,
@@ -219,5 +223,24 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
             || shared.state().is_none();
         let over = shared.watches.with(|watches| watches.take_expired(now, lost));
         over.into_iter().for_each(|(it, answer)| it.with.reply.send(answer));
+        request_checkpoint(&shared, now);
     }
+}
+
+/// Requests a checkpoint if one is due because revisions were skipped.
+pub(super) fn request_checkpoint(shared: &Shared, now: Instant) {
+    // A state that was lost drops nothing.
+    let due = shared.state().is_some()
+        && lock(&shared.skips).take_due(now, |revision| is_settled(shared, revision));
+    if due {
+        shared.applier_queue.change(|plan| plan.asked = true);
+    }
+}
+
+/// Whether the changes up to this revision were matched against all parked watches, and none of those that were woken
+/// waits for a thread. So no watch needs these changes any more, except perhaps one that a thread is answering.
+fn is_settled(shared: &Shared, revision: Revision) -> bool {
+    let watches = &shared.watches;
+    let matched = watches.waiting() == 0 || lock(&watches.waiting).dispatched() >= revision;
+    matched && !watches.scheduled.load(Ordering::SeqCst) && !shared.pool.has_watches()
 }

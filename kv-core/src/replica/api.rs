@@ -21,13 +21,16 @@ pub struct ReplicaConfig {
     pub stateless: bool,
     /// The part of a snapshot that an earlier life has stored, and where it ends.
     pub staged: Option<(Anchor, ChunkEnd)>,
+    /// How many bytes of entries a peer is sent beyond its acknowledgements.
+    pub window_bytes: usize,
 }
 
 impl ReplicaConfig {
     /// Creates a configuration.
     #[must_use]
     pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
-        Self { cluster, me, options, seed, stateless: false, staged: None }
+        let window_bytes = super::WINDOW_BYTES;
+        Self { cluster, me, options, seed, stateless: false, staged: None, window_bytes }
     }
 }
 
@@ -74,7 +77,7 @@ pub enum Input {
         /// The last applied op.
         op: Op,
     },
-    /// Nothing was applied because a checkpoint must come first, and the checkpoint makes progress.
+    /// Nothing was applied, but there was progress: on a checkpoint that must come first, or on reading the state.
     Applying,
     /// The digest of the state after this op, at which members compare their digests.
     StateDigest {
@@ -128,6 +131,12 @@ pub enum Input {
     Timeout,
     /// Pass the primary role to another member, if this one has it.
     Handover,
+    /// Pass the primary role to this member, if this one has it and `Replica::check_successor` does not
+    /// refuse it.
+    HandoverTo {
+        /// The id of the next primary.
+        successor: MemberId,
+    },
 }
 
 /// An action for the driver. Outputs must be carried out in order.
@@ -148,8 +157,9 @@ pub enum Output {
         /// The message.
         message: Message,
     },
-    /// Read these entries from the journal and send all of them (the replica has limited their bytes). The output may
-    /// be dropped if an entry cannot be read or the peer's queue is full.
+    /// Read these entries from the journal and send all of them (the replica has limited their bytes). They may not be
+    /// durable yet: an earlier output wrote them. The output may be dropped if an entry cannot be read or the peer's
+    /// queue is full.
     SendEntries {
         /// The receiver.
         to: MemberId,

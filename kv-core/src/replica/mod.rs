@@ -32,11 +32,12 @@ mod status;
 mod view_change;
 
 pub use api::*;
+pub(crate) use primary::WINDOW_BYTES;
 #[cfg(feature = "internals")]
 pub use stall::{StallReason, Vote, stall_reason};
 
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Age, Entry, FormationStep, LogPoint, LogSummary, Message, Recovered};
+use crate::message::{Age, Entry, FetchWhat, FormationStep, LogPoint, LogSummary, Message, Recovered};
 use backup::{Backup, Heartbeat};
 use catching_up::CatchingUp;
 use context::{ChunkOutcome, Context, Flow, Requester, Transition};
@@ -116,7 +117,10 @@ impl Replica {
                 self.cx.fetch_state();
             }
             Input::Timeout => self.on_timeout(),
-            Input::Handover => self.as_primary(Primary::on_handover),
+            Input::Handover => self.as_primary(|primary, cx| primary.on_handover(cx, None)),
+            Input::HandoverTo { successor } => {
+                self.as_primary(|primary, cx| primary.on_handover(cx, Some(successor)));
+            }
         }
         if self.cx.end_repairs() {
             self.report_again();
@@ -281,6 +285,9 @@ impl Replica {
                 let is_primary = matches!(self.state, ReplicaState::Primary(_));
                 let to = Requester { id: from, nonce, primary_of: is_primary.then_some(self.cx.view) };
                 self.cx.on_fetch(to, first, through, hash, what);
+                if let (ReplicaState::Primary(primary), FetchWhat::Entries) = (&mut self.state, what) {
+                    primary.on_lack(&mut self.cx, from, first);
+                }
             }
             Message::Headers { nonce, hashes } => {
                 let install = self.state.install_mut();

@@ -1,15 +1,22 @@
 //! The primary: ordering requests, counting acknowledgements, heartbeats, abdication.
 
-use super::context::{Context, Flow, Origin, RUN_BYTES, Requester, Suspicion};
+mod sending;
+
+pub(crate) use sending::WINDOW_BYTES;
+
+use super::context::{Context, Flow, Origin, Suspicion};
 use super::detector::Detector;
 use super::pace::Pace;
 use super::rounds::Rounds;
-use super::{Now, Output, Wrap};
+use super::{Now, Output};
+use crate::config::Role;
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
 use crate::message::{
-    BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, Write, body_of, revisions_of,
+    BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, SuccessorRefusal, Write, body_of,
+    revisions_of,
 };
 use bytes::Bytes;
+use sending::{unasked, window_end};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tracing::{info, trace};
@@ -53,6 +60,10 @@ struct PeerProgress {
     acked: Op,
     /// The next op to send.
     next: Op,
+    /// The last op that was sent again because one before it was lost on the way.
+    lacked: Op,
+    /// It was sent a run again. Until it acknowledges more, it is sent nothing else.
+    is_anew: bool,
     /// When `acked` last grew, or entries were last resent.
     moved_at: Instant,
     /// The silence after which entries are resent. Doubles each time.
@@ -68,6 +79,8 @@ enum Leaving {
     /// Before a handover, requests in flight are completed.
     Draining {
         until: Instant,
+        /// The member that was named as the next primary. It also receives all entries before the primary abdicates.
+        successor: Option<MemberId>,
     },
     /// Rule V8: it sends no more signs of life, but repeats a vote to leave the view.
     Abdicated(Suspicion),
@@ -99,7 +112,7 @@ impl Primary {
     pub(super) fn next_timeout(&self) -> Instant {
         match self.leaving {
             Leaving::No => self.heartbeat_at,
-            Leaving::Draining { until } => until.min(self.heartbeat_at),
+            Leaving::Draining { until, .. } => until.min(self.heartbeat_at),
             Leaving::Abdicated(suspicion) => suspicion.resend_at,
         }
     }
@@ -130,6 +143,10 @@ impl Primary {
         for peer in self.peers.values() {
             assert!(peer.acked < peer.next, "what is acknowledged was sent");
             assert!(peer.next <= head.next(), "only what exists was sent");
+            assert!(
+                !peer.is_anew || peer.acked.next() < peer.next,
+                "a run that was sent again is on the way"
+            );
         }
         assert_eq!(self.queued_bytes, self.queue.iter().map(Bytes::len).sum::<usize>());
     }
@@ -147,6 +164,8 @@ impl Primary {
             installed: false,
             acked: cx.commit.previous(),
             next: cx.log.head().op.next(),
+            lacked: Op::ZERO,
+            is_anew: false,
             moved_at: now,
             patience: cx.options.failure_timeout_min,
             heard_at: None,
@@ -232,35 +251,28 @@ impl Primary {
         cx.entry_arrived(entry.header.anchor(), true);
         let seq = cx.write(Write::Append(vec![entry.clone()]));
         cx.log.appended(seq);
-        let (view, now, window) = (cx.view, cx.now.monotonic, window(cx));
+        let (view, now) = (cx.view, cx.now.monotonic);
         self.pace.prepared(op, now);
+        // The queue of a link may not have room for a larger entry.
+        let by_reference = entry.body.len() > cx.window_bytes;
+        let mut behind = Vec::new();
         for (to, peer) in &mut self.peers {
-            if peer.installed && peer.next == op && op.distance_from(peer.acked) <= window {
-                if peer.acked == op.previous() {
-                    peer.moved_at = now;
-                }
+            if !peer.installed || peer.is_anew || peer.next != op || op > window_end(cx, peer.acked) {
+                continue;
+            }
+            if peer.acked == op.previous() {
+                peer.moved_at = now;
+            }
+            if by_reference {
+                behind.push(*to);
+            } else {
                 peer.next = op.next();
                 cx.send(*to, Message::Prepare { view, commit, entry: entry.clone() });
             }
         }
-    }
-
-    /// Sends a peer the entries that it lacks, within its window.
-    fn replicate_to(&mut self, cx: &mut Context, to: MemberId) {
-        let head = cx.log.head().op;
-        let peer = self.peer(to);
-        let limit = head.min(peer.acked.advance(window(cx)));
-        let from = peer.next;
-        if from > limit {
-            return;
+        for to in behind {
+            self.replicate_to(cx, to);
         }
-        if from <= cx.trimmed() || cx.log.is_faulty(from) {
-            return cx.answer_what_is_missing(unasked(cx, to), from);
-        }
-        let through = cx.log.run_within(from, limit, RUN_BYTES);
-        peer.next = through.next();
-        let (through, wrap) = (cx.anchor(through), Wrap::Prepare { view: cx.view, commit: cx.commit() });
-        cx.outputs.push_back(Output::SendEntries { to, from, through, wrap });
     }
 
     // -- acknowledgements (rules N4, N5)
@@ -282,12 +294,16 @@ impl Primary {
         }
         if log.op > peer.acked {
             peer.acked = log.op;
+            peer.is_anew = false;
             peer.next = peer.next.max(log.op.next());
             peer.moved_at = now;
-            peer.patience = cx.options.failure_timeout_min;
+            // Slowly: a peer that is slow and has lost nothing is soon sent little twice.
+            peer.patience = (peer.patience * 7 / 8).max(cx.options.failure_timeout_min);
             self.maybe_commit(cx)?;
         }
-        self.replicate_to(cx, from);
+        if !self.peer(from).is_anew {
+            self.replicate_to(cx, from);
+        }
         Flow::Continue(())
     }
 
@@ -304,7 +320,7 @@ impl Primary {
         cx.advance_commit(acked[quorum - 1]);
         self.seal_entries(cx);
         self.confirm_reads(cx);
-        if matches!(self.leaving, Leaving::Draining { .. }) && cx.commit == cx.log.head().op {
+        if matches!(self.leaving, Leaving::Draining { .. }) && self.is_drained(cx) {
             return self.abdicate(cx, "handed over");
         }
         Flow::Continue(())
@@ -323,18 +339,6 @@ impl Primary {
         self.seal_entries(cx);
         self.confirm_reads(cx);
         Flow::Continue(())
-    }
-
-    /// A peer that answers but makes no progress has lost a message.
-    fn send_anew(&mut self, cx: &mut Context, to: MemberId) {
-        let (now, most) = (cx.now.monotonic, cx.options.failure_timeout_max);
-        let peer = self.peer(to);
-        if peer.acked.next() < peer.next && now.since(peer.moved_at) >= peer.patience {
-            peer.next = peer.acked.next();
-            peer.moved_at = now;
-            peer.patience = (peer.patience * 2).min(most);
-            self.replicate_to(cx, to);
-        }
     }
 
     // -- reads (rules R1, R4 and R5)
@@ -392,7 +396,7 @@ impl Primary {
                 return self.vote_to_be_left(cx, suspicion.target);
             }
             Leaving::Abdicated(_) => return Flow::Continue(()),
-            Leaving::Draining { until } if now >= until => return self.abdicate(cx, "handed over"),
+            Leaving::Draining { until, .. } if now >= until => return self.abdicate(cx, "handed over"),
             Leaving::No | Leaving::Draining { .. } => {}
         }
         if now < self.heartbeat_at {
@@ -404,7 +408,7 @@ impl Primary {
         }
         if self.pace.is_slow() {
             info!(view = %cx.view, "this disk is much slower than those of the other members: handing over");
-            self.on_handover(cx)?;
+            self.on_handover(cx, None)?;
         }
         self.heartbeat(cx);
         Flow::Continue(())
@@ -457,7 +461,7 @@ impl Primary {
         if self.abdication().is_some() {
             return Flow::Continue(());
         }
-        let target = self.view_of_a_living_peer(cx);
+        let target = self.view_of_the_next(cx);
         info!(view = %cx.view, %target, why, "abdicating");
         self.leave(cx);
         // Sends what is known to be committed along, so that the successor has less to find out.
@@ -487,41 +491,77 @@ impl Primary {
         }
     }
 
-    /// The next view whose primary was heard recently; the next view if there is none.
-    fn view_of_a_living_peer(&self, cx: &Context) -> View {
-        let next = cx.view.next();
-        let (now, silence) = (cx.now.monotonic, cx.options.failure_timeout_min);
-        let mut view = next;
-        for _ in 0..cx.cluster.len() {
-            let candidate = self.peers.get(&cx.cluster.primary(view));
-            if candidate.and_then(|peer| peer.heard_at).is_some_and(|at| now.since(at) <= silence) {
-                return view;
-            }
-            view = view.next();
-        }
-        next
+    /// The view to leave for: the next one whose primary is the named successor, if that has all entries and was heard
+    /// recently; otherwise the next one whose primary was heard recently; the next view if there is none.
+    fn view_of_the_next(&self, cx: &Context) -> View {
+        let named = match self.leaving {
+            Leaving::Draining { successor, .. } => successor.filter(|id| self.has_all(cx, *id)),
+            Leaving::No | Leaving::Abdicated(_) => None,
+        };
+        let now = cx.now.monotonic;
+        let views = || (1..=cx.cluster.len() as u64).map(|ahead| View::new(cx.view.get() + ahead));
+        let alive = |view: &View| self.hears(cx, cx.cluster.primary(*view), now);
+        let of_named = views().find(|view| Some(cx.cluster.primary(*view)) == named).filter(alive);
+        of_named.or_else(|| views().find(alive)).unwrap_or_else(|| cx.view.next())
     }
 
-    pub(super) fn on_handover(&mut self, cx: &mut Context) -> Flow {
-        if !self.is_serving() || cx.cluster.len() == 1 {
+    /// Whether this peer was heard recently.
+    fn hears(&self, cx: &Context, peer: MemberId, now: Instant) -> bool {
+        let heard_at = self.peers.get(&peer).and_then(|peer| peer.heard_at);
+        heard_at.is_some_and(|at| now.since(at) <= cx.options.failure_timeout_min)
+    }
+
+    /// Rule V8: why this member cannot hand over its role to `id` now. A successor may lack what is in flight, because
+    /// it receives this before the primary abdicates.
+    pub(super) fn check_successor(
+        &self,
+        cx: &Context,
+        id: MemberId,
+        now: Instant,
+    ) -> Result<(), SuccessorRefusal> {
+        match cx.cluster.member(id).map(|member| member.role) {
+            None => return Err(SuccessorRefusal::Unknown(id)),
+            Some(Role::Witness) => return Err(SuccessorRefusal::Witness(id)),
+            Some(Role::Data) => {}
+        }
+        let Some(peer) = self.peers.get(&id) else { return Ok(()) };
+        let in_flight = u64::from(cx.options.pipeline_depth);
+        // It has no state, or does not report one.
+        let is_stateless = peer.checkpoint.unwrap_or(Op::ZERO) == Op::ZERO && cx.checkpoint > Op::ZERO;
+        if !self.hears(cx, id, now) {
+            Err(SuccessorRefusal::Silent(id))
+        } else if !peer.installed || is_stateless || cx.commit.distance_from(peer.acked) > in_flight {
+            Err(SuccessorRefusal::Behind(id))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn on_handover(&mut self, cx: &mut Context, successor: Option<MemberId>) -> Flow {
+        if !self.is_serving() || cx.cluster.len() == 1 || successor == Some(cx.me) {
             return Flow::Continue(());
         }
-        if self.queue.is_empty() && cx.commit == cx.log.head().op {
+        if successor.is_some_and(|id| self.check_successor(cx, id, cx.now.monotonic).is_err()) {
+            return Flow::Continue(());
+        }
+        let until = cx.now.monotonic.after(cx.options.failure_timeout_min);
+        self.leaving = Leaving::Draining { until, successor };
+        if self.queue.is_empty() && self.is_drained(cx) {
             return self.abdicate(cx, "handed over");
         }
-        self.leaving = Leaving::Draining { until: cx.now.monotonic.after(cx.options.failure_timeout_min) };
         Flow::Continue(())
     }
-}
 
-/// How far beyond its acknowledgements a peer is sent entries.
-fn window(cx: &Context) -> u64 {
-    u64::from(cx.options.pipeline_depth) * 2
-}
+    /// Whether all entries are committed, and the named successor has them.
+    fn is_drained(&self, cx: &Context) -> bool {
+        let Leaving::Draining { successor, .. } = self.leaving else { return false };
+        cx.commit == cx.log.head().op && successor.is_none_or(|id| self.has_all(cx, id))
+    }
 
-/// A peer that lacks entries, and has not asked for them.
-const fn unasked(cx: &Context, peer: MemberId) -> Requester {
-    Requester { id: peer, nonce: 0, primary_of: Some(cx.view) }
+    /// Whether this peer has acknowledged all entries.
+    fn has_all(&self, cx: &Context, id: MemberId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.acked == cx.log.head().op)
+    }
 }
 
 fn next_entry(cx: &Context, requests: &[Bytes], timestamp: Timestamp) -> Entry {
@@ -535,7 +575,7 @@ fn next_entry(cx: &Context, requests: &[Bytes], timestamp: Timestamp) -> Entry {
         first_revision: cx.log.next_revision(),
         timestamp,
         request_count: u32::try_from(requests.len()).expect("a batch is bounded in bytes"),
-        revision_count: revisions_of(requests),
+        revision_count: revisions_of(requests, cx.log.next_revision()),
         body_len: u32::try_from(body.len()).expect("a batch is bounded in bytes"),
         body_hash: Hash::of(&body),
     };

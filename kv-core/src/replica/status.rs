@@ -2,8 +2,8 @@
 
 use super::state::ReplicaState;
 use super::{Now, Replica, ReplicaStatus, Status};
-use crate::ids::{Anchor, Op, Timestamp, View};
-use crate::message::PeerStatus;
+use crate::ids::{Anchor, Instant, MemberId, Op, Timestamp, View};
+use crate::message::{PeerStatus, SuccessorRefusal};
 use std::time::Duration;
 
 impl Replica {
@@ -65,6 +65,18 @@ impl Replica {
         match &self.state {
             ReplicaState::Primary(primary) => primary.peer_status(&self.cx),
             _ => Vec::new(),
+        }
+    }
+
+    /// Rule V8: checks whether this member, if it is the primary, would hand over its role to `successor` now. A member
+    /// that is not the primary refuses no one.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn check_successor(&self, successor: MemberId, now: Instant) -> Result<(), SuccessorRefusal> {
+        match &self.state {
+            ReplicaState::Primary(primary) => primary.check_successor(&self.cx, successor, now),
+            _ => Ok(()),
         }
     }
 

@@ -127,6 +127,7 @@ pub trait File: Send + Sync + Debug {
     ///
     /// # Errors
     /// Any error of the disk.
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "only tests shorten files"))]
     fn set_len(&self, len: u64) -> io::Result<()>;
 }
 

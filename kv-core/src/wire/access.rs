@@ -51,7 +51,7 @@ impl Party {
             | ClientCall::Watch(_)
             | ClientCall::Unwatch { .. }
             | ClientCall::Status
-            | ClientCall::Handover => {
+            | ClientCall::Handover { .. } => {
                 matches!(self, Self::Client)
             }
         }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The protocol versions that this build speaks.
-pub const PROTOCOL: VersionRange = VersionRange { min: 5, max: 5 };
+pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 8 };
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -24,6 +24,9 @@ impl ClientProtocol {
             Answer::Records { records, next, revision } => {
                 self.on_result(now, number, attempt, Reply::Records { records, next, revision });
             }
+            Answer::Counted { count, next, revision } => {
+                self.on_result(now, number, attempt, Reply::Counted { count, next, revision });
+            }
             Answer::Compacted { oldest } => {
                 self.on_result(now, number, attempt, Reply::Compacted { oldest });
             }
@@ -38,6 +41,9 @@ impl ClientProtocol {
             }
             Answer::Status(status) => self.on_result(now, number, attempt, Reply::Status(status)),
             Answer::Done => self.on_result(now, number, attempt, Reply::Done),
+            Answer::HandoverRefused(refusal) => {
+                self.on_result(now, number, attempt, Reply::HandoverRefused(refusal));
+            }
             Answer::NotPrimary { hint } => {
                 let doubtful = self.search.not_primary(now, member, hint);
                 self.unsuccessful(now, number, FailureReason::NoPrimary, false);
@@ -79,7 +85,11 @@ impl ClientProtocol {
         let kind = &self.calls[&attempt.call].kind;
         let is_read = matches!(
             reply,
-            Reply::Value { .. } | Reply::Records { .. } | Reply::Compacted { .. } | Reply::Future { .. }
+            Reply::Value { .. }
+                | Reply::Records { .. }
+                | Reply::Counted { .. }
+                | Reply::Compacted { .. }
+                | Reply::Future { .. }
         );
         let fits = match (kind, &reply) {
             (Kind::Linearizable(_), _) if is_read => {
@@ -88,7 +98,8 @@ impl ClientProtocol {
             }
             (Kind::Anywhere { .. }, _) if is_read => true,
             (Kind::Watch { .. }, Reply::Watched { .. } | Reply::Compacted { .. }) => true,
-            (Kind::Status(_), Reply::Status(_)) | (Kind::Handover(_), Reply::Done) => true,
+            (Kind::Status(_), Reply::Status(_)) => true,
+            (Kind::Handover { .. }, Reply::Done | Reply::HandoverRefused(_)) => true,
             _ => false,
         };
         if fits {
@@ -115,7 +126,7 @@ impl ClientProtocol {
             | Kind::Anywhere { .. }
             | Kind::Watch { .. }
             | Kind::Status(_)
-            | Kind::Handover(_) => {
+            | Kind::Handover { .. } => {
                 return self.on_nonsense(now, number, attempt);
             }
         };

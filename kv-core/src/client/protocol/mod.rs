@@ -164,7 +164,7 @@ impl ClientProtocol {
                 (Kind::Watch { query, start: self.first_to_ask(prefer) }, Phase::Parked)
             }
             Call::Status { member } => (Kind::Status(member), Phase::Parked),
-            Call::Handover { member } => (Kind::Handover(member), Phase::Parked),
+            Call::Handover { member, to } => (Kind::Handover { member, to }, Phase::Parked),
         };
         self.begin(id, Pending::new(kind, deadline, phase));
         if deadline > now {
@@ -337,7 +337,7 @@ impl ClientProtocol {
             Kind::Request { .. } | Kind::Open(_) | Kind::Linearizable(_) => {
                 self.set_phase(id, Phase::Parked);
             }
-            Kind::Status(member) | Kind::Handover(member) => self.send(now, id, member),
+            Kind::Status(member) | Kind::Handover { member, .. } => self.send(now, id, member),
             Kind::Anywhere { start, .. } | Kind::Watch { start, .. } => {
                 let only = matches!(call.kind, Kind::Anywhere { only: true, .. });
                 let (members, tries) = (self.search.members(), call.tries as usize);
@@ -392,7 +392,7 @@ impl ClientProtocol {
             Kind::Anywhere { mode, query, .. } => ClientCall::Read { mode: *mode, query: query.clone() },
             Kind::Watch { query, .. } => ClientCall::Watch(query.clone()),
             Kind::Status(_) => ClientCall::Status,
-            Kind::Handover(_) => ClientCall::Handover,
+            Kind::Handover { to, .. } => ClientCall::Handover { to: *to },
         };
         call.tries = call.tries.saturating_add(1);
         call.reason = FailureReason::Silent;

@@ -40,7 +40,11 @@ pub(super) enum Kind {
     /// A status call to one member. There is one attempt.
     Status(MemberId),
     /// A handover call to one member. There is one attempt.
-    Handover(MemberId),
+    Handover {
+        member: MemberId,
+        /// The member that must be the next primary.
+        to: Option<MemberId>,
+    },
 }
 
 /// A request before and after its first attempt. Only a numbered request is sent: a number belongs to one session and
@@ -64,12 +68,12 @@ impl Kind {
 
     /// Whether a hidden retry could change the data, so that its attempts must be tracked.
     const fn has_effect(&self) -> bool {
-        matches!(self, Self::Request { .. } | Self::Handover(_))
+        matches!(self, Self::Request { .. } | Self::Handover { .. })
     }
 
     /// Whether the call has only one attempt, at one member.
     pub(super) const fn is_single(&self) -> bool {
-        matches!(self, Self::Status(_) | Self::Handover(_))
+        matches!(self, Self::Status(_) | Self::Handover { .. })
     }
 }
 

@@ -1,28 +1,6 @@
-//! The messages and results of single calls.
+//! The messages and results of writes and other single calls.
 
 use super::*;
-use futures::StreamExt;
-
-/// A client of A whose session 9 is open, with its first put done.
-async fn ready() -> (Cluster, Client) {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    let write = spawn_put(&client, "first", "1");
-    cluster.open_session(9).await;
-    let first = cluster.next().await;
-    first.assert_write(A, 9, 1, 0, put("first", "1"));
-    first.written(10, Effect::Put);
-    assert_eq!(write.await.unwrap().unwrap().revision, Revision::new(10));
-    (cluster, client)
-}
-
-fn spawn_put(
-    client: &Client,
-    key: &'static str,
-    value: &'static str,
-) -> JoinHandle<Result<Written, WriteError>> {
-    tokio::spawn(client.put(key, value).into_future())
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_hint_is_followed_with_the_same_number() {
@@ -167,9 +145,123 @@ async fn a_delete_returns_whether_the_key_existed() {
     }
 }
 
+async fn answer_skip(cluster: &mut Cluster, to: u64, revision: u64) {
+    let incoming = cluster.next().await;
+    let to = Revision::new(to);
+    assert_eq!(incoming.request().operation, Operation::Command(Command::SkipRevisions { to }));
+    incoming.written(revision, Effect::RevisionsSkipped { kept: 1_000 });
+}
+
+/// Others write at the same time: the target is named, so no more is dropped for that.
+#[tokio::test(start_paused = true)]
+async fn a_compaction_skips_as_many_revisions_as_needed() {
+    let (mut cluster, client) = ready().await;
+    for (before, oldest) in [(None, 5_000), (Some(4_600), 4_600), (Some(9_000), 5_000)] {
+        let compact = before.into_iter().fold(client.compact(), |it, at| it.before(Revision::new(at)));
+        let compact = tokio::spawn(compact.into_future());
+        answer_skip(&mut cluster, 0, 5_000).await;
+        answer_skip(&mut cluster, oldest + 1_000, oldest + 1_000).await;
+        let done = compact.await.unwrap().unwrap();
+        assert_eq!((done.oldest.get(), done.revision.get()), (oldest, oldest + 1_000));
+    }
+    // It was dropped long ago.
+    let compact = tokio::spawn(client.compact().before(Revision::new(3)).into_future());
+    answer_skip(&mut cluster, 0, 5_000).await;
+    assert_eq!(compact.await.unwrap().unwrap().oldest, Revision::new(4_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_revision_is_raised_to_the_greatest_one_at_most() {
+    let (mut cluster, client) = ready().await;
+    let max = Command::MAX_SKIP_TO;
+    for (to, revision) in [(max.get(), max.get()), (5, 7)] {
+        let raise = tokio::spawn(client.raise_revision(Revision::new(to)).into_future());
+        answer_skip(&mut cluster, to, revision).await;
+        let raised = raise.await.unwrap().unwrap();
+        assert_eq!(raised.revision, Revision::new(revision), "it is not lowered");
+        assert_eq!(raised.timestamp, Timestamp::new(77), "by the clock of the cluster");
+    }
+    for to in [max.next(), Revision::new(u64::MAX)] {
+        let refused = client.raise_revision(to).await;
+        assert_eq!(refused, Err(WriteError::Malformed(crate::message::RequestError::Skip { to, max })));
+    }
+}
+
+/// Rule E2, F-net-7: the answers are lost. Each retry is the same request bit for bit, so it runs once, and its outcome
+/// is the first one, whatever others have written since.
+#[tokio::test(start_paused = true)]
+async fn a_skip_whose_answer_is_lost_is_sent_again_with_the_same_number() {
+    async fn lose_and_answer(cluster: &mut Cluster, to: u64, revision: u64) {
+        let lost = cluster.next().await;
+        let broken = cluster.next().await;
+        broken.hang_up();
+        let retried = cluster.next().await;
+        let to = Revision::new(to);
+        assert_eq!(lost.request().operation, Operation::Command(Command::SkipRevisions { to }));
+        assert!([&broken, &retried].iter().all(|it| it.message.what == lost.message.what), "bit for bit");
+        retried.written(revision, Effect::RevisionsSkipped { kept: 1_000 });
+    }
+    let (mut cluster, client) = ready().await;
+    let compact = tokio::spawn(client.compact().deadline(Duration::from_secs(60)).into_future());
+    lose_and_answer(&mut cluster, 0, 5_000).await;
+    lose_and_answer(&mut cluster, 6_000, 6_000).await;
+    let done = compact.await.unwrap().unwrap();
+    assert_eq!((done.oldest.get(), done.revision.get()), (5_000, 6_000));
+    let raise = client.raise_revision(Revision::new(9_000)).deadline(Duration::from_secs(60));
+    let raise = tokio::spawn(raise.into_future());
+    lose_and_answer(&mut cluster, 9_000, 9_000).await;
+    assert_eq!(raise.await.unwrap().unwrap().revision, Revision::new(9_000));
+    cluster.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_skip_whose_answer_is_lost_until_the_deadline_may_have_taken_effect() {
+    let (mut cluster, client) = ready().await;
+    let short = Duration::from_millis(700);
+    let raise = tokio::spawn(client.raise_revision(Revision::new(9_000)).deadline(short).into_future());
+    cluster.next().await;
+    assert!(raise.await.unwrap().unwrap_err().outcome_unknown());
+    let compact = tokio::spawn(client.compact().deadline(short).into_future());
+    let mut incoming = cluster.next().await;
+    while incoming.request().operation != Operation::Command(Command::SkipRevisions { to: Revision::ZERO }) {
+        incoming = cluster.next().await;
+    }
+    assert!(compact.await.unwrap().unwrap_err().outcome_unknown());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_touch_sends_no_value_and_returns_whether_the_key_existed() {
+    let (mut cluster, client) = ready().await;
+    let secs = Duration::from_secs;
+    for (touch, ttl_ms, existed) in
+        [(client.touch("x", secs(2)), Some(2_000), true), (client.persist("x"), None, false)]
+    {
+        let touch = tokio::spawn(touch.if_revision(Revision::new(3)).into_future());
+        let incoming = cluster.next().await;
+        let condition = Some(Condition::Revision(Revision::new(3)));
+        assert_eq!(
+            incoming.request().operation,
+            Operation::Command(Command::Touch { key: "x".into(), ttl_ms, condition })
+        );
+        incoming.written(12, Effect::Touched { existed });
+        let touched = touch.await.unwrap().unwrap();
+        assert_eq!((touched.existed, touched.revision), (existed, Revision::new(12)));
+    }
+    let touch = tokio::spawn(client.touch("x", secs(1)).if_value("v").into_future());
+    cluster.next().await.written(13, Effect::ConditionFailed { found: Some(Revision::new(7)) });
+    assert!(touch.await.unwrap().unwrap_err().is_condition_failed());
+    let error = client.touch("x", Duration::ZERO).await.unwrap_err();
+    assert!(
+        matches!(error, WriteError::Malformed(crate::message::RequestError::Ttl { ms: 0, .. })),
+        "{error}"
+    );
+    cluster.quiet().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn limits_are_reported_without_asking_anyone() {
     let (mut cluster, client) = ready().await;
+    assert_eq!((client.max_key_bytes(), client.max_value_bytes()), (100, 1000));
     let long = "k".repeat(101);
     assert_eq!(client.put("", "v").await.unwrap_err(), WriteError::Key { len: 0, max: 100 });
     assert_eq!(client.put(&long, "v").await.unwrap_err(), WriteError::Key { len: 101, max: 100 });
@@ -191,178 +283,6 @@ async fn a_refusal_contains_the_members_reason() {
     let read = tokio::spawn(client.get("x").into_future());
     cluster.next().await.answer(Answer::Refused("not today".into()));
     assert_eq!(read.await.unwrap().unwrap_err(), ReadError::Refused("not today".into()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn reads_return_the_revision_at_which_they_were_read() {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    let read = tokio::spawn({
-        let get = client.get("x");
-        async move { get.with_revision().await }
-    });
-    let revision = Revision::new(12);
-    cluster.next().await.answer(Answer::Value { record: None, revision });
-    let read = read.await.unwrap().unwrap();
-    assert_eq!((read.found, read.revision), (None, revision), "also of what does not exist");
-    let read = tokio::spawn({
-        let get = client.get_many(["x", "y"]).at_least(revision).member(B);
-        async move { get.with_revision().await }
-    });
-    let asked = cluster.next().await;
-    assert_eq!(asked.member, B);
-    let records = vec![("y".into(), record("1", 7))];
-    asked.answer(Answer::Records { records, next: None, revision });
-    let read = read.await.unwrap().unwrap();
-    assert_eq!((read.found, read.revision), (vec![None, Some(record("1", 7))], revision));
-    let error = client.get("x").member(MemberId::new(9)).await.unwrap_err();
-    assert_eq!(error.to_string(), "the cluster has no member 9: kv status lists its members");
-}
-
-#[tokio::test(start_paused = true)]
-async fn reads_return_the_stored_records() {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    for expected in [Some(record("value", 4)), None] {
-        let read = tokio::spawn(client.get("x").into_future());
-        let incoming = cluster.next().await;
-        let query = Query::Get { key: "x".into(), at: None };
-        assert_eq!(incoming.message.what, ClientCall::Read { mode: ReadMode::Linearizable, query });
-        incoming.answer(Answer::Value { record: expected.clone(), revision: Revision::new(9) });
-        assert_eq!(read.await.unwrap().unwrap(), expected);
-    }
-}
-
-fn page(keys: &[&'static str], next: Option<&'static str>) -> Answer {
-    let records = keys.iter().map(|key| (Bytes::from(*key), record("v", 1))).collect();
-    Answer::Records { records, next: next.map(Into::into), revision: Revision::new(9) }
-}
-
-fn scan(from: &'static str, to: Option<&'static str>, limit: u32) -> ClientCall {
-    let query = Query::Scan {
-        from: from.into(),
-        to: to.map(Into::into),
-        limit,
-        reverse: false,
-        keys_only: false,
-        at: None,
-    };
-    ClientCall::Read { mode: ReadMode::Linearizable, query }
-}
-
-/// A later page: at the revision of the first.
-fn later(from: &'static str, to: Option<&'static str>, limit: u32) -> ClientCall {
-    let ClientCall::Read { mode, query: Query::Scan { from, to, limit, reverse, keys_only, .. } } =
-        scan(from, to, limit)
-    else {
-        unreachable!("it is a scan")
-    };
-    let at = Some(Revision::new(9));
-    ClientCall::Read { mode, query: Query::Scan { from, to, limit, reverse, keys_only, at } }
-}
-
-/// Rule R2, of the pages.
-#[tokio::test(start_paused = true)]
-async fn a_scan_reads_all_pages_at_one_revision() {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    let reading = tokio::spawn(client.scan("a/").into_future());
-    // One of the pages is empty: so many keys were stepped over.
-    let pages = [
-        ("a/", &["a/1", "a/2"][..], Some("a/21")),
-        ("a/21", &[], Some("a/3")),
-        ("a/3", &["a/3"], Some("a/3\0")),
-        ("a/3\0", &[], None),
-    ];
-    for (from, keys, next) in pages {
-        let incoming = cluster.next().await;
-        let asks = if from == "a/" { scan } else { later };
-        assert_eq!(incoming.message.what, asks(from, Some("a0"), 1000));
-        incoming.answer(page(keys, next));
-    }
-    let keys: Vec<_> = reading.await.unwrap().unwrap().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, ["a/1", "a/2", "a/3"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_limit_ends_a_scan() {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    assert_eq!(client.scan("").limit(0).await.unwrap(), []);
-    let reading = tokio::spawn(client.scan("").limit(3).into_future());
-    let incoming = cluster.next().await;
-    assert_eq!(incoming.message.what, scan("", None, 3));
-    incoming.answer(page(&["a", "b"], Some("b\0")));
-    let incoming = cluster.next().await;
-    assert_eq!(incoming.message.what, later("b\0", None, 1));
-    incoming.answer(page(&["c"], Some("c\0")));
-    assert_eq!(reading.await.unwrap().unwrap().len(), 3);
-    cluster.quiet().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn ranges_take_every_kind_of_bound() {
-    use std::ops::Bound::{Excluded, Included};
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    for (reading, expected) in [
-        (client.scan_range("b".."d"), scan("b", Some("d"), 1000)),
-        (client.scan_range("b"..), scan("b", None, 1000)),
-        (client.scan_range(.."d"), scan("", Some("d"), 1000)),
-        (client.scan_range("b"..="d"), scan("b", Some("d\0"), 1000)),
-        (client.scan_range::<&str>((Excluded("b"), Included("d"))), scan("b\0", Some("d\0"), 1000)),
-        (client.scan_range::<&str>(..), scan("", None, 1000)),
-        (client.scan([0xff, 0xff]), {
-            let query = Query::Scan {
-                from: Bytes::from_static(&[0xff, 0xff]),
-                to: None,
-                limit: 1000,
-                reverse: false,
-                keys_only: false,
-                at: None,
-            };
-            ClientCall::Read { mode: ReadMode::Linearizable, query }
-        }),
-        (client.scan([7, 0xff]), {
-            let (from, to) = (Bytes::from_static(&[7, 0xff]), Some(Bytes::from_static(&[8])));
-            ClientCall::Read {
-                mode: ReadMode::Linearizable,
-                query: Query::Scan { from, to, limit: 1000, reverse: false, keys_only: false, at: None },
-            }
-        }),
-    ] {
-        let reading = tokio::spawn(reading.into_future());
-        let incoming = cluster.next().await;
-        assert_eq!(incoming.message.what, expected);
-        incoming.answer(page(&[], None));
-        assert_eq!(reading.await.unwrap().unwrap(), []);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stream_asks_for_a_page_when_the_last_one_is_used_up() {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    let mut stream = Box::pin(client.scan("").local().stream());
-    let (first, incoming) = tokio::join!(stream.next(), async {
-        let incoming = cluster.next().await;
-        incoming.answer(page(&["a", "b"], Some("b\0")));
-        incoming
-    });
-    assert!(matches!(incoming.message.what, ClientCall::Read { mode: ReadMode::Local, .. }));
-    assert_eq!(first.unwrap().unwrap().0, "a");
-    assert_eq!(stream.next().await.unwrap().unwrap().0, "b");
-    cluster.quiet().await;
-    let (third, incoming) = tokio::join!(stream.next(), async {
-        let incoming = cluster.next().await;
-        incoming.answer(Answer::Refused("no".into()));
-        incoming
-    });
-    // Whoever is asked now may lag behind.
-    let least = ReadMode::AtLeast(Revision::new(9));
-    assert!(matches!(incoming.message.what, ClientCall::Read { mode, .. } if mode == least));
-    assert_eq!(third.unwrap().unwrap_err(), ReadError::Refused("no".into()));
-    assert!(stream.next().await.is_none(), "an error is the end");
 }
 
 #[tokio::test(start_paused = true)]
@@ -393,13 +313,21 @@ async fn a_handover_is_requested_from_the_newest_primary() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     use MemberState::{Backup, Primary, ViewChange};
-    for (states, expected) in [
-        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B)),
-        ([(Backup, 3), (ViewChange, 4), (Backup, 4)], None),
+    let refusal = SuccessorRefusal::Behind(C);
+    for (states, expected, to, answer) in [
+        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B), None, Answer::Done),
+        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B), Some(C), Answer::Done),
+        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B), Some(C), Answer::HandoverRefused(refusal)),
+        ([(Backup, 3), (ViewChange, 4), (Backup, 4)], None, None, Answer::Done),
     ] {
         let asking = tokio::spawn({
             let client = client.clone();
-            async move { client.handover().await }
+            async move {
+                match to {
+                    Some(successor) => client.handover_to(successor).await,
+                    None => client.handover().await,
+                }
+            }
         });
         for _ in 0..3 {
             let incoming = cluster.next().await;
@@ -408,9 +336,11 @@ async fn a_handover_is_requested_from_the_newest_primary() {
         }
         if let Some(primary) = expected {
             let incoming = cluster.next().await;
-            assert_eq!((incoming.member, &incoming.message.what), (primary, &ClientCall::Handover));
-            incoming.answer(Answer::Done);
-            asking.await.unwrap().unwrap();
+            assert_eq!((incoming.member, &incoming.message.what), (primary, &ClientCall::Handover { to }));
+            let is_refused = answer != Answer::Done;
+            incoming.answer(answer);
+            let expected = if is_refused { Err(AdminError::Successor(refusal)) } else { Ok(()) };
+            assert_eq!(asking.await.unwrap(), expected);
         } else {
             assert_eq!(asking.await.unwrap().unwrap_err(), AdminError::NoPrimary);
         }
@@ -475,42 +405,6 @@ async fn many_calls_at_once_each_get_their_own_result() {
     for (n, call) in (0..).zip(calls) {
         assert_eq!(call.await.unwrap().unwrap().revision, Revision::new(100 + n));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_read_of_another_revision_returns_why_it_cannot_be_read() {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    let (oldest, newest) = (Revision::new(5), Revision::new(9));
-    for (answer, error) in [
-        (Answer::Compacted { oldest }, ReadError::Compacted { oldest }),
-        (Answer::Future { newest }, ReadError::Future { newest }),
-    ] {
-        let reading = tokio::spawn(client.get("x").at(Revision::new(3)).into_future());
-        let incoming = cluster.next().await;
-        let query = Query::Get { key: "x".into(), at: Some(Revision::new(3)) };
-        assert_eq!(incoming.message.what, ClientCall::Read { mode: ReadMode::Linearizable, query });
-        incoming.answer(answer);
-        assert_eq!(reading.await.unwrap().unwrap_err(), error);
-    }
-}
-
-/// A member that has not come so far is no answer: another one is asked.
-#[tokio::test(start_paused = true)]
-async fn a_read_at_least_at_a_revision_asks_the_next_member_when_one_lags() {
-    let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
-    let least = Revision::new(9);
-    let reading = tokio::spawn(client.get("x").at_least(least).into_future());
-    for _ in 0..2 {
-        let incoming = cluster.next().await;
-        assert!(
-            matches!(incoming.message.what, ClientCall::Read { mode, .. } if mode == ReadMode::AtLeast(least))
-        );
-        incoming.answer(Answer::Future { newest: Revision::new(8) });
-    }
-    cluster.next().await.answer(Answer::Value { record: None, revision: least });
-    assert_eq!(reading.await.unwrap().unwrap(), None);
 }
 
 /// The longest times there are mean a year, for every kind of call.

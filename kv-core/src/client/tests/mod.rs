@@ -2,6 +2,7 @@
 
 mod calls;
 mod connections;
+mod reads;
 
 use super::*;
 use crate::config::{FixedOptions, Options, Role};
@@ -9,7 +10,7 @@ use crate::error::{AdminError, ConnectError, ReadError, WriteError};
 use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
     Answer, ClientCall, ClientMessage, Command, Condition, Effect, Load, MemberState, MemberStatus,
-    Operation, Outcome, Query, ReadMode, Record, Request, ServerMessage,
+    Operation, Outcome, Query, ReadMode, Record, Request, ServerMessage, SuccessorRefusal,
 };
 use crate::wire::{self, Expectation, FrameReader, FrameWriter, HelloReply, Limits, MemberInfo};
 use bytes::Bytes;
@@ -223,5 +224,27 @@ fn status(id: MemberId, state: MemberState, view: u64) -> MemberStatus {
         peers: Vec::new(),
         load: Load::default(),
         uptime_ms: 1,
+        version: "0.1.0".to_owned(),
     }
+}
+
+/// A client of A whose session 9 is open, with its first put done.
+async fn ready() -> (Cluster, Client) {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let write = spawn_put(&client, "first", "1");
+    cluster.open_session(9).await;
+    let first = cluster.next().await;
+    first.assert_write(A, 9, 1, 0, put("first", "1"));
+    first.written(10, Effect::Put);
+    assert_eq!(write.await.unwrap().unwrap().revision, Revision::new(10));
+    (cluster, client)
+}
+
+fn spawn_put(
+    client: &Client,
+    key: &'static str,
+    value: &'static str,
+) -> JoinHandle<Result<Written, WriteError>> {
+    tokio::spawn(client.put(key, value).into_future())
 }

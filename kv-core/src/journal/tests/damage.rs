@@ -530,7 +530,7 @@ fn f_input_8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
                 3 => entry.header.view = View::new(number),
                 4 => incarnation = number,
                 // Rule N8: not as many of its requests take a revision.
-                5 => entry.header.revision_count = u32::MAX,
+                5 => entry.header.revision_count = number,
                 _ => synced = number,
             }
             let place = EntryLocation {

@@ -50,15 +50,16 @@ pub(super) fn entry_after(last: Option<&Entry>, fill: u8, bytes: usize) -> Entry
     let request = Bytes::from(vec![fill; bytes]);
     let body = body_of([&request]);
     let parent = last.map_or(Anchor::ZERO, |entry| entry.header.anchor());
+    let first_revision = last.map_or(Revision::new(1), |entry| entry.header.next_revision());
     let header = EntryHeader {
         cluster: ClusterId::of_name(CLUSTER),
         view: View::new(u64::from(fill)),
         op: parent.op.next(),
         parent: parent.hash,
-        first_revision: last.map_or(Revision::new(1), |entry| entry.header.next_revision()),
+        first_revision,
         timestamp: Timestamp::new(last.map_or(1, |entry| entry.header.timestamp.get() + 1)),
         request_count: 1,
-        revision_count: revisions_of([&request]),
+        revision_count: revisions_of([&request], first_revision),
         body_len: u32::try_from(body.len()).unwrap(),
         body_hash: Hash::of(&body),
     };

@@ -138,8 +138,8 @@ fn another_format_of_a_segment_is_refused_older_or_newer() {
         }
         disk.put(&file, bytes);
         let error = refused(&disk, identity());
-        let newer = matches!(error, OpenError::NewerFormat { found: 9, known: 3 });
-        let older = matches!(error, OpenError::OlderFormat { found: 2, known: 3 });
+        let newer = matches!(error, OpenError::NewerFormat { found: 9, known: 4 });
+        let older = matches!(error, OpenError::OlderFormat { found: 2, known: 4 });
         assert!(if format == 9 { newer } else { older }, "{error}");
     }
 }

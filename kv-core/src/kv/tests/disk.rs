@@ -3,7 +3,6 @@
 use super::model::Workload;
 use super::*;
 use crate::storage::Directory;
-use crate::storage::simulated::Disk;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn open_on(disk: &Disk) -> StateMachine {
@@ -285,15 +284,15 @@ fn dropping_a_state_writes_nothing_and_ends_a_running_checkpoint() {
     let mut state = open_on(&disk);
     workload.step(&mut state);
     checkpoint(&mut state);
-    let (anchor, image) = (state.checkpoint(), disk.contents("state"));
+    let (anchor, before) = (state.checkpoint(), image(&disk));
     workload.step(&mut state);
     let running = state.begin_checkpoint().unwrap();
     drop(state);
     running.run().unwrap_err();
-    assert_eq!(disk.contents("state"), image);
+    assert_eq!(image(&disk), before);
     let state = open_on(&disk);
     assert_eq!(state.checkpoint(), anchor);
-    assert_eq!(disk.contents("state"), image, "opening writes nothing either");
+    assert_eq!(image(&disk), before, "opening writes nothing either");
 }
 
 #[test]

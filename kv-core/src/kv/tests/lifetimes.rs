@@ -5,7 +5,6 @@ use crate::ids::LeaseId;
 use crate::message::{
     Expiry, LeaseCommand, LeaseFailure, LeaseInfo, StepFailure, TransactionRequest, TransactionStep,
 };
-use crate::storage::simulated::Disk;
 
 fn put_for(session: SessionId, number: u64, key: &str, life: Lifetime) -> Request {
     let key = Bytes::copy_from_slice(key.as_bytes());

@@ -8,7 +8,9 @@ mod history;
 mod lifetimes;
 mod model;
 mod readers;
+mod revisions;
 mod sessions;
+mod touch;
 mod transactions;
 mod transfer;
 mod watchers;
@@ -21,7 +23,9 @@ use crate::message::{
     Command, Condition, Effect, Entry, EntryHeader, Lifetime, Operation, Outcome, Record, Rejection, Request,
     body_of, revisions_of,
 };
+use crate::storage::simulated::Disk;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Small, so that every limit is met.
@@ -73,7 +77,7 @@ impl Log {
             first_revision: self.next_revision,
             timestamp: Timestamp::new(self.timestamp),
             request_count: u32::try_from(requests.len()).unwrap(),
-            revision_count: revisions_of(requests),
+            revision_count: revisions_of(requests, self.next_revision),
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };
@@ -170,6 +174,26 @@ impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, std::sync::atomic::Ordering::Relaxed);
     }
+}
+
+/// The files of the state, and what they hold.
+fn image(disk: &Disk) -> BTreeMap<String, Vec<u8>> {
+    let names = disk.names().into_iter().filter(|name| name.starts_with("state"));
+    names.map(|name| (name.clone(), disk.contents(&name).unwrap())).collect()
+}
+
+/// The files of its runs.
+fn run_files(disk: &Disk) -> BTreeMap<String, Vec<u8>> {
+    image(disk).into_iter().filter(|(name, _)| name.starts_with("state-")).collect()
+}
+
+/// Some places in each of these files: they are in all blocks.
+fn places(files: &BTreeMap<String, Vec<u8>>, every: usize) -> Vec<(String, u64)> {
+    let of = |(name, bytes): (&String, &Vec<u8>)| {
+        let name = name.clone();
+        (0..bytes.len()).step_by(every).map(move |at| (name.clone(), at as u64)).collect::<Vec<_>>()
+    };
+    files.iter().flat_map(of).collect()
 }
 
 /// Everything that a reader sees, key by key.

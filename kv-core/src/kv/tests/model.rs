@@ -58,12 +58,15 @@ impl Model {
 
     fn execute(&mut self, at: Revision, now: u64, command: &Command) -> Effect {
         let (key, condition) = match command {
-            Command::Put { key, condition, .. } | Command::Delete { key, condition } => {
-                (key, condition.as_ref())
-            }
+            Command::Put { key, condition, .. }
+            | Command::Delete { key, condition }
+            | Command::Touch { key, condition, .. } => (key, condition.as_ref()),
             Command::DeleteRange { from, to, limit } => return self.delete_range(from, to.as_ref(), *limit),
             Command::Transaction(transaction) => return self.transact(at, now, transaction),
             Command::Lease(command) => return self.lease(now, *command),
+            Command::SkipRevisions { .. } => {
+                return Effect::RevisionsSkipped { kept: limits().fixed.history_revisions };
+            }
         };
         match (condition.is_none_or(|condition| self.holds(key, condition)), command) {
             (true, Command::Put { value, life, .. }) => {
@@ -72,6 +75,9 @@ impl Model {
                 }
                 self.put(at, now, key, value, *life);
                 Effect::Put
+            }
+            (true, Command::Touch { ttl_ms, .. }) => {
+                Effect::Touched { existed: self.touch(at, now, key, *ttl_ms) }
             }
             (true, _) => Effect::Deleted { existed: self.records.remove(key).is_some() },
             (false, _) => {
@@ -114,6 +120,13 @@ impl Model {
         self.records.insert(key.clone(), record);
     }
 
+    fn touch(&mut self, at: Revision, now: u64, key: &Bytes, ttl_ms: Option<u64>) -> bool {
+        let Some(record) = self.records.get_mut(key) else { return false };
+        (record.modified, record.version) = (at, record.version + 1);
+        record.expires = ttl_ms.map(|ms| Timestamp::new(ends(now, ms)));
+        true
+    }
+
     fn transact(&mut self, at: Revision, now: u64, transaction: &TransactionRequest) -> Effect {
         let (locks, conditions): (Vec<_>, Vec<_>) =
             transaction.conditions.iter().partition(|(_, condition)| matches!(condition, Condition::Held(_)));
@@ -154,6 +167,9 @@ impl Model {
                     let record = self.records.get_mut(key).expect("it was put");
                     (record.expires, record.lease) = ends;
                     StepResult::Added { sum }
+                }
+                TransactionStep::Touch { key, ttl_ms } => {
+                    StepResult::Touched { existed: self.touch(at, now, key, *ttl_ms) }
                 }
                 TransactionStep::Get { key } => StepResult::Got(old.get(key).cloned().map(Box::new)),
                 TransactionStep::Scan { from, to, limit } => {
@@ -344,6 +360,10 @@ impl Workload {
         };
         match rng.u8(..16) {
             0..4 => return Command::Delete { key, condition },
+            6 => {
+                let ttl_ms = rng.bool().then_some(life.ttl_ms).flatten();
+                return Command::Touch { key, ttl_ms, condition };
+            }
             4 if rng.bool() => {
                 let to = rng.bool().then(|| format!("key{:04}", rng.u64(..self.keys)).into());
                 return Command::DeleteRange { from: key, to, limit: rng.u32(0..6) };
@@ -363,7 +383,12 @@ impl Workload {
                     scan,
                 ];
                 let read = TransactionStep::Get { key: if rng.bool() { key } else { other } };
-                let then = vec![put, TransactionStep::Add { key: counter, by }, read];
+                let touched = Bytes::from(format!("number{}", 3 + rng.u8(..3)));
+                let touch = match rng.u8(..3) {
+                    0 => TransactionStep::Put { key: touched, value: "1".into(), life },
+                    _ => TransactionStep::Touch { key: touched, ttl_ms: life.ttl_ms },
+                };
+                let then = vec![put, TransactionStep::Add { key: counter, by }, read, touch];
                 return Command::Transaction(TransactionRequest { conditions, then, otherwise });
             }
             _ => {}

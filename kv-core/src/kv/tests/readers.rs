@@ -51,7 +51,7 @@ fn a_reader_that_was_made_early_sees_what_is_applied_later() {
 /// A read that needs no disk does not wait for one that does.
 #[test]
 fn a_recently_changed_key_reads_the_same_from_memory() {
-    let disk = crate::storage::simulated::Disk::new();
+    let disk = Disk::new();
     let mut machine =
         Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };
     let session = machine.open();

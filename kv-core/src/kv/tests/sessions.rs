@@ -89,7 +89,7 @@ fn a_session_can_be_opened_and_used_in_one_entry() {
 /// never comes twice, and restarts keep it.
 #[test]
 fn n8_sessions_and_leases_take_no_revision_and_have_unique_ids() {
-    let disk = crate::storage::simulated::Disk::new();
+    let disk = Disk::new();
     let mut machine =
         Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };
     let session = machine.open();

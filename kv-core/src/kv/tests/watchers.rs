@@ -110,7 +110,7 @@ fn w4_a_woken_watch_continues_from_the_matched_position() {
     let found = machine.state.reader().all_changes(Position::after(watchers.dispatched()), 9, 999).unwrap();
     let woken = watchers.changed(&found).watches.remove(0);
     assert_eq!(woken.query.after, Some(Position::after(r(5))));
-    let look = machine.state.reader().poll(&woken.query, 9, 999).unwrap();
+    let look = machine.state.reader().poll(&woken.query, PositionSource::Member, 9, 999).unwrap();
     assert!(
         matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events.len() == 1 && events[0].revision == r(6))
     );
@@ -126,7 +126,7 @@ fn w3_a_watch_looks_again_before_it_parks_if_it_missed_a_wake_up() {
     machine.run(&[put(session, 12, "a", "v", None)]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
-    let look = machine.state.reader().poll(&again.query, 9, 999).unwrap();
+    let look = machine.state.reader().poll(&again.query, PositionSource::Member, 9, 999).unwrap();
     assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events.len() == 1));
 }
 
@@ -138,12 +138,12 @@ fn w3_a_revision_delivered_in_part_is_not_covered() {
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("other", Position::after(r(2)), 1), || r(2)).is_none());
     let late = question("", None, within(3, "a"), 2);
-    let looked = machine.state.reader().poll(&late.query, 9, 999).unwrap();
+    let looked = machine.state.reader().poll(&late.query, PositionSource::Client, 9, 999).unwrap();
     assert_eq!(looked, WatchPoll::Nothing(within(3, "a")));
     machine.run(&[put_all(session, 12, &["a", "b"])]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
-    let look = machine.state.reader().poll(&again.query, 9, 999).unwrap();
+    let look = machine.state.reader().poll(&again.query, PositionSource::Member, 9, 999).unwrap();
     assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events[0].key == "b"));
 }
 
@@ -160,7 +160,7 @@ fn w3_a_revision_matched_in_part_must_be_covered_as_a_whole() {
     let first = watchers.changed(&state.all_changes(Position::after(r(2)), 1, usize::MAX).unwrap());
     assert_eq!((first.watches.len(), first.next), (0, Some(within(3, "a"))));
     let again = watchers.wait(late, || r(3)).expect("it has not seen what has woken others");
-    let look = state.poll(&again.query, 9, 999).unwrap();
+    let look = state.poll(&again.query, PositionSource::Member, 9, 999).unwrap();
     assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events[0].key == "a"));
     // A watch that has seen it may park, although the rest of it has not woken others yet.
     assert!(watchers.wait(key("a", Position::after(r(3)), 2), || r(3)).is_none());
@@ -205,7 +205,8 @@ fn w5_a_replaced_state_that_lags_parks_no_watches() {
 fn a_watch_ahead_of_this_member_keeps_its_position() {
     let (machine, _) = machine();
     let mut watchers = Watchers::default();
-    let looked = machine.state.reader().poll(&key("k", within(9, "a"), 1).query, 9, 999).unwrap();
+    let query = key("k", within(9, "a"), 1).query;
+    let looked = machine.state.reader().poll(&query, PositionSource::Client, 9, 999).unwrap();
     assert_eq!(looked, WatchPoll::Nothing(within(9, "a")));
     assert!(watchers.wait(key("k", within(9, "a"), 1), || r(2)).is_none());
     assert_eq!(watchers.dispatched(), r(2));
@@ -221,10 +222,50 @@ fn w2_a_position_that_is_no_longer_kept_is_reported_as_compacted() {
     assert!(watchers.wait(key("k", Position::after(r(0)), 1), || r(0)).is_none());
     machine.run(&[put(session, 1, "k", "v", None)]);
     let state = machine.state.reader();
-    let look = state.poll(&key("k", Position::after(r(0)), 2).query, 9, 999).unwrap();
+    let query = key("k", Position::after(r(0)), 2).query;
+    let look = state.poll(&query, PositionSource::Client, 9, 999).unwrap();
     assert_eq!(look, WatchPoll::Answer(Answer::Compacted { oldest: r(1) }));
     // Parked watches are woken too, although the matching changes are unknown: they get the same answer.
     assert_eq!(dispatch(&mut watchers, &state, 9), [1]);
+}
+
+/// Rule W2: this member vouches for the positions of the watches that are parked here. So a skip of revisions, which
+/// makes older history unreadable, costs them nothing, even if the changes before it have not been matched yet.
+#[test]
+fn w2_a_skip_of_revisions_wakes_only_the_watches_whose_keys_have_changed() {
+    let state = StateMachine::open(Disk::new().storage(), limits()).unwrap();
+    let mut machine = Machine { state, log: Log::new() };
+    let session = machine.open();
+    machine.run(&[put(session, 1, "other", "v", None)]);
+    let mut watchers = Watchers::default();
+    for call in 1..100 {
+        let idle = key(&format!("idle/{call}"), Position::after(r(1)), call);
+        assert!(watchers.wait(idle, || r(1)).is_none());
+    }
+    let mut busy = key("busy", Position::after(r(1)), 100);
+    for round in 0..3 {
+        assert!(watchers.wait(busy, || machine.state.revision()).is_none());
+        let to = machine.state.revision().advance(limits().fixed.history_revisions + 10);
+        let skip = Operation::Command(Command::SkipRevisions { to });
+        let number = 2 + 3 * round;
+        machine.run(&[put(session, number, "other", "v", None), put(session, number + 1, "busy", "v", None)]);
+        let changed = machine.state.revision();
+        machine.run(&[request(session, number + 2, skip)]);
+        let state = machine.state.reader();
+        let found = state.all_changes(Position::after(watchers.dispatched()), 9, usize::MAX).unwrap();
+        let mut woken = watchers.changed(&found).watches;
+        assert_eq!(calls(&woken), [100]);
+        busy = woken.remove(0);
+        let look = state.poll(&busy.query, PositionSource::Member, 9, 999).unwrap();
+        let WatchPoll::Answer(Answer::Watched { events, next, .. }) = look else { panic!("{look:?}") };
+        assert_eq!(events.iter().map(|event| event.revision).collect::<Vec<_>>(), [changed]);
+        assert_eq!(next, Position::after(to));
+        // For a client, the history before the skip does not exist any more.
+        let look = state.poll(&busy.query, PositionSource::Client, 9, 999).unwrap();
+        assert!(matches!(look, WatchPoll::Answer(Answer::Compacted { .. })), "{look:?}");
+        busy.query.after = Some(next);
+    }
+    assert_eq!(watchers.len(), 99);
 }
 
 /// Rule W5: a member that hears of no primary refuses its parked watches; and so does one that stops.
@@ -250,9 +291,8 @@ fn a_member_that_is_cut_off_or_stops_refuses_watches() {
 fn a_watch_without_a_position_gets_one() {
     let (machine, _) = machine();
     let query = WatchQuery { from: Bytes::new(), to: None, after: NONE, previous: false };
-    let WatchPoll::Answer(answer) = machine.state.reader().poll(&query, 9, 999).unwrap() else {
-        panic!("at once")
-    };
+    let look = machine.state.reader().poll(&query, PositionSource::Client, 9, 999).unwrap();
+    let WatchPoll::Answer(answer) = look else { panic!("at once") };
     assert_eq!(place(&answer), &Position::after(r(2)));
 }
 

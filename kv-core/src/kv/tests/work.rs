@@ -5,7 +5,6 @@ use super::changes::MAX_STEPS;
 use super::*;
 use crate::engine::steps;
 use crate::message::{Answer, LeaseCommand, Query, WatchQuery};
-use crate::storage::simulated::Disk;
 
 /// The steps of a page: one each for the cursor and the version, and some overhead.
 const PAGE: usize = 3 * MAX_STEPS;
@@ -234,6 +233,37 @@ fn r7_a_page_of_the_past_is_bounded() {
     }
 }
 
+/// A step of a count is bounded, no matter how many keys there are, how large they are and how many were removed; and
+/// the steps reach the end.
+#[test]
+fn r7_a_step_of_a_count_is_bounded() {
+    for place in EVERYWHERE {
+        let mut worker = Worker::new(place);
+        worker.all(names("key/", 3_000), Some("value"));
+        worker.all(names("gone/", 3_000), Some("value"));
+        let then = worker.machine.state.revision();
+        worker.all(names("gone/", 3_000), None);
+        let large = "v".repeat(32 << 10);
+        worker.all(names("large/", 1), Some(&large));
+        for (at, expected) in [(None, 3_001), (Some(then), 6_000)] {
+            let (mut found, mut next, mut answers) = (0, Some(Bytes::new()), 0);
+            while let Some(from) = next.take() {
+                let (steps, answer) = worker.answer(&Query::Count { from, to: None, at });
+                // A key of the past takes a few look-ups.
+                assert!(steps <= 6 * PAGE, "{place:?}: {steps} for one answer");
+                let Answer::Counted { count, next: rest, .. } = answer else { panic!("{answer:?}") };
+                (found, next, answers) = (found + count, rest, answers + 1);
+                assert!(answers < 20, "it comes to an end");
+            }
+            assert_eq!(found, expected, "{place:?} at {at:?}");
+            assert!(answers > 1, "{place:?}: the test is large enough");
+        }
+        let (_, one) =
+            worker.answer(&Query::Count { from: "key/0".into(), to: Some("key/00000010".into()), at: None });
+        assert!(matches!(one, Answer::Counted { count: 10, next: None, .. }), "{one:?}");
+    }
+}
+
 /// Values that are not wanted are not read without end.
 #[test]
 fn r7_a_keys_only_page_is_bounded_by_the_values_read_for_it() {
@@ -337,7 +367,8 @@ fn the_cost_of_a_watch_depends_on_the_changes_since() {
         worker.all(names("since/", 50), Some("value"));
         let query =
             WatchQuery { from: "".into(), to: None, after: Some(Position::after(after)), previous: true };
-        let (steps, look) = steps::of(|| worker.machine.state.reader().poll(&query, 1000, 1 << 20).unwrap());
+        let reader = worker.machine.state.reader();
+        let (steps, look) = steps::of(|| reader.poll(&query, PositionSource::Client, 1000, 1 << 20).unwrap());
         let WatchPoll::Answer(Answer::Watched { events, .. }) = look else { panic!("{look:?}") };
         assert_eq!(events.len(), 50);
         steps
@@ -361,8 +392,9 @@ fn the_cost_of_a_watch_without_matches_is_bounded() {
         };
         let mut pieces = 0;
         loop {
+            let reader = worker.machine.state.reader();
             let (steps, look) =
-                steps::of(|| worker.machine.state.reader().poll(&query, 1000, 1 << 20).unwrap());
+                steps::of(|| reader.poll(&query, PositionSource::Client, 1000, 1 << 20).unwrap());
             assert!(steps <= PAGE, "{place:?}: {steps} for one piece");
             pieces += 1;
             match look {

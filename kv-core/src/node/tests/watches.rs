@@ -7,6 +7,9 @@ use crate::message::{
     Answer, Command, Entry, EntryHeader, Operation, Position, Request, WatchQuery, body_of, successor,
 };
 use crate::node::pool;
+use crate::node::sync::lock;
+use crate::node::watches::{published, request_checkpoint};
+use crate::storage::simulated::Disk;
 use std::sync::mpsc;
 
 /// The state of a log of so many entries, each of which takes a revision and changes nothing.
@@ -32,13 +35,14 @@ pub(super) fn log(revisions: u64) -> Vec<Entry> {
     }))
 }
 
-/// One entry for each of these requests, each of which opens a session or takes a revision.
+/// One entry for each of these requests.
 pub(super) fn log_of(requests: impl Iterator<Item = Request>) -> Vec<Entry> {
     let (mut last, mut revision) = (Anchor::ZERO, Revision::new(1));
     let entry = |request: Request| {
         let Anchor { op, hash: parent } = last;
-        let takes_revision = !matches!(request.operation, Operation::OpenSession { .. });
-        let body = body_of(&[request.encode()]);
+        let request = request.encode();
+        let revision_count = Request::revisions(&request, revision.previous());
+        let body = body_of(&[request]);
         let header = EntryHeader {
             cluster: ClusterId::of_name("test"),
             view: View::ZERO,
@@ -47,14 +51,12 @@ pub(super) fn log_of(requests: impl Iterator<Item = Request>) -> Vec<Entry> {
             first_revision: revision,
             timestamp: Timestamp::new(op.next().get()),
             request_count: 1,
-            revision_count: u32::from(takes_revision),
+            revision_count,
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };
         last = header.anchor();
-        if takes_revision {
-            revision = revision.next();
-        }
+        revision = revision.advance(revision_count);
         Entry { header, body }
     };
     requests.map(entry).collect()
@@ -127,4 +129,67 @@ async fn w5_an_older_state_refuses_watches_without_spinning() {
     let answer = answer.unwrap().unwrap();
     assert_eq!((answer.call, answer.answer), (3, Answer::NotPrimary { hint: None }));
     work(&bench).await;
+}
+
+/// Rule W2: a member vouches for the positions of the watches that are parked there. So a skip of revisions ends none
+/// of them, also if the changes before it have not been matched yet: the checkpoint that drops them waits for that.
+#[tokio::test]
+async fn w2_a_skip_of_revisions_ends_no_parked_watch() {
+    let session = SessionId::new(1);
+    let command = |number: u64, command: Command| Request {
+        session,
+        number: RequestNumber::new(number),
+        acked_through: RequestNumber::ZERO,
+        operation: Operation::Command(command),
+    };
+    let put = |number: u64, key: &'static str| {
+        let (key, value) = (key.into(), "v".into());
+        command(number, Command::Put { key, value, condition: None, life: Default::default() })
+    };
+    let open = Request {
+        session: SessionId::ZERO,
+        number: RequestNumber::ZERO,
+        acked_through: RequestNumber::ZERO,
+        operation: Operation::OpenSession { nonce: 1 },
+    };
+    let skip = command(4, Command::SkipRevisions { to: Revision::new(1 << 40) });
+    let entries = log_of([open, put(1, "other"), put(2, "other"), put(3, "key"), skip].into_iter());
+    let mut state = StateMachine::open(Disk::new().storage(), Limits::from(&Options::default())).unwrap();
+    entries[..2].iter().for_each(|entry| drop(state.apply(entry).unwrap()));
+    let bench = Bench::new();
+    bench.shared.set_state(state.reader());
+    let mut client = client(&bench).await;
+    client.1.push(watch(1, 1));
+    catch_up(&mut client, 2).await;
+    work(&bench).await;
+    assert_eq!(bench.shared.watches.waiting(), 1);
+
+    let (shared, began) = (bench.shared.clone(), bench.shared.clock.monotonic());
+    for entry in &entries[2..] {
+        drop(state.apply(entry).unwrap());
+        // As the applier does.
+        if entry.header.skips_revisions() {
+            lock(&shared.skips).note(began, state.revision());
+        }
+    }
+    let mut seconds = 0..;
+    let mut sweep = || {
+        let second = seconds.next().expect("there is no last one");
+        request_checkpoint(&shared, began.after(Duration::from_secs(second)));
+        let asked = shared.applier_queue.with(|plan| std::mem::take(&mut plan.asked));
+        if asked {
+            let done = state.begin_checkpoint().unwrap().run().unwrap();
+            state.finish_checkpoint(done);
+        }
+        asked
+    };
+    assert_eq!((0..30).filter(|_| sweep()).count(), 0, "a parked watch still needs the changes");
+    published(&bench.shared);
+    assert!(!sweep(), "a woken one does");
+    work(&bench).await;
+    assert_eq!((0..30).filter(|_| sweep()).count(), 1, "one checkpoint drops the history");
+    let answer = timeout(Duration::from_secs(30), client.0.read_server_message()).await.expect("it answers");
+    let Answer::Watched { events, next, .. } = answer.unwrap().unwrap().answer else { panic!("it goes on") };
+    assert_eq!(events.iter().map(|event| event.revision).collect::<Vec<_>>(), [Revision::new(3)]);
+    assert_eq!(next, Position::after(Revision::new(1 << 40)));
 }

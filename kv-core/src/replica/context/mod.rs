@@ -82,6 +82,7 @@ pub(super) struct Context {
     pub(super) cluster: Cluster,
     pub(super) me: MemberId,
     pub(super) options: Options,
+    pub(super) window_bytes: usize,
     rng: fastrand::Rng,
     pub(super) now: Now,
     /// The time as `now`, without leaps (rule N7).
@@ -125,12 +126,13 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(config: ReplicaConfig, recovered: &Recovered, now: Now) -> Self {
-        let ReplicaConfig { cluster, me, options, seed, stateless, staged } = config;
+        let ReplicaConfig { cluster, me, options, seed, stateless, staged, window_bytes } = config;
         let vote_lifetime = options.heartbeat * 8;
         let mut cx = Self {
             cluster,
             me,
             options,
+            window_bytes,
             rng: fastrand::Rng::with_seed(seed),
             now,
             steady: Instant::ZERO,

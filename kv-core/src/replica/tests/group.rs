@@ -10,6 +10,7 @@ use crate::message::{
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use bytes::Bytes;
+use kv_transport::Lane;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -254,10 +255,14 @@ pub(super) struct Group {
     pub(super) network: VecDeque<Envelope>,
     /// The delay of every message, and the messages in flight.
     pub(super) lag: Duration,
+    /// The additional delay of messages on the Bulk lane.
+    pub(super) lag_of_bulk: Duration,
     pub(super) on_the_way: VecDeque<(Instant, Envelope)>,
     /// Links that lose everything, by sender and receiver.
     pub(super) cut: BTreeSet<(u8, u8)>,
     pub(super) sent: Vec<Envelope>,
+    /// How often entries were sent that a driver reads from the journal.
+    pub(super) by_reference: usize,
     pub(super) now: Now,
     /// The hash of every op that any member ever knew to be committed: op 1 first.
     pub(super) committed: Vec<Hash>,
@@ -316,9 +321,11 @@ impl Group {
             members,
             network: VecDeque::new(),
             lag: Duration::ZERO,
+            lag_of_bulk: Duration::ZERO,
             on_the_way: VecDeque::new(),
             cut: BTreeSet::new(),
             sent: Vec::new(),
+            by_reference: 0,
             now,
             committed: Vec::new(),
             reads: BTreeMap::new(),
@@ -490,6 +497,7 @@ impl Group {
                     assert_eq!(entries.last().map(|entry| entry.header.hash()), Some(through.hash));
                     match wrap {
                         Wrap::Prepare { view, commit } => {
+                            self.by_reference += 1;
                             for entry in entries {
                                 self.post(Envelope {
                                     from,
@@ -668,7 +676,11 @@ impl Group {
             if self.lag.is_zero() {
                 self.network.push_back(envelope);
             } else {
-                self.on_the_way.push_back((self.now.monotonic.after(self.lag), envelope));
+                let is_bulk = envelope.message.lane() == Lane::Bulk;
+                let lag = self.lag + if is_bulk { self.lag_of_bulk } else { Duration::ZERO };
+                let due = self.now.monotonic.after(lag);
+                let place = self.on_the_way.partition_point(|(other, _)| *other <= due);
+                self.on_the_way.insert(place, (due, envelope));
             }
         }
     }

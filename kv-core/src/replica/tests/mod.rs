@@ -6,6 +6,7 @@ mod clocks;
 mod damage;
 mod executions;
 mod group;
+mod handover;
 mod model;
 mod reads;
 mod rules;

@@ -4,7 +4,10 @@ use super::group::Envelope;
 use super::group::Group;
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
 use crate::message::{Command, Extent, FormationStep, Message, Operation, Request};
+use crate::replica::context::RUN_BYTES;
+use crate::replica::primary::WINDOW_BYTES;
 use crate::replica::{Halt, Input, Status};
+use std::time::Duration;
 
 fn member(id: u8) -> MemberId {
     MemberId::new(id)
@@ -154,6 +157,79 @@ fn n5_a_commit_point_with_another_hash_has_no_effect_while_catching_up() {
     assert_eq!(group.replica(0).status().status, Status::CatchingUp);
     assert_eq!(group.replica(0).commit().op, Op::new(1));
     assert!(group.members[0].halt.is_none());
+}
+
+/// Entries of so many bytes fill a run, and the window of a peer before its number of entries does.
+fn large(n: u64) -> String {
+    format!("{n:02}").repeat(RUN_BYTES / 4)
+}
+
+/// The queue of a link drops what does not fit into it.
+#[test]
+fn n2_a_peer_is_sent_so_many_bytes_beyond_what_it_acknowledged() {
+    let mut group = with_entries(1);
+    group.members[2].stalled = true;
+    group.sent.clear();
+    for n in 0..20 {
+        group.propose(0, &large(n));
+        group.settle();
+    }
+    let bytes = |group: &Group, to| -> usize {
+        let bodies = group.sent.iter().filter(|e| e.to == member(to)).map(|e| match &e.message {
+            Message::Prepare { entry, .. } => entry.body.len(),
+            _ => 0,
+        });
+        bodies.sum()
+    };
+    assert!(bytes(&group, 1) > 20 * RUN_BYTES);
+    let ahead = bytes(&group, 2);
+    assert!((WINDOW_BYTES - 2 * RUN_BYTES..=WINDOW_BYTES).contains(&ahead));
+    group.sent.clear();
+    group.run_for(2_000);
+    let again = bytes(&group, 2);
+    assert!((RUN_BYTES / 2..5 * RUN_BYTES).contains(&again), "{again} bytes were sent again");
+    group.finish_writes(2);
+    group.members[2].stalled = false;
+    group.run_until("all level", Group::level);
+    assert!(bytes(&group, 2) + ahead < 30 * RUN_BYTES, "most were sent once");
+}
+
+/// An entry that may not fit into the queue of a link is read from the journal when it is sent.
+#[test]
+fn n2_a_larger_entry_than_the_window_is_sent_by_reference() {
+    let mut group = with_entries(1);
+    group.by_reference = 0;
+    group.propose(0, &large(0).repeat(5));
+    group.settle();
+    assert_eq!(group.by_reference, 0);
+    group.propose(0, &large(0).repeat(7));
+    assert_eq!(group.by_reference, 2);
+    group.run_until("all level", Group::level);
+    assert_eq!(group.replica(2).head().op, Op::new(3));
+}
+
+/// What was sent after a lost entry is sent again, in place of more that would be dropped too. The answer to the
+/// request arrives on another connection, perhaps much later.
+#[test]
+fn n6_a_lost_prepare_under_load_is_requested_once() {
+    for (size, bulk) in [(RUN_BYTES, 2), (RUN_BYTES, 60), (RUN_BYTES / 4, 2), (RUN_BYTES / 4, 60)] {
+        let entry = |n: u64| format!("{n:02}").repeat(size / 4);
+        let mut group = with_entries(1);
+        group.lag = Duration::from_millis(2);
+        group.lag_of_bulk = Duration::from_millis(bulk);
+        group.cut.insert((0, 2));
+        group.propose(0, &entry(0));
+        group.cut.clear();
+        group.sent.clear();
+        for n in 1..90 {
+            group.propose(0, &entry(n));
+            group.run_for(2);
+        }
+        let fetches = |e: &&Envelope| matches!(e.message, Message::Fetch { .. });
+        assert_eq!(group.sent.iter().filter(fetches).count(), 1);
+        let behind = group.replica(0).head().op.distance_from(group.replica(2).head().op);
+        assert!(behind < 10, "{behind} entries behind ({size}, {bulk})");
+    }
 }
 
 #[test]

@@ -124,7 +124,11 @@ impl Walk {
                 }
             }
             880..900 => self.read(),
-            900..905 => self.group.input(id, Input::Handover),
+            900..903 => self.group.input(id, Input::Handover),
+            903..905 => {
+                let successor = MemberId::new(self.rng.u8(..self.members));
+                self.group.input(id, Input::HandoverTo { successor });
+            }
             905..915 => {
                 let peer = MemberId::new(self.rng.u8(..self.members));
                 self.group.input(id, Input::PeerLost { peer });

@@ -13,8 +13,6 @@ pub(super) struct Content {
     /// What a failed sync has dropped, although processes still see the new bytes. It is restored in a power cut.
     /// (Linux marks pages clean when their write-back fails.)
     dropped: Vec<(usize, Vec<u8>)>,
-    /// The number of the sync, counted from now, that fails (1 is the next).
-    pub(super) sync_fails: Option<u32>,
     /// Reads of these ranges fail.
     unreadable: Vec<Range<usize>>,
     /// Shared with the open handles.
@@ -87,13 +85,6 @@ impl Content {
         let tail = self.bytes.get(new_len..).unwrap_or_default().to_vec();
         self.unsynced.push(FileChange::Length { old_len, new_len, tail });
         self.bytes.resize(new_len, 0);
-    }
-
-    /// Counts a sync, and returns whether it must fail.
-    pub(super) fn is_sync_to_fail(&mut self) -> bool {
-        let left = self.sync_fails.take();
-        self.sync_fails = left.filter(|left| *left > 1).map(|left| left - 1);
-        left == Some(1)
     }
 
     pub(super) fn sync(&mut self) {

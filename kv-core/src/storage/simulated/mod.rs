@@ -101,9 +101,16 @@ struct Inner {
     /// The number of the operation at which all operations begin to fail.
     fail_at: Option<u64>,
     fail_next: Vec<Kind>,
+    /// Which syncs are counted, and which of them fails.
+    fail_sync: Option<(String, u32)>,
     misdeed: Option<WriteFault>,
     counters: Counters,
+    on_read: Option<OnRead>,
 }
+
+/// Called once, when so many reads were counted.
+#[derive(Clone)]
+struct OnRead(u64, Arc<dyn Fn() + Send + Sync>);
 
 fn broken(what: &'static str) -> io::Error {
     io::Error::other(what)
@@ -128,6 +135,11 @@ impl Disk {
         let mut inner = self.lock().clone();
         inner.restart();
         Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Calls `hook` once, in the read that is the `reads`-th one of the [counters](Self::counters).
+    pub fn on_read(&self, reads: u64, hook: impl Fn() + Send + Sync + 'static) {
+        self.lock().on_read = Some(OnRead(reads, Arc::new(hook)));
     }
 
     /// A power cut: each unsynced write is kept, lost or torn, and each unsynced name kept or lost. Earlier handles
@@ -171,9 +183,12 @@ impl Disk {
         self.lock().fail_next.push(kind);
     }
 
-    /// Fails only the `count`-th sync of this file from now (1 is the next). Returns false if there is no such file.
+    /// Fails only the `count`-th sync from now (1 is the next) of files whose names start with this, also of new ones.
+    /// Returns false if there is no such file now.
     pub fn fail_sync_of(&self, name: &str, count: u32) -> bool {
-        self.with(name, |content| content.sync_fails = Some(count)).is_some()
+        let mut inner = self.lock();
+        inner.fail_sync = Some((name.to_owned(), count));
+        inner.names.iter().any(|(other, _)| other.starts_with(name))
     }
 
     /// Makes the next write go wrong.
@@ -284,7 +299,7 @@ impl Inner {
         self.fail_at = None;
         self.fail_next.clear();
         self.misdeed = None;
-        self.files.values_mut().for_each(|content| content.sync_fails = None);
+        self.fail_sync = None;
         self.collect();
     }
 
@@ -324,6 +339,20 @@ impl Inner {
             }
             None => Ok(Fate::Done),
         }
+    }
+
+    /// Counts a sync of a file, and returns whether it must fail.
+    fn is_sync_to_fail(&mut self, file: FileId) -> bool {
+        let Some((prefix, left)) = &mut self.fail_sync else { return false };
+        if !self.names.iter().any(|(name, named)| named == file && name.starts_with(&prefix[..])) {
+            return false;
+        }
+        *left -= 1;
+        let fails = *left == 0;
+        if fails {
+            self.fail_sync = None;
+        }
+        fails
     }
 
     fn grow(&mut self, from: usize, to: usize) -> io::Result<()> {
@@ -416,7 +445,7 @@ impl Handle {
             return Err(broken("simulated: this handle belongs to an earlier life"));
         }
         let mut fate = inner.begin(kind);
-        if kind == Kind::Sync && content(&mut inner, self.file)?.is_sync_to_fail() {
+        if kind == Kind::Sync && inner.is_sync_to_fail(self.file) {
             fate = fate.and_then(|_| Err(broken("simulated: input/output error")));
         }
         if kind == Kind::Sync && fate.is_err() && inner.fail_at.is_none() {
@@ -437,6 +466,12 @@ fn to_usize(value: u64) -> usize {
 impl File for Handle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let (mut inner, fate) = self.begin(Kind::Read)?;
+        let reads = inner.counters.reads;
+        if let Some(OnRead(_, hook)) = inner.on_read.take_if(|on_read| on_read.0 <= reads) {
+            drop(inner);
+            hook();
+            inner = self.disk.lock();
+        }
         let content = content(&mut inner, self.file)?;
         let range = to_usize(offset)..to_usize(offset).saturating_add(buffer.len());
         if content.is_unreadable(&range) {

@@ -5,7 +5,7 @@ mod watches;
 
 use super::*;
 use crate::ids::{Revision, Timestamp};
-use crate::message::{Answer, Command, Effect, Outcome, Query, Rejection, ServerMessage};
+use crate::message::{Answer, Command, Effect, Outcome, Query, Rejection, ServerMessage, SuccessorRefusal};
 
 const A: MemberId = MemberId::new(0);
 const B: MemberId = MemberId::new(1);
@@ -655,15 +655,23 @@ fn calls_to_one_member_have_one_attempt() {
     );
     assert_eq!(bench.call(id(2), Call::Status { member: C }, 500), [send(C, 2, ClientCall::Status)]);
     assert_eq!(bench.run_until(1_000), [not_applied(id(2), Cause::Deadline(FailureReason::Silent))]);
-    assert_eq!(bench.call(id(3), Call::Handover { member: A }, 500), [send(A, 3, ClientCall::Handover)]);
+    let handover = |to| Call::Handover { member: A, to };
+    let wire = |to| ClientCall::Handover { to };
+    assert_eq!(bench.call(id(3), handover(None), 500), [send(A, 3, wire(None))]);
     assert_eq!(
         bench.input(ProtocolInput::ConnectionLost { member: A }),
         [unknown(id(3), Cause::Failed(FailureReason::ConnectionLost))]
     );
-    bench.call(id(4), Call::Handover { member: A }, 500);
+    bench.call(id(4), handover(None), 500);
     assert_eq!(
         bench.answer(A, 4, Answer::Done),
         [ProtocolOutput::Done { id: id(4), result: Ok(Reply::Done) }]
+    );
+    assert_eq!(bench.call(id(5), handover(Some(C)), 500), [send(A, 5, wire(Some(C)))]);
+    let refusal = SuccessorRefusal::Behind(C);
+    assert_eq!(
+        bench.answer(A, 5, Answer::HandoverRefused(refusal)),
+        [ProtocolOutput::Done { id: id(5), result: Ok(Reply::HandoverRefused(refusal)) }]
     );
 }
 

@@ -79,7 +79,7 @@ fn print_replaced(
 /// `kv status`.
 pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+    let members = members::look(client).await;
     print_status(&members, json)
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn print_status(members: &[Seen], json: bool) -> Result<(), Failure> 
 /// `kv members`.
 pub(crate) async fn members(context: &Context, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+    let members = members::look(client).await;
     if json {
         return members::objects(&members).iter().try_for_each(|object| print_line(&json_line(object)));
     }

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::encoding::json_line;
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::watch::{event_json, failure};
+use crate::watch::{ended, event_json, failure};
 use futures::StreamExt as _;
 use kv_core::Client;
 use kv_core::client::Revision;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::pin::pin;
 use std::time::Duration;
 
-/// How often a line tells up to which revision everything has been printed.
+/// How often a line names a revision up to which every change has been printed.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// `kv dump`.
@@ -89,13 +89,7 @@ async fn follow(
                 complete = complete.max(reached);
                 continue;
             }
-            signal = signals.next_end() => match args.limit {
-                None => break,
-                Some(limit) => {
-                    let printed = limit - left;
-                    return Err(signal.ended(format!("{signal} after {printed} of {limit} changes")));
-                }
-            },
+            signal = signals.next_end() => return ended(signal, args.limit, left),
         };
         let Some(event) = event else { break };
         let event = event.map_err(|error| failure(error, seen, args.after))?;

@@ -4,11 +4,10 @@ use crate::args::HandoverArgs;
 use crate::commands::print_either;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::members::Seen;
-use kv_core::Client;
+use crate::members::{look, primary};
 use kv_core::config::{MemberId, Role};
 use kv_core::error::{AdminError, Cause, FailureReason};
-use kv_core::node::{MemberState, MemberStatus};
+use kv_core::node::MemberStatus;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -67,16 +66,6 @@ fn print(old: &MemberStatus, new: &MemberStatus, json: bool) -> Result<(), Failu
         format!("member {is} is the primary")
     };
     print_either(json, &object, &text)
-}
-
-async fn look(client: &Client) -> Vec<Seen> {
-    client.cluster_status().await.into_iter().map(Seen::from).collect()
-}
-
-/// The member that is the primary of the newest view.
-pub(crate) fn primary(members: &[Seen]) -> Option<&MemberStatus> {
-    let answers = members.iter().filter_map(|seen| seen.status.as_ref().ok());
-    answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view)
 }
 
 fn explain(error: AdminError) -> Failure {

@@ -3,6 +3,7 @@
 use crate::encoding::printable;
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use anstyle::Style;
+use kv_core::Client;
 use kv_core::client::MemberReport;
 use kv_core::config::Role;
 use kv_core::error::{AdminError, Cause, FailureReason};
@@ -23,6 +24,24 @@ impl From<MemberReport> for Seen {
         let MemberReport { id, address, role, status, .. } = report;
         Self { id: id.get(), role, address, status: status.map_err(|error| explain(&error)) }
     }
+}
+
+/// Asks all members for their status.
+pub(crate) async fn look(client: &Client) -> Vec<Seen> {
+    client.cluster_status().await.into_iter().map(Seen::from).collect()
+}
+
+/// The serving primary: of the members that claim to be primary, the one with the newest view.
+pub(crate) fn primary<'a>(members: impl IntoIterator<Item = &'a Seen>) -> Option<&'a MemberStatus> {
+    newest_primary(members.into_iter().filter_map(|seen| seen.status.as_ref().ok()))
+}
+
+/// The same, among those that have answered.
+pub(crate) fn newest_primary<'a>(
+    answers: impl IntoIterator<Item = &'a MemberStatus>,
+) -> Option<&'a MemberStatus> {
+    let primaries = answers.into_iter().filter(|status| status.state == MemberState::Primary);
+    primaries.max_by_key(|status| status.view)
 }
 
 /// Why one member has not reported its status.

@@ -3,8 +3,7 @@
 use crate::commands::print_status;
 use crate::context::Context;
 use crate::failure::{Failure, time};
-use crate::handover::primary;
-use crate::members::Seen;
+use crate::members::{Seen, look, primary};
 use kv_core::config::Role;
 use kv_core::node::{MemberState, Op};
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ pub(crate) async fn wait(context: &Context, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
     let mut goal = None;
     loop {
-        let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+        let members = look(client).await;
         let Some(obstacle) = obstacle(&members, &mut goal) else { return print_status(&members, json) };
         if Instant::now() > until {
             print_status(&members, json)?;

@@ -5,7 +5,7 @@ use crate::commands::{record_json, still_read, write_line};
 use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
-use crate::signals::Signals;
+use crate::signals::{Caught, Signals};
 use kv_core::client::{Event, Revision};
 use kv_core::error::WatchError;
 use serde_json::{Map, Value};
@@ -30,13 +30,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
     while left > 0 {
         let event = tokio::select! {
             event = events.next() => event,
-            signal = signals.next() => match args.limit {
-                None => break,
-                Some(limit) => {
-                    let printed = limit - left;
-                    return Err(signal.ended(format!("{signal} after {printed} of {limit} changes")));
-                }
-            },
+            signal = signals.next() => return ended(signal, args.limit, left),
         };
         let Some(event) = event else { break };
         let event = event.map_err(|error| failure(error, seen, args.from))?;
@@ -50,6 +44,12 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
     }
     drop(events);
     Ok(())
+}
+
+/// A signal ends a watch. That is a failure only if a number of changes was requested, of which some are left.
+pub(crate) fn ended(signal: Caught, limit: Option<usize>, left: usize) -> Result<(), Failure> {
+    let Some(limit) = limit else { return Ok(()) };
+    Err(signal.ended(format!("{signal} after {} of {limit} changes", limit - left)))
 }
 
 /// Asking for history that is no longer kept is wrong usage. If a running watch fell behind, it is a failure.

@@ -2,6 +2,7 @@
 
 use super::members::{CLUSTER, Members};
 use crate::failure::Failure;
+use crate::members::newest_primary;
 use bytes::Bytes;
 use kv_core::Client;
 use kv_core::client::Record;
@@ -68,7 +69,7 @@ async fn wait_for<T>(
 /// Waits until one member serves as primary and all others follow it. Returns the primary.
 pub(crate) async fn formed(client: &Client, count: usize) -> Result<MemberStatus, Failure> {
     wait_for(client, "the cluster did not form", |seen| {
-        let primary = serving(seen)?;
+        let primary = newest_primary(seen)?;
         let settled = seen.iter().all(|status| status.primary == Some(primary.id));
         (seen.len() == count && settled).then(|| primary.clone())
     })
@@ -77,13 +78,13 @@ pub(crate) async fn formed(client: &Client, count: usize) -> Result<MemberStatus
 
 /// Waits until a member serves as primary.
 pub(crate) async fn primary(client: &Client) -> Result<MemberStatus, Failure> {
-    wait_for(client, "no primary is seen", |seen| serving(seen).cloned()).await
+    wait_for(client, "no primary is seen", |seen| newest_primary(seen).cloned()).await
 }
 
 /// Waits until another member than `old` serves as primary.
 pub(crate) async fn promoted(client: &Client, old: MemberId) -> Result<MemberStatus, Failure> {
     wait_for(client, "no backup was promoted", |seen| {
-        serving(seen).filter(|status| status.id != old).cloned()
+        newest_primary(seen).filter(|status| status.id != old).cloned()
     })
     .await
 }
@@ -98,10 +99,6 @@ pub(crate) async fn level(client: &Client, member: MemberId) -> Result<MemberSta
         (settled && status.applied >= goal).then(|| status.clone())
     })
     .await
-}
-
-fn serving(seen: &[MemberStatus]) -> Option<&MemberStatus> {
-    seen.iter().filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view)
 }
 
 /// Reads the whole store, linearizably.

@@ -3,7 +3,7 @@
 use super::News;
 use crate::members::{self, Seen};
 use crate::output::{self, BAD, Cell, FAINT, NOTE, STRONG, styled};
-use kv_core::node::{Latencies, MemberState, MemberStatus};
+use kv_core::node::{Latencies, MemberStatus};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -98,10 +98,9 @@ impl View {
         }
     }
 
-    /// The serving primary: of the members that claim to be primary, the one with the newest view.
+    /// The serving primary.
     fn serving(&self) -> Option<&MemberStatus> {
-        let answers = self.members.iter().filter_map(|member| member.seen.status.as_ref().ok());
-        answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view)
+        members::primary(self.members.iter().map(|member| &member.seen))
     }
 
     /// Remembers the newest primary, and that it has replaced another: now, or before the first poll, if the member

@@ -111,8 +111,8 @@ impl ReadOptions {
     }
 }
 
-/// The methods that set the condition and the deadline of a write.
-macro_rules! conditions {
+/// The methods that set a condition on whether the key exists.
+macro_rules! existence {
     ($name:ident) => {
         impl $name {
             /// Condition: the key does not exist.
@@ -126,7 +126,17 @@ macro_rules! conditions {
                 self.condition = Some(Condition::Present);
                 self
             }
+        }
+    };
+}
 
+existence!(Put);
+existence!(Delete);
+
+/// The methods that set a condition on the content of the key, and the deadline of a write.
+macro_rules! conditions {
+    ($name:ident) => {
+        impl $name {
             /// Condition: the key exists and was last changed at this revision.
             pub fn if_revision(mut self, revision: Revision) -> Self {
                 self.condition = Some(Condition::Revision(revision.sendable()));
@@ -147,6 +157,8 @@ macro_rules! conditions {
         }
     };
 }
+
+pub(super) use conditions;
 
 conditions!(Put);
 conditions!(Delete);

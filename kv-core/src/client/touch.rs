@@ -1,7 +1,7 @@
 //! Changes of a key's time to live.
 
 use super::Client;
-use super::ops::{OpFuture, failure, write};
+use super::ops::{OpFuture, conditions, failure, write};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
 use crate::message::{Command, Condition, Effect, Outcome};
@@ -37,25 +37,9 @@ impl Touch {
     pub(super) fn new(client: Client, key: Bytes, ttl_ms: Option<u64>) -> Self {
         Self { client, key, ttl_ms, condition: None, deadline: None }
     }
-
-    /// Condition: the key exists and was last changed at this revision.
-    pub fn if_revision(mut self, revision: Revision) -> Self {
-        self.condition = Some(Condition::Revision(revision.sendable()));
-        self
-    }
-
-    /// Condition: the key exists and has this value.
-    pub fn if_value(mut self, value: impl Into<Bytes>) -> Self {
-        self.condition = Some(Condition::Value(value.into()));
-        self
-    }
-
-    /// Sets how long the operation may take, retries included. Default: the client's deadline.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
 }
+
+conditions!(Touch);
 
 impl IntoFuture for Touch {
     type Output = Result<Touched, WriteError>;

@@ -246,14 +246,11 @@ impl Store {
     fn limit_runs(&self) -> Result<(), EngineError> {
         while self.name != ASIDE && self.base().runs().len() >= MOST_RUNS {
             self.target.control.check()?;
-            let merging = self.await_merge(&self.waits);
-            match self.merge_alone(merging, Self::fewer, self.progress()) {
+            let mut merging = self.await_merge(&self.waits);
+            match self.merge_alone(&mut merging, Self::fewer, self.progress()) {
                 Ok(MergeStep::Merged) => {}
-                // What is damaged may not be needed. The next merge in the background reports it, and is not put off.
-                Err(error) if error.is_of_content() => {
-                    *lock(&self.merging) = None;
-                    break;
-                }
+                // What is damaged may not be needed: the next merge in the background reports it.
+                Err(error) if error.is_of_content() => break,
                 Ok(MergeStep::Idle | MergeStep::NoRoom) => break,
                 Err(error) => return Err(error),
             }
@@ -332,12 +329,19 @@ impl Store {
     /// Merges some runs, if it is time, up to some place. Blocks, for a moment. A full disk is no failure: the merge is
     /// only put off.
     pub(super) fn merge_step(&self, held: &HeldFiles, progress: &Progress) -> Result<MergeStep, EngineError> {
-        self.merge_alone(lock(&self.merging), |base| self.plan(base, held), progress)
+        let mut put_off = lock(&self.merging);
+        let done = self.merge_alone(&mut put_off, |base| self.plan(base, held), progress);
+        if done.as_ref().is_err_and(EngineError::is_of_content) {
+            // What is damaged may not be needed, so whoever reads the state may go on for a while.
+            let checkpoints = lock(&self.current).checkpoints + PUT_OFF;
+            *put_off = Some(PutOff { bytes: 0, checkpoints });
+        }
+        done
     }
 
     fn merge_alone(
         &self,
-        mut put_off: MutexGuard<'_, Option<PutOff>>,
+        put_off: &mut Option<PutOff>,
         plan: impl Fn(&Base) -> Option<Plan>,
         progress: &Progress,
     ) -> Result<MergeStep, EngineError> {
@@ -362,13 +366,7 @@ impl Store {
                 // The room of what was removed is free when its name is gone durably.
                 self.final_if_failed(self.sync_names()).map(|()| MergeStep::NoRoom)
             }
-            Err(error) => {
-                if error.is_of_content() {
-                    // What is damaged may not be needed, so whoever reads the state may go on for a while.
-                    *put_off = Some(PutOff { bytes: 0, checkpoints: checkpoints + PUT_OFF });
-                }
-                self.final_if_failed(Err(error))
-            }
+            Err(error) => self.final_if_failed(Err(error)),
         }
     }
 

@@ -320,7 +320,7 @@ impl Primary {
         cx.advance_commit(acked[quorum - 1]);
         self.seal_entries(cx);
         self.confirm_reads(cx);
-        if matches!(self.leaving, Leaving::Draining { .. }) && self.is_drained(cx) {
+        if self.is_drained(cx) {
             return self.abdicate(cx, "handed over");
         }
         Flow::Continue(())
@@ -552,7 +552,7 @@ impl Primary {
         Flow::Continue(())
     }
 
-    /// Whether all entries are committed, and the named successor has them.
+    /// Whether a handover has begun, all entries are committed, and the named successor has them.
     fn is_drained(&self, cx: &Context) -> bool {
         let Leaving::Draining { successor, .. } = self.leaving else { return false };
         cx.commit == cx.log.head().op && successor.is_none_or(|id| self.has_all(cx, id))

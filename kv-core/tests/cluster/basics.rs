@@ -211,18 +211,28 @@ pub(crate) async fn an_embedded_client_reads_what_is_in_memory_at_once(net: Net)
     }
     assert_eq!(harness.status(backup).load.reads, reads, "they took no time that says anything about others");
 
-    let later = Revision::new(written.revision.get() + 1000);
-    let others = [
-        client.get("key"),
-        client.get("key").max_staleness(Duration::from_secs(60)),
-        client.get("key").at_least(later),
-        client.get("key").local().member(id((backup + 1) % 3)),
-        client.get("key").local().at(written.revision),
-        client.get("absent").local(),
-    ];
-    for get in others {
-        assert!(get.clone().into_future().now_or_never().is_none(), "{get:?}");
-    }
+    // On a thread of its own, where the client can receive nothing between the poll and its result.
+    let node = harness.node(backup);
+    let poll_others = || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it can start");
+        runtime.block_on(async {
+            let client = node.client();
+            let later = Revision::new(written.revision.get() + 1000);
+            let others = [
+                client.get("key"),
+                client.get("key").max_staleness(Duration::from_secs(60)),
+                client.get("key").at_least(later),
+                client.get("key").local().member(id((backup + 1) % 3)),
+                client.get("key").local().at(written.revision),
+                client.get("absent").local(),
+            ];
+            for get in others {
+                assert!(get.clone().into_future().now_or_never().is_none(), "{get:?}");
+            }
+        });
+    };
+    std::thread::scope(|threads| threads.spawn(poll_others).join()).expect("each takes a message");
     assert!(client.get("absent").local().await.expect("a read").is_none());
     let too_long = client.get(vec![0; 1 << 20]).local().await;
     assert!(matches!(too_long, Err(ReadError::Key { .. })), "{too_long:?}");

@@ -13,13 +13,6 @@ use kv_core::message::{CheckpointAlignment, Entry};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeSet;
 
-/// A state of a member, and the parts that it offers.
-struct Offered {
-    snapshot: Snapshot,
-    /// Its file must stay open while it is read.
-    _state: StateMachine,
-}
-
 impl World {
     /// Whether the states of data members are damaged, and their intact parts cannot be combined to a state at this op.
     pub(super) fn no_state_is_left(&self, op: Op) -> bool {
@@ -39,26 +32,26 @@ impl World {
         members: impl Iterator<Item = usize>,
         instead: Option<(usize, &Disk)>,
     ) -> Option<Op> {
-        let offered: Vec<Offered> = members
+        let offered: Vec<Snapshot> = members
             .filter(|member| !self.members[*member].wiped)
             .flat_map(|member| {
                 let replaced = instead.filter(|(changed, _)| *changed == member).map(|(_, disk)| disk);
                 self.offered(member, replaced.unwrap_or(&self.members[member].disk))
             })
             .collect();
-        let points: BTreeSet<Anchor> = offered.iter().map(|offered| offered.snapshot.anchor()).collect();
+        let points: BTreeSet<Anchor> = offered.iter().map(Snapshot::anchor).collect();
         points.into_iter().rev().find(|at| self.is_whole(*at, &offered)).map(|at| at.op)
     }
 
     /// The checkpoints that a member can offer: its present one, and the one at the last op of its log.
-    fn offered(&self, member: usize, disk: &Disk) -> Vec<Offered> {
+    fn offered(&self, member: usize, disk: &Disk) -> Vec<Snapshot> {
         let as_it_is = self.opened_state(member, disk, Op::ZERO);
         let as_far_as_possible = self.opened_state(member, disk, self.checker.committed());
         as_it_is.into_iter().chain(as_far_as_possible).collect()
     }
 
     /// The state on a copy of a disk, damaged or not, after applying entries up to an op if possible.
-    fn opened_state(&self, member: usize, disk: &Disk, through: Op) -> Option<Offered> {
+    fn opened_state(&self, member: usize, disk: &Disk, through: Op) -> Option<Snapshot> {
         let slot = &self.members[member];
         if self.plan.in_memory || slot.role == Role::Witness {
             return None;
@@ -67,24 +60,30 @@ impl World {
         let disk = disk.fork();
         let (journal, recovered) = self.opened(member, &disk)?;
         let (storage, limits) = (disk.storage(), Limits::from(&slot.options));
-        let mut state = match StateMachine::open_or_set_aside(&storage, &limits).ok()? {
-            Some(state) => Some(state)
-                .filter(|state| recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost),
-            None => Receiver::open(storage, limits).ok()?.open_aside().ok()?,
-        }?;
         let log = journal.reader();
         // A log may end in entries that were never committed, in place of those that were.
         let is_committed = |entry: &Entry| self.checker.hash(entry.header.op) == Some(entry.header.hash());
-        state.apply_through(through, |op| log.read(op).ok().flatten().filter(is_committed)).ok()?;
-        Some(Offered { snapshot: state.snapshot()?, _state: state })
+        let read = |op| log.read(op).ok().flatten().filter(is_committed);
+        match StateMachine::open_or_set_aside(&storage, &limits).ok()? {
+            Some(state) if recovered.alignment(state.checkpoint()) == CheckpointAlignment::Lost => None,
+            Some(mut state) => {
+                state.apply_through(through, read).ok()?;
+                state.snapshot()
+            }
+            None => {
+                let mut aside = Receiver::open(storage, limits).ok()?.open_aside().ok()??;
+                aside.apply_through(through, read).ok()?;
+                aside.snapshot()
+            }
+        }
     }
 
     /// Whether all pieces of the state at a point can be read, each from at least one disk.
-    fn is_whole(&self, at: Anchor, offered: &[Offered]) -> bool {
+    fn is_whole(&self, at: Anchor, offered: &[Snapshot]) -> bool {
         let mut after = Bytes::new();
         loop {
-            let here = offered.iter().filter(|offered| offered.snapshot.anchor() == at);
-            let mut pieces = here.map(|offered| offered.snapshot.chunk(&after, self.piece_bytes()));
+            let here = offered.iter().filter(|offered| offered.anchor() == at);
+            let mut pieces = here.map(|offered| offered.chunk(&after, self.piece_bytes()));
             match pieces.find_map(Result::ok).map(|chunk| chunk.end) {
                 None => return false,
                 Some(kv_core::message::ChunkEnd::Last) => return true,

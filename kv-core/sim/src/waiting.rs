@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kv_core::ids::{Anchor, MemberId, Op, RequestNumber, Revision, SessionId};
-use kv_core::kv::{IsolationDetector, PositionSource, Receiver, Sources, StateMachine, WatchId, Watchers};
+use kv_core::kv::{IsolationDetector, PositionSource, Receiver, Sources, StateAside, WatchId, Watchers};
 use kv_core::message::{Chunk, Position, Query, WatchQuery};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -88,7 +88,7 @@ pub(super) struct Transfers {
     /// A member without a state requests the next checkpoint.
     pub(super) asked: bool,
     /// The damaged state, while there is no other.
-    pub(super) aside: Option<StateMachine>,
+    pub(super) aside: Option<StateAside>,
     /// The pieces that peers have requested; the first is being read.
     pub(super) asked_for: VecDeque<Piece>,
     /// A merge has found that peers fetch the state.

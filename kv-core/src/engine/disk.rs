@@ -82,6 +82,11 @@ impl Opened {
         Rows(self.base())
     }
 
+    /// The checkpoint, to be sent to other members, even if its rows cannot be read.
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
+        Some(Snapshot::new(self.store.at()?, self.base()?))
+    }
+
     /// Opens the engine at the point that the rows contain.
     pub(crate) fn at(self, checkpoint: Anchor, revision: Revision, retention: Retention) -> Disk {
         Disk {
@@ -359,7 +364,7 @@ impl Written {
 
     /// Makes it the state, durably. Blocks.
     pub(crate) fn commit(self) -> Result<Checkpointed, EngineError> {
-        let (base, checkpoints) = self.store.add_run(self.range, self.files)?;
+        let (base, checkpoints) = self.store.add_run(self.anchor, self.range, self.files)?;
         Ok(Checkpointed { anchor: self.anchor, base, checkpoints })
     }
 }

@@ -9,8 +9,9 @@
 //! state is opened.
 
 use super::EngineError;
+use super::history::HistoryRange;
 use super::runs::RunMeta;
-use crate::ids::Hash;
+use crate::ids::{Anchor, Hash};
 use crate::storage::{File, Storage};
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
@@ -36,8 +37,18 @@ pub(super) struct Manifest {
     pub(super) runs: Vec<RunMeta>,
     /// The length of the oldest run when a merge had made it of all that was older, and how much was needed then.
     pub(super) merged: Option<AllMerged>,
+    /// Where the state is.
+    pub(super) point: Option<Point>,
     /// How far a state has been received.
     pub(super) received: Option<Received>,
+}
+
+/// Where a state is. Its rows contain that too; here, it is known even if a bad block has those rows, so that the other
+/// blocks can be sent to other members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Point {
+    pub(super) at: Anchor,
+    pub(super) range: HistoryRange,
 }
 
 /// What the last merge of all runs into one left.

@@ -8,7 +8,8 @@
 use super::EngineError;
 use super::base::Base;
 use super::disk::Rows;
-use super::manifest::{self, Manifest, Received};
+use super::history::{HistoryRange, RANGE};
+use super::manifest::{self, Manifest, Point, Received};
 use super::place::{self, Part};
 use super::runs::{Cache, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
 use super::sizes::Sizes;
@@ -29,6 +30,8 @@ const CACHE_BYTES: usize = 1 << 20;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Progress {
     at: Anchor,
+    /// Once its row has arrived.
+    range: Option<HistoryRange>,
     end: ChunkEnd,
     /// The digest of the received rows.
     sum: RowSum,
@@ -101,7 +104,8 @@ impl Staging {
         remove(&**storage)?;
         let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
         let first_file = names.iter().filter_map(|name| number_of(name)).max().map_or(0, |last| last + 1);
-        let progress = Progress { at, end: ChunkEnd::More(Bytes::new()), sum: RowSum::default() };
+        let progress =
+            Progress { at, range: None, end: ChunkEnd::More(Bytes::new()), sum: RowSum::default() };
         let (target, sizes) = (target(storage, first_file), Sizes::of(memtable_bytes));
         let mut begun = Self { target, sizes, first_file, files: Vec::new(), writer: None, progress };
         // Before the first file: what a crash leaves is removed, also if there is no state.
@@ -158,6 +162,10 @@ impl Staging {
         for (place, value) in rows {
             writer.push(place, value)?;
             self.progress.sum.add(place, value);
+            if place.split_first().is_some_and(|(part, name)| [*part] == Part::Rows.start() && name == RANGE)
+            {
+                self.progress.range = place::decode_value(value)?.map(HistoryRange::decode).transpose()?;
+            }
         }
         self.progress.end = chunk.end.clone();
         if chunk.after.is_empty() || writer.bytes() >= limit || chunk.end == ChunkEnd::Last {
@@ -177,6 +185,7 @@ impl Staging {
             next_run: 1,
             runs: vec![self.run().meta()],
             merged: None,
+            point: self.progress.range.map(|range| Point { at: self.progress.at, range }),
             received: Some(Received { first_file: self.first_file, progress }),
         };
         manifest.write(&*self.target.storage, STAGING)

@@ -10,11 +10,12 @@ use super::base::Base;
 use super::canon::Canon;
 use super::control::{Control, Progress};
 use super::history::HistoryRange;
-use super::manifest::{self, AllMerged, Manifest, NEW};
+use super::manifest::{self, AllMerged, Manifest, NEW, Point};
 use super::policy::{self, Plan, Shape};
 use super::runs::{Cache, Merged, NewFiles, Run, RunFile, RunMeta, RunWriter, Target, name_of, number_of};
 use super::sizes::Sizes;
 use super::snapshot::HeldFiles;
+use crate::ids::Anchor;
 use crate::storage::Storage;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -59,6 +60,8 @@ const PUT_OFF: u64 = 4;
 struct State {
     next_run: u64,
     merged: Option<AllMerged>,
+    /// The op that the checkpoint is at.
+    at: Option<Anchor>,
 }
 
 /// What the newest manifest names.
@@ -147,7 +150,12 @@ impl Store {
         let manifest = found.unwrap_or_default();
         let cache = Arc::new(Cache::new(cache_bytes));
         let runs = open_runs(&*storage, manifest.runs, &cache, all)?;
-        let base = Arc::new(Base::open(runs)?);
+        let base = match (Base::open(runs.clone()), manifest.point) {
+            // The block that says so is bad. Others may be intact.
+            (Err(error), Some(point)) if !all && error.is_of_content() => Base::new(runs, point.range),
+            (base, _) => base?,
+        };
+        let base = Arc::new(base);
         let target = Target {
             storage,
             control: Arc::default(),
@@ -159,7 +167,11 @@ impl Store {
             name,
             target,
             sizes,
-            state: Mutex::new(State { next_run: manifest.next_run, merged: manifest.merged }),
+            state: Mutex::new(State {
+                next_run: manifest.next_run,
+                merged: manifest.merged,
+                at: manifest.point.map(|point| point.at),
+            }),
             current: Mutex::new(Current { base, checkpoints: 0 }),
             removed: Mutex::default(),
             merging: Mutex::default(),
@@ -175,6 +187,11 @@ impl Store {
 
     pub(super) fn base(&self) -> Arc<Base> {
         lock(&self.current).base.clone()
+    }
+
+    /// The op that the checkpoint is at, if the manifest says so.
+    pub(super) fn at(&self) -> Option<Anchor> {
+        lock(&self.state).at
     }
 
     /// The present runs, if there was no checkpoint since the `checkpoints`-th. Never waits for the disk.
@@ -258,9 +275,11 @@ impl Store {
         Ok(())
     }
 
-    /// Adds a run of these files, in one durable step. Returns the state, and how many checkpoints there were.
+    /// Adds a run of these files, in one durable step. Then the state is at `at`. Returns the state, and how many
+    /// checkpoints there were.
     pub(super) fn add_run(
         &self,
+        at: Anchor,
         range: HistoryRange,
         files: NewFiles,
     ) -> Result<(Arc<Base>, u64), EngineError> {
@@ -268,6 +287,7 @@ impl Store {
             let mut state = lock(&self.state);
             let run = Run { id: state.next_run, files: files.all().to_vec(), clip: None, into: None };
             state.next_run += 1;
+            state.at = Some(at);
             let mut runs = self.base().runs().to_vec();
             runs.insert(0, Arc::new(run));
             let checkpoints = lock(&self.current).checkpoints + 1;
@@ -296,6 +316,7 @@ impl Store {
             next_run: state.next_run,
             runs: new.base.runs().iter().map(|run| run.meta()).collect(),
             merged: state.merged,
+            point: state.at.map(|at| Point { at, range: new.base.range() }),
             received: None,
         };
         manifest.write(&*self.target.storage, self.name)?;

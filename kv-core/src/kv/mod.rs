@@ -36,7 +36,7 @@ pub use reader::Unreadable;
 #[cfg(feature = "internals")]
 pub use reader::{RevisionView, ScanPage};
 pub use reaper::{ExpiryQuery, Reaper};
-pub use transfer::{Receiver, Sources};
+pub use transfer::{Receiver, Sources, StateAside};
 pub use watchers::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
 #[cfg(feature = "internals")]
 pub use watchers::{WatchId, WokenWatches};

@@ -178,8 +178,8 @@ impl Receiver {
     ///
     /// # Errors
     /// If nothing of it can be read.
-    pub fn open_aside(&self) -> Result<Option<StateMachine>, EngineError> {
-        StateMachine::open_aside(&self.storage, &self.limits)
+    pub fn open_aside(&self) -> Result<Option<StateAside>, EngineError> {
+        StateAside::open(&self.storage, &self.limits)
     }
 
     /// Discards what is stored of the snapshot at `at`.
@@ -196,6 +196,56 @@ impl Receiver {
     /// If the disk fails.
     fn discard(&mut self) -> Result<(), EngineError> {
         self.staging.take().map_or(Ok(()), Staging::discard)
+    }
+}
+
+/// A damaged state that was set aside. Peers fetch its intact parts.
+#[derive(Debug)]
+pub struct StateAside {
+    snapshot: Option<Snapshot>,
+    /// `None` if what every state must have is damaged.
+    state: Option<Box<StateMachine>>,
+}
+
+impl StateAside {
+    fn open(storage: &Arc<dyn Storage>, limits: &Limits) -> Result<Option<Self>, EngineError> {
+        let opened = Disk::open_aside(storage.clone(), limits.cache_bytes, limits.checkpoint_bytes)?;
+        if !opened.exists() {
+            return Ok(None);
+        }
+        let snapshot = opened.snapshot();
+        match StateMachine::of(opened, limits.clone()) {
+            Ok(state) => Ok(Some(Self { snapshot: state.snapshot(), state: Some(Box::new(state)) })),
+            Err(error) if error.is_of_content() && snapshot.is_some() => {
+                tracing::warn!(%error, "the damaged state can only be sent as it is: entries cannot be applied to it");
+                Ok(Some(Self { snapshot, state: None }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The checkpoint that peers fetch.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.snapshot.clone()
+    }
+
+    /// Applies entries up to `through`, and makes a checkpoint there, so that members whose states are damaged in
+    /// different places have their intact parts at the same op (rule T9b). If the state is too damaged for that, its
+    /// checkpoint is kept. Blocks.
+    ///
+    /// # Errors
+    /// If it reaches the damage. The last checkpoint is kept.
+    pub fn apply_through(
+        &mut self,
+        through: Op,
+        read: impl Fn(Op) -> Option<Entry>,
+    ) -> Result<(), EngineError> {
+        if let Some(state) = &mut self.state {
+            state.apply_through(through, read)?;
+            self.snapshot = state.snapshot();
+        }
+        Ok(())
     }
 }
 
@@ -235,11 +285,6 @@ impl StateMachine {
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn open_aside(storage: &Arc<dyn Storage>, limits: &Limits) -> Result<Option<Self>, EngineError> {
-        let opened = Disk::open_aside(storage.clone(), limits.cache_bytes, limits.checkpoint_bytes)?;
-        if opened.exists() { Self::of(opened, limits.clone()).map(Some) } else { Ok(None) }
     }
 
     /// Applies entries up to `through` to a state that was set aside, and makes a checkpoint there, so that members

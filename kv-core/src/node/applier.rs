@@ -11,7 +11,7 @@ use crate::engine::{EngineError, steps};
 use crate::ids::{Instant, Op};
 use crate::journal::JournalReadError;
 use crate::kv::{
-    Applied, Checkpoint, CheckpointDone, Deadlines, ExpiryQuery, Progress, Receiver, StateMachine,
+    Applied, Checkpoint, CheckpointDone, Deadlines, ExpiryQuery, Progress, Receiver, StateAside, StateMachine,
 };
 use crate::message::Request;
 use crate::replica::Input;
@@ -172,7 +172,7 @@ struct Applier {
     /// Whether an expiry was applied since the last report.
     expired: bool,
     /// A damaged state that was set aside while there is no other. Peers can fetch its intact parts.
-    aside: Option<Box<StateMachine>>,
+    aside: Option<StateAside>,
 }
 
 /// Rule D8: whether other members can repair the journal. A member without peers reports the disk error instead,
@@ -275,7 +275,7 @@ impl Applier {
         match self.receiver.open_aside() {
             Ok(Some(state)) => {
                 lock(&self.shared.sources).publish(state.snapshot());
-                self.aside = Some(Box::new(state));
+                self.aside = Some(state);
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "nothing of the damaged state can be read"),

@@ -71,6 +71,8 @@ struct FileWriter {
     written: u64,
     synced: u64,
     rows: BlockBuilder,
+    /// The part that its rows belong to.
+    part: Option<Part>,
     /// The index, from the lowest level up, each with the last place below it.
     levels: Vec<(BlockBuilder, Bytes)>,
     /// The keys of the lowest block of the index.
@@ -93,6 +95,7 @@ impl FileWriter {
             written: 0,
             synced: 0,
             rows: BlockBuilder::default(),
+            part: None,
             levels: vec![Default::default()],
             hashes: Vec::new(),
             key: Vec::new(),
@@ -107,13 +110,16 @@ impl FileWriter {
     }
 
     fn push(&mut self, place: &[u8], value: &[u8]) -> Result<(), EngineError> {
-        if !self.rows.takes(place, value) {
+        // A bad block takes only rows of one part with it: without those of the state itself, it could not be opened.
+        let is_next_part = !self.rows.is_empty() && self.part != Part::of(place);
+        if is_next_part || !self.rows.takes(place, value) {
             self.end_rows();
             if self.buffer.len() >= WRITE_BYTES {
                 self.flush()?;
             }
         }
-        match Part::of(place) {
+        self.part = Part::of(place);
+        match self.part {
             Some(Part::Data) => {
                 let (start, _) = split_version(place)?;
                 if self.key != start {

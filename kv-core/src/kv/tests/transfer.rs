@@ -5,6 +5,7 @@ use super::*;
 use crate::engine::Snapshot;
 use crate::ids::{Instant, MemberId};
 use crate::message::{Chunk, ChunkEnd};
+use std::collections::BTreeSet;
 
 /// Small pieces, so that there are many.
 const PIECE: usize = 100;
@@ -314,6 +315,48 @@ fn t9a_a_piece_ends_where_the_state_cannot_be_read() {
     assert!(ended > 0, "in none of {} places", places.len());
 }
 
+/// Rule T9b: a bad block, whichever it is, takes only its own rows with it, and those of the state itself take no data
+/// with them.
+#[test]
+fn t9b_any_bad_block_leaves_all_others_to_be_fetched() {
+    for keeps_its_checkpoint in [true, false] {
+        let (disk, state, at, _) = source(11);
+        let starts: Vec<Bytes> =
+            pieces(&state.snapshot().unwrap()).into_iter().map(|piece| piece.after).collect();
+        let disk = if keeps_its_checkpoint { disk } else { received(&state, at) };
+        drop(state);
+        let mut missing = BTreeSet::new();
+        for (name, offset) in places(&run_files(&disk), 100) {
+            let disk = disk.fork();
+            disk.flip_bit(&name, offset, 3);
+            StateMachine::set_aside(&*disk.storage()).unwrap();
+            let aside = receiver(&disk).open_aside().unwrap().expect("it is there");
+            let snapshot = aside.snapshot().expect("it is a checkpoint");
+            assert_eq!(snapshot.anchor(), at);
+            let cannot_be_read = |start: &&Bytes| snapshot.chunk(start, PIECE).is_err();
+            missing.insert(starts.iter().filter(cannot_be_read).collect::<BTreeSet<_>>());
+        }
+        missing.remove(&BTreeSet::new());
+        let all: Vec<_> = missing.iter().flatten().collect();
+        let once: BTreeSet<_> = all.iter().collect();
+        assert!(missing.len() > 3 && all.len() == once.len(), "{} blocks are missing", missing.len());
+        let own = missing.iter().filter(|starts| starts.contains(&Bytes::new()));
+        assert!(own.flatten().all(|start| start.first().is_none_or(|part| *part == 0)));
+    }
+}
+
+/// A disk with the state that a member has received.
+fn received(state: &StateMachine, at: Anchor) -> Disk {
+    let disk = Disk::new();
+    let mut receiver = receiver(&disk);
+    for piece in pieces(&state.snapshot().unwrap()) {
+        assert!(receiver.stage(at, &piece).unwrap());
+    }
+    assert!(receiver.verify(at).unwrap());
+    drop(receiver.switch().unwrap());
+    disk
+}
+
 /// Rule T9b: each has one bad block, elsewhere. Brought to one op, they make up a whole.
 #[test]
 fn t9b_states_that_are_damaged_in_different_places_complete_each_other() {
@@ -331,12 +374,12 @@ fn t9b_states_that_are_damaged_in_different_places_complete_each_other() {
         drop(state);
         StateMachine::set_aside(&*disk.storage()).unwrap();
         let state = receiver(&disk).open_aside().unwrap().unwrap();
-        assert_eq!(state.checkpoint().op, Op::new(through));
+        assert_eq!(state.snapshot().unwrap().anchor().op, Op::new(through));
         (disk, state)
     });
     for (_, state) in &mut states {
         state.apply_through(twin.applied().op, read).unwrap();
-        assert_eq!(state.checkpoint(), twin.applied());
+        assert_eq!(state.snapshot().unwrap().anchor(), twin.applied());
     }
     let disk = Disk::new();
     let mut receiver = receiver(&disk);

@@ -1,7 +1,7 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
 use crate::args::{CompactArgs, CountArgs, DumpArgs, Freshness, HandoverArgs, StatusArgs, TouchArgs};
-use crate::backup::{BackupArgs, RestoreArgs, VerifyArgs};
+use crate::backup::{BackupArgs, RecoverArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
@@ -40,8 +40,10 @@ pub(crate) enum CliCommand {
     Serve(Box<ServeArgs>),
     #[command(flatten)]
     Client(ClientCommand),
-    /// Read a backup, check every byte of it, and print what it contains.
+    /// Read a backup, or the data directory of a stopped member; check every byte of it, and print what it contains.
     Verify(VerifyArgs),
+    /// Write what a stopped member has stored to a backup file: for a cluster that has lost its quorum for good.
+    Recover(RecoverArgs),
     /// Run many commands on one connection, interactively or from a script.
     Shell(ShellArgs),
     /// Show members, throughput, latency, lag and failovers, updated continuously.

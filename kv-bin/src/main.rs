@@ -119,6 +119,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         CliCommand::Demo(args) => block_on(demo::run(args, cli.log, json)),
         CliCommand::Bench(args) => block_on(bench::run(*args, json)),
         CliCommand::Verify(args) => backup::verify(&args, json),
+        CliCommand::Recover(args) => block_on(backup::recover(args, json)),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args, json),
     }

@@ -110,6 +110,7 @@ mod message;
 #[cfg(feature = "internals")]
 pub mod message;
 pub mod node;
+pub mod offline;
 #[cfg(not(feature = "internals"))]
 mod replica;
 #[cfg(feature = "internals")]

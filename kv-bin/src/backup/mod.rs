@@ -1,8 +1,9 @@
-//! `kv backup`, `kv verify` and `kv restore`: the content of a cluster at one revision, as a file.
+//! `kv backup`, `kv recover`, `kv verify` and `kv restore`: the content of a cluster at one revision, as a file.
 
 mod format;
 mod part;
 mod read;
+mod recover;
 mod restore;
 mod take;
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 
 pub(crate) use read::{VerifyArgs, verify};
+pub(crate) use recover::{RecoverArgs, recover};
 pub(crate) use restore::{RestoreArgs, restore};
 pub(crate) use take::{BackupArgs, backup};
 

@@ -1,7 +1,7 @@
-//! `kv verify`: reads a whole backup.
+//! `kv verify`: reads a whole backup, or the data directory of a stopped member.
 
 use super::format::{Description, FileError, Item, Part, Reader, Summary};
-use super::{MARKER, summary_json, summary_text, unreadable};
+use super::{MARKER, recover, summary_json, summary_text, unreadable};
 use crate::commands::print_either;
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -13,15 +13,20 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
-    /// The backup.
-    pub(crate) file: PathBuf,
+    /// The backup file, or the data directory of a member that is stopped.
+    #[arg(value_name = "FILE|DIRECTORY")]
+    pub(crate) path: PathBuf,
 }
 
 /// `kv verify`.
 pub(crate) fn verify(args: &VerifyArgs, json: bool) -> Result<(), Failure> {
-    let Checked { description, summary, .. } = check(&args.file, &open(&args.file)?, json)?;
+    let file = &args.path;
+    if file.is_dir() {
+        return recover::verify(file, json);
+    }
+    let Checked { description, summary, .. } = check(file, &open(file)?, json)?;
     let revision = description.revision;
-    let object = Value::Object(summary_json(&args.file.display().to_string(), revision, &summary));
+    let object = Value::Object(summary_json(&file.display().to_string(), revision, &summary));
     print_either(json, &object, &summary_text(revision, &summary))
 }
 

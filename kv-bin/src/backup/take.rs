@@ -22,11 +22,11 @@ use std::collections::HashMap;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::num::NonZeroU64;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 
 /// The time to live of a key whose lease has ended since the backup began. It existed at the revision of the backup.
-const ENDED_LEASE_MS: u64 = 1000;
+pub(super) const ENDED_LEASE_MS: u64 = 1000;
 
 /// How often a lease is asked for, each time for as long as the client waits: a failover should not end a long backup.
 const LEASE_ATTEMPTS: u32 = 5;
@@ -76,9 +76,7 @@ pub(crate) async fn backup(context: &Context, args: BackupArgs, json: bool) -> R
         return still_read(anstream::stderr().write_all(line.as_bytes())).map(drop);
     }
     let file = &args.output;
-    if file.exists() {
-        return Err(Failure::usage(format!("{} exists: choose another name", file.display())));
-    }
+    refuse_existing(file)?;
     let mut signals = Signals::catch()?;
     let (part, out) = PartFile::create(file)?;
     let taking = async {
@@ -97,6 +95,14 @@ pub(crate) async fn backup(context: &Context, args: BackupArgs, json: bool) -> R
     part.publish()?;
     let object = Value::Object(summary_json(&file.display().to_string(), revision, &summary));
     print_either(json, &object, &summary_text(revision, &summary))
+}
+
+/// Refuses to replace a file.
+pub(super) fn refuse_existing(file: &Path) -> Result<(), Failure> {
+    if file.exists() {
+        return Err(Failure::usage(format!("{} exists: choose another name", file.display())));
+    }
+    Ok(())
 }
 
 /// Writes the backup.
@@ -154,7 +160,7 @@ async fn take<W: Write>(
     Ok((out, revision.get(), summary))
 }
 
-fn unwritten(error: &io::Error) -> Failure {
+pub(super) fn unwritten(error: &io::Error) -> Failure {
     Failure::failed(format!("cannot write the backup: {error}"))
 }
 
@@ -180,7 +186,7 @@ async fn remaining(
 
 /// How long a key that ends at this time was still to be kept when the backup began. Both times are those of the
 /// cluster. A key that is overdue exists until it is removed.
-fn left(end: Timestamp, taken_ms: u64) -> u64 {
+pub(super) fn left(end: Timestamp, taken_ms: u64) -> u64 {
     end.get().saturating_sub(taken_ms).max(1)
 }
 

@@ -1,7 +1,7 @@
 //! `kv backup`, `kv verify` and `kv restore`.
 
 use crate::commands::{done, json};
-use crate::harness::{Cluster, kv, refused, run, run_on, stderr, stdout, until, wait};
+use crate::harness::{Cluster, contents, kv, refused, run, run_on, stderr, stdout, until, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -294,5 +294,45 @@ fn a_backup_that_a_signal_ends_leaves_no_file() {
             assert_eq!(wait(&mut child).code(), Some(code), "{what}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{what}");
         }
+    }
+}
+
+/// Two of three members are lost for good, and the data of the third comes into a new cluster.
+#[test]
+fn a_cluster_without_a_quorum_is_recovered_from_the_member_that_is_left() {
+    let (mut old, file) = with_keys(3);
+    let lease = json(&old, &["lease", "grant", "10min"])["lease"].to_string();
+    done(&old, &["put", "leased", "1", "--lease", &lease]);
+    let content = done(&old, &["scan", "--base64"]);
+    let data = old.data(1);
+    refused(&run(kv().args(["recover", path(&data), "-o", path(&file)])), 2, &["in use by another process"]);
+    refused(&run(kv().args(["verify", path(&data)])), 2, &["in use by another process"]);
+    let head = json(&old, &["status"])["members"][1]["head"].as_u64().unwrap();
+    until("it has all", || json(&old, &["status"])["members"][1]["head"].as_u64() >= Some(head));
+    (0..3).for_each(|id| old.kill(id));
+
+    let before = contents(&data);
+    let verified = run(kv().args(["verify", path(&data), "--json"]));
+    assert_eq!(verified.status.code(), Some(0), "{}", stderr(&verified));
+    let verified: serde_json::Value = serde_json::from_str(&stdout(&verified)).unwrap();
+    assert_eq!(verified["member"], 1);
+    let recovered = run(kv().args(["recover", path(&data), "-o", path(&file), "--json"]));
+    assert_eq!(recovered.status.code(), Some(0), "{}", stderr(&recovered));
+    assert!(stderr(&recovered).contains("recovering"), "it is announced: {}", stderr(&recovered));
+    let recovered: serde_json::Value = serde_json::from_str(&stdout(&recovered)).unwrap();
+    assert_eq!(recovered["revision"], verified["revision"]);
+    assert_eq!(contents(&data), before, "the data directory is as it was");
+    refused(&run(kv().args(["recover", path(&data), "-o", path(&file)])), 2, &["exists"]);
+    assert_eq!(parts(old.folder.path()), 0);
+
+    let new = Cluster::start(&["data"], &[]);
+    done(&new, &["restore", path(&file)]);
+    assert_eq!(done(&new, &["scan", "--base64"]), content);
+    assert!(json(&new, &["get", "leased"])["expires_ms"].is_u64());
+
+    let nothing = new.folder.path().join("nothing");
+    fs::create_dir(&nothing).unwrap();
+    for arguments in [&["verify", path(&nothing)][..], &["recover", path(&nothing), "-o", "never"]] {
+        refused(&run(kv().args(arguments)), 2, &["is not the data directory of a member"]);
     }
 }

@@ -89,6 +89,23 @@ enum JournalState {
     Stopped,
 }
 
+impl Identity {
+    /// The owner of what is in the storage; `None` if no journal is there.
+    ///
+    /// # Errors
+    /// The superblock cannot be read.
+    pub fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
+        let superblock = Loaded::read(storage)?.map(|loaded| loaded.superblock);
+        Ok(superblock.map(|found| Self {
+            cluster: found.cluster,
+            cluster_name: found.cluster_name,
+            fingerprint: found.fingerprint,
+            member: found.member,
+            options: found.options,
+        }))
+    }
+}
+
 impl Journal {
     /// Opens the journal in the storage. If the storage is empty, the journal holds nothing, and writes nothing until
     /// `Write::Formation(Formatted)`.

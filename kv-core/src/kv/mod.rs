@@ -30,11 +30,9 @@ pub use checkpoint::WrittenCheckpoint;
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
-pub use reader::StateReader;
+pub use reader::{RevisionView, StateReader};
 #[cfg(feature = "internals")]
-pub use reader::Unreadable;
-#[cfg(feature = "internals")]
-pub use reader::{RevisionView, ScanPage};
+pub use reader::{ScanPage, Unreadable};
 pub use reaper::{ExpiryQuery, Reaper};
 pub use transfer::{Receiver, Sources, StateAside};
 pub use watchers::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Watchers};
@@ -42,7 +40,7 @@ pub use watchers::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Wa
 pub use watchers::{WatchId, WokenWatches};
 
 use crate::engine::{Disk, Engine, EngineError, OpenedDisk};
-use crate::ids::{Anchor, Hash, RequestNumber, Revision, Timestamp};
+use crate::ids::{Anchor, Hash, LeaseId, RequestNumber, Revision, Timestamp};
 use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
 use crate::storage::Storage;
@@ -162,6 +160,18 @@ impl StateMachine {
     #[must_use]
     pub fn applied(&self) -> Anchor {
         self.applied
+    }
+
+    /// The time of the last applied request, on the clock of the cluster.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+
+    /// The time to live of a lease, in milliseconds; `None` if it has ended.
+    #[must_use]
+    pub fn lease_ttl_ms(&self, id: LeaseId) -> Option<u64> {
+        self.lifetimes.info(id).ok().map(|info| info.ttl_ms)
     }
 
     /// The last revision that was taken by an applied request.

@@ -6,6 +6,7 @@
 //! threads of its own.
 
 mod directory;
+mod overlay;
 #[cfg(any(feature = "internals", feature = "testing"))]
 #[cfg_attr(
     not(feature = "internals"),
@@ -14,6 +15,7 @@ mod directory;
 pub mod simulated;
 
 pub use directory::{Directory, DirectoryError};
+pub(crate) use overlay::Overlay;
 
 use std::fmt::Debug;
 use std::io;

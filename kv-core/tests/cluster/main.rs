@@ -17,6 +17,7 @@ mod links;
 mod load;
 #[cfg(feature = "certs")]
 mod logs;
+mod offline;
 mod options;
 #[cfg(feature = "certs")]
 mod pki;
@@ -285,7 +286,7 @@ async fn small_writes_beside_a_transfer() {
 
 /// What takes long and does not depend on the transport runs over one.
 mod once {
-    use super::{Net, delays, disks, harness};
+    use super::{Net, delays, disks, harness, offline};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn x1_nothing_expires_early_while_delays_jump_one_way() {
@@ -296,6 +297,17 @@ mod once {
     async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints() {
         harness::bounded(disks::f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(Net::memory()))
             .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_directory_of_a_stopped_member_is_read_and_not_changed() {
+        harness::bounded(offline::the_directory_of_a_stopped_member_is_read_and_not_changed(Net::memory()))
+            .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn damage_in_the_directory_of_a_stopped_member_is_named() {
+        harness::bounded(offline::damage_in_the_directory_of_a_stopped_member_is_named(Net::memory())).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,137 @@
+//! Directories of members that are stopped.
+
+use super::harness::{Harness, Net, id, options};
+use bytes::Bytes;
+use kv_core::client::Record;
+use kv_core::config::Role;
+use kv_core::node::DirectoryError;
+use kv_core::offline::{DataDirectory, OfflineError};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// All files but the one that is only locked.
+fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries =
+        std::fs::read_dir(directory).expect("it is there").map(|entry| entry.expect("it is readable"));
+    let names = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    let names = names.filter(|(name, _)| name != "LOCK");
+    names.map(|(name, path)| (name, std::fs::read(path).expect("it is readable"))).collect()
+}
+
+fn records(directory: &DataDirectory) -> Vec<(Bytes, Record)> {
+    directory.records().map(|record| record.expect("it is intact")).collect()
+}
+
+/// A cluster of two data members and a witness, with checkpoints and entries after them, and then stopped. Returns what
+/// was in it.
+async fn stopped(net: Net) -> (Harness, Vec<(Bytes, Record)>) {
+    let mut small = options();
+    (small.max_key_bytes, small.max_value_bytes, small.max_batch_bytes) = (256, 64 << 10, 128 << 10);
+    (small.checkpoint_bytes, small.segment_bytes, small.journal_retention_bytes) = (1 << 20, 256 << 10, 0);
+    let mut harness = Harness::with(net, &[Role::Data, Role::Data, Role::Witness], small).await;
+    let client = harness.client().await;
+    for n in 0..60 {
+        client.put(format!("{n}"), vec![n; 40 << 10]).await.expect("written");
+    }
+    let lease = client.lease(std::time::Duration::from_secs(600)).await.expect("granted");
+    client.put("leased", "1").lease(lease.id()).await.expect("written");
+    client.put("brief", "1").ttl(std::time::Duration::from_secs(600)).await.expect("written");
+    client.delete("7").await.expect("removed");
+    let records = client.scan("").await.expect("read");
+    harness.level().await;
+    let locked = DataDirectory::open(harness.dirs[0].path());
+    assert!(matches!(locked, Err(OfflineError::Directory(DirectoryError::Locked(_)))), "{locked:?}");
+    (0..3).for_each(|member| harness.kill(member));
+    (harness, records)
+}
+
+pub(crate) async fn the_directory_of_a_stopped_member_is_read_and_not_changed(net: Net) {
+    let (harness, expected) = stopped(net).await;
+    for member in 0..2 {
+        let path = harness.dirs[member].path();
+        let before = files(path);
+        let directory = open(path).await.expect("it is intact");
+        assert_eq!((directory.cluster(), directory.member()), (harness.cluster.name(), id(member)));
+        assert!(directory.checkpoint().get() > 0 && directory.checkpoint() < directory.last_op());
+        assert_eq!((directory.unreadable(), records(&directory)), (None, expected.clone()));
+        assert!(
+            directory.revision() >= expected.iter().map(|(_, record)| record.modified).max().expect("some")
+        );
+        let leased = expected.iter().find_map(|(_, record)| record.lease).expect("one has a lease");
+        assert_eq!(directory.lease_ttl(leased).map(|ttl| ttl.as_secs()), Some(600));
+        let mut read = 0;
+        directory.verify_state(|bytes| read += bytes).expect("it is intact");
+        assert!(read > 1 << 20, "{read} bytes");
+        drop(directory);
+        assert!(before == files(path), "member {member}");
+    }
+    // A journal that goes back to the first entry is enough. That of a witness may.
+    match open(harness.dirs[2].path()).await {
+        Ok(witness) => assert_eq!((witness.checkpoint().get(), records(&witness)), (0, expected)),
+        Err(error) => assert!(matches!(error, OfflineError::NoState { .. }), "{error}"),
+    }
+    // That of the others does not.
+    let path = harness.dirs[1].path();
+    for name in files(path).into_keys().filter(|name| name.starts_with("state")) {
+        std::fs::remove_file(path.join(name)).expect("it is there");
+    }
+    let alone = open(path).await;
+    assert!(matches!(alone, Err(OfflineError::NoState { .. })), "{alone:?}");
+    let empty = tempfile::tempdir().expect("a folder");
+    let nothing = open(empty.path()).await;
+    assert!(matches!(nothing, Err(OfflineError::NotADataDirectory(_))), "{nothing:?}");
+    let nothing = open(&empty.path().join("absent")).await;
+    assert!(
+        matches!(nothing, Err(OfflineError::NotADataDirectory(_))) && !empty.path().join("absent").exists()
+    );
+}
+
+/// The node that had it may still be closing it.
+async fn open(path: &Path) -> Result<DataDirectory, OfflineError> {
+    loop {
+        match DataDirectory::open(path) {
+            Err(OfflineError::Directory(DirectoryError::Locked(_))) => {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+pub(crate) async fn damage_in_the_directory_of_a_stopped_member_is_named(net: Net) {
+    let (harness, expected) = stopped(net).await;
+    let path = harness.dirs[0].path();
+    let intact = open(path).await.expect("it is intact").last_op();
+    // The middle of the journal that follows the checkpoint.
+    let journal = files(path).into_iter().filter(|(name, _)| name.starts_with("journal-"));
+    let newest = journal.filter(|(_, bytes)| bytes.iter().any(|byte| *byte > 0)).last().expect("it has one");
+    let mut bytes = newest.1.clone();
+    let used = bytes.iter().rposition(|byte| *byte > 0).expect("it has content");
+    bytes[used / 2] ^= 4;
+    std::fs::write(path.join(&newest.0), bytes).expect("it is writable");
+    let before = files(path);
+    let damaged = open(path).await.expect("what is before the damage can be read");
+    let unreadable = damaged.unreadable().expect("an entry is damaged");
+    assert_eq!(unreadable.first, damaged.last_op().next());
+    assert!(
+        damaged.last_op() < intact && unreadable.last.is_none_or(|last| last >= intact),
+        "{unreadable:?}"
+    );
+    assert!(records(&damaged).len() < expected.len());
+    drop(damaged);
+    assert!(before == files(path));
+
+    let path = harness.dirs[1].path();
+    for (name, bytes) in files(path).into_iter().filter(|(name, _)| name.starts_with("state-")) {
+        let mut bad = bytes.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 4;
+        std::fs::write(path.join(&name), bad).expect("it is writable");
+        let found = match open(path).await {
+            Ok(directory) => directory.verify_state(|_| {}).expect_err("a block is bad"),
+            Err(error) => error,
+        };
+        assert!(found.to_string().contains(&name), "{name}: {found}");
+        std::fs::write(path.join(&name), bytes).expect("it is writable");
+    }
+}

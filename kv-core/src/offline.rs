@@ -1,9 +1,9 @@
 //! Reading the data directory of a member that is stopped: to check it, and to save what is in it.
 //!
-//! Use this when a cluster has lost so many members for good that the others cannot form a quorum. Open the directory of
-//! each member that is left with [`DataDirectory::open`], choose the one with the highest
-//! [`last_op`](DataDirectory::last_op), and write its [`records`](DataDirectory::records) to a new cluster. `kv recover`
-//! does this.
+//! Use this when a cluster has lost so many members for good that the others cannot form a quorum. Open the directory
+//! of each member that is left with [`DataDirectory::open`], choose the one with the highest
+//! [`last_op`](DataDirectory::last_op), and write its [`records`](DataDirectory::records) to a new cluster. This is
+//! what `kv recover` does.
 //!
 //! Nothing here changes a directory, except that a file named `LOCK` may be created.
 
@@ -96,10 +96,10 @@ impl std::fmt::Debug for DataDirectory {
 }
 
 impl DataDirectory {
-    /// Opens the data directory of a member that is stopped, and locks it until the value is dropped. Applies the entries
-    /// of the journal to the state in memory, up to the first one that cannot be read. This includes entries at the end
-    /// for which the member does not know whether the cluster had committed them: one of them may be a write that was
-    /// acknowledged to its client.
+    /// Opens the data directory of a member that is stopped, and locks it until the value is dropped. Applies the
+    /// entries of the journal to the state in memory, up to the first one that cannot be read. This includes entries at
+    /// the end for which the member does not know whether the cluster had committed them: one of them may be a write
+    /// that was acknowledged to its client.
     ///
     /// Blocks. Takes memory for what the entries change since the last checkpoint of the member, which is usually below
     /// three times [`checkpoint_bytes`](Options::checkpoint_bytes), and for all other purposes less than 100 MiB.

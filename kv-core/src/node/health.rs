@@ -424,7 +424,7 @@ fn log(shared: &Shared, report: &Report) {
             working,
             needed,
             members,
-            "no quorum: too few members are connected for writes and linearizable reads; bring the missing members back"
+            "no quorum: too few members are connected for writes and linearizable reads; bring the missing members back, or, if that is impossible for good, save the data with kv recover"
         ),
         Report::Quorum { working, needed } => tracing::warn!(
             working,

@@ -46,6 +46,7 @@ const TABLE: &[Row] = &[
             "lazy_timer",
         ],
     },
+    Row { module: "offline", may_use: &["ids", "config", "message", "kv", "engine", "storage", "journal"] },
     Row {
         module: "client",
         may_use: &[

@@ -336,3 +336,27 @@ fn a_cluster_without_a_quorum_is_recovered_from_the_member_that_is_left() {
         refused(&run(kv().args(arguments)), 2, &["is not the data directory of a member"]);
     }
 }
+
+/// A backup that an earlier build wrote. If the format changes, it gets another version: store a file of that version
+/// beside this one, by running this test with `KV_STORE_FORMATS=1` and its name.
+#[test]
+fn backups_of_earlier_builds_are_read() {
+    const NEWEST: &str = "backup-1";
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+    let (old, _) = with_keys(1);
+    done(&old, &["put", "brief", "1", "--ttl", "1h"]);
+    if std::env::var_os("KV_STORE_FORMATS").is_some() {
+        done(&old, &["backup", "-o", path(&folder.join(NEWEST))]);
+    }
+    let files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.contains(&folder.join(NEWEST)));
+    for file in files {
+        let verified = run(kv().args(["verify", path(&file), "--json"]));
+        assert_eq!(verified.status.code(), Some(0), "{}", stderr(&verified));
+        let new = Cluster::start(&["data"], &[]);
+        let restored = json(&new, &["restore", path(&file)]);
+        assert_eq!(restored["keys"], 24);
+        assert_eq!(done(&new, &["scan", "--base64"]), done(&old, &["scan", "--base64"]));
+        assert!(json(&new, &["get", "brief"])["expires_ms"].is_u64());
+    }
+}

@@ -6,6 +6,7 @@ mod disks;
 mod ends;
 mod failover;
 mod faults;
+mod formats;
 mod harness;
 mod history;
 mod hostile;
@@ -286,7 +287,7 @@ async fn small_writes_beside_a_transfer() {
 
 /// What takes long and does not depend on the transport runs over one.
 mod once {
-    use super::{Net, delays, disks, harness, offline};
+    use super::{Net, delays, disks, formats, harness, offline};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn x1_nothing_expires_early_while_delays_jump_one_way() {
@@ -297,6 +298,11 @@ mod once {
     async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints() {
         harness::bounded(disks::f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(Net::memory()))
             .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn data_directories_of_earlier_builds_are_read() {
+        harness::bounded(formats::data_directories_of_earlier_builds_are_read(Net::memory())).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

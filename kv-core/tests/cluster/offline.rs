@@ -103,8 +103,8 @@ pub(crate) async fn damage_in_the_directory_of_a_stopped_member_is_named(net: Ne
     let path = harness.dirs[0].path();
     let intact = open(path).await.expect("it is intact").last_op();
     // The middle of the journal that follows the checkpoint.
-    let journal = files(path).into_iter().filter(|(name, _)| name.starts_with("journal-"));
-    let newest = journal.filter(|(_, bytes)| bytes.iter().any(|byte| *byte > 0)).last().expect("it has one");
+    let mut journal = files(path).into_iter().rev().filter(|(name, _)| name.starts_with("journal-"));
+    let newest = journal.find(|(_, bytes)| bytes.iter().any(|byte| *byte > 0)).expect("it has one");
     let mut bytes = newest.1.clone();
     let used = bytes.iter().rposition(|byte| *byte > 0).expect("it has content");
     bytes[used / 2] ^= 4;

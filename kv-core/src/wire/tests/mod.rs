@@ -2,6 +2,7 @@
 
 mod access;
 mod extremes;
+mod formats;
 mod hello;
 mod io;
 

@@ -1,0 +1,32 @@
+//! The bytes on the wire: another layout needs another version.
+
+use super::*;
+use std::fmt::Write;
+
+const STORED: &str = include_str!("formats.txt");
+
+/// The version, and one line for each frame: how it is read, and its bytes in hexadecimal.
+fn listed() -> String {
+    let mut text = format!("wire protocol {}\n", PROTOCOL.max);
+    for (kind, frame) in frames() {
+        write!(text, "{kind:?} ").expect("a text can be written to");
+        frame.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a text can be written to"));
+        text.push('\n');
+    }
+    text
+}
+
+/// Members and clients of one version understand each other, whenever they were built.
+#[test]
+fn frames_are_encoded_as_before_unless_the_version_is_new() {
+    let listed = listed();
+    if std::env::var_os("KV_STORE_FORMATS").is_some() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/wire/tests/formats.txt");
+        return std::fs::write(file, listed).expect("it is writable");
+    }
+    let what_to_do = "raise the version of the wire protocol, and store the new frames: run this test with \
+                      KV_STORE_FORMATS=1";
+    let differs = STORED.lines().zip(listed.lines()).find(|(stored, now)| stored != now);
+    assert!(differs.is_none(), "a frame is encoded differently: {what_to_do}\n{differs:#?}");
+    assert_eq!(STORED.lines().count(), listed.lines().count(), "there are other frames: {what_to_do}");
+}

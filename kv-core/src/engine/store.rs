@@ -60,14 +60,14 @@ const PUT_OFF: u64 = 4;
 struct State {
     next_run: u64,
     merged: Option<AllMerged>,
-    /// The op that the checkpoint is at.
-    at: Option<Anchor>,
 }
 
 /// What the newest manifest names.
 #[derive(Debug)]
 struct Current {
     base: Arc<Base>,
+    /// The op that it is at, if the manifest says so.
+    at: Option<Anchor>,
     /// How many checkpoints were made here.
     checkpoints: u64,
 }
@@ -167,12 +167,8 @@ impl Store {
             name,
             target,
             sizes,
-            state: Mutex::new(State {
-                next_run: manifest.next_run,
-                merged: manifest.merged,
-                at: manifest.point.map(|point| point.at),
-            }),
-            current: Mutex::new(Current { base, checkpoints: 0 }),
+            state: Mutex::new(State { next_run: manifest.next_run, merged: manifest.merged }),
+            current: Mutex::new(Current { base, at: manifest.point.map(|point| point.at), checkpoints: 0 }),
             removed: Mutex::default(),
             merging: Mutex::default(),
             wants_room: AtomicBool::new(false),
@@ -191,7 +187,7 @@ impl Store {
 
     /// The op that the checkpoint is at, if the manifest says so.
     pub(super) fn at(&self) -> Option<Anchor> {
-        lock(&self.state).at
+        lock(&self.current).at
     }
 
     /// The present runs, if there was no checkpoint since the `checkpoints`-th. Never waits for the disk.
@@ -287,12 +283,12 @@ impl Store {
             let mut state = lock(&self.state);
             let run = Run { id: state.next_run, files: files.all().to_vec(), clip: None, into: None };
             state.next_run += 1;
-            state.at = Some(at);
             let mut runs = self.base().runs().to_vec();
             runs.insert(0, Arc::new(run));
             let checkpoints = lock(&self.current).checkpoints + 1;
             let base = Arc::new(Base::new(runs, range));
-            self.commit(&state, Current { base: base.clone(), checkpoints }, self.progress())?;
+            let new = Current { base: base.clone(), at: Some(at), checkpoints };
+            self.commit(&state, new, self.progress())?;
             Ok((base, checkpoints))
         });
         // Before the failure is final: after that, nothing is removed.
@@ -316,7 +312,7 @@ impl Store {
             next_run: state.next_run,
             runs: new.base.runs().iter().map(|run| run.meta()).collect(),
             merged: state.merged,
-            point: state.at.map(|at| Point { at, range: new.base.range() }),
+            point: new.at.map(|at| Point { at, range: new.base.range() }),
             received: None,
         };
         manifest.write(&*self.target.storage, self.name)?;
@@ -487,9 +483,9 @@ impl Store {
         progress: &Progress,
     ) -> Result<(), EngineError> {
         let mut state = lock(&self.state);
-        let (before, checkpoints) = {
+        let (before, at, checkpoints) = {
             let current = lock(&self.current);
-            (current.base.clone(), current.checkpoints)
+            (current.base.clone(), current.at, current.checkpoints)
         };
         let into = inputs[0].into.unwrap_or(state.next_run);
         state.next_run = state.next_run.max(into + 1);
@@ -497,14 +493,14 @@ impl Store {
         let mut runs = Vec::new();
         let mut output = Run { id: into, files: Vec::new(), clip: None, into: None };
         // In front of the inputs: a step may end between two versions of a key, and the newer ones are in the output.
-        let mut at = None;
+        let mut place = None;
         for run in before.runs() {
             if run.id == into {
                 output.files.clone_from(&run.files);
             } else if !ids.contains(&run.id) {
                 runs.push(run.clone());
             } else {
-                at.get_or_insert(runs.len());
+                place.get_or_insert(runs.len());
                 if let Some(through) = &through {
                     let rest = Run { into: Some(into), ..run.clipped(through) };
                     runs.extend((!rest.files.is_empty()).then(|| Arc::new(rest)));
@@ -515,7 +511,7 @@ impl Store {
         let ended = plan.bottom && runs.iter().all(|run| run.into != Some(into));
         let (length, removals) = (output.bytes(), output.removals());
         if !output.files.is_empty() {
-            runs.insert(at.unwrap_or(0), Arc::new(output));
+            runs.insert(place.unwrap_or(0), Arc::new(output));
         }
         let base = Arc::new(Base::new(runs, before.range()));
         // There are newer runs too if many checkpoints were made meanwhile. What is needed of them counts here, too,
@@ -523,7 +519,7 @@ impl Store {
         let now = || AllMerged { bytes: length, needed: needed_of(&base), removals };
         let merged = if ended { Some(now()) } else { state.merged };
         let merged_before = std::mem::replace(&mut state.merged, merged);
-        let done = self.commit(&state, Current { base, checkpoints }, progress);
+        let done = self.commit(&state, Current { base, at, checkpoints }, progress);
         if done.is_err() {
             state.merged = merged_before;
         }

@@ -1,13 +1,13 @@
 //! Reading the data directory of a member that is stopped: to check it, and to save what is in it.
 //!
 //! Use this when a cluster has lost so many members for good that the others cannot form a quorum. Open the directory
-//! of each member that is left with [`DataDirectory::open`], choose the one with the highest
-//! [`last_op`](DataDirectory::last_op), and write its [`records`](DataDirectory::records) to a new cluster. This is
-//! what `kv recover` does.
+//! of each member that is left with [`DataDirectory::open`], choose the one that is ahead of all others
+//! ([`is_ahead_of`](DataDirectory::is_ahead_of)), and write its [`records`](DataDirectory::records) to a new cluster.
+//! This is what `kv recover` does.
 //!
 //! Nothing here changes a directory, except that a file named `LOCK` may be created.
 
-use crate::config::{MemberId, Options};
+use crate::config::{MemberId, Options, View};
 use crate::engine::{EngineError, Keys};
 use crate::ids::{LeaseId, Op, Revision, Timestamp};
 use crate::journal::{Identity, Journal, JournalOptions, JournalReadError, OpenError};
@@ -53,12 +53,19 @@ pub enum OfflineError {
     State(#[from] EngineError),
     /// The directory has entries that follow a state, but not that state.
     #[error(
-        "the data directory contains no state that the journal continues: the member is a witness, or its state was lost \
-         or set aside as damaged. The journal begins after op {after}. Use the data directory of another member"
+        "member {member} has no state that its journal continues: it is a witness, or its state was lost or set aside as \
+         damaged. The journal is of view {log_view}, and has the ops after {after} up to {last}. Use the data directory of \
+         another member"
     )]
     NoState {
+        /// The member whose directory it is.
+        member: MemberId,
+        /// See [`DataDirectory::log_view`].
+        log_view: View,
         /// The op before the oldest entry of the journal.
         after: Op,
+        /// The op of the last entry of the journal that can be read.
+        last: Op,
     },
 }
 
@@ -66,6 +73,7 @@ pub enum OfflineError {
 pub struct DataDirectory {
     cluster: String,
     member: MemberId,
+    log_view: View,
     checkpoint: Op,
     state: StateMachine,
     unreadable: Option<UnreadableEntries>,
@@ -88,6 +96,7 @@ impl std::fmt::Debug for DataDirectory {
         f.debug_struct("DataDirectory")
             .field("cluster", &self.cluster)
             .field("member", &self.member)
+            .field("log_view", &self.log_view)
             .field("checkpoint", &self.checkpoint)
             .field("last_op", &self.last_op())
             .field("unreadable", &self.unreadable)
@@ -110,7 +119,12 @@ impl DataDirectory {
         let path = path.as_ref();
         let found = path.join(SUPERBLOCK).try_exists();
         if !found.map_err(|source| DirectoryError::Disk { doing: "look", path: path.to_owned(), source })? {
-            return Err(OfflineError::NotADataDirectory(path.to_owned()));
+            let names = path.read_dir().into_iter().flatten().flatten();
+            let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            return Err(match names.find(|name| name.starts_with("journal-")) {
+                Some(file) => OpenError::SuperblockMissing { file }.into(),
+                None => OfflineError::NotADataDirectory(path.to_owned()),
+            });
         }
         Self::read(Directory::open(path)?)?.ok_or_else(|| OfflineError::NotADataDirectory(path.to_owned()))
     }
@@ -127,7 +141,8 @@ impl DataDirectory {
         let mut state = StateMachine::open(storage.clone(), limits)?;
         let checkpoint = state.applied().op;
         if recovered.alignment(state.applied()) == CheckpointAlignment::Lost {
-            return Err(OfflineError::NoState { after: recovered.floor.op });
+            let (log_view, after, last) = (recovered.log_view, recovered.floor.op, recovered.head());
+            return Err(OfflineError::NoState { member, log_view, after, last });
         }
         let log = journal.reader();
         while let Some(entry) = log.read(state.applied().op.next())? {
@@ -145,7 +160,8 @@ impl DataDirectory {
             },
         });
         let unreadable = unreadable.filter(|entries| entries.last.is_none_or(|last| last >= entries.first));
-        Ok(Some(Self { cluster, member, checkpoint, state, unreadable, _storage: storage }))
+        let log_view = recovered.log_view;
+        Ok(Some(Self { cluster, member, log_view, checkpoint, state, unreadable, _storage: storage }))
     }
 
     /// The name of the cluster.
@@ -166,7 +182,26 @@ impl DataDirectory {
         self.checkpoint
     }
 
-    /// The op of the last entry that could be read. The member with the highest one has the most.
+    /// The last view whose log this member has taken over. Entries at the end of a log of an earlier view may have been
+    /// replaced by others since then.
+    #[must_use]
+    pub fn log_view(&self) -> View {
+        self.log_view
+    }
+
+    /// Whether this member must be chosen before `other` to save the data of their cluster: a checkpoint of this member
+    /// has more than all that `other` has; or the log of this member is of a later view, or of the same view and
+    /// longer. The cluster chooses in the same way between logs. The length alone decides nothing: a primary that was
+    /// cut off can have a long log of entries that the cluster has replaced.
+    #[must_use]
+    pub fn is_ahead_of(&self, other: &Self) -> bool {
+        if self.checkpoint > other.last_op() || other.checkpoint > self.last_op() {
+            return self.checkpoint > other.last_op();
+        }
+        (self.log_view, self.last_op()) > (other.log_view, other.last_op())
+    }
+
+    /// The op of the last entry that could be read.
     #[must_use]
     pub fn last_op(&self) -> Op {
         self.state.applied().op

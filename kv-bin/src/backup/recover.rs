@@ -4,15 +4,16 @@ use super::format::{Description, Item, Summary, Writer};
 use super::part::PartFile;
 use super::take::{ENDED_LEASE_MS, left, refuse_existing, unwritten};
 use super::{MARKER, check_restored, summary_json, summary_text};
-use crate::commands::print_either;
+use crate::commands::{print_either, still_read};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::signals::Signals;
 use clap::Args;
 use kv_core::client::Record;
+use kv_core::node::DirectoryError;
 use kv_core::offline::{DataDirectory, OfflineError};
 use serde_json::{Value, json};
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
@@ -22,18 +23,22 @@ use tokio::sync::oneshot;
     after_help = "Use kv recover when so many members are lost for good that the others cannot form a quorum (a majority). As long as a quorum can still be \
 formed, use it: kv recover can miss writes that were acknowledged.
 
-1. Stop all members that are left.
-2. Run `kv verify DIRECTORY` for each of them. Choose the member with the highest op: it has the most.
-3. Run kv recover for this member.
-4. Start a new cluster with empty data directories, and run `kv restore FILE`.
+1. Stop all members that are left, and never start them again.
+2. Run kv recover with the data directories of all of them.
+3. Start a new cluster with empty data directories, and run `kv restore FILE`.
 
-kv recover does not change the data directory. It reads the last checkpoint of the member and all entries of its journal, even entries for which the member does not know \
-whether the cluster had committed them. It needs memory for what these entries change. Writes that only lost members have stored are missing; nobody can know which \
-these are. Locks, leases and sessions are not kept, and a key of a lease gets the time to live of the lease."
+Among the directories, kv recover chooses as a cluster does: a checkpoint that is ahead of the logs of the others, then the log of the latest view, then the longest \
+log. It does not change a directory, but it locks them, so it must run under an account that can write them. It reads the last checkpoint of the member and \
+all entries of its journal, even entries for which the member does not know whether the cluster had committed them. It needs memory for what these entries change.
+
+Writes that the chosen member has not stored are missing; nobody can know which these are. A write can be included although its client received no answer, or \
+although the cluster had replaced it by another one. Locks, leases and sessions are not kept, and a key of a lease gets the time to live of the lease. If a block of the \
+state of the chosen member is damaged, kv recover fails."
 )]
 pub(crate) struct RecoverArgs {
-    /// The data directory of a stopped member.
-    pub(crate) directory: PathBuf,
+    /// The data directories of stopped members.
+    #[arg(required = true, value_name = "DIRECTORY")]
+    pub(crate) directories: Vec<PathBuf>,
     /// The backup file to write.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
@@ -41,25 +46,24 @@ pub(crate) struct RecoverArgs {
 
 /// `kv recover`.
 pub(crate) async fn recover(args: RecoverArgs, json: bool) -> Result<(), Failure> {
+    if args.output.as_os_str() == "-" {
+        return Err(Failure::usage("name a file: it is synced before it gets its name"));
+    }
     refuse_existing(&args.output)?;
     let mut signals = Signals::catch()?;
     let done = async {
-        let directory = args.directory.clone();
-        let opened = on_thread(move || {
-            let opened = open(&directory)?;
-            announce(&directory, &opened, json)?;
-            Ok(opened)
-        });
-        let opened = opened.await?;
-        let revision = opened.revision().get();
+        let directories = args.directories.clone();
+        let (directory, opened) = on_thread(move || choose(&directories, json)).await?;
+        let about = object(&directory, &opened);
         // It is removed if this future is dropped.
         let (part, out) = PartFile::create(&args.output)?;
+        let revision = opened.revision().get();
         let (out, summary) = on_thread(move || write(&opened, BufWriter::new(out), json)).await?;
         let out = out.into_inner().map_err(|error| unwritten(error.error()))?;
         part.sync(out).await?;
-        Ok::<_, Failure>((part, revision, summary))
+        Ok::<_, Failure>((part, about, revision, summary))
     };
-    let (part, revision, summary) = tokio::select! {
+    let (part, mut about, revision, summary) = tokio::select! {
         done = done => done?,
         signal = signals.next_end() => {
             let text = format!("{signal}: the backup is not complete, and its file was removed");
@@ -68,9 +72,76 @@ pub(crate) async fn recover(args: RecoverArgs, json: bool) -> Result<(), Failure
     };
     part.publish()?;
     let shown = args.output.display().to_string();
-    let hint = format!("write it to a new cluster with: kv restore {shown}");
-    let text = format!("{}\n{hint}", summary_text(revision, &summary));
-    print_either(json, &Value::Object(summary_json(&shown, revision, &summary)), &text)
+    let text =
+        format!("{}\nwrite it to a new cluster with: kv restore {shown}", summary_text(revision, &summary));
+    if let Some(about) = about.as_object_mut() {
+        about.extend(summary_json(&shown, revision, &summary));
+    }
+    print_either(json, &about, &text)
+}
+
+/// Opens the directories, says what is in each, and returns the one that is ahead of the others.
+fn choose(directories: &[PathBuf], json: bool) -> Result<(PathBuf, DataDirectory), Failure> {
+    let mut chosen: Option<(PathBuf, DataDirectory)> = None;
+    let (mut failed, mut logs) = (Vec::new(), Vec::new());
+    for directory in directories {
+        let opened = match DataDirectory::open(directory) {
+            Ok(opened) => opened,
+            Err(error) => {
+                if let OfflineError::NoState { member, log_view, last, .. } = &error {
+                    logs.push((*log_view, *last, *member));
+                }
+                let failure = unusable(directory, &error);
+                if directories.len() > 1 {
+                    say(
+                        &format!("warning: {failure}"),
+                        &json!({ "event": "unusable", "error": failure.to_string() }),
+                        json,
+                    )?;
+                }
+                failed.push(failure);
+                continue;
+            }
+        };
+        let mut event = object(directory, &opened);
+        event["event"] = json!("found");
+        let bad = unreadable(&opened).map(|bad| format!("\nwarning: {bad}")).unwrap_or_default();
+        say(&format!("{}: {}{bad}", directory.display(), description(&opened)), &event, json)?;
+        match &chosen {
+            Some((other, before)) if before.cluster() != opened.cluster() => {
+                let (one, other) = (directory.display(), other.display());
+                return Err(Failure::usage(format!("{one} and {other} belong to different clusters")));
+            }
+            Some((_, before)) if !opened.is_ahead_of(before) => {}
+            Some(_) | None => chosen = Some((directory.clone(), opened)),
+        }
+    }
+    let Some((directory, opened)) = chosen else {
+        return Err(failed.swap_remove(0));
+    };
+    if opened.last_op().get() == 0 {
+        return Err(Failure::failed(format!("{} contains no data", directory.display())));
+    }
+    for (log_view, last, member) in logs {
+        if (log_view, last) > (opened.log_view(), opened.last_op()) {
+            let text = format!(
+                "warning: the journal of member {member} goes further (view {log_view}, op {last}), but without its state it \
+                 cannot be used: later writes are missing"
+            );
+            say(&text, &json!({ "event": "missing", "member": member.get(), "op": last.get() }), json)?;
+        }
+    }
+    let mut event = object(&directory, &opened);
+    event["event"] = json!("recovering");
+    let text = format!("recovering {}; writes that it does not contain will be missing", directory.display());
+    say(&text, &event, json)?;
+    Ok((directory, opened))
+}
+
+/// Prints a line on standard error.
+fn say(text: &str, object: &Value, json: bool) -> Result<(), Failure> {
+    let line = if json { format!("{object}\n") } else { format!("{text}\n") };
+    still_read(anstream::stderr().write_all(line.as_bytes())).map(drop)
 }
 
 /// Does work that blocks. If the process is to end, nobody waits for it.
@@ -84,9 +155,11 @@ async fn on_thread<T: Send + 'static>(
 
 /// `kv verify` of a data directory.
 pub(crate) fn verify(directory: &Path, json: bool) -> Result<(), Failure> {
-    let opened = open(directory)?;
+    let opened = DataDirectory::open(directory).map_err(|error| unusable(directory, &error))?;
     let mut progress = Progress::new("verified", json);
-    opened.verify_state(|bytes| progress.add(0, bytes)).map_err(|error| unusable(directory, &error))?;
+    opened
+        .verify_state(|bytes| progress.add(0, bytes))
+        .map_err(|error| unusable(directory, &error).with_hint(description(&opened)))?;
     if let Some(bad) = unreadable(&opened) {
         return Err(
             Failure::failed(format!("{}: {bad}", directory.display())).with_hint(description(&opened))
@@ -95,22 +168,20 @@ pub(crate) fn verify(directory: &Path, json: bool) -> Result<(), Failure> {
     print_either(json, &object(directory, &opened), &description(&opened))
 }
 
-fn open(directory: &Path) -> Result<DataDirectory, Failure> {
-    DataDirectory::open(directory).map_err(|error| unusable(directory, &error))
-}
-
 fn unusable(directory: &Path, error: &OfflineError) -> Failure {
     match error {
-        OfflineError::Directory(_) | OfflineError::NotADataDirectory(_) => Failure::usage(error.to_string()),
+        OfflineError::Directory(DirectoryError::Locked(_) | DirectoryError::NotADirectory(_))
+        | OfflineError::NotADataDirectory(_) => Failure::usage(error.to_string()),
         error => Failure::failed(format!("{}: {error}", directory.display())),
     }
 }
 
 fn description(opened: &DataDirectory) -> String {
     format!(
-        "cluster {:?}, member {}: op {}, revision {}, last checkpoint at op {}",
+        "cluster {:?}, member {}: log of view {}, op {}, revision {}, last checkpoint at op {}",
         opened.cluster(),
         opened.member(),
+        opened.log_view(),
         opened.last_op(),
         opened.revision(),
         opened.checkpoint()
@@ -122,6 +193,7 @@ fn object(directory: &Path, opened: &DataDirectory) -> Value {
         "directory": directory.display().to_string(),
         "cluster": opened.cluster(),
         "member": opened.member().get(),
+        "log_view": opened.log_view().get(),
         "op": opened.last_op().get(),
         "revision": opened.revision().get(),
         "checkpoint": opened.checkpoint().get(),
@@ -139,26 +211,8 @@ fn unreadable(opened: &DataDirectory) -> Option<String> {
     ))
 }
 
-/// Says what is going to be saved, and what is missing.
-fn announce(directory: &Path, opened: &DataDirectory, json: bool) -> Result<(), Failure> {
-    use std::io::Write as _;
-    let text = if json {
-        let mut object = object(directory, opened);
-        object["event"] = json!("recovering");
-        format!("{object}\n")
-    } else {
-        let bad = unreadable(opened).map(|bad| format!("warning: {bad}\n")).unwrap_or_default();
-        format!(
-            "{}\n{bad}Writes that only other members have stored are missing: compare the op with `kv verify` of their \
-             directories.\n",
-            description(opened)
-        )
-    };
-    crate::commands::still_read(anstream::stderr().write_all(text.as_bytes())).map(drop)
-}
-
 /// Writes the backup.
-fn write<W: std::io::Write>(opened: &DataDirectory, out: W, json: bool) -> Result<(W, Summary), Failure> {
+fn write<W: Write>(opened: &DataDirectory, out: W, json: bool) -> Result<(W, Summary), Failure> {
     let taken_ms = opened.timestamp().get();
     let description = Description::new(opened.cluster().to_owned(), opened.revision().get(), taken_ms);
     let mut writer = Writer::new(out, &description).map_err(|error| unwritten(&error))?;

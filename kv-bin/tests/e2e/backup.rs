@@ -307,8 +307,12 @@ fn a_cluster_without_a_quorum_is_recovered_from_the_member_that_is_left() {
     let data = old.data(1);
     refused(&run(kv().args(["recover", path(&data), "-o", path(&file)])), 2, &["in use by another process"]);
     refused(&run(kv().args(["verify", path(&data)])), 2, &["in use by another process"]);
-    let head = json(&old, &["status"])["members"][1]["head"].as_u64().unwrap();
-    until("it has all", || json(&old, &["status"])["members"][1]["head"].as_u64() >= Some(head));
+    let heads = || {
+        let status = json(&old, &["status"]);
+        status["members"].as_array().unwrap().iter().map(|member| member["head"].as_u64()).collect::<Vec<_>>()
+    };
+    let most = heads().into_iter().flatten().max();
+    until("it has all", || heads()[1] >= most);
     (0..3).for_each(|id| old.kill(id));
 
     let before = contents(&data);
@@ -320,9 +324,17 @@ fn a_cluster_without_a_quorum_is_recovered_from_the_member_that_is_left() {
     assert_eq!(recovered.status.code(), Some(0), "{}", stderr(&recovered));
     assert!(stderr(&recovered).contains("recovering"), "it is announced: {}", stderr(&recovered));
     let recovered: serde_json::Value = serde_json::from_str(&stdout(&recovered)).unwrap();
-    assert_eq!(recovered["revision"], verified["revision"]);
+    assert_eq!((&recovered["revision"], &recovered["op"]), (&verified["revision"], &verified["op"]));
     assert_eq!(contents(&data), before, "the data directory is as it was");
     refused(&run(kv().args(["recover", path(&data), "-o", path(&file)])), 2, &["exists"]);
+    // Of several, the one that is ahead, and what cannot be used is named.
+    let (other, copy) = (old.data(2), old.folder.path().join("copy"));
+    let both = ["recover", path(&other), path(&data), "absent", "-o", path(&copy), "--json"];
+    let best = run(kv().args(both));
+    assert_eq!(best.status.code(), Some(0), "{}", stderr(&best));
+    assert!(stderr(&best).contains("unusable") && stderr(&best).matches("found").count() == 2);
+    let best: serde_json::Value = serde_json::from_str(&stdout(&best)).unwrap();
+    assert!(best["op"].as_u64() >= verified["op"].as_u64());
     assert_eq!(parts(old.folder.path()), 0);
 
     let new = Cluster::start(&["data"], &[]);
@@ -335,6 +347,9 @@ fn a_cluster_without_a_quorum_is_recovered_from_the_member_that_is_left() {
     for arguments in [&["verify", path(&nothing)][..], &["recover", path(&nothing), "-o", "never"]] {
         refused(&run(kv().args(arguments)), 2, &["is not the data directory of a member"]);
     }
+    fs::write(nothing.join("journal-00000003"), "").unwrap();
+    refused(&run(kv().args(["verify", path(&nothing)])), 1, &["superblock"]);
+    refused(&run(kv().args(["recover", path(&data), "-o", "-"])), 2, &["name a file"]);
 }
 
 /// A backup that an earlier build wrote. If the format changes, it gets another version: store a file of that version

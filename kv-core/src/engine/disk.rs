@@ -82,6 +82,11 @@ impl Opened {
         Rows(self.base())
     }
 
+    /// The op that it is at, as the manifest says.
+    pub(crate) fn manifest_at(&self) -> Option<Anchor> {
+        self.store.at()
+    }
+
     /// The checkpoint, to be sent to other members, even if its rows cannot be read.
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         Some(Snapshot::new(self.store.at()?, self.base()?))

@@ -64,7 +64,7 @@ impl EngineError {
         Self::Damaged { detail: detail.into() }
     }
 
-    pub(super) fn inconsistent(detail: impl Into<String>) -> Self {
+    pub(crate) fn inconsistent(detail: impl Into<String>) -> Self {
         Self::Inconsistent { detail: detail.into() }
     }
 

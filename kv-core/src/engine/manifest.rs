@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 
 const MAGIC: [u8; 8] = *b"kv-state";
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// Up to this format, the state was a tree in this one file. Its head began in the same way.
 pub(super) const ONE_FILE: u32 = 3;
 const COPIES: usize = 2;
@@ -313,7 +313,7 @@ pub(super) mod tests {
     #[test]
     fn another_format_is_refused_with_its_version() {
         let disk = Disk::new();
-        for format in [3, 5] {
+        for format in [3, 4, 6] {
             let mut file = manifest(7).encode();
             file[8] = format;
             let hash = Hash::of(&file[..HASHED]).get();

@@ -120,6 +120,10 @@ impl StateMachine {
             }
         }
         let lifetimes = Lifetimes::load(&rows, limits.fixed.max_leases)?;
+        let by_rows = meta.as_ref().map(|meta| meta.applied);
+        if opened.manifest_at().is_some_and(|at| by_rows != Some(at)) {
+            return Err(EngineError::inconsistent("its manifest and its rows name different ops"));
+        }
         let (applied, revision) = meta.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
         let engine = opened.at(applied, revision, limits.retention());
         Ok(Self::at(limits, Box::new(engine), sessions, lifetimes, meta))

@@ -216,7 +216,7 @@ impl StateAside {
         let snapshot = opened.snapshot();
         match StateMachine::of(opened, limits.clone()) {
             Ok(state) => Ok(Some(Self { snapshot: state.snapshot(), state: Some(Box::new(state)) })),
-            Err(error) if error.is_of_content() && snapshot.is_some() => {
+            Err(error @ EngineError::Damaged { .. }) if snapshot.is_some() => {
                 tracing::warn!(%error, "the damaged state can only be sent as it is: entries cannot be applied to it");
                 Ok(Some(Self { snapshot, state: None }))
             }

@@ -170,7 +170,7 @@ impl File for Changed {
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        Ok(())
+        self.below.as_ref().map_or(Ok(()), |file| file.drop_cache())
     }
 
     fn len(&self) -> io::Result<u64> {

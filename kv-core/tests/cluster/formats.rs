@@ -12,7 +12,7 @@ use kv_core::offline::{DataDirectory, OfflineError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The directory that this build writes. It contains superblock 2, journal 4 and state 4.
+/// The directory that this build writes. It contains superblock 2, journal 4 and state 5.
 const NEWEST: &str = "member-1";
 
 fn stored() -> PathBuf {

@@ -312,6 +312,12 @@ mod once {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_directory_of_a_later_view_is_ahead_whatever_its_length() {
+        harness::bounded(offline::a_directory_of_a_later_view_is_ahead_whatever_its_length(Net::memory()))
+            .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn damage_in_the_directory_of_a_stopped_member_is_named() {
         harness::bounded(offline::damage_in_the_directory_of_a_stopped_member_is_named(Net::memory())).await;
     }

@@ -114,9 +114,9 @@ pub(crate) enum ClientCommand {
     Compact(CompactArgs),
     /// Pass the primary role to another member, and print the new primary.
     ///
-    /// The primary first completes the requests that it has received. No request fails. If the member of --to cannot
-    /// take over at once (it is a witness, it does not answer, or it has not caught up), kv handover fails, and the
-    /// primary keeps its role. If this member fails after that, another one takes over.
+    /// The primary first completes the requests that it has received. No request fails. If no other data member can
+    /// take over at once, or the member of --to cannot (it is a witness, it does not answer, or it has not caught up),
+    /// kv handover fails, and the primary keeps its role. If this member fails after that, another one takes over.
     Handover(HandoverArgs),
     /// Print the role, state and progress of each member.
     Status(StatusArgs),

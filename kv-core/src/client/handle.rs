@@ -380,8 +380,9 @@ impl Client {
     /// when the primary has answered. The handover may still be in progress at that time.
     ///
     /// # Errors
-    /// If no primary is found, if the primary does not answer, or if the primary was asked for another handover a few
-    /// seconds ago.
+    /// If no primary is found, if the primary does not answer, if the primary was asked for another handover a few
+    /// seconds ago, or if the primary has heard from no other data member lately, or none has caught up with it. In the
+    /// last three cases, the primary keeps its role.
     ///
     /// # Cancel safety
     /// If the future is dropped, the handover may still take place.
@@ -393,9 +394,8 @@ impl Client {
     /// primary already, there is nothing to do. If it fails before it has taken over, another member takes over.
     ///
     /// # Errors
-    /// Like [`handover`](Self::handover). In addition, if the cluster has no such data member, or if the primary has
-    /// not heard from this member lately or this member has not caught up with the primary. In these cases, the primary
-    /// keeps its role.
+    /// Like [`handover`](Self::handover), but only this member counts. In addition, if the cluster has no such data
+    /// member.
     ///
     /// # Cancel safety
     /// If the future is dropped, the handover may still take place.

@@ -253,7 +253,6 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
     let reply = Responder::new(outbox.clone(), call, permit);
     match what {
         ClientCall::Status => reply.send(Answer::Status(Box::new(status::status(shared)))),
-        ClientCall::Handover { to: None } => reply.send(hand_over(shared)),
         ClientCall::Unwatch { call } => shared.watches.cancel(outbox, call),
         ClientCall::Handover { .. }
         | ClientCall::Write(_)
@@ -263,7 +262,7 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
         {
             reply.send(Answer::Overloaded)
         }
-        ClientCall::Handover { to: Some(successor) } => shared.inbox.hand_over_to(successor, reply),
+        ClientCall::Handover { to } => shared.inbox.hand_over(to, reply),
         ClientCall::Write(request) => write(shared, request, reply),
         ClientCall::Read { mode, query } => read(shared, mode, query, reply),
         ClientCall::Watch(query) => match query.check(sizes(&shared.options)) {
@@ -271,19 +270,6 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
             Err(refused) => reply.send(Answer::Refused(refused.to_string())),
         },
     }
-}
-
-/// Each change of the primary delays all writes. So this member grants clients a handover only once in a while, and
-/// refuses otherwise.
-fn hand_over(shared: &Shared) -> Answer {
-    if shared.status.primary() != Some(shared.me) {
-        return Answer::Done;
-    }
-    if !shared.may_hand_over() {
-        return Answer::Overloaded;
-    }
-    shared.inbox.handover();
-    Answer::Done
 }
 
 fn write(shared: &Shared, request: Bytes, reply: Responder) {

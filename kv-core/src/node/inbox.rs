@@ -97,8 +97,8 @@ pub(super) struct Batch {
     pub(super) faulty: BTreeSet<Op>,
     /// Whether a handover was requested.
     pub(super) handover: bool,
-    /// The members that clients want as the next primary.
-    pub(super) successors: Vec<(MemberId, Responder)>,
+    /// The handovers that clients request, perhaps to a certain member.
+    pub(super) successors: Vec<(Option<MemberId>, Responder)>,
     /// The earliest deadlines of the applied state, if they have changed.
     pub(super) deadlines: Option<Deadlines>,
     /// The answer to the driver's request for what has expired: the request to propose, or `None` if nothing is due.
@@ -232,8 +232,8 @@ impl Inbox {
         self.put(|batch| batch.handover = true);
     }
 
-    /// Requests a handover to this member. Bounded: each request holds an admitted call.
-    pub(super) fn hand_over_to(&self, successor: MemberId, reply: Responder) {
+    /// A client requests a handover, to this member if one is named. Bounded: each request holds an admitted call.
+    pub(super) fn hand_over(&self, successor: Option<MemberId>, reply: Responder) {
         self.put(|batch| batch.successors.push((successor, reply)));
     }
 

@@ -4,6 +4,7 @@ use super::harness::{Harness, Net, eventually, options};
 use super::load::Load;
 use kv_core::client::Client;
 use kv_core::config::Role;
+use kv_core::error::{AdminError, SuccessorRefusal};
 use kv_core::node::{MemberState, StopReason};
 use std::time::Duration;
 
@@ -77,6 +78,25 @@ pub(crate) async fn a_handover_moves_the_role_and_loses_no_write(net: Net) {
     }
     load.progress(50).await;
     assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
+}
+
+/// Rule V8: a witness and the primary go on serving while the other data member is down.
+pub(crate) async fn a_handover_that_nobody_could_take_is_refused(net: Net) {
+    let mut harness = Harness::with(net, &[Role::Data, Role::Data, Role::Witness], options()).await;
+    let client = harness.client().await;
+    client.put("key", "1").await.expect("a put");
+    let primary = harness.primary().await;
+    let other = 1 - primary;
+    harness.kill(other);
+    eventually("the primary notices that", async || {
+        matches!(client.handover().await, Err(AdminError::Successor(SuccessorRefusal::Silent(_))))
+    })
+    .await;
+    client.put("key", "2").await.expect("a put");
+    assert_eq!(harness.primary().await, primary, "it keeps its role");
+    harness.start(other).await;
+    eventually("another primary", async || client.handover().await.is_ok()).await;
+    eventually("another primary", async || harness.primary().await == other).await;
 }
 
 /// Writes and reads are as they are without leases, through a failover and a handover, and through a restart of all.

@@ -120,6 +120,7 @@ on_every_transport! {
         everything_survives_the_kill_of_all_members,
         two_data_members_and_a_witness_survive_one,
         a_handover_moves_the_role_and_loses_no_write,
+        a_handover_that_nobody_could_take_is_refused,
         reads_with_leases_return_the_same,
         f_proc_11_a_shutdown_hands_over_and_clients_see_no_error,
         a_shutdown_releases_port_and_directory,

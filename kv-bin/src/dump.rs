@@ -92,7 +92,7 @@ async fn follow(
             signal = signals.next_end() => return ended(signal, args.limit, left),
         };
         let Some(event) = event else { break };
-        let event = event.map_err(|error| failure(error, seen, args.after))?;
+        let event = event.map_err(|error| failure(error, seen, args.after.map(|_| "--after")))?;
         seen = Some(event.revision);
         if !print(&event_json(&event, args.encoding))? {
             break;

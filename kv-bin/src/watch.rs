@@ -33,7 +33,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
             signal = signals.next() => return ended(signal, args.limit, left),
         };
         let Some(event) = event else { break };
-        let event = event.map_err(|error| failure(error, seen, args.from))?;
+        let event = event.map_err(|error| failure(error, seen, args.from.map(|_| "--from")))?;
         seen = Some(event.revision);
         let line =
             if json { json_line(&event_json(&event, encoding)).into_bytes() } else { text(&event, encoding) };
@@ -52,11 +52,14 @@ pub(crate) fn ended(signal: Caught, limit: Option<usize>, left: usize) -> Result
     Err(signal.ended(format!("{signal} after {} of {limit} changes", limit - left)))
 }
 
-/// Asking for history that is no longer kept is wrong usage. If a running watch fell behind, it is a failure.
-pub(crate) fn failure(error: WatchError, seen: Option<Revision>, from: Option<u64>) -> Failure {
+/// Asking for history that is no longer kept is wrong usage. If a running watch fell behind, it is a failure. `asked`:
+/// the option that names the first revision, if it was given.
+pub(crate) fn failure(error: WatchError, seen: Option<Revision>, asked: Option<&str>) -> Failure {
     match error {
-        WatchError::Compacted { .. } => match (seen, from) {
-            (None, Some(_)) => Failure::usage(format!("{error}; omit --from or choose a later revision")),
+        WatchError::Compacted { .. } => match (seen, asked) {
+            (None, Some(option)) => {
+                Failure::usage(format!("{error}; omit {option} or choose a later revision"))
+            }
             (None, None) => Failure::failed(format!("{error}; the watch fell behind: start it again")),
             (Some(seen), _) => Failure::failed(format!(
                 "{error}; the watch fell behind after revision {seen}: read the keys again, and watch from there"

@@ -1,0 +1,330 @@
+//! What all connections of a door share, and how groups of requests are run.
+
+use super::clock::ClusterClock;
+use super::command::{Call, Direct, Run, Step};
+use super::cursors::Cursors;
+use super::overlay::{Change, Guard, Overlay};
+use super::registry::Registry;
+use super::reply::Reply;
+use super::{RespOptions, errors};
+use bytes::Bytes;
+use kv_core::Client;
+use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transaction};
+use kv_core::error::{ReadError, WriteError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How many keys one read may name.
+const MAX_KEYS: usize = 1000;
+/// How many conditions one transaction may have.
+const MAX_CONDITIONS: usize = 64;
+/// How often a command is computed again because others have changed its keys meanwhile.
+const MAX_ATTEMPTS: u32 = 100;
+/// The longest pause between two such attempts.
+const MAX_PAUSE: Duration = Duration::from_millis(20);
+
+/// Which reads a connection makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reads {
+    Linearizable,
+    /// From any member; they may be stale.
+    Local,
+}
+
+/// The keys that a connection watches, and when they were last changed; `None` if they did not exist.
+pub(crate) type Watched = BTreeMap<Bytes, Option<Revision>>;
+
+/// Why a group of requests was not written.
+#[derive(Debug)]
+pub(crate) enum DirectError {
+    /// A watched key has changed.
+    Watched,
+    /// Nothing was changed, because one of the requests is not allowed. The others may be.
+    Refused(Reply),
+    /// The whole group has failed.
+    Failed(Reply),
+}
+
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) client: Client,
+    pub(crate) options: RespOptions,
+    pub(crate) clock: ClusterClock,
+    pub(crate) registry: Registry,
+    pub(crate) cursors: Mutex<Cursors>,
+    pub(crate) started: Instant,
+    /// How many members a write is on when it is acknowledged, except the primary.
+    pub(crate) replicas: OnceLock<usize>,
+    /// The primary, while a connection subscribes to its changes.
+    pub(crate) primary: watch::Sender<Option<u8>>,
+}
+
+impl Door {
+    pub(crate) fn new(client: Client, options: RespOptions) -> Self {
+        let registry = Registry::default();
+        Self {
+            client,
+            options,
+            clock: ClusterClock::default(),
+            registry,
+            cursors: Mutex::default(),
+            started: Instant::now(),
+            replicas: OnceLock::new(),
+            primary: watch::Sender::new(None),
+        }
+    }
+
+    /// Runs commands that only read. All see the same revision.
+    pub(crate) async fn read(&self, calls: &[Call], reads: Reads) -> Result<Vec<Reply>, Reply> {
+        let records = self.fetch(&keys_of(calls), reads).await.map_err(|error| errors::read(&error))?;
+        let mut overlay = Overlay::new(records, self.clock.now());
+        Ok(run_all(calls, &mut overlay))
+    }
+
+    /// Reads keys at one revision.
+    async fn fetch(&self, keys: &[Bytes], reads: Reads) -> Result<Vec<(Bytes, Option<Record>)>, ReadError> {
+        if let [key] = keys {
+            let get = self.client.get(key);
+            let get = if reads == Reads::Local { get.local() } else { get };
+            return Ok(vec![(key.clone(), get.await?)]);
+        }
+        let mut found = Vec::with_capacity(keys.len());
+        let mut at = None;
+        for chunk in keys.chunks(MAX_KEYS) {
+            let many = self.client.get_many(chunk);
+            let many = if reads == Reads::Local { many.local() } else { many };
+            let read = at.into_iter().fold(many, |many, at| many.at(at)).with_revision().await;
+            match read {
+                Ok(read) => {
+                    at = Some(read.revision);
+                    found.extend(chunk.iter().cloned().zip(read.found));
+                }
+                // The values are too large for one answer.
+                Err(ReadError::Refused(_)) => at = self.fetch_singly(chunk, at, &mut found).await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads keys one after another, at the revision `at` or else at the present one.
+    async fn fetch_singly(
+        &self,
+        keys: &[Bytes],
+        mut at: Option<Revision>,
+        found: &mut Vec<(Bytes, Option<Record>)>,
+    ) -> Result<Option<Revision>, ReadError> {
+        let mut bytes: usize = found.iter().map(|(_, record)| weight(record.as_ref())).sum();
+        for key in keys {
+            let get = self.client.get(key);
+            let read = at.into_iter().fold(get, |get, at| get.at(at)).with_revision().await?;
+            at = Some(read.revision);
+            bytes += weight(read.found.as_ref());
+            let max = self.options.max_reply_bytes;
+            if bytes > max {
+                return Err(ReadError::Refused(format!("the reply would have more than {max} bytes")));
+            }
+            found.push((key.clone(), read.found));
+        }
+        Ok(at)
+    }
+
+    /// Writes a group of requests that need no read.
+    pub(crate) async fn write(&self, direct: Direct, watched: &Watched) -> Result<Vec<Reply>, DirectError> {
+        let results = if watched.is_empty()
+            && let Some((key, step)) = direct.only_step()
+        {
+            self.write_one(key, step).await
+        } else {
+            let transaction = guard(direct.steps(self.client.transaction()), watched);
+            self.commit(transaction).await.map(|done| if done.succeeded { done.results } else { Vec::new() })
+        };
+        match results {
+            Ok(results) if results.is_empty() && !watched.is_empty() => Err(DirectError::Watched),
+            Ok(results) => Ok(direct.replies(&results)),
+            Err(error) if is_refusal(&error) => Err(DirectError::Refused(errors::write(&error))),
+            Err(error) => Err(DirectError::Failed(errors::write(&error))),
+        }
+    }
+
+    /// A single step is cheaper as the operation that the client has for it.
+    async fn write_one(&self, key: &Bytes, step: &Step) -> Result<Vec<StepResult>, WriteError> {
+        let sent = super::clock::local_ms();
+        let (result, timestamp) = match step {
+            Step::Put { value, ttl_ms } => {
+                let put = self.client.put(key, value.clone());
+                let put = ttl_ms.map(Duration::from_millis).into_iter().fold(put, |put, ttl| put.ttl(ttl));
+                (StepResult::Put, put.await?.timestamp)
+            }
+            Step::Delete => {
+                let deleted = self.client.delete(key).await?;
+                (StepResult::Deleted { existed: deleted.existed }, deleted.timestamp)
+            }
+            Step::Touch { ttl_ms } => {
+                let touched = self.client.touch(key, Duration::from_millis(*ttl_ms)).await?;
+                (StepResult::Touched { existed: touched.existed }, touched.timestamp)
+            }
+            Step::Add(by) => {
+                let added = self.client.add(key, *by).await?;
+                return Ok(vec![StepResult::Added { sum: added.sum }]);
+            }
+            Step::Get => {
+                return Ok(vec![StepResult::Got(
+                    self.client.transaction().get(key).await?.results.pop().and_then(got),
+                )]);
+            }
+        };
+        self.clock.observe(sent, super::clock::local_ms(), timestamp.get());
+        Ok(vec![result])
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Transacted, WriteError> {
+        let sent = super::clock::local_ms();
+        let done = transaction.await?;
+        self.clock.observe(sent, super::clock::local_ms(), done.timestamp.get());
+        Ok(done)
+    }
+
+    /// Runs commands as one transaction. `None` if a watched key has changed. A command that fails has an error as its
+    /// reply and changes nothing; the others take effect.
+    pub(crate) async fn transact(
+        &self,
+        calls: &[Call],
+        watched: &Watched,
+        reads: Reads,
+    ) -> Result<Option<Vec<Reply>>, Reply> {
+        let mut direct = Direct::default();
+        let now = self.clock.now();
+        if calls.iter().all(|call| direct.push(call, now)) {
+            match self.write(direct, watched).await {
+                Ok(replies) => return Ok(Some(replies)),
+                Err(DirectError::Watched) => return Ok(None),
+                Err(DirectError::Failed(reply)) => return Err(reply),
+                // One of them fails, and only a run of its own shows which.
+                Err(DirectError::Refused(_)) => {}
+            }
+        }
+        let mut keys = keys_of(calls);
+        keys.extend(watched.keys().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>());
+        let is_write = calls.iter().any(|call| call.spec.is_write);
+        let reads = if is_write || !watched.is_empty() { Reads::Linearizable } else { reads };
+        for attempt in 0..MAX_ATTEMPTS {
+            let records = self.fetch(&keys, reads).await.map_err(|error| errors::read(&error))?;
+            let is_unchanged = |(key, record): &(Bytes, Option<Record>)| {
+                watched.get(key).is_none_or(|seen| *seen == record.as_ref().map(|record| record.modified))
+            };
+            if !records.iter().all(is_unchanged) {
+                return Ok(None);
+            }
+            let mut overlay = Overlay::new(records, self.clock.now());
+            let replies = run_all(calls, &mut overlay);
+            let Some(transaction) = self.transaction(&overlay, watched)? else { return Ok(Some(replies)) };
+            match self.commit(transaction).await {
+                Ok(done) if done.succeeded => return Ok(Some(replies)),
+                Ok(_) => pause(attempt).await,
+                Err(error) => return Err(errors::write(&error)),
+            }
+        }
+        Err(Reply::error(format!(
+            "TRYAGAIN nothing was changed: {MAX_ATTEMPTS} times, other clients have changed the keys before this could"
+        )))
+    }
+
+    /// The transaction that writes the changes of an overlay; `None` if there are no changes.
+    fn transaction(&self, overlay: &Overlay, watched: &Watched) -> Result<Option<Transaction>, Reply> {
+        let changes = overlay.changes();
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let guards = overlay.guards();
+        let other: HashSet<&Bytes> = guards.iter().map(|(key, _)| *key).collect();
+        let watched = watched.iter().filter(|(key, _)| !other.contains(key));
+        let watched: Watched = watched.map(|(key, seen)| (key.clone(), *seen)).collect();
+        let count = guards.len() + watched.len();
+        if count > MAX_CONDITIONS {
+            return Err(Reply::error(format!(
+                "ERR nothing was changed: the result depends on {count} keys, and a transaction may depend on {MAX_CONDITIONS}"
+            )));
+        }
+        let transaction = guard(self.client.transaction(), &watched);
+        let transaction = guards.into_iter().fold(transaction, |transaction, (key, guard)| match guard {
+            Guard::Absent => transaction.if_absent(key),
+            Guard::Revision(revision) => transaction.if_revision(key, revision),
+        });
+        let left = |at: u64| at.saturating_sub(overlay.now()).max(1);
+        let transaction = changes.into_iter().fold(transaction, |transaction, (key, change)| match change {
+            Change::Put(item) => {
+                let life = Lifetime { ttl_ms: item.expires.map(left), lease: item.lease };
+                transaction.put_for(key, item.value, life)
+            }
+            Change::Expiry(Some(at)) => transaction.touch(key, Duration::from_millis(left(at))),
+            Change::Expiry(None) => transaction.persist(key),
+            Change::Delete => transaction.delete(key),
+        });
+        Ok(Some(transaction))
+    }
+
+    /// Reads when these keys were last changed.
+    pub(crate) async fn revisions(&self, keys: &[Bytes]) -> Result<Watched, Reply> {
+        let found = self.fetch(keys, Reads::Linearizable).await.map_err(|error| errors::read(&error))?;
+        Ok(found.into_iter().map(|(key, record)| (key, record.map(|record| record.modified))).collect())
+    }
+}
+
+fn got(result: StepResult) -> Option<Box<Record>> {
+    match result {
+        StepResult::Got(record) => record,
+        _ => None,
+    }
+}
+
+fn guard(transaction: Transaction, watched: &Watched) -> Transaction {
+    watched.iter().fold(transaction, |transaction, (key, seen)| match seen {
+        None => transaction.if_absent(key),
+        Some(revision) => transaction.if_revision(key, *revision),
+    })
+}
+
+/// Whether nothing was changed because the write itself is not allowed.
+const fn is_refusal(error: &WriteError) -> bool {
+    matches!(
+        error,
+        WriteError::Key { .. }
+            | WriteError::Value { .. }
+            | WriteError::Malformed(_)
+            | WriteError::StepFailed { .. }
+            | WriteError::Refused(_)
+    )
+}
+
+fn weight(record: Option<&Record>) -> usize {
+    record.map_or(0, |record| record.value.len()) + 64
+}
+
+/// Each key that the commands name, once.
+fn keys_of(calls: &[Call]) -> Vec<Bytes> {
+    if let [call] = calls
+        && call.request.len() == 2
+    {
+        return call.keys().cloned().collect();
+    }
+    let mut seen = HashSet::new();
+    let keys = calls.iter().flat_map(Call::keys);
+    keys.filter(|key| seen.insert(*key)).cloned().collect()
+}
+
+fn run_all(calls: &[Call], overlay: &mut Overlay) -> Vec<Reply> {
+    let run = |call: &Call| match call.spec.run {
+        Run::Keys(function) => function(overlay, &call.request).unwrap_or_else(|error| error),
+        Run::Space(_) | Run::Session(_) => Reply::error("ERR this command is not a command on keys"),
+    };
+    calls.iter().map(run).collect()
+}
+
+/// Waits a random time, which is longer after more attempts, so that commands that compete for a key get their turns.
+async fn pause(attempt: u32) {
+    let most = MAX_PAUSE.min(Duration::from_micros(200) * 2_u32.saturating_pow(attempt.min(10)));
+    tokio::time::sleep(most.mul_f64(fastrand::f64())).await;
+}

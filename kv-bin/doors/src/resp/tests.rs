@@ -1,0 +1,335 @@
+//! Connections to a door of a cluster in memory.
+
+use super::RespOptions;
+use super::door::Door;
+use super::session::Session;
+use kv_core::testing::TestCluster;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::time::timeout;
+
+/// Longer than anything here may take. The time is simulated, and a call of the cluster's client ends after 120 s.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A cluster of three, and a door with these options.
+async fn start(options: RespOptions) -> (TestCluster, Arc<Door>) {
+    let cluster = TestCluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    (cluster, Arc::new(Door::new(client, options)))
+}
+
+/// The client's end of a connection.
+struct Connection {
+    stream: DuplexStream,
+}
+
+impl Connection {
+    fn open(door: &Arc<Door>) -> Self {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let (stream, server) = duplex(16 << 10);
+        let session = Session::new(door.clone(), door.registry.add(address, address));
+        tokio::spawn(session.run(server));
+        Self { stream }
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Expects exactly these bytes next.
+    #[track_caller]
+    fn expect(&mut self, expected: &str) -> impl Future<Output = ()> {
+        let (caller, expected) = (std::panic::Location::caller(), expected.to_owned());
+        async move {
+            let mut found = vec![0; expected.len()];
+            let mut length = 0;
+            while length < found.len() {
+                let read = timeout(LIMIT, self.stream.read(&mut found[length..])).await;
+                length += match read.unwrap_or(Ok(0)).unwrap() {
+                    0 => break,
+                    read => read,
+                };
+                let (found, expected) = (&found[..length], &expected.as_bytes()[..length]);
+                assert_eq!(found.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{caller}");
+            }
+            assert_eq!(length, found.len(), "{caller}: {} is incomplete", found.escape_ascii());
+        }
+    }
+
+    /// Sends a line, and expects the reply.
+    async fn call(&mut self, line: &str, reply: &str) {
+        self.send(&format!("{line}\r\n")).await;
+        self.expect(reply).await;
+    }
+
+    async fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        timeout(LIMIT, self.stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+        assert_eq!(rest.escape_ascii().to_string(), "");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_is_answered_in_order() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    connection
+        .send("SET a 1\r\nSET a 2\r\nGET a\r\nINCR a\r\nINCR a\r\nDEL a b\r\nGET a\r\nMSET a x b y\r\nMGET a b c\r\nPING\r\nNO\r\nEXISTS a b\r\n")
+        .await;
+    connection
+        .expect("+OK\r\n+OK\r\n$1\r\n2\r\n:3\r\n:4\r\n:1\r\n$-1\r\n+OK\r\n*3\r\n$1\r\nx\r\n$1\r\ny\r\n$-1\r\n+PONG\r\n")
+        .await;
+    connection.expect("-ERR unknown command 'NO', with args beginning with: \r\n:2\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_request_of_a_group_does_not_harm_the_others() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    connection.call("SET text abc", "+OK\r\n").await;
+    let not_a_number = "-ERR value is not an integer or out of range\r\n";
+    connection.send("SET a 1\r\nINCR text\r\nINCR n\r\nGET \"\"\r\nGET a\r\n").await;
+    connection.expect(&format!("+OK\r\n{not_a_number}:1\r\n")).await;
+    connection.expect("-ERR the key has 0 bytes: keys have 1 to 4096\r\n$1\r\n1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_is_atomic_and_fails_if_a_watched_key_changes() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let (mut one, mut other) = (Connection::open(&door), Connection::open(&door));
+    one.call("SET a 1", "+OK\r\n").await;
+    one.call("WATCH a absent", "+OK\r\n").await;
+    one.call("MULTI", "+OK\r\n").await;
+    one.call("INCR a", "+QUEUED\r\n").await;
+    one.call("APPEND a x", "+QUEUED\r\n").await;
+    one.call("INCR a", "+QUEUED\r\n").await;
+    one.call("PING", "+QUEUED\r\n").await;
+    one.call("GET a", "+QUEUED\r\n").await;
+    one.call(
+        "EXEC",
+        "*5\r\n:2\r\n:2\r\n-ERR value is not an integer or out of range\r\n+PONG\r\n$2\r\n2x\r\n",
+    )
+    .await;
+    for (key, change) in [("a", "SET a 2"), ("absent", "SET absent 2"), ("a", "DEL a")] {
+        one.call(&format!("WATCH {key}"), "+OK\r\n").await;
+        other.send(&format!("{change}\r\n")).await;
+        other.expect(if change.starts_with("SET") { "+OK\r\n" } else { ":1\r\n" }).await;
+        one.call("MULTI", "+OK\r\n").await;
+        one.call("SET done 1", "+QUEUED\r\n").await;
+        one.call("EXEC", "*-1\r\n").await;
+    }
+    one.call("EXISTS done", ":0\r\n").await;
+    // Without a watch, the same succeeds; after an error, it does not.
+    one.call("MULTI", "+OK\r\n").await;
+    one.call("SET done 1", "+QUEUED\r\n").await;
+    one.call("EXEC", "*1\r\n+OK\r\n").await;
+    one.call("MULTI", "+OK\r\n").await;
+    one.call("MULTI", "-ERR MULTI calls can not be nested\r\n").await;
+    one.call("SET done", "-ERR wrong number of arguments for 'set' command\r\n").await;
+    one.call("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n").await;
+    one.call("EXEC", "-ERR EXEC without MULTI\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_read_first_lose_no_update() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut connection = Connection::open(&door);
+        tasks.spawn(async move {
+            for _ in 0..10 {
+                connection.send("APPEND log x\r\n").await;
+                // The length has one or two digits.
+                let mut reply = Vec::new();
+                while !reply.ends_with(b"\n") {
+                    reply.push(timeout(LIMIT, connection.stream.read_u8()).await.unwrap().unwrap());
+                }
+                assert!(reply.starts_with(b":"), "{}", reply.escape_ascii());
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    Connection::open(&door).call("STRLEN log", ":80\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_is_no_error() {
+    let (mut cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    for round in 1..=3 {
+        connection.call("INCR n", &format!(":{round}\r\n")).await;
+        let killed = cluster.kill_primary().await;
+        connection.call("INCRBY m 2", &format!(":{}\r\n", 2 * round)).await;
+        connection.call("GET n", &format!("$1\r\n{round}\r\n")).await;
+        cluster.restart(killed).await;
+        cluster.settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_majority_a_command_fails_and_says_how() {
+    let (mut cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    connection.call("SET a 1", "+OK\r\n").await;
+    let primary = cluster.primary().await;
+    for member in (0..3).filter(|member| *member != primary) {
+        cluster.kill(member);
+    }
+    connection.send("SET a 2\r\n").await;
+    // It may be in the log of the primary, and so may still happen.
+    connection.expect("-UNKNOWN the outcome is unknown: ").await;
+    let mut connection = Connection::open(&door);
+    connection.send("GET a\r\n").await;
+    connection.expect("-TRYAGAIN ").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_expire_and_are_found() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    connection.call("SET a 1 PX 50", "+OK\r\n").await;
+    connection.call("MSET user:1 x user:2 y other z", "+OK\r\n").await;
+    timeout(LIMIT, async {
+        loop {
+            connection.send("EXISTS a\r\n").await;
+            let mut reply = [0; 4];
+            connection.stream.read_exact(&mut reply).await.unwrap();
+            if reply == *b":0\r\n" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it expires");
+    connection.call("DBSIZE", ":3\r\n").await;
+    connection.call("KEYS user:*", "*2\r\n$6\r\nuser:1\r\n$6\r\nuser:2\r\n").await;
+    connection.call("SCAN 0 MATCH u*1 COUNT 100", "*2\r\n$1\r\n0\r\n*1\r\n$6\r\nuser:1\r\n").await;
+    connection.call("SCAN 1", "-ERR unknown cursor: it is too old, or it comes from another member. Start again with cursor 0\r\n").await;
+    connection.call("FLUSHALL", "+OK\r\n").await;
+    connection.call("DBSIZE", ":0\r\n").await;
+    connection.call("RANDOMKEY", "$-1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_visits_each_key_once() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let keys: Vec<String> = (10..60).map(|n| format!("k{n}")).collect();
+    let pairs: String = keys.iter().map(|key| format!(" {key} v")).collect();
+    connection.call(&format!("MSET{pairs}"), "+OK\r\n").await;
+    let mut cursor = "0".to_owned();
+    for page in keys.chunks(7) {
+        // Each page from a connection of its own: a pool of connections works like this.
+        let mut connection = Connection::open(&door);
+        connection.send(&format!("SCAN {cursor} COUNT 7\r\n")).await;
+        connection.expect("*2\r\n$").await;
+        let mut line = Vec::new();
+        for _ in 0..2 {
+            line.clear();
+            while !line.ends_with(b"\r\n") {
+                line.push(connection.stream.read_u8().await.unwrap());
+            }
+        }
+        cursor = String::from_utf8(line).unwrap().trim().to_owned();
+        let found: String = page.iter().map(|key| format!("$3\r\n{key}\r\n")).collect();
+        connection.expect(&format!("*{}\r\n{found}", page.len())).await;
+    }
+    assert_eq!(cursor, "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_get_each_change_of_a_key() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let (mut subscriber, mut writer) = (Connection::open(&door), Connection::open(&door));
+    let channel = "$19\r\n__keyspace@0__:user\r\n";
+    subscriber
+        .call("SUBSCRIBE __keyspace@0__:user", &format!("*3\r\n$9\r\nsubscribe\r\n{channel}:1\r\n"))
+        .await;
+    subscriber.call("PING", "*2\r\n$4\r\npong\r\n$0\r\n\r\n").await;
+    subscriber.send("GET a\r\n").await;
+    subscriber.expect("-ERR Can't execute 'get': ").await;
+    writer.send("SET user 1\r\nSET user2 1\r\nDEL user\r\n").await;
+    writer.expect("+OK\r\n+OK\r\n:1\r\n").await;
+    let mut found = String::new();
+    while !found.contains("del") {
+        found.push(char::from(timeout(LIMIT, subscriber.stream.read_u8()).await.unwrap().unwrap()));
+    }
+    let message = |event: &str| format!("*3\r\n$7\r\nmessage\r\n{channel}$3\r\n{event}");
+    assert!(found.ends_with(&format!("{}\r\n{}", message("set"), message("del"))), "{found}");
+    subscriber.expect("\r\n").await;
+    subscriber.call("RESET", "+RESET\r\n").await;
+    subscriber.call("GET a", "$-1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_hold() {
+    let mut options = RespOptions::default();
+    (options.max_arguments, options.max_request_bytes, options.max_queued) = (8, 1000, 2);
+    (options.max_subscriptions, options.max_pipeline) = (1, 2);
+    let (_cluster, door) = start(options).await;
+    let mut connection = Connection::open(&door);
+    connection.send(&"PING\r\n".repeat(20)).await;
+    connection.expect(&"+PONG\r\n".repeat(20)).await;
+    connection.call("MULTI", "+OK\r\n").await;
+    connection.call("GET a", "+QUEUED\r\n").await;
+    connection.call("GET a", "+QUEUED\r\n").await;
+    connection.send("GET a\r\n").await;
+    connection
+        .expect("-ERR the transaction is too large: it may have 2 requests with 1000 bytes together\r\n")
+        .await;
+    connection.call("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n").await;
+    connection.call("SUBSCRIBE a", "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n").await;
+    connection.send("SUBSCRIBE b\r\n").await;
+    connection.expect("-ERR a connection may have 1 subscriptions").await;
+    for wrong in ["*9\r\n", "*1\r\n$1001\r\n", "*1\r\nx"] {
+        let mut connection = Connection::open(&door);
+        connection.send(wrong).await;
+        connection.expect("-ERR Protocol error: ").await;
+        let mut rest = Vec::new();
+        timeout(LIMIT, connection.stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_and_slow_readers_are_closed() {
+    let mut options = RespOptions::default();
+    (options.idle_timeout, options.write_timeout) = (Duration::from_secs(5), Duration::from_secs(5));
+    let (_cluster, door) = start(options).await;
+    let mut idle = Connection::open(&door);
+    idle.call("PING", "+PONG\r\n").await;
+    idle.expect_end().await;
+    let mut slow = Connection::open(&door);
+    slow.call(&format!("SET a {}", "x".repeat(10_000)), "+OK\r\n").await;
+    slow.send("GET a\r\nGET a\r\nGET a\r\n").await;
+    // The replies do not fit into the connection, and nobody reads them.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let mut rest = Vec::new();
+    timeout(LIMIT, slow.stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.len() < 30_000, "{}", rest.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_introduce_themselves_and_can_be_killed() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let (mut one, mut other) = (Connection::open(&door), Connection::open(&door));
+    one.send("HELLO 3 SETNAME worker\r\n").await;
+    one.expect("%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n").await;
+    one.send("CLIENT GETNAME\r\n").await;
+    let mut found = Vec::new();
+    while !found.ends_with(b"$6\r\nworker\r\n") {
+        found.push(timeout(LIMIT, one.stream.read_u8()).await.unwrap().unwrap());
+    }
+    one.call("GET a", "_\r\n").await;
+    other.call("HELLO 4", "-NOPROTO unsupported protocol version\r\n").await;
+    other.send("AUTH secret\r\n").await;
+    other.expect("-ERR AUTH <password> called without any password configured").await;
+    let mut other = Connection::open(&door);
+    other.call("CLIENT KILL ID 1", ":1\r\n").await;
+    one.expect_end().await;
+    other.call("QUIT", "+OK\r\n").await;
+    other.expect_end().await;
+}

@@ -9,11 +9,13 @@ use kv_core::Node;
 use kv_core::config::OptionMismatch;
 use kv_core::node::{MemberState, StartError};
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
+use kv_doors::resp::{self, RespOptions};
 use std::convert::Infallible;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 
 /// How long a cluster may take to form before the member logs what it is waiting for.
 const FORMING: Duration = Duration::from_secs(3);
@@ -24,6 +26,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     raise_open_files();
     let transport = config.transport.transport(config.tls.as_ref())?;
     warn(&config);
+    let door = open_door(&config).await?;
     let mut builder = Node::builder(config.cluster.clone(), config.id.get());
     if let Some(file) = &config.clients {
         builder = builder.clients(file);
@@ -39,20 +42,49 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     if let Some(folder) = config.exit_with_parent.clone() {
         std::thread::spawn(move || end_with_parent(&folder));
     }
-    announce(&config, node.local_address(), json);
+    announce(&config, node.local_address(), door.as_ref(), json);
+    let door = serve_door(&config, &node, door);
+    tokio::pin!(door);
     tokio::select! {
         reason = node.stopped() => {
             return Err(Failure::failed(format!("member {} stopped: {reason}", config.id)));
         }
         signal = signals.next() => tracing::info!(%signal, "stopping: a second signal stops at once"),
         never = explain_forming(&node) => match never {},
+        failure = &mut door => return Err(failure),
     }
     let asked = Instant::now();
     tokio::select! {
         () = node.shutdown() => Ok(()),
+        // Until the end, its clients are served: the other members answer them.
+        failure = door => Err(failure),
         signal = signals.again(asked) => {
             Err(signal.ended(format!("stopped at once by a second signal ({signal})")))
         }
+    }
+}
+
+/// Opens the port for clients of Redis, before anything is started.
+async fn open_door(config: &ServeConfig) -> Result<Option<TcpListener>, Failure> {
+    let Some(resp) = &config.resp else { return Ok(None) };
+    let listener = TcpListener::bind(&resp.listen).await.map_err(|error| {
+        Failure::failed(format!(
+            "cannot serve clients of Redis on {}: {error}; choose another address with --resp",
+            resp.listen
+        ))
+    })?;
+    Ok(Some(listener))
+}
+
+/// Serves clients of Redis for as long as this is polled.
+async fn serve_door(config: &ServeConfig, node: &Node, listener: Option<TcpListener>) -> Failure {
+    let (Some(listener), Some(resp)) = (listener, &config.resp) else { return std::future::pending().await };
+    let mut options = RespOptions::default();
+    config.cluster.name().clone_into(&mut options.master_name);
+    options.doors.clone_from(&resp.doors);
+    match resp::serve(listener, node.client(), options).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => Failure::failed(format!("cannot serve clients of Redis: {error}")),
     }
 }
 
@@ -75,6 +107,12 @@ fn warn(config: &ServeConfig) {
             listen = config.listen,
             "insecure: anyone who can reach this port can read and write everything, and pose as a member. Use certificates \
              (--tls-dir; kv certs creates them)"
+        );
+    }
+    if let Some(resp) = config.resp.as_ref().filter(|resp| resp.is_exposed) {
+        tracing::warn!(
+            listen = resp.listen,
+            "insecure: anyone who can reach this port can read and write everything, as a client of Redis"
         );
     }
     #[cfg(unix)]
@@ -132,8 +170,9 @@ fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Trans
 }
 
 /// Prints the line that reports that the member serves.
-fn announce(config: &ServeConfig, address: &str, json: bool) {
+fn announce(config: &ServeConfig, address: &str, door: Option<&TcpListener>, json: bool) {
     let role = config.role;
+    let door = door.and_then(|door| door.local_addr().ok()).map(|address| address.to_string());
     let line = if json {
         serde_json::json!({
             "event": "serving",
@@ -142,16 +181,18 @@ fn announce(config: &ServeConfig, address: &str, json: bool) {
             "address": address,
             "cluster": config.cluster.name(),
             "data": config.data.display().to_string(),
+            "resp": door,
         })
         .to_string()
     } else {
         format!(
-            "{} {} ({role}) of cluster {:?} serves on {} with its data in {}",
+            "{} {} ({role}) of cluster {:?} serves on {} with its data in {}{}",
             styled(STRONG, "member"),
             styled(STRONG, config.id),
             config.cluster.name(),
             styled(STRONG, address),
             config.data.display(),
+            door.map(|address| format!(", and clients of Redis on {address}")).unwrap_or_default(),
         )
     };
     // It is no reason to stop if nobody reads the line any more.

@@ -1,5 +1,6 @@
 //! The flags of a member and of a client.
 
+use super::doors::RespArgs;
 use super::tls::{AdmissionArgs, TlsArgs};
 use super::transport::TransportKind;
 use super::tuning::Tuning;
@@ -47,6 +48,9 @@ pub(crate) struct ServeArgs {
     /// Connect members and clients by this transport; it must be the same on each host [default: tcp]
     #[arg(long, env = "KV_TRANSPORT", value_name = "TRANSPORT")]
     pub(crate) transport: Option<TransportKind>,
+
+    #[command(flatten)]
+    pub(crate) resp: RespArgs,
 
     #[command(flatten)]
     pub(crate) tuning: Tuning,

@@ -1,6 +1,7 @@
 //! The configuration: flags, then `KV_*` variables, then the file. It is checked as a whole before anything is changed.
 
 mod args;
+mod doors;
 mod tls;
 mod transport;
 mod tuning;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub(crate) use args::{ConnectArgs, ServeArgs};
+pub(crate) use doors::RespConfig;
 pub(crate) use tls::TlsFiles;
 pub(crate) use transport::TransportKind;
 pub(crate) use tuning::Tuning;
@@ -41,6 +43,7 @@ struct File {
     transport: Option<TransportKind>,
     log: Option<String>,
     tls: tls::FileTls,
+    resp: doors::FileResp,
     options: Tuning,
 }
 
@@ -69,6 +72,8 @@ pub(crate) struct ServeConfig {
     pub(crate) clients: Option<PathBuf>,
     /// Whether the member can be reached from other machines, without any authentication.
     pub(crate) is_exposed: bool,
+    /// Where clients of Redis are served; `None` for nowhere.
+    pub(crate) resp: Option<RespConfig>,
     pub(crate) options: Options,
     /// What to log, if the file configures it.
     pub(crate) log: Option<String>,
@@ -129,6 +134,7 @@ impl ServeConfig {
                  file)"
             )));
         }
+        let resp = doors::resp(&args.resp, &file.resp)?;
         let transport = args.transport.or(file.transport).unwrap_or_default();
         transport.check()?;
         let mut options = Options::default();
@@ -144,6 +150,7 @@ impl ServeConfig {
             tls,
             clients,
             is_exposed,
+            resp,
             options,
             log: file.log,
             exit_with_parent: args.exit_with_parent,

@@ -33,20 +33,24 @@ fn the_example_file_states_every_setting_with_its_default() {
     assert_eq!(config.listen, "127.0.0.1:7001");
     assert_eq!(config.data, PathBuf::from("kv-data-1"));
     assert_eq!(config.transport, TransportKind::Tcp);
-    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, tls, options } =
+    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, tls, resp, options } =
         File::parse(EXAMPLE).unwrap();
     assert_eq!(tls, tls::FileTls::default(), "TLS is off by default");
+    assert_eq!(resp, doors::FileResp::default(), "clients of Redis are not served by default");
+    assert_eq!(config.resp, None);
     // Settings that are off by default are in the file as comments.
     let all = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
-        Some(setting) if tls::NAMES.iter().any(|name| setting.starts_with(&format!("{name} = "))) => setting,
+        Some(setting) if off_by_default().any(|name| setting.starts_with(&format!("{name} = "))) => setting,
         _ => line,
     });
-    let tls::FileTls { dir, certificate, key, roots, client_roots, clients } =
-        File::parse(&all.collect::<Vec<_>>().join("\n")).unwrap().tls;
+    let all = File::parse(&all.collect::<Vec<_>>().join("\n")).unwrap();
+    let tls::FileTls { dir, certificate, key, roots, client_roots, clients } = all.tls;
     assert!(
         [dir, certificate, key, roots, client_roots, clients].iter().all(Option::is_some),
         "the example names every file"
     );
+    let doors::FileResp { listen, insecure: resp_insecure, doors } = all.resp;
+    assert!(listen.is_some() && resp_insecure == Some(false) && doors.len() == 3);
     assert!(
         cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some()
     );
@@ -60,6 +64,11 @@ fn the_example_file_states_every_setting_with_its_default() {
     for field in library.split(['{', ',']).filter_map(|part| Some(part.split_once(':')?.0.trim())) {
         assert!(EXAMPLE.contains(&format!("\n{field} = ")), "the example lacks {field}");
     }
+}
+
+/// The names of the settings that the example file has only as comments.
+fn off_by_default() -> impl Iterator<Item = &'static &'static str> {
+    tls::NAMES.iter().chain(&doors::NAMES)
 }
 
 /// Values that differ from all defaults.
@@ -356,4 +365,42 @@ fn listening_on_all_addresses_requires_tls_or_counts_as_exposed() {
     assert!(insecure.is_exposed);
     let secure = serve(&[&open[..], &["--tls-dir", "certs"]].concat()).unwrap();
     assert!(!secure.is_exposed && secure.tls.is_some());
+}
+
+#[test]
+fn clients_of_redis_are_served_only_on_request_and_on_loopback() {
+    let members = ["--members", "0=127.0.0.1:7000", "--id", "0"];
+    let with = |flags: &[&str]| serve(&[&members[..], flags].concat()).map(|config| config.resp);
+    assert_eq!(with(&[]), Ok(None));
+    assert_eq!(with(&["--resp-insecure"]), Ok(None));
+    let local = with(&["--resp", "localhost:6379"]).unwrap().unwrap();
+    assert_eq!((local.listen.as_str(), local.is_exposed), ("localhost:6379", false));
+    for open in ["0.0.0.0:6379", "[::]:6379", "192.0.2.1:6379", "redis.example:6379"] {
+        let text = with(&["--resp", open]).unwrap_err().to_string();
+        assert!(text.contains(open) && text.contains("--resp-insecure"), "{text}");
+        assert!(with(&["--resp", open, "--resp-insecure"]).unwrap().unwrap().is_exposed);
+        // Permission for the members' port is none for this one.
+        assert!(with(&["--resp", open, "--insecure"]).is_err());
+    }
+    let (_folder, path) =
+        file(&format!("{EXAMPLE}\n").replace("# listen =", "listen =").replace("# doors =", "doors ="));
+    let from_file = serve(&["--config", &path, "--id", "0"]).unwrap().resp.unwrap();
+    assert_eq!(from_file.listen, "127.0.0.1:6379");
+    assert_eq!(from_file.doors[2], (2, "10.0.0.3:6379".to_owned()));
+    let overridden =
+        serve(&["--config", &path, "--id", "0", "--resp", "127.0.0.1:1", "--resp-doors", "1=a:2"]);
+    let overridden = overridden.unwrap().resp.unwrap();
+    assert_eq!(
+        (overridden.listen.as_str(), &overridden.doors[..]),
+        ("127.0.0.1:1", &[(1, "a:2".to_owned())][..])
+    );
+    for (flags, part) in [
+        (["--resp", "6379"], "cannot listen there"),
+        (["--resp-doors", "127.0.0.1:6379"], "no member id"),
+        (["--resp-doors", "x=127.0.0.1:6379"], "not a number"),
+        (["--resp-doors", "0=127.0.0.1:0"], "port 0"),
+    ] {
+        let text = with(&flags).unwrap_err().to_string();
+        assert!(text.contains(part), "{text}");
+    }
 }

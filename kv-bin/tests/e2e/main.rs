@@ -22,6 +22,7 @@ mod lock;
 mod members;
 mod operator;
 mod pause;
+mod resp;
 mod shell;
 #[cfg(target_os = "linux")]
 mod terminal;

@@ -64,6 +64,7 @@ impl Direct {
     }
 
     /// The number of requests.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.recipes.len()
     }

@@ -53,7 +53,7 @@ fn start() -> (Cluster, Vec<u16>) {
 }
 
 /// The member that is the primary now.
-fn primary(cluster: &Cluster) -> usize {
+fn find_primary(cluster: &Cluster) -> usize {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async { harness::primary(&cluster.client().await).await })
 }
@@ -69,7 +69,7 @@ fn every_member_serves_redis_clients_also_while_the_primary_is_killed() {
     for client in &mut clients {
         assert_eq!([client.get("k0"), client.get("k2"), client.get("n")], ["v0", "v2", "3"]);
     }
-    let primary = primary(&cluster);
+    let primary = find_primary(&cluster);
     let sentinel = &mut clients[(primary + 1) % 3];
     assert_eq!(sentinel.call("SENTINEL GET-MASTER-ADDR-BY-NAME any").unwrap(), "*2");
     let lines: Vec<_> = (0..4).map(|_| sentinel.line().unwrap()).collect();
@@ -90,7 +90,7 @@ fn every_member_serves_redis_clients_also_while_the_primary_is_killed() {
 #[test]
 fn subscribers_learn_of_a_new_primary() {
     let (mut cluster, ports) = start();
-    let primary = primary(&cluster);
+    let primary = find_primary(&cluster);
     let mut client = Redis::connect(ports[(primary + 1) % 3]).unwrap();
     client.send("PSUBSCRIBE *").unwrap();
     let confirmation: Vec<_> = (0..6).map(|_| client.line().unwrap()).collect();
@@ -100,7 +100,7 @@ fn subscribers_learn_of_a_new_primary() {
     assert_eq!(message[6], "+switch-master", "{message:?}");
     let words: Vec<_> = message[8].split(' ').collect();
     assert_eq!(words[..3], ["kv", "127.0.0.1", &ports[primary].to_string()]);
-    assert_eq!(words[4], ports[primary(&cluster)].to_string());
+    assert_eq!(words[4], ports[find_primary(&cluster)].to_string());
 }
 
 #[test]

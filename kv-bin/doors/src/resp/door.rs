@@ -136,14 +136,14 @@ impl Door {
         let results = if watched.is_empty()
             && let Some((key, step)) = direct.only_step()
         {
-            self.write_one(key, step).await
+            self.write_one(key, step).await.map(Some)
         } else {
             let transaction = guard(direct.steps(self.client.transaction()), watched);
-            self.commit(transaction).await.map(|done| if done.succeeded { done.results } else { Vec::new() })
+            self.commit(transaction).await.map(|done| done.succeeded.then_some(done.results))
         };
         match results {
-            Ok(results) if results.is_empty() && !watched.is_empty() => Err(DirectError::Watched),
-            Ok(results) => Ok(direct.replies(&results)),
+            Ok(None) => Err(DirectError::Watched),
+            Ok(Some(results)) => Ok(direct.replies(&results)),
             Err(error) if is_refusal(&error) => Err(DirectError::Refused(errors::write(&error))),
             Err(error) => Err(DirectError::Failed(errors::write(&error))),
         }
@@ -197,7 +197,7 @@ impl Door {
     ) -> Result<Option<Vec<Reply>>, Reply> {
         let mut direct = Direct::default();
         let now = self.clock.now();
-        if calls.iter().all(|call| direct.push(call, now)) {
+        if !calls.is_empty() && calls.iter().all(|call| direct.push(call, now)) {
             match self.write(direct, watched).await {
                 Ok(replies) => return Ok(Some(replies)),
                 Err(DirectError::Watched) => return Ok(None),

@@ -120,6 +120,13 @@ async fn a_transaction_is_atomic_and_fails_if_a_watched_key_changes() {
         one.call("EXEC", "*-1\r\n").await;
     }
     one.call("EXISTS done", ":0\r\n").await;
+    // A transaction without requests can fail, too.
+    for (change, reply) in [("PING", "*0\r\n"), ("SET a 3", "*-1\r\n")] {
+        one.call("WATCH a", "+OK\r\n").await;
+        other.call(change, if change == "PING" { "+PONG\r\n" } else { "+OK\r\n" }).await;
+        one.call("MULTI", "+OK\r\n").await;
+        one.call("EXEC", reply).await;
+    }
     // Without a watch, the same succeeds; after an error, it does not.
     one.call("MULTI", "+OK\r\n").await;
     one.call("SET done 1", "+QUEUED\r\n").await;

@@ -151,6 +151,17 @@ impl Direct {
         takes
     }
 
+    /// Reads what was there before the transaction, and changes it.
+    fn exchange(&mut self, key: &Bytes, step: Step) -> bool {
+        if self.changes.contains_key(key) {
+            return false;
+        }
+        self.steps.push((key.clone(), Step::Get));
+        self.recipes.push(Recipe::Got(self.steps.len() - 1));
+        self.change(key, step);
+        true
+    }
+
     fn add(&mut self, key: &Bytes, by: i64) -> bool {
         let (step, total) = match self.changes.get(key).map(|at| (*at, &self.steps[*at].1)) {
             None => (self.change(key, Step::Add(by)), by),
@@ -198,6 +209,7 @@ pub(super) fn set(direct: &mut Direct, request: &[Bytes], now: u64) -> bool {
             Ok(SetOptions {
                 if_absent: false,
                 if_present: false,
+                if_value: None,
                 get: false,
                 keep_ttl: false,
                 expires: Some(at),
@@ -206,6 +218,14 @@ pub(super) fn set(direct: &mut Direct, request: &[Bytes], now: u64) -> bool {
         },
     };
     direct.put_one(&request[1], &request[2], ttl)
+}
+
+pub(super) fn getset(direct: &mut Direct, request: &[Bytes], _now: u64) -> bool {
+    direct.exchange(&request[1], Step::Put { value: request[2].clone(), ttl_ms: None })
+}
+
+pub(super) fn getdel(direct: &mut Direct, request: &[Bytes], _now: u64) -> bool {
+    direct.exchange(&request[1], Step::Delete)
 }
 
 pub(super) fn setex(direct: &mut Direct, request: &[Bytes], _now: u64) -> bool {

@@ -2,11 +2,28 @@
 
 use super::super::overlay::Overlay;
 use super::super::reply::Reply;
+use super::strings::ValueCondition;
 use super::{Outcome, integer, syntax};
 use bytes::Bytes;
 
 pub(crate) fn del(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
     Ok(Reply::count(request[1..].iter().filter(|key| keys.remove(key)).count()))
+}
+
+/// Removes a key if its value is, or is not, the given one. With it, the holder of a lock releases only its own lock.
+pub(crate) fn delex(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
+    let is_allowed = match &request[2..] {
+        [] => true,
+        [name, value] => {
+            let is_equal = name.eq_ignore_ascii_case(b"IFEQ");
+            if !is_equal && !name.eq_ignore_ascii_case(b"IFNE") {
+                return Err(syntax());
+            }
+            ValueCondition { value: value.clone(), is_equal }.holds(keys, &request[1])
+        }
+        _ => return Err(syntax()),
+    };
+    Ok(Reply::flag(is_allowed && keys.remove(&request[1])))
 }
 
 pub(crate) fn exists(keys: &mut Overlay, request: &[Bytes]) -> Outcome {

@@ -44,10 +44,25 @@ pub(crate) fn getrange(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
 pub(super) struct SetOptions {
     pub(super) if_absent: bool,
     pub(super) if_present: bool,
+    pub(super) if_value: Option<ValueCondition>,
     pub(super) get: bool,
     pub(super) keep_ttl: bool,
     /// When the key expires, in milliseconds on the cluster's clock.
     pub(super) expires: Option<u64>,
+}
+
+/// A condition of `SET` and `DELEX`, as in Redis 8.4: the value is this one, or is not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ValueCondition {
+    pub(super) value: Bytes,
+    pub(super) is_equal: bool,
+}
+
+impl ValueCondition {
+    /// An absent key has no value, so it is not equal to any.
+    pub(super) fn holds(&self, keys: &mut Overlay, key: &Bytes) -> bool {
+        keys.get(key).is_some_and(|item| item.value == self.value) == self.is_equal
+    }
 }
 
 impl SetOptions {
@@ -59,6 +74,10 @@ impl SetOptions {
                 b"NX" => options.if_absent = true,
                 b"XX" => options.if_present = true,
                 b"GET" => options.get = true,
+                name @ (b"IFEQ" | b"IFNE") if options.if_value.is_none() => {
+                    let value = rest.next().ok_or_else(syntax)?.clone();
+                    options.if_value = Some(ValueCondition { value, is_equal: name == b"IFEQ" });
+                }
                 b"KEEPTTL" if options.expires.is_none() => options.keep_ttl = true,
                 name => {
                     let unit = Unit::named(name).ok_or_else(syntax)?;
@@ -70,7 +89,9 @@ impl SetOptions {
                 }
             }
         }
-        if options.if_absent && options.if_present { Err(syntax()) } else { Ok(options) }
+        let conditions = [options.if_absent, options.if_present, options.if_value.is_some()];
+        let is_one = conditions.into_iter().filter(|is_set| *is_set).count() <= 1;
+        if is_one { Ok(options) } else { Err(syntax()) }
     }
 }
 
@@ -78,7 +99,9 @@ pub(crate) fn set(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
     let options = SetOptions::parse(&request[3..], keys.now())?;
     let (key, value) = (&request[1], request[2].clone());
     let previous = if options.get { keys.get(key).map(|item| item.value.clone()) } else { None };
-    let is_refused = (options.if_absent && keys.exists(key)) || (options.if_present && !keys.exists(key));
+    let is_refused = (options.if_absent && keys.exists(key))
+        || (options.if_present && !keys.exists(key))
+        || options.if_value.as_ref().is_some_and(|condition| !condition.holds(keys, key));
     if !is_refused {
         if options.keep_ttl {
             keys.put_value(key, value);

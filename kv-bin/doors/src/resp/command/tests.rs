@@ -55,6 +55,17 @@ fn set_takes_all_its_options() {
         ("PTTL k", "7"),
         ("SET k 8 EXAT 1", "+OK"),
         ("GET k", "nil"),
+        ("SET k 9 IFNE 1", "+OK"),
+        ("SET k 10 IFNE 9", "nil"),
+        ("SET k 10 IFEQ 9", "+OK"),
+        ("SET k 11 IFEQ 9 GET", "10"),
+        ("SET absent 1 IFEQ 1", "nil"),
+        ("SET k 11 NX IFEQ 9", "-syntax"),
+        ("DELEX k IFEQ 9", "0"),
+        ("DELEX k IFNE 10", "0"),
+        ("DELEX k IFZZ 10", "-syntax"),
+        ("DELEX k IFEQ 10", "1"),
+        ("DELEX k", "0"),
         ("SET k 1 NX XX", "-syntax"),
         ("SET k 1 EX 1 PX 1", "-syntax"),
         ("SET k 1 EX 1 KEEPTTL", "-syntax"),
@@ -190,9 +201,19 @@ fn group(lines: &[&str]) -> Direct {
 
 #[test]
 fn requests_that_need_no_read_become_one_transaction() {
-    let direct =
-        group(&["INCR n", "INCRBY n 4", "SET a 1", "SET a 2", "GET a", "GET b", "DEL c c d", "EXPIRE e 5"]);
-    assert_eq!(direct.len(), 8);
+    let direct = group(&[
+        "INCR n",
+        "INCRBY n 4",
+        "SET a 1",
+        "SET a 2",
+        "GET a",
+        "GET b",
+        "DEL c c d",
+        "EXPIRE e 5",
+        "GETSET f 2",
+        "GETDEL g",
+    ]);
+    assert_eq!(direct.len(), 10);
     let results = [
         StepResult::Added { sum: 15 },
         StepResult::Put,
@@ -200,6 +221,10 @@ fn requests_that_need_no_read_become_one_transaction() {
         StepResult::Deleted { existed: true },
         StepResult::Deleted { existed: false },
         StepResult::Touched { existed: true },
+        StepResult::Got(None),
+        StepResult::Put,
+        StepResult::Got(None),
+        StepResult::Deleted { existed: false },
     ];
     let value = Reply::Bulk(Bytes::from_static(b"2"));
     let ok = Reply::OK;
@@ -212,6 +237,8 @@ fn requests_that_need_no_read_become_one_transaction() {
         Reply::Null,
         Reply::Integer(1),
         Reply::Integer(1),
+        Reply::Null,
+        Reply::Null,
     ];
     assert_eq!(direct.replies(&results), expected);
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::fmt::Write as _;
 
 /// The sections of `INFO` without arguments. The number of keys is not among them, because counting visits all keys.
-const DEFAULT: &[&str] = &["server", "clients", "memory", "persistence", "stats", "replication"];
+const DEFAULT: &[&str] = &["server", "clients", "memory", "persistence", "stats", "replication", "cluster"];
 
 impl Session {
     pub(super) async fn info(&self, names: &[Bytes]) -> Reply {
@@ -37,14 +37,15 @@ impl Session {
         Reply::Verbatim(text)
     }
 
-    fn sections(&self) -> [(&'static str, String); 6] {
+    fn sections(&self) -> [(&'static str, String); 7] {
         let registry = &self.door.registry;
         let uptime = self.door.started.elapsed().as_secs();
         let server = format!(
-            "redis_version:{}\r\nkv_version:{}\r\nredis_mode:standalone\r\nprocess_id:{}\r\ntcp_port:{}\r\n\
+            "redis_version:{}\r\nkv_version:{}\r\nredis_mode:standalone\r\narch_bits:{}\r\nprocess_id:{}\r\ntcp_port:{}\r\n\
              uptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\n",
             super::super::REDIS_VERSION,
             env!("CARGO_PKG_VERSION"),
+            usize::BITS,
             std::process::id(),
             self.entry.local.port(),
             uptime / 86_400,
@@ -65,6 +66,7 @@ impl Session {
             ("persistence", persistence),
             ("stats", stats),
             ("replication", replication),
+            ("cluster", "cluster_enabled:0\r\n".to_owned()),
         ]
     }
 }

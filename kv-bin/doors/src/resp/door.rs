@@ -79,8 +79,28 @@ impl Door {
     /// Runs commands that only read. All see the same revision.
     pub(crate) async fn read(&self, calls: &[Call], reads: Reads) -> Result<Vec<Reply>, Reply> {
         let records = self.fetch(&keys_of(calls), reads).await.map_err(|error| errors::read(&error))?;
-        let mut overlay = Overlay::new(records, self.clock.now());
-        Ok(run_all(calls, &mut overlay))
+        self.run_all(calls, &mut Overlay::new(records, self.clock.now()))
+    }
+
+    /// Runs commands on keys that have been read. Fails if their replies would be too large together: a small request can
+    /// name a large value many times.
+    fn run_all(&self, calls: &[Call], overlay: &mut Overlay) -> Result<Vec<Reply>, Reply> {
+        let max = self.options.max_reply_bytes;
+        let (mut replies, mut bytes) = (Vec::with_capacity(calls.len()), 0_usize);
+        for call in calls {
+            let reply = match call.spec.run {
+                Run::Keys(function) => function(overlay, &call.request).unwrap_or_else(|error| error),
+                Run::Space(_) | Run::Session(_) => Reply::error("ERR this command is not a command on keys"),
+            };
+            bytes = bytes.saturating_add(reply.weight());
+            if bytes > max {
+                return Err(Reply::error(format!(
+                    "ERR nothing was changed: the reply would have more than {max} bytes"
+                )));
+            }
+            replies.push(reply);
+        }
+        Ok(replies)
     }
 
     /// Reads keys at one revision.
@@ -219,7 +239,7 @@ impl Door {
                 return Ok(None);
             }
             let mut overlay = Overlay::new(records, self.clock.now());
-            let replies = run_all(calls, &mut overlay);
+            let replies = self.run_all(calls, &mut overlay)?;
             let Some(transaction) = self.transaction(&overlay, watched)? else { return Ok(Some(replies)) };
             match self.commit(transaction).await {
                 Ok(done) if done.succeeded => return Ok(Some(replies)),
@@ -313,14 +333,6 @@ fn keys_of(calls: &[Call]) -> Vec<Bytes> {
     let mut seen = HashSet::new();
     let keys = calls.iter().flat_map(Call::keys);
     keys.filter(|key| seen.insert(*key)).cloned().collect()
-}
-
-fn run_all(calls: &[Call], overlay: &mut Overlay) -> Vec<Reply> {
-    let run = |call: &Call| match call.spec.run {
-        Run::Keys(function) => function(overlay, &call.request).unwrap_or_else(|error| error),
-        Run::Space(_) | Run::Session(_) => Reply::error("ERR this command is not a command on keys"),
-    };
-    calls.iter().map(run).collect()
 }
 
 /// Waits a random time, which is longer after more attempts, so that commands that compete for a key get their turns.

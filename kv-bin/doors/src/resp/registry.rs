@@ -65,6 +65,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     next: AtomicU64,
+    commands: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Entry>>>,
 }
 
@@ -99,6 +100,15 @@ impl Registry {
 
     pub(crate) fn len(&self) -> usize {
         self.open().len()
+    }
+
+    pub(crate) fn count_command(&self) {
+        self.commands.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of commands that connections have begun.
+    pub(crate) fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
     }
 
     /// The number of connections that have been opened so far.

@@ -59,6 +59,22 @@ impl Reply {
         value.map_or(Self::Null, Self::Bulk)
     }
 
+    /// About how many bytes the reply has when it is encoded.
+    pub(crate) fn weight(&self) -> usize {
+        let sum = |items: &[Self]| items.iter().map(Self::weight).fold(16, usize::saturating_add);
+        match self {
+            Self::Simple(text) => text.len() + 3,
+            Self::Error(text) => text.len() + 3,
+            Self::Integer(_) | Self::Null | Self::NullArray => 16,
+            Self::Bulk(bytes) => bytes.len() + 16,
+            Self::Array(items) | Self::Push(items) => sum(items),
+            Self::Map(pairs) => {
+                pairs.iter().map(|(key, value)| key.weight() + value.weight()).fold(16, usize::saturating_add)
+            }
+            Self::Verbatim(text) => text.len() + 20,
+        }
+    }
+
     pub(crate) fn encode(&self, protocol: Protocol, out: &mut BytesMut) {
         let is_3 = protocol == Protocol::Resp3;
         match self {

@@ -302,6 +302,36 @@ async fn limits_hold() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_value_that_is_read_often_makes_no_large_reply() {
+    let options = RespOptions { max_reply_bytes: 100_000, ..RespOptions::default() };
+    let (_cluster, door) = start(options).await;
+    let mut connection = Connection::open(&door);
+    let value = "x".repeat(10_000);
+    connection.call(&format!("SET a {value}"), "+OK\r\n").await;
+    let refusal = "-ERR nothing was changed: the reply would have more than 100000 bytes\r\n";
+    connection.call(&format!("MGET{}", " a".repeat(20)), refusal).await;
+    connection.call("MULTI", "+OK\r\n").await;
+    connection.call("SET done 1", "+QUEUED\r\n").await;
+    for _ in 0..20 {
+        connection.call("GETRANGE a 0 -1", "+QUEUED\r\n").await;
+    }
+    connection.call("EXEC", refusal).await;
+    connection.call("EXISTS done", ":0\r\n").await;
+    // Requests that only share a pipeline do not share the limit.
+    connection.send(&"GET a\r\n".repeat(20)).await;
+    connection.expect(&format!("$10000\r\n{value}\r\n").repeat(20)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_web_page_cannot_send_commands() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    connection.send("POST / HTTP/1.1\r\nHost: localhost\r\n\r\nSET a 1\r\n").await;
+    connection.expect_end().await;
+    Connection::open(&door).call("GET a", "$-1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_connections_and_slow_readers_are_closed() {
     let mut options = RespOptions::default();
     (options.idle_timeout, options.write_timeout) = (Duration::from_secs(5), Duration::from_secs(5));

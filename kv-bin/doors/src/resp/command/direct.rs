@@ -189,7 +189,15 @@ pub(super) fn get(direct: &mut Direct, request: &[Bytes], _now: u64) -> bool {
     }
     let key = &request[1];
     let recipe = match direct.changes.get(key).map(|step| &direct.steps[*step].1) {
-        Some(Step::Put { value, .. }) => Recipe::Known(Reply::Bulk(value.clone())),
+        Some(Step::Put { value, .. }) => {
+            let value = value.clone();
+            // A large value that is read many times must not become a large reply.
+            direct.bytes += value.len();
+            if direct.bytes > MAX_GROUP_BYTES {
+                return false;
+            }
+            Recipe::Known(Reply::Bulk(value))
+        }
         Some(Step::Delete) => Recipe::Known(Reply::Null),
         Some(Step::Add(_) | Step::Touch { .. } | Step::Get) => return false,
         None => {

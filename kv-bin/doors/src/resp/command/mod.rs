@@ -117,6 +117,15 @@ impl Spec {
     }
 }
 
+/// Why a request is not run.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Refusal {
+    Reply(Reply),
+    /// A web page makes a browser send HTTP to this port, with commands in lines of the body. The connection must end
+    /// before they are read.
+    Http,
+}
+
 /// A request whose command is known and has the right number of words.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -126,12 +135,15 @@ pub(crate) struct Call {
 
 impl Call {
     /// Finds the command of a request, and checks the number of its words.
-    pub(crate) fn new(request: Request) -> Result<Self, Reply> {
+    pub(crate) fn new(request: Request) -> Result<Self, Refusal> {
         let name = request.first().map_or(&[][..], |name| &name[..]);
-        let Some(spec) = find(name) else { return Err(unknown(&request)) };
+        if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+            return Err(Refusal::Http);
+        }
+        let Some(spec) = find(name) else { return Err(Refusal::Reply(unknown(&request))) };
         let count = i64::try_from(request.len()).unwrap_or(i64::MAX);
         let is_right = if spec.arity < 0 { count >= -spec.arity } else { count == spec.arity };
-        if is_right { Ok(Self { spec, request }) } else { Err(wrong_count(spec.name)) }
+        if is_right { Ok(Self { spec, request }) } else { Err(Refusal::Reply(wrong_count(spec.name))) }
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Bytes> {

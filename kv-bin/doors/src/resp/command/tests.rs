@@ -174,8 +174,11 @@ fn requests_are_checked_before_they_run() {
         ("get", "ERR wrong number of arguments for 'get' command"),
         ("MGET", "ERR wrong number of arguments for 'mget' command"),
     ] {
-        let Reply::Error(text) = new(line).unwrap_err() else { panic!("{line}") };
+        let Refusal::Reply(Reply::Error(text)) = new(line).unwrap_err() else { panic!("{line}") };
         assert!(text.contains(expected), "{text}");
+    }
+    for line in ["POST / HTTP/1.1", "Host: localhost:6379"] {
+        assert_eq!(new(line).unwrap_err(), Refusal::Http);
     }
 }
 

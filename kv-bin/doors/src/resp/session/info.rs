@@ -55,7 +55,11 @@ impl Session {
             registry.len(),
             self.door.options.max_connections
         );
-        let stats = format!("total_connections_received:{}\r\n", registry.total());
+        let stats = format!(
+            "total_connections_received:{}\r\ntotal_commands_processed:{}\r\n",
+            registry.total(),
+            registry.commands()
+        );
         let persistence = "loading:0\r\naof_enabled:1\r\nrdb_bgsave_in_progress:0\r\n".to_owned();
         let replication =
             "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\n".to_owned();

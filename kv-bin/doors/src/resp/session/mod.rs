@@ -8,7 +8,7 @@ mod space;
 mod subscriptions;
 mod transaction;
 
-use super::command::{Call, Direct, Run, SessionCommand};
+use super::command::{Call, Direct, Refusal, Run, SessionCommand};
 use super::door::{DirectError, Door, Reads, Watched};
 use super::parse::{Parser, ParserLimits};
 use super::registry::Entry;
@@ -17,6 +17,7 @@ use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use subscriptions::Subscriptions;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,6 +29,8 @@ const READ_BYTES: usize = 32 << 10;
 const FLUSH_BYTES: usize = 64 << 10;
 /// A larger buffer for replies is given back when it is empty.
 const KEEP_BYTES: usize = 256 << 10;
+/// For how long the input of a broken connection is dropped, so that the client can read why it is broken.
+const LINGER: Duration = Duration::from_secs(2);
 /// How many commands that only read become one read.
 const MAX_READ_GROUP: usize = 256;
 
@@ -42,13 +45,15 @@ pub(crate) struct Session {
     transaction: Option<Queue>,
     watched: Watched,
     subscriptions: Subscriptions,
+    /// So many of the following requests are not combined with others.
+    ungrouped: usize,
     is_closing: bool,
     /// Replies that are not written yet.
     out: BytesMut,
 }
 
 /// The requests that have been read, and not run. A request that is not valid is the error to reply.
-type Requests = VecDeque<Result<Call, Reply>>;
+type Requests = VecDeque<Result<Call, Refusal>>;
 
 /// What a connection waits for.
 #[derive(Debug)]
@@ -70,6 +75,7 @@ impl Session {
             transaction: None,
             watched: Watched::new(),
             subscriptions: Subscriptions::default(),
+            ungrouped: 0,
             is_closing: false,
             out: BytesMut::new(),
         }
@@ -113,7 +119,8 @@ impl Session {
             }
             if let Some(error) = broken {
                 self.reply(&error);
-                return self.flush(&mut stream).await;
+                self.flush(&mut stream).await?;
+                return linger(stream, input).await;
             }
             self.flush(&mut stream).await?;
             if may_have_more {
@@ -168,10 +175,15 @@ impl Session {
     }
 
     /// Runs a request, and with it those of the following requests that can be combined with it.
-    async fn run_request(&mut self, request: Result<Call, Reply>, more: &mut Requests) {
+    async fn run_request(&mut self, request: Result<Call, Refusal>, more: &mut Requests) {
         let call = match request {
             Ok(call) => call,
-            Err(reply) => {
+            Err(Refusal::Http) => {
+                tracing::warn!(peer = %self.entry.peer, "closed a connection that sends HTTP requests");
+                self.is_closing = true;
+                return;
+            }
+            Err(Refusal::Reply(reply)) => {
                 if let Some(queue) = &mut self.transaction {
                     queue.is_broken = true;
                 }
@@ -179,6 +191,7 @@ impl Session {
             }
         };
         self.entry.details().command = call.spec.name;
+        self.door.registry.count_command();
         if let Some(refusal) = self.refusal(&call) {
             return self.reply(&refusal);
         }
@@ -223,8 +236,10 @@ impl Session {
     }
 
     async fn run_on_keys(&mut self, call: Call, more: &mut Requests) {
+        let may_group = self.ungrouped == 0;
+        self.ungrouped = self.ungrouped.saturating_sub(1);
         if call.spec.is_key_read() {
-            return self.run_reads(call, more).await;
+            return self.run_reads(call, more, may_group).await;
         }
         let now = self.door.clock.now();
         let mut direct = Direct::default();
@@ -233,47 +248,38 @@ impl Session {
             return self.reply(&reply);
         }
         let mut calls = vec![call];
-        while let Some(Ok(_)) = more.front().filter(|next| matches!(next, Ok(next) if direct.push(next, now)))
-        {
+        let mut fits = |next: &&Result<Call, Refusal>| matches!(next, Ok(next) if direct.push(next, now));
+        while may_group && more.front().filter(&mut fits).is_some() {
             calls.extend(more.pop_front().and_then(Result::ok));
         }
         match self.door.write(direct, &Watched::new()).await {
             Ok(replies) => replies.iter().for_each(|reply| self.reply(reply)),
             Err(DirectError::Failed(reply)) => calls.iter().for_each(|_| self.reply(&reply)),
             Err(DirectError::Refused(reply)) if calls.len() == 1 => self.reply(&reply),
-            // Nothing was changed. Alone, each has its own outcome.
-            Err(DirectError::Refused(_) | DirectError::Watched) => {
-                for call in calls {
-                    let reply = self.run_alone(call).await;
-                    self.reply(&reply);
-                }
-            }
+            // Nothing was changed.
+            Err(DirectError::Refused(_) | DirectError::Watched) => self.run_singly(calls, more),
         }
     }
 
     /// Combines commands that only read into one read.
-    async fn run_reads(&mut self, call: Call, more: &mut Requests) {
+    async fn run_reads(&mut self, call: Call, more: &mut Requests, may_group: bool) {
         let mut calls = vec![call];
-        while calls.len() < MAX_READ_GROUP
-            && let Some(Ok(_)) =
-                more.front().filter(|next| matches!(next, Ok(next) if next.spec.is_key_read()))
-        {
+        let fits = |next: &&Result<Call, Refusal>| matches!(next, Ok(next) if next.spec.is_key_read());
+        while may_group && calls.len() < MAX_READ_GROUP && more.front().filter(fits).is_some() {
             calls.extend(more.pop_front().and_then(Result::ok));
         }
         match self.door.read(&calls, self.reads).await {
             Ok(replies) => replies.iter().for_each(|reply| self.reply(reply)),
             Err(reply) if calls.len() == 1 => self.reply(&reply),
-            // One of them may be at fault.
-            Err(_) => {
-                for call in calls {
-                    let reads = self.reads;
-                    match self.door.read(&[call], reads).await {
-                        Ok(replies) => replies.iter().for_each(|reply| self.reply(reply)),
-                        Err(reply) => self.reply(&reply),
-                    }
-                }
-            }
+            Err(_) => self.run_singly(calls, more),
         }
+    }
+
+    /// Puts the requests of a group back, to be run alone. One of them may be at fault for the failure of the group, or
+    /// their replies are too large together. Alone, each has its own outcome.
+    fn run_singly(&mut self, calls: Vec<Call>, more: &mut Requests) {
+        self.ungrouped = calls.len();
+        calls.into_iter().rev().for_each(|call| more.push_front(Ok(call)));
     }
 
     async fn run_alone(&self, call: Call) -> Reply {
@@ -302,4 +308,23 @@ impl Session {
         };
         self.reply(&reply);
     }
+}
+
+/// Ends a connection whose client may still be sending. If it was closed at once, the client's system would drop the last
+/// reply.
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, mut input: BytesMut) -> io::Result<()> {
+    stream.shutdown().await?;
+    let drain = async {
+        loop {
+            input.clear();
+            input.reserve(READ_BYTES);
+            match stream.read_buf(&mut input).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+    };
+    // Whether the client has closed the connection or not: it ends here.
+    let _ = timeout(LINGER, drain).await;
+    Ok(())
 }

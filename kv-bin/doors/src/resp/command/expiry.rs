@@ -117,7 +117,8 @@ impl ExpireOptions {
             None => !self.if_some && !self.if_later,
             Some(present) => {
                 let present = present.cast_signed();
-                !self.if_none && !(self.if_later && at <= present) && !(self.if_earlier && at >= present)
+                let is_allowed = (!self.if_later || at > present) && (!self.if_earlier || at < present);
+                is_allowed && !self.if_none
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Protocols of other stores for kv. Each *door* is a server that speaks such a protocol and translates it to calls of a
-//! [`Client`](kv_core::Client). A door can use the client of a member ([`Node::client`](kv_core::Node::client)) or any
-//! other client. The client finds the primary, so every door serves every request.
+//! Protocols of other stores for kv. Each *door* is a server that speaks such a protocol and translates it to calls of
+//! a [`Client`](kv_core::Client). A door can use the client of a member ([`Node::client`](kv_core::Node::client)) or
+//! any other client. The client finds the primary, so every door serves every request.
 //!
 //! | feature | module | protocol |
 //! |---|---|---|

@@ -31,8 +31,8 @@ pub(crate) struct RespArgs {
     #[arg(long, env = "KV_RESP_INSECURE", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) resp_insecure: Option<bool>,
 
-    /// Where clients of Redis reach each member, separated by commas. With it, `SENTINEL` replies with the address at the
-    /// primary, and otherwise with that of the member that is asked.
+    /// Where clients of Redis reach each member, separated by commas. With it, `SENTINEL` replies with the address at
+    /// the primary, and otherwise with that of the member that is asked.
     #[arg(long, env = "KV_RESP_DOORS", value_name = "ID=HOST:PORT", value_delimiter = ',', value_parser = listed)]
     pub(crate) resp_doors: Vec<String>,
 }

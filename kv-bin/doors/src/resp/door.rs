@@ -82,8 +82,8 @@ impl Door {
         self.run_all(calls, &mut Overlay::new(records, self.clock.now()))
     }
 
-    /// Runs commands on keys that have been read. Fails if their replies would be too large together: a small request can
-    /// name a large value many times.
+    /// Runs commands on keys that have been read. Fails if their replies would be too large together: a small request
+    /// can name a large value many times.
     fn run_all(&self, calls: &[Call], overlay: &mut Overlay) -> Result<Vec<Reply>, Reply> {
         let max = self.options.max_reply_bytes;
         let (mut replies, mut bytes) = (Vec::with_capacity(calls.len()), 0_usize);

@@ -1,7 +1,7 @@
 //! Patterns such as `user:*`, as in Redis.
 
-/// Whether the whole text matches the pattern. `*` stands for any bytes, `?` for one byte, `[a-c]` for one of these bytes,
-/// `[^a]` for any other byte, and `\` makes the next byte stand for itself.
+/// Whether the whole text matches the pattern. `*` stands for any bytes, `?` for one byte, `[a-c]` for one of these
+/// bytes, `[^a]` for any other byte, and `\` makes the next byte stand for itself.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where to go on if the text does not match: behind the last star, which then takes one more byte. An earlier star
@@ -46,8 +46,8 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// The length of a class such as `[a-c]`, and whether it contains the byte. A class without an end reaches to the end of
-/// the pattern.
+/// The length of a class such as `[a-c]`, and whether it contains the byte. A class without an end reaches to the end
+/// of the pattern.
 fn class(pattern: &[u8], byte: u8) -> (usize, bool) {
     let is_negated = pattern.get(1) == Some(&b'^');
     let mut at = if is_negated { 2 } else { 1 };

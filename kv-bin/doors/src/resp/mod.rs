@@ -34,8 +34,8 @@ use std::time::Duration;
 
 /// The settings of a door. They limit what its clients can make the process use.
 ///
-/// The memory of one connection is at most about twice [`max_request_bytes`](field@Self::max_request_bytes) for requests,
-/// and [`max_reply_bytes`](field@Self::max_reply_bytes) for replies.
+/// The memory of one connection is at most about twice [`max_request_bytes`](field@Self::max_request_bytes) for
+/// requests, and [`max_reply_bytes`](field@Self::max_reply_bytes) for replies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RespOptions {
@@ -66,8 +66,8 @@ pub struct RespOptions {
     /// The name of the primary in replies to `SENTINEL`. Default `kv`.
     pub master_name: String,
     /// The addresses (`HOST:PORT`) of the doors of all members, by the ids of the members. `SENTINEL` replies with the
-    /// address of the door at the primary. If it is unknown, `SENTINEL` replies with the address to which its own client
-    /// has connected. Default empty.
+    /// address of the door at the primary. If it is unknown, `SENTINEL` replies with the address to which its own
+    /// client has connected. Default empty.
     pub doors: Vec<(u8, String)>,
 }
 

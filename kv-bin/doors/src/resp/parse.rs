@@ -1,5 +1,5 @@
-//! The parser of requests. It takes input in pieces of any size, and checks each announced length before it waits for the
-//! data. So a connection never holds more memory than its limits allow.
+//! The parser of requests. It takes input in pieces of any size, and checks each announced length before it waits for
+//! the data. So a connection never holds more memory than its limits allow.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 

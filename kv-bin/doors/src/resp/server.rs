@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 /// How long the server waits after it could not accept a connection, for example because too many files are open.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves clients of Redis on `listener`, with calls of `client`. Runs until the future is dropped, which also closes all
-/// connections. Anyone who can reach the listener can read and write everything.
+/// Serves clients of Redis on `listener`, with calls of `client`. Runs until the future is dropped, which also closes
+/// all connections. Anyone who can reach the listener can read and write everything.
 ///
 /// # Errors
 /// If the address of the listener cannot be determined. Errors of single connections are logged at the level `debug`.

@@ -1,5 +1,5 @@
-//! Requests that are written without reading first, such as `SET`, `INCR` and `DEL`. Several of them, from one connection,
-//! become one transaction: its steps are the changes, and their results are enough to answer every request.
+//! Requests that are written without reading first, such as `SET`, `INCR` and `DEL`. Several of them, from one
+//! connection, become one transaction: its steps are the changes, and their results are enough to answer every request.
 
 use super::super::reply::Reply;
 use super::Call;

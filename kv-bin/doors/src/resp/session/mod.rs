@@ -310,8 +310,8 @@ impl Session {
     }
 }
 
-/// Ends a connection whose client may still be sending. If it was closed at once, the client's system would drop the last
-/// reply.
+/// Ends a connection whose client may still be sending. If it was closed at once, the client's system would drop the
+/// last reply.
 async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, mut input: BytesMut) -> io::Result<()> {
     stream.shutdown().await?;
     let drain = async {

@@ -1,5 +1,5 @@
-//! `SENTINEL`: every door also answers as a Redis Sentinel, so that clients can find the primary through it. The cluster
-//! itself needs no Sentinel.
+//! `SENTINEL`: every door also answers as a Redis Sentinel, so that clients can find the primary through it. The
+//! cluster itself needs no Sentinel.
 
 use super::super::primary::Members;
 use super::super::reply::Reply;

@@ -16,8 +16,8 @@ use tokio::sync::{Mutex, watch};
 const KEY_SPACE: &[u8] = b"__keyspace@0__:";
 const KEY_EVENT: &[u8] = b"__keyevent@0__:";
 const SWITCH: &[u8] = b"+switch-master";
-/// A pattern must begin with this to match messages about keys. So `PSUBSCRIBE *`, with which clients of Sentinel follow
-/// everything, does not get each change of each key.
+/// A pattern must begin with this to match messages about keys. So `PSUBSCRIBE *`, with which clients of Sentinel
+/// follow everything, does not get each change of each key.
 const KEYS: &[u8] = b"__key";
 
 /// What a connection subscribes to.
@@ -25,8 +25,8 @@ const KEYS: &[u8] = b"__key";
 pub(super) struct Subscriptions {
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
-    /// The watch of the keys that begin with a prefix. The mutex is never locked. It only makes this type `Sync`, so that
-    /// a future which holds a reference to it can move to another thread.
+    /// The watch of the keys that begin with a prefix. The mutex is never locked. It only makes this type `Sync`, so
+    /// that a future which holds a reference to it can move to another thread.
     watch: Option<(Vec<u8>, Mutex<WatchStream>)>,
     /// The primary as it was announced last, and where to learn of the next.
     primary: Option<(Option<u8>, watch::Receiver<Option<u8>>)>,

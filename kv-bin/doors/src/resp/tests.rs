@@ -1,8 +1,12 @@
 //! Connections to a door of a cluster in memory.
 
 use super::RespOptions;
+use super::command::{Call, Run};
 use super::door::Door;
+use super::overlay::Overlay;
+use super::reply::{Protocol, Reply};
 use super::session::Session;
+use bytes::{Bytes, BytesMut};
 use kv_core::testing::TestCluster;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +96,133 @@ async fn one_bad_request_of_a_group_does_not_harm_the_others() {
     connection.send("SET a 1\r\nINCR text\r\nINCR n\r\nGET \"\"\r\nGET a\r\n").await;
     connection.expect(&format!("+OK\r\n{not_a_number}:1\r\n")).await;
     connection.expect("-ERR the key has 0 bytes: keys have 1 to 4096\r\n$1\r\n1\r\n").await;
+}
+
+/// A random command on a few keys, whose reply does not depend on the time.
+fn random_command(random: &mut fastrand::Rng) -> String {
+    let mut key = || ["a", "b", "c", "d"][random.usize(..4)];
+    let (one, two, three) = (key(), key(), key());
+    let value = ["1", "-7", "text", "9223372036854775807", ""][random.usize(..5)];
+    let commands = [
+        format!("GET {one}"),
+        format!("SET {one} \"{value}\""),
+        format!("SET {one} \"{value}\" NX GET"),
+        format!("SET {one} \"{value}\" XX PX 100000"),
+        format!("SET {one} \"{value}\" KEEPTTL"),
+        format!("SET {one} \"{value}\" PXAT 1"),
+        format!("SET {one} \"{value}\" IFEQ 1"),
+        format!("GETSET {one} \"{value}\""),
+        format!("GETDEL {one}"),
+        format!("INCR {one}"),
+        format!("DECR {one}"),
+        format!("INCRBY {one} 9223372036854775800"),
+        format!("DECRBY {one} -5"),
+        format!("MSET {one} 1 {two} x {three} 3"),
+        format!("MSETNX {one} 1 {two} 2"),
+        format!("MGET {one} {two} {three}"),
+        format!("DEL {one} {two}"),
+        format!("EXISTS {one} {two} {one}"),
+        format!("APPEND {one} 1"),
+        format!("STRLEN {one}"),
+        format!("EXPIRE {one} 100"),
+        format!("EXPIRE {one} -1"),
+        format!("PERSIST {one}"),
+        format!("RENAME {one} {two}"),
+        format!("COPY {one} {two} REPLACE"),
+        format!("SETRANGE {one} 2 z"),
+        format!("INCRBYFLOAT {one} 1.5"),
+        format!("DELEX {one} IFNE 1"),
+    ];
+    commands[random.usize(..commands.len())].clone()
+}
+
+/// Commands that are combined have the same effects and replies as one after another.
+#[tokio::test(start_paused = true)]
+async fn combining_commands_makes_no_difference() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut model = Overlay::new([], 1);
+    for round in 0..400 {
+        let commands: Vec<String> = (0..random.usize(1..12)).map(|_| random_command(&mut random)).collect();
+        let mut replies = Vec::new();
+        for command in &commands {
+            let words = command.split(' ').map(|word| Bytes::from(word.trim_matches('"').to_owned()));
+            let call = Call::new(words.collect()).unwrap();
+            let Run::Keys(function) = call.spec.run else { panic!("{command}") };
+            replies.push(function(&mut model, &call.request).unwrap_or_else(|error| error));
+        }
+        let is_transaction = round % 3 == 0;
+        let mut expected = BytesMut::new();
+        if is_transaction {
+            expected.extend_from_slice(b"+OK\r\n");
+            expected.extend_from_slice("+QUEUED\r\n".repeat(commands.len()).as_bytes());
+            replies = vec![Reply::Array(replies)];
+        }
+        replies.iter().for_each(|reply| reply.encode(Protocol::Resp2, &mut expected));
+        let text = commands.join("\r\n");
+        let text = if is_transaction { format!("MULTI\r\n{text}\r\nEXEC") } else { text };
+        connection.send(&format!("{text}\r\n")).await;
+        let mut found = vec![0; expected.len()];
+        timeout(LIMIT, connection.stream.read_exact(&mut found)).await.unwrap().unwrap();
+        let (found, expected) = (found.escape_ascii().to_string(), expected.escape_ascii().to_string());
+        assert_eq!(found, expected, "round {round}: {commands:#?}");
+    }
+}
+
+/// Whatever a client sends: the door serves the next one.
+#[tokio::test(start_paused = true)]
+async fn noise_harms_nobody() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut random = fastrand::Rng::with_seed(5);
+    let names: Vec<&str> = super::command::all().iter().map(|spec| spec.name).collect();
+    let words = [
+        "a",
+        "",
+        "0",
+        "-1",
+        "99999999999999999999",
+        "*",
+        "[",
+        "EX",
+        "NX",
+        "GET",
+        "MATCH",
+        "COUNT",
+        "3",
+        "ID",
+    ];
+    for round in 0..300 {
+        let mut connection = Connection::open(&door);
+        let mut input = Vec::new();
+        for _ in 0..random.usize(1..8) {
+            let count = random.usize(1..6);
+            input.extend_from_slice(format!("*{count}\r\n").as_bytes());
+            for place in 0..count {
+                let word = if place == 0 {
+                    names[random.usize(..names.len())]
+                } else {
+                    words[random.usize(..words.len())]
+                };
+                input.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+            }
+        }
+        if round % 2 == 0 {
+            let at = random.usize(..input.len());
+            input[at] = random.u8(..);
+        }
+        // The door may close the connection at any time.
+        let (mut reader, mut writer) = tokio::io::split(connection.stream);
+        let sent = tokio::spawn(async move {
+            let _ = writer.write_all(&input).await;
+            let _ = writer.shutdown().await;
+        });
+        let mut replies = Vec::new();
+        timeout(LIMIT, reader.read_to_end(&mut replies)).await.expect("the connection ends").unwrap();
+        sent.await.unwrap();
+        connection = Connection::open(&door);
+        connection.call("PING", "+PONG\r\n").await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -382,8 +382,8 @@ fn clients_of_redis_are_served_only_on_request_and_on_loopback() {
         // Permission for the members' port is none for this one.
         assert!(with(&["--resp", open, "--insecure"]).is_err());
     }
-    let (_folder, path) =
-        file(&format!("{EXAMPLE}\n").replace("# listen =", "listen =").replace("# doors =", "doors ="));
+    let example = EXAMPLE.replace("# listen = \"127.0.0.1:6379\"", "listen = \"127.0.0.1:6379\"");
+    let (_folder, path) = file(&example.replace("# doors =", "doors ="));
     let from_file = serve(&["--config", &path, "--id", "0"]).unwrap().resp.unwrap();
     assert_eq!(from_file.listen, "127.0.0.1:6379");
     assert_eq!(from_file.doors[2], (2, "10.0.0.3:6379".to_owned()));

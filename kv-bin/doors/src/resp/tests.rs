@@ -132,6 +132,12 @@ fn random_command(random: &mut fastrand::Rng) -> String {
         format!("SETRANGE {one} 2 z"),
         format!("INCRBYFLOAT {one} 1.5"),
         format!("DELEX {one} IFNE 1"),
+        // More often, what overflows in between.
+        "SET a 9223372036854775806".to_owned(),
+        "INCR a".to_owned(),
+        "INCR a".to_owned(),
+        "DECR a".to_owned(),
+        "DECR a".to_owned(),
     ];
     commands[random.usize(..commands.len())].clone()
 }
@@ -143,7 +149,7 @@ async fn combining_commands_makes_no_difference() {
     let mut connection = Connection::open(&door);
     let mut random = fastrand::Rng::with_seed(11);
     let mut model = Overlay::new([], 1);
-    for round in 0..400 {
+    for round in 0..1000 {
         let commands: Vec<String> = (0..random.usize(1..12)).map(|_| random_command(&mut random)).collect();
         let mut replies = Vec::new();
         for command in &commands {

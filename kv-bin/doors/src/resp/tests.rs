@@ -91,6 +91,10 @@ async fn a_pipeline_is_answered_in_order() {
 async fn one_bad_request_of_a_group_does_not_harm_the_others() {
     let (_cluster, door) = start(RespOptions::default()).await;
     let mut connection = Connection::open(&door);
+    connection.call("SET big 9223372036854775806", "+OK\r\n").await;
+    connection.send("INCR big\r\nINCR big\r\nDECR big\r\n").await;
+    connection.expect(":9223372036854775807\r\n-ERR increment or decrement would overflow\r\n").await;
+    connection.expect(":9223372036854775806\r\n").await;
     connection.call("SET text abc", "+OK\r\n").await;
     let not_a_number = "-ERR value is not an integer or out of range\r\n";
     connection.send("SET a 1\r\nINCR text\r\nINCR n\r\nGET \"\"\r\nGET a\r\n").await;
@@ -132,12 +136,6 @@ fn random_command(random: &mut fastrand::Rng) -> String {
         format!("SETRANGE {one} 2 z"),
         format!("INCRBYFLOAT {one} 1.5"),
         format!("DELEX {one} IFNE 1"),
-        // More often, what overflows in between.
-        "SET a 9223372036854775806".to_owned(),
-        "INCR a".to_owned(),
-        "INCR a".to_owned(),
-        "DECR a".to_owned(),
-        "DECR a".to_owned(),
     ];
     commands[random.usize(..commands.len())].clone()
 }
@@ -149,7 +147,7 @@ async fn combining_commands_makes_no_difference() {
     let mut connection = Connection::open(&door);
     let mut random = fastrand::Rng::with_seed(11);
     let mut model = Overlay::new([], 1);
-    for round in 0..1000 {
+    for round in 0..400 {
         let commands: Vec<String> = (0..random.usize(1..12)).map(|_| random_command(&mut random)).collect();
         let mut replies = Vec::new();
         for command in &commands {

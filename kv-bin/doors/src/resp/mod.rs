@@ -1,7 +1,7 @@
 //! A server for clients of Redis: RESP2, RESP3 and inline commands.
 //!
-//! [`serve`] accepts connections on a listener, and runs the commands with a [`Client`]. `kv-bin/doors/README.md` lists
-//! the commands, and describes how they differ from those of Redis.
+//! [`serve`] accepts connections on a listener, and runs the commands with a [`Client`](kv_core::Client).
+//! `kv-bin/doors/README.md` lists the commands, and describes how they differ from those of Redis.
 //!
 //! ```no_run
 //! # async fn example(node: kv_core::Node) -> std::io::Result<()> {

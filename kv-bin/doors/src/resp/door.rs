@@ -79,15 +79,24 @@ impl Door {
     /// Runs commands that only read. All see the same revision.
     pub(crate) async fn read(&self, calls: &[Call], reads: Reads) -> Result<Vec<Reply>, Reply> {
         let records = self.fetch(&keys_of(calls), reads).await.map_err(|error| errors::read(&error))?;
-        self.run_all(calls, &mut Overlay::new(records, self.clock.now()))
+        self.run_all(calls, &mut self.overlay(records)).await
     }
 
-    /// Runs commands on keys that have been read. Fails if their replies would be too large together: a small request
-    /// can name a large value many times.
-    fn run_all(&self, calls: &[Call], overlay: &mut Overlay) -> Result<Vec<Reply>, Reply> {
+    fn overlay(&self, records: Vec<(Bytes, Option<Record>)>) -> Overlay {
+        Overlay::new(records, self.clock.now(), self.client.max_value_bytes())
+    }
+
+    /// Runs commands on keys that have been read. Fails if their replies would be too large together, because a small
+    /// request can name a large value many times; or if the values that they build would be, for example in many calls
+    /// of `SETRANGE`.
+    async fn run_all(&self, calls: &[Call], overlay: &mut Overlay) -> Result<Vec<Reply>, Reply> {
         let max = self.options.max_reply_bytes;
+        let max_written = 2 * (self.client.max_key_bytes() + self.client.max_value_bytes());
+        let max_written = max_written.max(self.options.max_request_bytes);
         let (mut replies, mut bytes) = (Vec::with_capacity(calls.len()), 0_usize);
         for call in calls {
+            // Each command may copy a value. Many of them must not keep the thread from its other tasks.
+            tokio::task::consume_budget().await;
             let reply = match call.spec.run {
                 Run::Keys(function) => function(overlay, &call.request).unwrap_or_else(|error| error),
                 Run::Space(_) | Run::Session(_) => Reply::error("ERR this command is not a command on keys"),
@@ -96,6 +105,11 @@ impl Door {
             if bytes > max {
                 return Err(Reply::error(format!(
                     "ERR nothing was changed: the reply would have more than {max} bytes"
+                )));
+            }
+            if overlay.written() > max_written {
+                return Err(Reply::error(format!(
+                    "ERR nothing was changed: the values of the transaction have more than {max_written} bytes"
                 )));
             }
             replies.push(reply);
@@ -238,8 +252,8 @@ impl Door {
             if !records.iter().all(is_unchanged) {
                 return Ok(None);
             }
-            let mut overlay = Overlay::new(records, self.clock.now());
-            let replies = self.run_all(calls, &mut overlay)?;
+            let mut overlay = self.overlay(records);
+            let replies = self.run_all(calls, &mut overlay).await?;
             let Some(transaction) = self.transaction(&overlay, watched)? else { return Ok(Some(replies)) };
             match self.commit(transaction).await {
                 Ok(done) if done.succeeded => return Ok(Some(replies)),

@@ -50,11 +50,18 @@ struct Slot {
 pub(crate) struct Overlay {
     slots: HashMap<Bytes, Slot>,
     now: u64,
+    max_value: usize,
+    /// How many bytes the values have together that commands have written and that are still there.
+    written: usize,
 }
 
 impl Overlay {
-    /// `now` is in milliseconds on the cluster's clock.
-    pub(crate) fn new(records: impl IntoIterator<Item = (Bytes, Option<Record>)>, now: u64) -> Self {
+    /// `now` is in milliseconds on the cluster's clock. No command builds a value of more than `max_value` bytes.
+    pub(crate) fn new(
+        records: impl IntoIterator<Item = (Bytes, Option<Record>)>,
+        now: u64,
+        max_value: usize,
+    ) -> Self {
         let slots = records.into_iter().map(|(key, record)| {
             let before = record.map(|record| {
                 let expires = record.expires.map(|at| promised_expiry(at.get(), now));
@@ -63,11 +70,31 @@ impl Overlay {
             let item = before.as_ref().map(|(item, _)| item.clone());
             (key, Slot { before, item, is_observed: false, is_changed: false, is_value_changed: false })
         });
-        Self { slots: slots.collect(), now }
+        Self { slots: slots.collect(), now, max_value, written: 0 }
     }
 
     pub(crate) const fn now(&self) -> u64 {
         self.now
+    }
+
+    pub(crate) const fn max_value(&self) -> usize {
+        self.max_value
+    }
+
+    /// How many bytes of values the commands have written that are still there.
+    pub(crate) const fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Replaces what is at a key.
+    fn write(&mut self, key: &Bytes, item: Option<Item>) {
+        let length = |item: Option<&Item>| item.map_or(0, |item| item.value.len());
+        let added = length(item.as_ref());
+        let slot = self.slot(key);
+        let removed = if slot.is_value_changed { length(slot.item.as_ref()) } else { 0 };
+        slot.item = item;
+        (slot.is_changed, slot.is_value_changed) = (true, true);
+        self.written = self.written - removed + added;
     }
 
     fn slot(&mut self, key: &Bytes) -> &mut Slot {
@@ -96,34 +123,26 @@ impl Overlay {
     /// Sets a key, without regard to what it was.
     pub(crate) fn put(&mut self, key: &Bytes, value: Bytes, expires: Option<u64>) {
         let is_over = expires.is_some_and(|at| at <= self.now);
-        let slot = self.slot(key);
-        slot.item = (!is_over).then_some(Item { value, expires, lease: None });
-        (slot.is_changed, slot.is_value_changed) = (true, true);
+        self.write(key, (!is_over).then_some(Item { value, expires, lease: None }));
     }
 
     /// Sets the value of a key, which keeps its lifetime.
     pub(crate) fn put_value(&mut self, key: &Bytes, value: Bytes) {
         let kept = self.get(key).map(|item| (item.expires, item.lease));
         let (expires, lease) = kept.unwrap_or_default();
-        let slot = self.slot(key);
-        slot.item = Some(Item { value, expires, lease });
-        (slot.is_changed, slot.is_value_changed) = (true, true);
+        self.write(key, Some(Item { value, expires, lease }));
     }
 
     /// Puts an item that belonged to another key.
     pub(crate) fn put_item(&mut self, key: &Bytes, item: Item) {
-        let slot = self.slot(key);
-        slot.item = Some(item);
-        (slot.is_changed, slot.is_value_changed) = (true, true);
+        self.write(key, Some(item));
     }
 
     /// Removes a key, and returns whether it existed.
     pub(crate) fn remove(&mut self, key: &Bytes) -> bool {
         let existed = self.exists(key);
         if existed {
-            let slot = self.slot(key);
-            slot.item = None;
-            (slot.is_changed, slot.is_value_changed) = (true, true);
+            self.write(key, None);
         }
         existed
     }
@@ -186,7 +205,7 @@ mod tests {
     }
 
     fn absent(names: &[&'static str]) -> Overlay {
-        Overlay::new(names.iter().map(|name| (key(name), None)), 1000)
+        Overlay::new(names.iter().map(|name| (key(name), None)), 1000, 100)
     }
 
     #[test]

@@ -146,7 +146,7 @@ async fn combining_commands_makes_no_difference() {
     let (_cluster, door) = start(RespOptions::default()).await;
     let mut connection = Connection::open(&door);
     let mut random = fastrand::Rng::with_seed(11);
-    let mut model = Overlay::new([], 1);
+    let mut model = Overlay::new([], 1, 1 << 20);
     for round in 0..400 {
         let commands: Vec<String> = (0..random.usize(1..12)).map(|_| random_command(&mut random)).collect();
         let mut replies = Vec::new();
@@ -455,6 +455,35 @@ async fn a_value_that_is_read_often_makes_no_large_reply() {
     // Requests that only share a pipeline do not share the limit.
     connection.send(&"GET a\r\n".repeat(20)).await;
     connection.expect(&format!("$10000\r\n{value}\r\n").repeat(20)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_requests_build_no_large_transaction() {
+    let options = RespOptions { max_request_bytes: 100_000, ..RespOptions::default() };
+    let (_cluster, door) = start(options).await;
+    let mut connection = Connection::open(&door);
+    let last = door.client.max_value_bytes() - 1;
+    connection
+        .call(
+            &format!("SETRANGE k {} x", last + 1),
+            &format!("-ERR string exceeds maximum allowed size ({} bytes)\r\n", last + 1),
+        )
+        .await;
+    connection.call("MULTI", "+OK\r\n").await;
+    for key in 0..100 {
+        connection.call(&format!("SETRANGE k{key} {last} x"), "+QUEUED\r\n").await;
+    }
+    let most = 2 * (door.client.max_key_bytes() + door.client.max_value_bytes());
+    let text =
+        format!("-ERR nothing was changed: the values of the transaction have more than {most} bytes\r\n");
+    connection.call("EXEC", &text).await;
+    connection.call("DBSIZE", ":0\r\n").await;
+    // The values of before are not kept, so what counts is what is there at one time.
+    connection.call("MULTI", "+OK\r\n").await;
+    for _ in 0..10 {
+        connection.call(&format!("SETRANGE k {last} x"), "+QUEUED\r\n").await;
+    }
+    connection.call("EXEC", &format!("*10\r\n{}", format!(":{}\r\n", last + 1).repeat(10))).await;
 }
 
 #[tokio::test(start_paused = true)]

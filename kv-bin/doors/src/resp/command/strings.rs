@@ -6,9 +6,6 @@ use super::expiry::{Unit, deadline};
 use super::{Outcome, integer, numbers, syntax, wrong_count};
 use bytes::{Bytes, BytesMut};
 
-/// The longest value that a command may build. A cluster may allow less, and then refuses the write.
-const MAX_VALUE: usize = 8 << 20;
-
 pub(crate) fn get(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
     Ok(Reply::value(keys.get(&request[1]).map(|item| item.value.clone())))
 }
@@ -191,16 +188,19 @@ pub(crate) fn msetnx(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
     Ok(Reply::Integer(1))
 }
 
-fn too_long() -> Reply {
-    Reply::error("ERR string exceeds maximum allowed size (8 MiB)")
+/// Checks the length of a value before it is built.
+fn check_length(keys: &Overlay, length: usize) -> Result<(), Reply> {
+    let max = keys.max_value();
+    if length > max {
+        return Err(Reply::error(format!("ERR string exceeds maximum allowed size ({max} bytes)")));
+    }
+    Ok(())
 }
 
 pub(crate) fn append(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
     let old = keys.get(&request[1]).map(|item| item.value.clone()).unwrap_or_default();
     let length = old.len() + request[2].len();
-    if length > MAX_VALUE {
-        return Err(too_long());
-    }
+    check_length(keys, length)?;
     keys.put_value(&request[1], Bytes::from([&old[..], &request[2][..]].concat()));
     Ok(Reply::count(length))
 }
@@ -214,9 +214,7 @@ pub(crate) fn setrange(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
         return Ok(Reply::count(old.map_or(0, |old| old.len())));
     }
     let end = start.saturating_add(part.len());
-    if end > MAX_VALUE {
-        return Err(too_long());
-    }
+    check_length(keys, end)?;
     let mut value = BytesMut::from(&old.unwrap_or_default()[..]);
     value.resize(value.len().max(end), 0);
     value[start..end].copy_from_slice(part);

@@ -21,7 +21,7 @@ fn run(overlay: &mut Overlay, line: &str) -> Reply {
 
 /// Each line is a command and its reply: an integer, `nil`, `+status`, `-part of an error` or a value.
 fn script(lines: &[(&str, &str)]) {
-    let mut overlay = Overlay::new([], NOW);
+    let mut overlay = Overlay::new([], NOW, 1000);
     for (line, expected) in lines {
         let reply = run(&mut overlay, line);
         let is_right = match &reply {
@@ -94,6 +94,9 @@ fn strings_and_counters() {
         ("GETRANGE n 5 1", ""),
         ("GETRANGE n -100 100", "abcdef"),
         ("SETRANGE n 8 x", "9"),
+        ("SETRANGE n 1000 x", "-maximum allowed size (1000 bytes)"),
+        ("SETRANGE big 999 x", "1000"),
+        ("APPEND big x", "-maximum allowed size (1000 bytes)"),
         ("STRLEN n", "9"),
         ("GETSET n new", "abcdef\0\0x"),
         ("GETDEL n", "new"),

@@ -32,6 +32,35 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
+/// The longest pattern: matching takes time in proportion to its length.
+pub(crate) const MAX_PATTERN: usize = 1024;
+
+/// Matches many patterns or texts, and lets other tasks of the thread run in between.
+#[derive(Debug, Default)]
+pub(crate) struct Matcher {
+    /// How many steps there were, at most, since other tasks could run.
+    steps: usize,
+}
+
+impl Matcher {
+    /// So many steps take about a millisecond.
+    const TURN: usize = 1 << 18;
+
+    /// Like [`matches`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: before the result, nothing has happened.
+    pub(crate) async fn matches(&mut self, pattern: &[u8], text: &[u8]) -> bool {
+        if self.steps > Self::TURN {
+            self.steps = 0;
+            tokio::task::yield_now().await;
+        }
+        let product = pattern.len().saturating_mul(text.len());
+        self.steps = self.steps.saturating_add(if pattern.contains(&b'*') { product } else { text.len() });
+        matches(pattern, text)
+    }
+}
+
 /// If the first element of the pattern matches the byte, how long the element is.
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     match pattern {

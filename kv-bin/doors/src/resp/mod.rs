@@ -34,7 +34,7 @@ use std::time::Duration;
 
 /// The settings of a door. They limit what its clients can make the process use.
 ///
-/// The memory of one connection is at most about twice [`max_request_bytes`](field@Self::max_request_bytes) for
+/// The memory of one connection is at most about four times [`max_request_bytes`](field@Self::max_request_bytes) for
 /// requests, and [`max_reply_bytes`](field@Self::max_reply_bytes) for replies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -42,9 +42,10 @@ pub struct RespOptions {
     /// How many connections may be open. Further connections get an error and are closed. Default 1,000.
     pub max_connections: usize,
     /// How many bytes one request may have. Also, how many bytes the requests of a transaction (`MULTI`) may have
-    /// together. Default 4 MiB.
+    /// together, where each word counts 64 bytes more. Default 4 MiB.
     pub max_request_bytes: usize,
-    /// How many words one request may have, including the name of the command. Default 65,536.
+    /// How many words one request may have, including the name of the command. Each takes at least 32 bytes of memory.
+    /// Default 65,536.
     pub max_arguments: usize,
     /// How many requests of one connection are taken from its input at once. While they run, nothing more is read from
     /// the connection. Default 1,024.

@@ -67,6 +67,15 @@ impl Connection {
         self.expect(reply).await;
     }
 
+    /// The rest of the line.
+    async fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            line.push(timeout(LIMIT, self.stream.read_u8()).await.unwrap().unwrap());
+        }
+        String::from_utf8(line).unwrap()
+    }
+
     async fn expect_end(&mut self) {
         let mut rest = Vec::new();
         timeout(LIMIT, self.stream.read_to_end(&mut rest)).await.unwrap().unwrap();
@@ -421,7 +430,7 @@ async fn limits_hold() {
     connection.call("GET a", "+QUEUED\r\n").await;
     connection.send("GET a\r\n").await;
     connection
-        .expect("-ERR the transaction is too large: it may have 2 requests with 1000 bytes together\r\n")
+        .expect("-ERR the transaction is too large: it may have 2 requests with 1000 bytes together, and each word counts 64 bytes more\r\n")
         .await;
     connection.call("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n").await;
     connection.call("SUBSCRIBE a", "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n").await;
@@ -484,6 +493,60 @@ async fn small_requests_build_no_large_transaction() {
         connection.call(&format!("SETRANGE k {last} x"), "+QUEUED\r\n").await;
     }
     connection.call("EXEC", &format!("*10\r\n{}", format!(":{}\r\n", last + 1).repeat(10))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn words_of_a_transaction_count_even_without_text() {
+    let options = RespOptions { max_request_bytes: 10_000, ..RespOptions::default() };
+    let (_cluster, door) = start(options).await;
+    let mut connection = Connection::open(&door);
+    connection.call("MULTI", "+OK\r\n").await;
+    let request = format!("*101\r\n$3\r\nDEL\r\n{}", "$0\r\n\r\n".repeat(100));
+    connection.send(&request).await;
+    connection.expect("+QUEUED\r\n").await;
+    connection.send(&request).await;
+    connection.expect("-ERR the transaction is too large: ").await;
+}
+
+/// Every command that `MULTI` takes also runs in `EXEC`.
+#[tokio::test(start_paused = true)]
+async fn what_is_queued_can_run() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    for spec in super::command::all() {
+        let mut connection = Connection::open(&door);
+        connection.call("MULTI", "+OK\r\n").await;
+        let count = spec.arity.unsigned_abs().try_into().unwrap_or(1_usize);
+        connection.send(&format!("{}{}\r\nEXEC\r\n", spec.name, " 0".repeat(count - 1))).await;
+        connection.send("QUIT\r\n").await;
+        let mut found = String::new();
+        timeout(LIMIT, connection.stream.read_to_string(&mut found)).await.unwrap().unwrap();
+        assert!(!found.contains("possible here"), "{}: {found}", spec.name);
+        if spec.name == "unwatch" {
+            assert!(found.starts_with("+QUEUED\r\n*1\r\n+OK\r\n"), "{found}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_of_subscriptions_are_short() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    for (command, length, max) in [("SUBSCRIBE", 4112, 4111), ("PSUBSCRIBE", 1025, 1024)] {
+        let refusal = format!("-ERR the name has {length} bytes, and may have up to {max}\r\n");
+        connection.call(&format!("{command} {}", "a".repeat(length)), &refusal).await;
+    }
+    let mut connection = Connection::open(&door);
+    // 262 names of 4,000 bytes fit into 1 MiB. A name that is repeated takes no more room.
+    for number in (0..262).chain(0..2) {
+        let name = format!("{number:04000}");
+        connection.send(&format!("SUBSCRIBE {name}\r\n")).await;
+        connection.expect(&format!("*3\r\n$9\r\nsubscribe\r\n$4000\r\n{name}\r\n:")).await;
+        connection.line().await;
+    }
+    connection.send(&format!("SUBSCRIBE {:04000}\r\n", 262)).await;
+    connection.expect("-ERR a connection may have 1000 subscriptions, whose names have up to ").await;
+    connection.send("UNSUBSCRIBE\r\n").await;
+    connection.expect("1048576 bytes together\r\n*3\r\n$11\r\nunsubscribe\r\n").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,6 +34,7 @@ impl Session {
                 Reply::OK
             }
             C::Reset => self.reset(),
+            C::Unwatch => self.unwatch(),
             C::Select => match integer(&request[1]) {
                 Ok(0) => Reply::OK,
                 Ok(_) => Reply::error("ERR DB index is out of range"),

@@ -297,7 +297,6 @@ impl Session {
             C::Exec => self.exec().await,
             C::Discard => self.discard(),
             C::Watch => self.watch(&call).await,
-            C::Unwatch => self.unwatch(),
             C::Subscribe | C::PatternSubscribe => {
                 return self.subscribe(&request[1..], command == C::PatternSubscribe).await;
             }

@@ -2,8 +2,9 @@
 
 use super::super::command::{SpaceCommand, syntax};
 use super::super::door::Reads;
+use super::super::glob::{self, MAX_PATTERN, Matcher};
 use super::super::reply::Reply;
-use super::super::{errors, glob, parse};
+use super::super::{errors, parse};
 use super::Session;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -11,8 +12,6 @@ use kv_core::client::Scan;
 use std::ops::Bound;
 use std::sync::PoisonError;
 
-/// The longest pattern: matching takes time in proportion to its length.
-const MAX_PATTERN: usize = 1024;
 /// How many keys one `SCAN` visits at most.
 const MAX_COUNT: usize = 1000;
 /// `RANDOMKEY` chooses among so many keys at most, because it has to visit them.
@@ -46,8 +45,12 @@ impl ScanOptions {
         Ok(options)
     }
 
-    fn allow(&self, key: &[u8]) -> bool {
-        self.is_type_right && self.pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key))
+    async fn allow(&self, matcher: &mut Matcher, key: &[u8]) -> bool {
+        match &self.pattern {
+            _ if !self.is_type_right => false,
+            Some(pattern) => matcher.matches(pattern, key).await,
+            None => true,
+        }
     }
 }
 
@@ -114,10 +117,11 @@ impl Session {
         let prefix = glob::prefix(check_pattern(pattern)?);
         let stream = self.keys_of(self.door.client.scan(&prefix)).stream();
         let mut stream = std::pin::pin!(stream);
+        let mut matcher = Matcher::default();
         let (mut keys, mut bytes, max) = (Vec::new(), 0, self.door.options.max_reply_bytes);
         while let Some(found) = stream.next().await {
             let (key, _) = found.map_err(|error| errors::read(&error))?;
-            if glob::matches(pattern, &key) {
+            if matcher.matches(pattern, &key).await {
                 bytes += key.len() + 64;
                 if bytes > max {
                     return Err(Reply::error(format!(
@@ -168,8 +172,13 @@ impl Session {
             }
             _ => 0,
         };
-        let keys = found.into_iter().filter(|(key, _)| options.allow(key)).map(|(key, _)| Reply::Bulk(key));
-        Ok(Reply::Array(vec![Reply::text(next.to_string()), Reply::Array(keys.collect())]))
+        let (mut keys, mut matcher) = (Vec::new(), Matcher::default());
+        for (key, _) in found {
+            if options.allow(&mut matcher, &key).await {
+                keys.push(Reply::Bulk(key));
+            }
+        }
+        Ok(Reply::Array(vec![Reply::text(next.to_string()), Reply::Array(keys)]))
     }
 }
 

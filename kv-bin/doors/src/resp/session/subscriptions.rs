@@ -2,20 +2,24 @@
 //! notifications, and about a new primary, as from Redis Sentinel.
 
 use super::super::door::Door;
+use super::super::errors;
+use super::super::glob::{self, MAX_PATTERN, Matcher};
 use super::super::registry::Entry;
 use super::super::reply::{Protocol, Reply};
-use super::super::{errors, glob};
 use super::Session;
 use bytes::Bytes;
 use kv_core::client::{Event, EventKind, Revision, WatchStream};
 use kv_core::error::WatchError;
 use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
+use std::ops::Bound;
 use tokio::sync::{Mutex, watch};
 
 const KEY_SPACE: &[u8] = b"__keyspace@0__:";
 const KEY_EVENT: &[u8] = b"__keyevent@0__:";
 const SWITCH: &[u8] = b"+switch-master";
+/// How many bytes the channels and patterns of one connection may have together.
+const MAX_NAME_BYTES: usize = 1 << 20;
 /// A pattern must begin with this to match messages about keys. So `PSUBSCRIBE *`, with which clients of Sentinel
 /// follow everything, does not get each change of each key.
 const KEYS: &[u8] = b"__key";
@@ -30,10 +34,21 @@ pub(super) struct Subscriptions {
     watch: Option<(Vec<u8>, Mutex<WatchStream>)>,
     /// The primary as it was announced last, and where to learn of the next.
     primary: Option<(Option<u8>, watch::Receiver<Option<u8>>)>,
-    /// Messages that are not sent yet: those of one event.
-    pending: VecDeque<Reply>,
+    /// How many bytes the names of the channels and patterns have together.
+    name_bytes: usize,
+    /// Payloads, with their channels, that are not compared with all patterns yet: those of one event.
+    unmatched: VecDeque<Unmatched>,
+    matcher: Matcher,
     /// The watch has ended, so messages would be missing.
     pub(super) is_failed: bool,
+}
+
+#[derive(Debug)]
+struct Unmatched {
+    channel: Bytes,
+    payload: Bytes,
+    /// The last pattern with which the channel was compared; none if it was not compared with the names of channels.
+    last: Option<Bytes>,
 }
 
 impl Subscriptions {
@@ -45,13 +60,26 @@ impl Subscriptions {
         self.channels.len() + self.patterns.len()
     }
 
+    /// Returns whether the name is new.
+    fn insert(&mut self, name: Bytes, is_pattern: bool) -> bool {
+        let length = name.len();
+        let is_new = if is_pattern { self.patterns.insert(name) } else { self.channels.insert(name) };
+        self.name_bytes += if is_new { length } else { 0 };
+        is_new
+    }
+
+    fn remove(&mut self, name: &Bytes, is_pattern: bool) {
+        let existed = if is_pattern { self.patterns.remove(name) } else { self.channels.remove(name) };
+        self.name_bytes -= if existed { name.len() } else { 0 };
+    }
+
     /// Waits for the next message.
     ///
     /// # Cancel safety
     /// Cancel safe: no message is lost.
     pub(super) async fn next(&mut self, door: &Door, entry: &Entry) -> Reply {
         loop {
-            if let Some(message) = self.pending.pop_front() {
+            if let Some(message) = self.next_match().await {
                 return message;
             }
             tokio::select! {
@@ -77,9 +105,9 @@ impl Subscriptions {
             _ => b"del",
         };
         let channel = Bytes::from([KEY_SPACE, &event.key[..]].concat());
-        self.send(&channel, &Bytes::from_static(name));
+        self.send(channel, Bytes::from_static(name));
         let channel = Bytes::from([KEY_EVENT, name].concat());
-        self.send(&channel, &event.key);
+        self.send(channel, event.key.clone());
     }
 
     fn on_primary(&mut self, primary: Option<u8>, door: &Door, entry: &Entry) {
@@ -95,25 +123,49 @@ impl Subscriptions {
             format!("{host} {port}")
         };
         let text = format!("{} {} {}", door.options.master_name, address(before), address(primary));
-        self.send(&Bytes::from_static(SWITCH), &Bytes::from(text));
+        self.send(Bytes::from_static(SWITCH), Bytes::from(text));
     }
 
-    /// Queues a message for each subscription that matches.
-    fn send(&mut self, channel: &Bytes, payload: &Bytes) {
-        if self.channels.contains(channel) {
-            let parts =
-                vec![Reply::name("message"), Reply::Bulk(channel.clone()), Reply::Bulk(payload.clone())];
-            self.pending.push_back(Reply::Push(parts));
-        }
-        let is_about_keys = channel.starts_with(KEYS);
-        for pattern in &self.patterns {
-            if (!is_about_keys || pattern.starts_with(KEYS)) && glob::matches(pattern, channel) {
-                let parts =
-                    [Reply::name("pmessage"), Reply::Bulk(pattern.clone()), Reply::Bulk(channel.clone())];
-                let parts = parts.into_iter().chain([Reply::Bulk(payload.clone())]);
-                self.pending.push_back(Reply::Push(parts.collect()));
+    fn send(&mut self, channel: Bytes, payload: Bytes) {
+        self.unmatched.push_back(Unmatched { channel, payload, last: None });
+    }
+
+    /// The next message of the last event; none if all its messages were returned. There is one for each subscription
+    /// that matches.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no message is lost.
+    async fn next_match(&mut self) -> Option<Reply> {
+        while let Some(Unmatched { channel, payload, last }) = self.unmatched.front_mut() {
+            let Some(tried) = last else {
+                // The first pattern is greater: an empty pattern would match only an empty name.
+                *last = Some(Bytes::new());
+                if self.channels.contains(channel) {
+                    let parts =
+                        [Reply::name("message"), Reply::Bulk(channel.clone()), Reply::Bulk(payload.clone())];
+                    return Some(Reply::Push(parts.into()));
+                }
+                continue;
+            };
+            let after = (Bound::Excluded(&*tried), Bound::Unbounded);
+            let Some(pattern) = self.patterns.range::<Bytes, _>(after).next() else {
+                self.unmatched.pop_front();
+                continue;
+            };
+            let may_match = pattern.starts_with(KEYS) || !channel.starts_with(KEYS);
+            let is_match = may_match && self.matcher.matches(pattern, channel).await;
+            *tried = pattern.clone();
+            if is_match {
+                let parts = [
+                    Reply::name("pmessage"),
+                    Reply::Bulk(pattern.clone()),
+                    Reply::Bulk(channel.clone()),
+                    Reply::Bulk(payload.clone()),
+                ];
+                return Some(Reply::Push(parts.into()));
             }
         }
+        None
     }
 
     /// The prefix of all keys about which there may be messages; none if there are no such messages.
@@ -186,29 +238,52 @@ async fn next_primary(primary: &mut Option<(Option<u8>, watch::Receiver<Option<u
 impl Session {
     pub(super) async fn subscribe(&mut self, names: &[Bytes], is_pattern: bool) {
         for name in names {
-            let max = self.door.options.max_subscriptions;
-            if self.subscriptions.len() >= max || name.len() > 64 << 10 {
-                let text =
-                    format!("ERR a connection may have {max} subscriptions, with up to 64 KiB for each name");
-                return self.reply(&Reply::error(text));
+            // Names are compared with each other and with each event.
+            tokio::task::consume_budget().await;
+            if let Some(refusal) = self.subscription_refusal(name, is_pattern) {
+                return self.reply(&refusal);
             }
             let copy = Bytes::copy_from_slice(name);
-            self.set(is_pattern).insert(copy.clone());
-            if let Err(error) = self.subscriptions.adjust(&self.door).await {
-                self.set(is_pattern).remove(&copy);
+            let is_new = self.subscriptions.insert(copy.clone(), is_pattern);
+            if is_new && let Err(error) = self.subscriptions.adjust(&self.door).await {
+                self.subscriptions.remove(&copy, is_pattern);
                 return self.reply(&error);
             }
             self.confirm(if is_pattern { "psubscribe" } else { "subscribe" }, Reply::Bulk(copy));
         }
     }
 
+    fn subscription_refusal(&self, name: &Bytes, is_pattern: bool) -> Option<Reply> {
+        let longest_channel = KEY_SPACE.len() + self.door.client.max_key_bytes();
+        let max_bytes = if is_pattern { MAX_PATTERN } else { longest_channel };
+        let names = if is_pattern { &self.subscriptions.patterns } else { &self.subscriptions.channels };
+        let (max, bytes) = (self.door.options.max_subscriptions, self.subscriptions.name_bytes + name.len());
+        if names.contains(name) {
+            None
+        } else if name.len() > max_bytes {
+            Some(Reply::error(format!(
+                "ERR the name has {} bytes, and may have up to {max_bytes}",
+                name.len()
+            )))
+        } else if self.subscriptions.len() >= max || bytes > MAX_NAME_BYTES {
+            Some(Reply::error(format!(
+                "ERR a connection may have {max} subscriptions, whose names have up to {MAX_NAME_BYTES} bytes together"
+            )))
+        } else {
+            None
+        }
+    }
+
     /// Without names, from everything.
     pub(super) async fn unsubscribe(&mut self, names: &[Bytes], is_pattern: bool) {
         let kind = if is_pattern { "punsubscribe" } else { "unsubscribe" };
-        let names =
-            if names.is_empty() { self.set(is_pattern).iter().cloned().collect() } else { names.to_vec() };
+        let names = match (names, is_pattern) {
+            ([], true) => self.subscriptions.patterns.iter().cloned().collect(),
+            ([], false) => self.subscriptions.channels.iter().cloned().collect(),
+            _ => names.to_vec(),
+        };
         for name in &names {
-            self.set(is_pattern).remove(name);
+            self.subscriptions.remove(name, is_pattern);
             self.confirm(kind, Reply::Bulk(name.clone()));
         }
         if names.is_empty() {
@@ -216,10 +291,6 @@ impl Session {
         }
         // Without a new subscription, nothing is read.
         let _ = self.subscriptions.adjust(&self.door).await;
-    }
-
-    fn set(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
-        if is_pattern { &mut self.subscriptions.patterns } else { &mut self.subscriptions.channels }
     }
 
     fn confirm(&mut self, kind: &'static str, name: Reply) {
@@ -247,6 +318,31 @@ mod tests {
         let subscriptions =
             Subscriptions { channels: set(channels), patterns: set(patterns), ..Subscriptions::default() };
         subscriptions.wanted_prefix().map(|prefix| String::from_utf8(prefix).unwrap())
+    }
+
+    /// Many long patterns are compared with an event: other tasks run in between, and cancelling loses no message.
+    #[tokio::test]
+    async fn matching_lets_other_tasks_run() {
+        let mut subscriptions = Subscriptions::default();
+        for number in 100..200 {
+            subscriptions.insert(Bytes::from(format!("__key*{}{number}", "a".repeat(900))), true);
+        }
+        subscriptions.insert(Bytes::from_static(b"__keyspace@0__:a*"), true);
+        let channel = Bytes::from([KEY_SPACE, &[b'a'; 4096]].concat());
+        subscriptions.send(channel.clone(), Bytes::from_static(b"set"));
+        let mut turns = 0;
+        let message = loop {
+            turns += 1;
+            tokio::select! {
+                biased;
+                message = subscriptions.next_match() => break message,
+                () = tokio::task::yield_now() => {}
+            }
+        };
+        assert!(turns > 30, "{turns}");
+        let Some(Reply::Push(parts)) = message else { panic!("{message:?}") };
+        assert_eq!(parts[2], Reply::Bulk(channel));
+        assert_eq!(subscriptions.next_match().await, None);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use bytes::Bytes;
 /// How many keys a connection may watch: a transaction may have this many conditions.
 const MAX_WATCHED: usize = 64;
 
+/// How many bytes a word of a queued request takes besides its text, at least.
+const WORD_BYTES: usize = 64;
+
 /// The requests of an open transaction.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -56,12 +59,13 @@ impl Session {
     pub(super) fn enqueue(&mut self, call: Call) -> Reply {
         let options = &self.door.options;
         let Some(queue) = &mut self.transaction else { return Reply::error("ERR EXEC without MULTI") };
-        queue.bytes += call.request.iter().map(Bytes::len).sum::<usize>();
+        queue.bytes += call.request.iter().map(|word| word.len() + WORD_BYTES).sum::<usize>();
         let refusal = if !is_possible(&call) {
             Some(format!("ERR '{}' is not possible inside MULTI", call.spec.name))
         } else if queue.calls.len() >= options.max_queued || queue.bytes > options.max_request_bytes {
             Some(format!(
-                "ERR the transaction is too large: it may have {} requests with {} bytes together",
+                "ERR the transaction is too large: it may have {} requests with {} bytes together, and each word counts \
+                 {WORD_BYTES} bytes more",
                 options.max_queued, options.max_request_bytes
             ))
         } else {

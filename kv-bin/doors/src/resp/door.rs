@@ -36,15 +36,26 @@ pub(crate) enum Reads {
 /// The keys that a connection watches, and when they were last changed; `None` if they did not exist.
 pub(crate) type Watched = BTreeMap<Bytes, Option<Revision>>;
 
-/// Why a group of requests was not written.
+/// Why a group of requests was not run.
 #[derive(Debug)]
-pub(crate) enum DirectError {
-    /// A watched key has changed.
-    Watched,
-    /// Nothing was changed, because one of the requests is not allowed. The others may be.
+pub(crate) enum GroupError {
+    /// Nothing was changed. One of the requests may be at fault, or what they need together. Alone, the others may
+    /// succeed.
     Refused(Reply),
-    /// The whole group has failed.
+    /// The whole group has failed, and a part of it would, too.
     Failed(Reply),
+}
+
+/// About how many bytes a record takes besides its value.
+const RECORD_BYTES: usize = 64;
+
+/// Records that have been read.
+#[derive(Debug)]
+struct Found {
+    records: Vec<(Bytes, Option<Record>)>,
+    bytes: usize,
+    /// Whether the values are kept.
+    values: bool,
 }
 
 #[derive(Debug)]
@@ -77,9 +88,15 @@ impl Door {
     }
 
     /// Runs commands that only read. All see the same revision.
-    pub(crate) async fn read(&self, calls: &[Call], reads: Reads) -> Result<Vec<Reply>, Reply> {
-        let records = self.fetch(&keys_of(calls), reads).await.map_err(|error| errors::read(&error))?;
-        self.run_all(calls, &mut self.overlay(records)).await
+    pub(crate) async fn read(&self, calls: &[Call], reads: Reads) -> Result<Vec<Reply>, GroupError> {
+        let values = calls.iter().any(|call| call.spec.reads_value);
+        let records = self.fetch(&keys_of(calls), reads, values).await.map_err(|error| match error {
+            ReadError::Key { .. } | ReadError::Malformed(_) | ReadError::Refused(_) => {
+                GroupError::Refused(errors::read(&error))
+            }
+            error => GroupError::Failed(errors::read(&error)),
+        })?;
+        self.run_all(calls, &mut self.overlay(records)).await.map_err(GroupError::Refused)
     }
 
     fn overlay(&self, records: Vec<(Bytes, Option<Record>)>) -> Overlay {
@@ -117,30 +134,55 @@ impl Door {
         Ok(replies)
     }
 
-    /// Reads keys at one revision.
-    async fn fetch(&self, keys: &[Bytes], reads: Reads) -> Result<Vec<(Bytes, Option<Record>)>, ReadError> {
+    /// Reads keys at one revision. Without `values`, the values are dropped as they arrive. Fails if the records take more
+    /// than [`max_reply_bytes`](field@RespOptions::max_reply_bytes).
+    async fn fetch(
+        &self,
+        keys: &[Bytes],
+        reads: Reads,
+        values: bool,
+    ) -> Result<Vec<(Bytes, Option<Record>)>, ReadError> {
         if let [key] = keys {
             let get = self.client.get(key);
             let get = if reads == Reads::Local { get.local() } else { get };
             return Ok(vec![(key.clone(), get.await?)]);
         }
-        let mut found = Vec::with_capacity(keys.len());
+        let mut found = Found { records: Vec::with_capacity(keys.len()), bytes: 0, values };
         let mut at = None;
         for chunk in keys.chunks(MAX_KEYS) {
             let many = self.client.get_many(chunk);
             let many = if reads == Reads::Local { many.local() } else { many };
-            let read = at.into_iter().fold(many, |many, at| many.at(at)).with_revision().await;
+            // Another member may answer than before, which must have reached the revision.
+            let read = at.into_iter().fold(many, |many, at| many.at_least(at).at(at)).with_revision().await;
             match read {
                 Ok(read) => {
                     at = Some(read.revision);
-                    found.extend(chunk.iter().cloned().zip(read.found));
+                    for (key, record) in chunk.iter().zip(read.found) {
+                        self.keep(key, record, &mut found)?;
+                    }
                 }
                 // The values are too large for one answer.
                 Err(ReadError::Refused(_)) => at = self.fetch_singly(chunk, at, &mut found).await?,
                 Err(error) => return Err(error),
             }
         }
-        Ok(found)
+        Ok(found.records)
+    }
+
+    fn keep(&self, key: &Bytes, record: Option<Record>, found: &mut Found) -> Result<(), ReadError> {
+        let mut record = record;
+        if let Some(record) = record.as_mut().filter(|_| !found.values) {
+            record.value = Bytes::new();
+        }
+        found.bytes += record.as_ref().map_or(0, |record| record.value.len()) + RECORD_BYTES;
+        let max = self.options.max_reply_bytes;
+        if found.bytes > max {
+            return Err(ReadError::Refused(format!(
+                "the keys and values that are read have more than {max} bytes"
+            )));
+        }
+        found.records.push((key.clone(), record));
+        Ok(())
     }
 
     /// Reads keys one after another, at the revision `at` or else at the present one.
@@ -148,25 +190,25 @@ impl Door {
         &self,
         keys: &[Bytes],
         mut at: Option<Revision>,
-        found: &mut Vec<(Bytes, Option<Record>)>,
+        found: &mut Found,
     ) -> Result<Option<Revision>, ReadError> {
-        let mut bytes: usize = found.iter().map(|(_, record)| weight(record.as_ref())).sum();
         for key in keys {
             let get = self.client.get(key);
-            let read = at.into_iter().fold(get, |get, at| get.at(at)).with_revision().await?;
+            let read = at.into_iter().fold(get, |get, at| get.at_least(at).at(at)).with_revision().await?;
             at = Some(read.revision);
-            bytes += weight(read.found.as_ref());
-            let max = self.options.max_reply_bytes;
-            if bytes > max {
-                return Err(ReadError::Refused(format!("the reply would have more than {max} bytes")));
-            }
-            found.push((key.clone(), read.found));
+            self.keep(key, read.found, found)?;
         }
         Ok(at)
     }
 
     /// Writes a group of requests that need no read.
-    pub(crate) async fn write(&self, direct: Direct, watched: &Watched) -> Result<Vec<Reply>, DirectError> {
+    ///
+    /// The reply is `None` if a watched key has changed.
+    pub(crate) async fn write(
+        &self,
+        direct: Direct,
+        watched: &Watched,
+    ) -> Result<Option<Vec<Reply>>, GroupError> {
         let results = if watched.is_empty()
             && let Some((key, step)) = direct.only_step()
         {
@@ -176,10 +218,9 @@ impl Door {
             self.commit(transaction).await.map(|done| done.succeeded.then_some(done.results))
         };
         match results {
-            Ok(None) => Err(DirectError::Watched),
-            Ok(Some(results)) => Ok(direct.replies(&results)),
-            Err(error) if is_refusal(&error) => Err(DirectError::Refused(errors::write(&error))),
-            Err(error) => Err(DirectError::Failed(errors::write(&error))),
+            Ok(results) => Ok(results.map(|results| direct.replies(&results))),
+            Err(error) if is_refusal(&error) => Err(GroupError::Refused(errors::write(&error))),
+            Err(error) => Err(GroupError::Failed(errors::write(&error))),
         }
     }
 
@@ -200,15 +241,9 @@ impl Door {
                 let touched = self.client.touch(key, Duration::from_millis(*ttl_ms)).await?;
                 (StepResult::Touched { existed: touched.existed }, touched.timestamp)
             }
-            Step::Add(by) => {
-                let added = self.client.add(key, *by).await?;
-                return Ok(vec![StepResult::Added { sum: added.sum }]);
-            }
-            Step::Get => {
-                return Ok(vec![StepResult::Got(
-                    self.client.transaction().get(key).await?.results.pop().and_then(got),
-                )]);
-            }
+            // These are transactions anyway, and a transaction has a timestamp.
+            Step::Add(by) => return Ok(self.commit(self.client.transaction().add(key, *by)).await?.results),
+            Step::Get => return Ok(self.commit(self.client.transaction().get(key)).await?.results),
         };
         self.clock.observe(sent, super::clock::local_ms(), timestamp.get());
         Ok(vec![result])
@@ -233,11 +268,10 @@ impl Door {
         let now = self.clock.now();
         if !calls.is_empty() && calls.iter().all(|call| direct.push(call, now)) {
             match self.write(direct, watched).await {
-                Ok(replies) => return Ok(Some(replies)),
-                Err(DirectError::Watched) => return Ok(None),
-                Err(DirectError::Failed(reply)) => return Err(reply),
+                Ok(replies) => return Ok(replies),
+                Err(GroupError::Failed(reply)) => return Err(reply),
                 // One of them fails, and only a run of its own shows which.
-                Err(DirectError::Refused(_)) => {}
+                Err(GroupError::Refused(_)) => {}
             }
         }
         let mut keys = keys_of(calls);
@@ -245,7 +279,7 @@ impl Door {
         let is_write = calls.iter().any(|call| call.spec.is_write);
         let reads = if is_write || !watched.is_empty() { Reads::Linearizable } else { reads };
         for attempt in 0..MAX_ATTEMPTS {
-            let records = self.fetch(&keys, reads).await.map_err(|error| errors::read(&error))?;
+            let records = self.fetch(&keys, reads, true).await.map_err(|error| errors::read(&error))?;
             let is_unchanged = |(key, record): &(Bytes, Option<Record>)| {
                 watched.get(key).is_none_or(|seen| *seen == record.as_ref().map(|record| record.modified))
             };
@@ -302,15 +336,9 @@ impl Door {
 
     /// Reads when these keys were last changed.
     pub(crate) async fn revisions(&self, keys: &[Bytes]) -> Result<Watched, Reply> {
-        let found = self.fetch(keys, Reads::Linearizable).await.map_err(|error| errors::read(&error))?;
+        let found =
+            self.fetch(keys, Reads::Linearizable, false).await.map_err(|error| errors::read(&error))?;
         Ok(found.into_iter().map(|(key, record)| (key, record.map(|record| record.modified))).collect())
-    }
-}
-
-fn got(result: StepResult) -> Option<Box<Record>> {
-    match result {
-        StepResult::Got(record) => record,
-        _ => None,
     }
 }
 
@@ -331,10 +359,6 @@ const fn is_refusal(error: &WriteError) -> bool {
             | WriteError::StepFailed { .. }
             | WriteError::Refused(_)
     )
-}
-
-fn weight(record: Option<&Record>) -> usize {
-    record.map_or(0, |record| record.value.len()) + 64
 }
 
 /// Each key that the commands name, once.

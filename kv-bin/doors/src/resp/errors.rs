@@ -23,7 +23,10 @@ pub(crate) fn write(error: &WriteError) -> Reply {
 
 pub(crate) fn read(error: &ReadError) -> Reply {
     let code = match error {
-        ReadError::Unavailable(_) | ReadError::Closed | ReadError::Compacted { .. } => "TRYAGAIN",
+        ReadError::Unavailable(_)
+        | ReadError::Closed
+        | ReadError::Compacted { .. }
+        | ReadError::Future { .. } => "TRYAGAIN",
         _ => "ERR",
     };
     Reply::error(format!("{code} {error}"))

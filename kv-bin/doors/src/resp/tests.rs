@@ -333,8 +333,15 @@ async fn without_a_majority_a_command_fails_and_says_how() {
     // It may be in the log of the primary, and so may still happen.
     connection.expect("-UNKNOWN the outcome is unknown: ").await;
     let mut connection = Connection::open(&door);
-    connection.send("GET a\r\n").await;
-    connection.expect("-TRYAGAIN ").await;
+    // All reads of a pipeline fail at once: not each after a wait of its own.
+    let start = tokio::time::Instant::now();
+    connection.send(&"GET a\r\nGET b\r\n".repeat(10)).await;
+    for _ in 0..20 {
+        connection.expect("-TRYAGAIN ").await;
+        connection.line().await;
+    }
+    let passed = start.elapsed();
+    assert!(passed < Duration::from_secs(200), "{passed:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -547,6 +554,29 @@ async fn names_of_subscriptions_are_short() {
     connection.expect("-ERR a connection may have 1000 subscriptions, whose names have up to ").await;
     connection.send("UNSUBSCRIBE\r\n").await;
     connection.expect("1048576 bytes together\r\n*3\r\n$11\r\nunsubscribe\r\n").await;
+}
+
+/// Commands that do not need values read any number of them; the others have a limit for all their keys together.
+#[tokio::test(start_paused = true)]
+async fn reads_of_many_values_are_bounded() {
+    let options = RespOptions { max_reply_bytes: 300_000, ..RespOptions::default() };
+    let (_cluster, door) = start(options).await;
+    let mut connection = Connection::open(&door);
+    let value = "x".repeat(10_000);
+    for part in 0..8 {
+        let pairs: String = (0..5).map(|number| format!(" {part}:{number} {value}")).collect();
+        connection.call(&format!("MSET{pairs}"), "+OK\r\n").await;
+    }
+    let keys: String =
+        (0..8).flat_map(|part| (0..5).map(move |number| format!(" {part}:{number}"))).collect();
+    connection.call(&format!("EXISTS{keys}"), ":40\r\n").await;
+    // 3,000 keys: more than one read, each of which is small enough.
+    let absent: String = (0..3000).map(|number| format!(" {number}")).collect();
+    connection.call(&format!("EXISTS{keys}{absent}"), ":40\r\n").await;
+    let refusal = "-ERR refused: the keys and values that are read have more than 300000 bytes\r\n";
+    connection.call(&format!("MGET{keys}{absent}"), refusal).await;
+    let absent: String = (0..6000).map(|number| format!(" {number}")).collect();
+    connection.call(&format!("EXISTS{absent}"), refusal).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,6 +90,8 @@ pub(crate) struct Spec {
     /// The number of words, including the name. If it is negative, at least so many.
     pub(crate) arity: i64,
     pub(crate) is_write: bool,
+    /// Whether the reply of a command that reads depends on values, and not only on whether and how long a key exists.
+    pub(crate) reads_value: bool,
     pub(crate) keys: Option<KeyPositions>,
     pub(crate) run: Run,
     pub(crate) direct: Option<DirectFunction>,

@@ -17,7 +17,7 @@ const fn read(
     run: super::KeyFunction,
     group: &'static str,
 ) -> Spec {
-    Spec { name, arity, is_write: false, keys, run: Run::Keys(run), direct: None, group }
+    Spec { name, arity, is_write: false, reads_value: true, keys, run: Run::Keys(run), direct: None, group }
 }
 
 const fn write(
@@ -27,19 +27,41 @@ const fn write(
     run: super::KeyFunction,
     group: &'static str,
 ) -> Spec {
-    Spec { name, arity, is_write: true, keys, run: Run::Keys(run), direct: None, group }
+    Spec { name, arity, is_write: true, reads_value: true, keys, run: Run::Keys(run), direct: None, group }
 }
 
 const fn space(name: &'static str, arity: i64, command: SpaceCommand) -> Spec {
     let is_write = matches!(command, SpaceCommand::Flush);
-    Spec { name, arity, is_write, keys: None, run: Run::Space(command), direct: None, group: "generic" }
+    Spec {
+        name,
+        arity,
+        is_write,
+        reads_value: false,
+        keys: None,
+        run: Run::Space(command),
+        direct: None,
+        group: "generic",
+    }
 }
 
 const fn session(name: &'static str, arity: i64, command: SessionCommand, group: &'static str) -> Spec {
-    Spec { name, arity, is_write: false, keys: None, run: Run::Session(command), direct: None, group }
+    Spec {
+        name,
+        arity,
+        is_write: false,
+        reads_value: false,
+        keys: None,
+        run: Run::Session(command),
+        direct: None,
+        group,
+    }
 }
 
 impl Spec {
+    const fn without_values(self) -> Self {
+        Self { reads_value: false, ..self }
+    }
+
     const fn direct(self, direct: DirectFunction) -> Self {
         Self { direct: Some(direct), ..self }
     }
@@ -74,9 +96,9 @@ static TABLE: &[Spec] = &[
     write("del", -2, ALL, keys::del, "generic").direct(direct::del),
     write("unlink", -2, ALL, keys::del, "generic").direct(direct::del),
     write("delex", -2, ONE, keys::delex, "string"),
-    read("exists", -2, ALL, keys::exists, "generic"),
-    read("touch", -2, ALL, keys::exists, "generic"),
-    read("type", 2, ONE, keys::kind, "generic"),
+    read("exists", -2, ALL, keys::exists, "generic").without_values(),
+    read("touch", -2, ALL, keys::exists, "generic").without_values(),
+    read("type", 2, ONE, keys::kind, "generic").without_values(),
     write("rename", 3, TWO, keys::rename, "generic"),
     write("renamenx", 3, TWO, keys::renamenx, "generic"),
     write("copy", -3, TWO, keys::copy, "generic"),
@@ -85,10 +107,10 @@ static TABLE: &[Spec] = &[
     write("expireat", -3, ONE, expiry::expireat, "generic"),
     write("pexpireat", -3, ONE, expiry::pexpireat, "generic"),
     write("persist", 2, ONE, expiry::persist, "generic"),
-    read("ttl", 2, ONE, expiry::ttl, "generic"),
-    read("pttl", 2, ONE, expiry::pttl, "generic"),
-    read("expiretime", 2, ONE, expiry::expiretime, "generic"),
-    read("pexpiretime", 2, ONE, expiry::pexpiretime, "generic"),
+    read("ttl", 2, ONE, expiry::ttl, "generic").without_values(),
+    read("pttl", 2, ONE, expiry::pttl, "generic").without_values(),
+    read("expiretime", 2, ONE, expiry::expiretime, "generic").without_values(),
+    read("pexpiretime", 2, ONE, expiry::pexpiretime, "generic").without_values(),
     space("keys", 2, SpaceCommand::Keys),
     space("scan", -2, SpaceCommand::Scan),
     space("dbsize", 1, SpaceCommand::Count),

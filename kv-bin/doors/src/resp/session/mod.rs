@@ -9,7 +9,7 @@ mod subscriptions;
 mod transaction;
 
 use super::command::{Call, Direct, Refusal, Run, SessionCommand};
-use super::door::{DirectError, Door, Reads, Watched};
+use super::door::{Door, GroupError, Reads, Watched};
 use super::parse::{Parser, ParserLimits};
 use super::registry::Entry;
 use super::reply::{Protocol, Reply};
@@ -253,11 +253,8 @@ impl Session {
             calls.extend(more.pop_front().and_then(Result::ok));
         }
         match self.door.write(direct, &Watched::new()).await {
-            Ok(replies) => replies.iter().for_each(|reply| self.reply(reply)),
-            Err(DirectError::Failed(reply)) => calls.iter().for_each(|_| self.reply(&reply)),
-            Err(DirectError::Refused(reply)) if calls.len() == 1 => self.reply(&reply),
-            // Nothing was changed.
-            Err(DirectError::Refused(_) | DirectError::Watched) => self.run_singly(calls, more),
+            Ok(replies) => replies.iter().flatten().for_each(|reply| self.reply(reply)),
+            Err(error) => self.on_group_error(error, calls, more),
         }
     }
 
@@ -270,16 +267,21 @@ impl Session {
         }
         match self.door.read(&calls, self.reads).await {
             Ok(replies) => replies.iter().for_each(|reply| self.reply(reply)),
-            Err(reply) if calls.len() == 1 => self.reply(&reply),
-            Err(_) => self.run_singly(calls, more),
+            Err(error) => self.on_group_error(error, calls, more),
         }
     }
 
-    /// Puts the requests of a group back, to be run alone. One of them may be at fault for the failure of the group, or
-    /// their replies are too large together. Alone, each has its own outcome.
-    fn run_singly(&mut self, calls: Vec<Call>, more: &mut Requests) {
-        self.ungrouped = calls.len();
-        calls.into_iter().rev().for_each(|call| more.push_front(Ok(call)));
+    fn on_group_error(&mut self, error: GroupError, calls: Vec<Call>, more: &mut Requests) {
+        match error {
+            // Alone, each would wait and fail again.
+            GroupError::Failed(reply) => calls.iter().for_each(|_| self.reply(&reply)),
+            GroupError::Refused(reply) if calls.len() == 1 => self.reply(&reply),
+            // Alone, each has its own outcome.
+            GroupError::Refused(_) => {
+                self.ungrouped = calls.len();
+                calls.into_iter().rev().for_each(|call| more.push_front(Ok(call)));
+            }
+        }
     }
 
     async fn run_alone(&self, call: Call) -> Reply {

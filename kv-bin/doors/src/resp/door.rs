@@ -89,6 +89,9 @@ impl Door {
 
     /// Runs commands that only read. All see the same revision.
     pub(crate) async fn read(&self, calls: &[Call], reads: Reads) -> Result<Vec<Reply>, GroupError> {
+        if reads == Reads::Linearizable {
+            self.learn_time(calls).await.map_err(GroupError::Failed)?;
+        }
         let values = calls.iter().any(|call| call.spec.reads_value);
         let records = self.fetch(&keys_of(calls), reads, values).await.map_err(|error| match error {
             ReadError::Key { .. } | ReadError::Malformed(_) | ReadError::Refused(_) => {
@@ -97,6 +100,22 @@ impl Door {
             error => GroupError::Failed(errors::read(&error)),
         })?;
         self.run_all(calls, &mut self.overlay(records)).await.map_err(GroupError::Refused)
+    }
+
+    /// Learns the cluster's time if it may be wrong and the commands need it: those that keep or set a time to live could
+    /// otherwise end a key early.
+    pub(crate) async fn learn_time<'a>(
+        &self,
+        calls: impl IntoIterator<Item = &'a Call>,
+    ) -> Result<(), Reply> {
+        if self.clock.is_known() || !calls.into_iter().any(|call| call.spec.needs_time(&call.request)) {
+            return Ok(());
+        }
+        // Any write has a timestamp. This one changes nothing.
+        self.commit(self.client.transaction().get("k")).await.map_err(|error| {
+            Reply::error(format!("TRYAGAIN nothing was changed: the time of the cluster is unknown: {error}"))
+        })?;
+        Ok(())
     }
 
     fn overlay(&self, records: Vec<(Bytes, Option<Record>)>) -> Overlay {
@@ -226,7 +245,7 @@ impl Door {
 
     /// A single step is cheaper as the operation that the client has for it.
     async fn write_one(&self, key: &Bytes, step: &Step) -> Result<Vec<StepResult>, WriteError> {
-        let sent = super::clock::local_ms();
+        let sent = self.clock.local_ms();
         let (result, timestamp) = match step {
             Step::Put { value, ttl_ms } => {
                 let put = self.client.put(key, value.clone());
@@ -245,14 +264,14 @@ impl Door {
             Step::Add(by) => return Ok(self.commit(self.client.transaction().add(key, *by)).await?.results),
             Step::Get => return Ok(self.commit(self.client.transaction().get(key)).await?.results),
         };
-        self.clock.observe(sent, super::clock::local_ms(), timestamp.get());
+        self.clock.observe(sent, self.clock.local_ms(), timestamp.get());
         Ok(vec![result])
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Transacted, WriteError> {
-        let sent = super::clock::local_ms();
+        let sent = self.clock.local_ms();
         let done = transaction.await?;
-        self.clock.observe(sent, super::clock::local_ms(), done.timestamp.get());
+        self.clock.observe(sent, self.clock.local_ms(), done.timestamp.get());
         Ok(done)
     }
 
@@ -264,6 +283,7 @@ impl Door {
         watched: &Watched,
         reads: Reads,
     ) -> Result<Option<Vec<Reply>>, Reply> {
+        self.learn_time(calls).await?;
         let mut direct = Direct::default();
         let now = self.clock.now();
         if !calls.is_empty() && calls.iter().all(|call| direct.push(call, now)) {
@@ -327,6 +347,8 @@ impl Door {
                 let life = Lifetime { ttl_ms: item.expires.map(left), lease: item.lease };
                 transaction.put_for(key, item.value, life)
             }
+            // This keeps the lifetime exactly. The guard makes sure that the sum is the one that was computed.
+            Change::Add(by) => transaction.add(key, by),
             Change::Expiry(Some(at)) => transaction.touch(key, Duration::from_millis(left(at))),
             Change::Expiry(None) => transaction.persist(key),
             Change::Delete => transaction.delete(key),

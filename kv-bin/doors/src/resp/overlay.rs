@@ -19,6 +19,8 @@ pub(crate) struct Item {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Change {
     Put(Item),
+    /// A number is added to the value, and the key keeps its lifetime.
+    Add(i64),
     /// Only the time to live is changed.
     Expiry(Option<u64>),
     Delete,
@@ -43,6 +45,8 @@ struct Slot {
     is_changed: bool,
     /// Whether the change is more than a new time to live.
     is_value_changed: bool,
+    /// If the only changes are additions, what they add together.
+    added: Option<i64>,
 }
 
 /// The keys, and the time.
@@ -68,7 +72,17 @@ impl Overlay {
                 (Item { value: record.value, expires, lease: record.lease }, record.modified)
             });
             let item = before.as_ref().map(|(item, _)| item.clone());
-            (key, Slot { before, item, is_observed: false, is_changed: false, is_value_changed: false })
+            (
+                key,
+                Slot {
+                    before,
+                    item,
+                    is_observed: false,
+                    is_changed: false,
+                    is_value_changed: false,
+                    added: None,
+                },
+            )
         });
         Self { slots: slots.collect(), now, max_value, written: 0 }
     }
@@ -92,7 +106,7 @@ impl Overlay {
         let added = length(item.as_ref());
         let slot = self.slot(key);
         let removed = if slot.is_value_changed { length(slot.item.as_ref()) } else { 0 };
-        slot.item = item;
+        (slot.item, slot.added) = (item, None);
         (slot.is_changed, slot.is_value_changed) = (true, true);
         self.written = self.written - removed + added;
     }
@@ -106,6 +120,7 @@ impl Overlay {
             is_observed: true,
             is_changed: false,
             is_value_changed: false,
+            added: None,
         })
     }
 
@@ -133,6 +148,14 @@ impl Overlay {
         self.write(key, Some(Item { value, expires, lease }));
     }
 
+    /// Sets the value of a counter to which a command adds `by`.
+    pub(crate) fn put_sum(&mut self, key: &Bytes, sum: Bytes, by: i64) {
+        let slot = self.slot(key);
+        let before = if slot.is_changed { slot.added } else { Some(0) };
+        self.put_value(key, sum);
+        self.slot(key).added = before.and_then(|before| before.checked_add(by));
+    }
+
     /// Puts an item that belonged to another key.
     pub(crate) fn put_item(&mut self, key: &Bytes, item: Item) {
         self.write(key, Some(item));
@@ -155,6 +178,7 @@ impl Overlay {
         }
         let slot = self.slot(key);
         slot.is_observed |= !slot.is_value_changed;
+        slot.added = None;
         if let Some(item) = &mut slot.item {
             item.expires = expires;
             slot.is_changed = true;
@@ -169,6 +193,7 @@ impl Overlay {
             let change = match &slot.item {
                 None if was_absent => return None,
                 None => Change::Delete,
+                Some(_) if let Some(by) = slot.added => Change::Add(by),
                 Some(item) if slot.is_value_changed => Change::Put(item.clone()),
                 Some(item) => Change::Expiry(item.expires),
             };
@@ -230,6 +255,26 @@ mod tests {
         let mut overlay = absent(&["a"]);
         overlay.put(&key("a"), key("1"), Some(999));
         assert_eq!(overlay.changes(), [(&key("a"), Change::Delete)]);
+    }
+
+    #[test]
+    fn counters_keep_their_lifetime() {
+        let mut overlay = absent(&["a", "b", "c"]);
+        overlay.put_sum(&key("a"), key("1"), 1);
+        overlay.put_sum(&key("a"), key("3"), 2);
+        overlay.put_sum(&key("b"), key("1"), 1);
+        overlay.set_expiry(&key("b"), Some(2000));
+        overlay.put(&key("c"), key("1"), None);
+        overlay.put_sum(&key("c"), key("2"), 1);
+        let put = |value, expires| Change::Put(Item { value: key(value), expires, lease: None });
+        let expected = [("a", Change::Add(3)), ("b", put("1", Some(2000))), ("c", put("2", None))];
+        let mut changes = overlay.changes();
+        changes.sort_by_key(|(key, _)| *key);
+        assert_eq!(
+            changes,
+            expected.each_ref().map(|(name, change)| (&*Box::leak(Box::new(key(name))), change.clone()))
+        );
+        assert_eq!(overlay.guards().len(), 2);
     }
 
     #[test]

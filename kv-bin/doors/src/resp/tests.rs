@@ -579,6 +579,58 @@ async fn reads_of_many_values_are_bounded() {
     connection.call(&format!("EXISTS{absent}"), refusal).await;
 }
 
+/// A host whose clock is wrong ends no key early, nor late.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_clock_does_not_change_times_to_live() {
+    let (cluster, writer) = start(RespOptions::default()).await;
+    for (number, skew) in [-200_000_i64, 200_000].into_iter().enumerate() {
+        for command in [
+            "APPEND k x",
+            "SET k v KEEPTTL",
+            "RENAME other k",
+            "EXPIRE k 100 LT",
+            "GETEX k PXAT",
+            "SET k v PXAT",
+        ] {
+            let mut connection = Connection::open(&writer);
+            connection.call("SET k 1 PX 60000", "+OK\r\n").await;
+            connection.call("SET other 1 PX 60000", "+OK\r\n").await;
+            let start = tokio::time::Instant::now();
+            let now = i64::try_from(writer.clock.now()).unwrap();
+            // The first command of a door.
+            let mut door = Door::new(cluster.client().await, RespOptions::default());
+            door.clock = super::clock::ClusterClock::new(now + skew);
+            let door = Arc::new(door);
+            let mut connection = Connection::open(&door);
+            let at = if command.ends_with("PXAT") { format!(" {}", now + 60_000) } else { String::new() };
+            connection.send(&format!("{command}{at}\r\nPTTL k\r\n")).await;
+            let reply = connection.line().await;
+            assert!(!reply.starts_with('-'), "{command}: {reply}");
+            // `GETEX` replies with two lines.
+            let mut left = connection.line().await;
+            while !left.starts_with(':') {
+                left = connection.line().await;
+            }
+            let left: u128 = left[1..].trim().parse().unwrap();
+            let passed = start.elapsed().as_millis();
+            assert!(left + passed >= 60_000 && left <= 60_500, "{number} {command}: {left} {passed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn counters_keep_their_time_to_live_in_transactions() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    connection.call("SET n 1 PX 60000", "+OK\r\n").await;
+    let before = door.client.get("n").await.unwrap().unwrap().expires;
+    connection.send("MULTI\r\nINCR n\r\nEXPIRE n 60 NX\r\nINCRBY n 5\r\nAPPEND other x\r\nEXEC\r\n").await;
+    connection.expect(&format!("+OK\r\n{}*4\r\n:2\r\n:0\r\n:7\r\n:1\r\n", "+QUEUED\r\n".repeat(4))).await;
+    assert_eq!(door.client.get("n").await.unwrap().unwrap().expires, before);
+    connection.send("SET n +5\r\nMULTI\r\nINCR n\r\nAPPEND other x\r\nEXEC\r\n").await;
+    connection.expect("+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:6\r\n:2\r\n").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_web_page_cannot_send_commands() {
     let (_cluster, door) = start(RespOptions::default()).await;

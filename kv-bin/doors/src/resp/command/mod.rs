@@ -82,6 +82,15 @@ pub(crate) struct KeyPositions {
     pub(crate) step: usize,
 }
 
+/// Whether the effect of a command depends on what time it is on the cluster's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Time {
+    Never,
+    /// If it has options after the key and the value.
+    WithOptions,
+    Always,
+}
+
 /// A row of the table of commands.
 #[derive(Debug)]
 pub(crate) struct Spec {
@@ -94,6 +103,7 @@ pub(crate) struct Spec {
     pub(crate) reads_value: bool,
     pub(crate) keys: Option<KeyPositions>,
     pub(crate) run: Run,
+    pub(crate) time: Time,
     pub(crate) direct: Option<DirectFunction>,
     pub(crate) group: &'static str,
 }
@@ -111,6 +121,15 @@ impl Spec {
             }
         };
         request.get(first..end).unwrap_or_default().iter().step_by(step)
+    }
+
+    /// Whether the effect of the request depends on what time it is.
+    pub(crate) fn needs_time(&self, request: &[Bytes]) -> bool {
+        match self.time {
+            Time::Never => false,
+            Time::WithOptions => request.len() > 3,
+            Time::Always => true,
+        }
     }
 
     /// Whether the command only reads keys that it names.

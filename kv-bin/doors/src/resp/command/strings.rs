@@ -241,9 +241,12 @@ pub(crate) fn decrby(keys: &mut Overlay, request: &[Bytes]) -> Outcome {
 }
 
 fn add(keys: &mut Overlay, key: &Bytes, by: i64) -> Outcome {
-    let old = keys.get(key).map_or(Ok(0), |item| integer(&item.value))?;
+    // The same numbers as in the cluster.
+    let old =
+        keys.get(key).map_or(Some(0), |item| std::str::from_utf8(&item.value).ok()?.parse::<i64>().ok());
+    let old = old.ok_or_else(|| Reply::error("ERR value is not an integer or out of range"))?;
     let sum = old.checked_add(by).ok_or_else(overflow)?;
-    keys.put_value(key, Bytes::from(sum.to_string()));
+    keys.put_sum(key, Bytes::from(sum.to_string()), by);
     Ok(Reply::Integer(sum))
 }
 

@@ -1,6 +1,6 @@
 //! The table of commands.
 
-use super::{DirectFunction, KeyPositions, Run, SessionCommand, SpaceCommand, Spec};
+use super::{DirectFunction, KeyPositions, Run, SessionCommand, SpaceCommand, Spec, Time};
 use super::{direct, expiry, keys, strings};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -17,7 +17,17 @@ const fn read(
     run: super::KeyFunction,
     group: &'static str,
 ) -> Spec {
-    Spec { name, arity, is_write: false, reads_value: true, keys, run: Run::Keys(run), direct: None, group }
+    Spec {
+        name,
+        arity,
+        is_write: false,
+        reads_value: true,
+        keys,
+        run: Run::Keys(run),
+        time: Time::Never,
+        direct: None,
+        group,
+    }
 }
 
 const fn write(
@@ -27,7 +37,17 @@ const fn write(
     run: super::KeyFunction,
     group: &'static str,
 ) -> Spec {
-    Spec { name, arity, is_write: true, reads_value: true, keys, run: Run::Keys(run), direct: None, group }
+    Spec {
+        name,
+        arity,
+        is_write: true,
+        reads_value: true,
+        keys,
+        run: Run::Keys(run),
+        time: Time::Never,
+        direct: None,
+        group,
+    }
 }
 
 const fn space(name: &'static str, arity: i64, command: SpaceCommand) -> Spec {
@@ -39,6 +59,7 @@ const fn space(name: &'static str, arity: i64, command: SpaceCommand) -> Spec {
         reads_value: false,
         keys: None,
         run: Run::Space(command),
+        time: Time::Never,
         direct: None,
         group: "generic",
     }
@@ -52,12 +73,17 @@ const fn session(name: &'static str, arity: i64, command: SessionCommand, group:
         reads_value: false,
         keys: None,
         run: Run::Session(command),
+        time: Time::Never,
         direct: None,
         group,
     }
 }
 
 impl Spec {
+    const fn time(self, time: Time) -> Self {
+        Self { time, ..self }
+    }
+
     const fn without_values(self) -> Self {
         Self { reads_value: false, ..self }
     }
@@ -77,40 +103,40 @@ static TABLE: &[Spec] = &[
     read("getrange", 4, ONE, strings::getrange, "string"),
     read("substr", 4, ONE, strings::getrange, "string"),
     read("mget", -2, ALL, strings::mget, "string"),
-    write("set", -3, ONE, strings::set, "string").direct(direct::set),
+    write("set", -3, ONE, strings::set, "string").direct(direct::set).time(Time::WithOptions),
     write("setnx", 3, ONE, strings::setnx, "string"),
     write("setex", 4, ONE, strings::setex, "string").direct(direct::setex),
     write("psetex", 4, ONE, strings::psetex, "string").direct(direct::psetex),
     write("getset", 3, ONE, strings::getset, "string").direct(direct::getset),
     write("getdel", 2, ONE, strings::getdel, "string").direct(direct::getdel),
-    write("getex", -2, ONE, strings::getex, "string"),
+    write("getex", -2, ONE, strings::getex, "string").time(Time::Always),
     write("mset", -3, PAIRS, strings::mset, "string").direct(direct::mset),
     write("msetnx", -3, PAIRS, strings::msetnx, "string"),
-    write("append", 3, ONE, strings::append, "string"),
-    write("setrange", 4, ONE, strings::setrange, "string"),
+    write("append", 3, ONE, strings::append, "string").time(Time::Always),
+    write("setrange", 4, ONE, strings::setrange, "string").time(Time::Always),
     write("incr", 2, ONE, strings::incr, "string").direct(direct::incr),
     write("decr", 2, ONE, strings::decr, "string").direct(direct::decr),
     write("incrby", 3, ONE, strings::incrby, "string").direct(direct::incrby),
     write("decrby", 3, ONE, strings::decrby, "string").direct(direct::decrby),
-    write("incrbyfloat", 3, ONE, strings::incrbyfloat, "string"),
+    write("incrbyfloat", 3, ONE, strings::incrbyfloat, "string").time(Time::Always),
     write("del", -2, ALL, keys::del, "generic").direct(direct::del),
     write("unlink", -2, ALL, keys::del, "generic").direct(direct::del),
     write("delex", -2, ONE, keys::delex, "string"),
     read("exists", -2, ALL, keys::exists, "generic").without_values(),
     read("touch", -2, ALL, keys::exists, "generic").without_values(),
     read("type", 2, ONE, keys::kind, "generic").without_values(),
-    write("rename", 3, TWO, keys::rename, "generic"),
-    write("renamenx", 3, TWO, keys::renamenx, "generic"),
-    write("copy", -3, TWO, keys::copy, "generic"),
-    write("expire", -3, ONE, expiry::expire, "generic").direct(direct::expire),
-    write("pexpire", -3, ONE, expiry::pexpire, "generic").direct(direct::pexpire),
-    write("expireat", -3, ONE, expiry::expireat, "generic"),
-    write("pexpireat", -3, ONE, expiry::pexpireat, "generic"),
+    write("rename", 3, TWO, keys::rename, "generic").time(Time::Always),
+    write("renamenx", 3, TWO, keys::renamenx, "generic").time(Time::Always),
+    write("copy", -3, TWO, keys::copy, "generic").time(Time::Always),
+    write("expire", -3, ONE, expiry::expire, "generic").direct(direct::expire).time(Time::WithOptions),
+    write("pexpire", -3, ONE, expiry::pexpire, "generic").direct(direct::pexpire).time(Time::WithOptions),
+    write("expireat", -3, ONE, expiry::expireat, "generic").time(Time::Always),
+    write("pexpireat", -3, ONE, expiry::pexpireat, "generic").time(Time::Always),
     write("persist", 2, ONE, expiry::persist, "generic"),
-    read("ttl", 2, ONE, expiry::ttl, "generic").without_values(),
-    read("pttl", 2, ONE, expiry::pttl, "generic").without_values(),
-    read("expiretime", 2, ONE, expiry::expiretime, "generic").without_values(),
-    read("pexpiretime", 2, ONE, expiry::pexpiretime, "generic").without_values(),
+    read("ttl", 2, ONE, expiry::ttl, "generic").without_values().time(Time::Always),
+    read("pttl", 2, ONE, expiry::pttl, "generic").without_values().time(Time::Always),
+    read("expiretime", 2, ONE, expiry::expiretime, "generic").without_values().time(Time::Always),
+    read("pexpiretime", 2, ONE, expiry::pexpiretime, "generic").without_values().time(Time::Always),
     space("keys", 2, SpaceCommand::Keys),
     space("scan", -2, SpaceCommand::Scan),
     space("dbsize", 1, SpaceCommand::Count),

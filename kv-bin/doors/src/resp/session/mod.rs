@@ -241,14 +241,17 @@ impl Session {
         if call.spec.is_key_read() {
             return self.run_reads(call, more, may_group).await;
         }
-        let now = self.door.clock.now();
+        if let Err(reply) = self.door.learn_time([&call]).await {
+            return self.reply(&reply);
+        }
+        let (now, is_time_known) = (self.door.clock.now(), self.door.clock.is_known());
         let mut direct = Direct::default();
         if !direct.push(&call, now) {
             let reply = self.run_alone(call).await;
             return self.reply(&reply);
         }
         let mut calls = vec![call];
-        let mut fits = |next: &&Result<Call, Refusal>| matches!(next, Ok(next) if direct.push(next, now));
+        let mut fits = |next: &&Result<Call, Refusal>| matches!(next, Ok(next) if (is_time_known || !next.spec.needs_time(&next.request)) && direct.push(next, now));
         while may_group && more.front().filter(&mut fits).is_some() {
             calls.extend(more.pop_front().and_then(Result::ok));
         }

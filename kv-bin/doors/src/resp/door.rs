@@ -16,7 +16,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How many keys one read may name.
+/// How many keys one read may name, and how many one transaction may change.
 const MAX_KEYS: usize = 1000;
 /// How many conditions one transaction may have.
 const MAX_CONDITIONS: usize = 64;
@@ -284,7 +284,13 @@ impl Door {
         reads: Reads,
     ) -> Result<Option<Vec<Reply>>, Reply> {
         self.learn_time(calls).await?;
-        let mut direct = Direct::default();
+        let changed = keys_of(calls.iter().filter(|call| call.spec.is_write)).len();
+        if changed > MAX_KEYS {
+            return Err(Reply::error(format!(
+                "ERR nothing was changed: {changed} keys are named to be changed, and up to {MAX_KEYS} can be at once"
+            )));
+        }
+        let mut direct = Direct::transaction();
         let now = self.clock.now();
         if !calls.is_empty() && calls.iter().all(|call| direct.push(call, now)) {
             match self.write(direct, watched).await {
@@ -384,14 +390,9 @@ const fn is_refusal(error: &WriteError) -> bool {
 }
 
 /// Each key that the commands name, once.
-fn keys_of(calls: &[Call]) -> Vec<Bytes> {
-    if let [call] = calls
-        && call.request.len() == 2
-    {
-        return call.keys().cloned().collect();
-    }
+fn keys_of<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Vec<Bytes> {
     let mut seen = HashSet::new();
-    let keys = calls.iter().flat_map(Call::keys);
+    let keys = calls.into_iter().flat_map(Call::keys);
     keys.filter(|key| seen.insert(*key)).cloned().collect()
 }
 

@@ -330,8 +330,14 @@ async fn without_a_majority_a_command_fails_and_says_how() {
         cluster.kill(member);
     }
     connection.send("SET a 2\r\n").await;
-    // It may be in the log of the primary, and so may still happen.
+    // It may be in the log of the primary, and so may still happen: no command may run before.
+    connection.send("PING\r\n").await;
     connection.expect("-UNKNOWN the outcome is unknown: ").await;
+    connection.line().await;
+    connection.expect_end().await;
+    let mut connection = Connection::open(&door);
+    connection.send("FLUSHALL\r\n").await;
+    connection.expect("-UNKNOWN a part of the keys may have been removed: ").await;
     let mut connection = Connection::open(&door);
     // All reads of a pipeline fail at once: not each after a wait of its own.
     let start = tokio::time::Instant::now();
@@ -629,6 +635,39 @@ async fn counters_keep_their_time_to_live_in_transactions() {
     assert_eq!(door.client.get("n").await.unwrap().unwrap().expires, before);
     connection.send("SET n +5\r\nMULTI\r\nINCR n\r\nAPPEND other x\r\nEXEC\r\n").await;
     connection.expect("+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:6\r\n:2\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_changes_up_to_a_thousand_keys() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let keys: String = (0..1000).map(|number| format!(" {number}")).collect();
+    connection.call(&format!("DEL{keys}"), ":0\r\n").await;
+    let refusal =
+        "-ERR nothing was changed: 1001 keys are named to be changed, and up to 1000 can be at once\r\n";
+    connection.call(&format!("DEL{keys} more"), refusal).await;
+    connection.call("MULTI", "+OK\r\n").await;
+    for number in 0..3 {
+        connection.call(&format!("SET {number} {}", "x".repeat(50_000)), "+QUEUED\r\n").await;
+    }
+    for number in 3..103 {
+        connection.call(&format!("DEL {number}"), "+QUEUED\r\n").await;
+    }
+    for number in 103..106 {
+        connection.call(&format!("SET {number} {}", "x".repeat(50_000)), "+QUEUED\r\n").await;
+    }
+    let (ok, none) = ("+OK\r\n".repeat(3), ":0\r\n".repeat(100));
+    connection.call("EXEC", &format!("*106\r\n{ok}{none}{ok}")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_itself_has_its_replies() {
+    let (_cluster, door) = start(RespOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    connection.send("SET a 1\r\nCLIENT KILL ID 1 SKIPME no\r\nPING\r\nSET a 2\r\n").await;
+    connection.expect("+OK\r\n:1\r\n").await;
+    let mut rest = Vec::new();
+    timeout(LIMIT, connection.stream.read_to_end(&mut rest)).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

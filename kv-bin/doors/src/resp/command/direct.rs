@@ -47,16 +47,27 @@ pub(crate) struct Direct {
     changes: HashMap<Bytes, usize>,
     recipes: Vec<Recipe>,
     bytes: usize,
+    /// How many bytes the replies have that repeat values of the group.
+    read_bytes: usize,
+    /// Whether the group may have any number of bytes, because its requests belong together.
+    is_transaction: bool,
 }
 
 impl Direct {
+    /// A group for the requests of one transaction.
+    pub(crate) fn transaction() -> Self {
+        Self { is_transaction: true, ..Self::default() }
+    }
+
     /// Adds a request; `false` if it does not fit into this group.
     pub(crate) fn push(&mut self, call: &Call, now: u64) -> bool {
         let Some(add) = call.spec.direct else { return false };
         let bytes: usize = call.request.iter().map(Bytes::len).sum();
-        let is_full = !self.recipes.is_empty() && self.bytes + bytes > MAX_GROUP_BYTES;
-        if is_full || self.steps.len() + call.request.len() > MAX_STEPS + 1 || !add(self, &call.request, now)
-        {
+        let may_end = !self.recipes.is_empty() && !self.is_transaction;
+        let is_full = may_end && self.bytes + bytes > MAX_GROUP_BYTES;
+        // Most requests have at most one step for each key.
+        let steps = self.steps.len() + call.keys().count();
+        if is_full || steps > MAX_STEPS || !add(self, &call.request, now) {
             return false;
         }
         self.bytes += bytes;
@@ -153,7 +164,7 @@ impl Direct {
 
     /// Reads what was there before the transaction, and changes it.
     fn exchange(&mut self, key: &Bytes, step: Step) -> bool {
-        if self.changes.contains_key(key) {
+        if self.changes.contains_key(key) || self.steps.len() + 2 > MAX_STEPS {
             return false;
         }
         self.steps.push((key.clone(), Step::Get));
@@ -192,8 +203,8 @@ pub(super) fn get(direct: &mut Direct, request: &[Bytes], _now: u64) -> bool {
         Some(Step::Put { value, .. }) => {
             let value = value.clone();
             // A large value that is read many times must not become a large reply.
-            direct.bytes += value.len();
-            if direct.bytes > MAX_GROUP_BYTES {
+            direct.read_bytes += value.len();
+            if direct.read_bytes > MAX_GROUP_BYTES {
                 return false;
             }
             Recipe::Known(Reply::Bulk(value))

@@ -249,6 +249,29 @@ fn requests_that_need_no_read_become_one_transaction() {
     assert_eq!(direct.replies(&results), expected);
 }
 
+/// A transaction has up to 1,000 steps, however many words its requests have.
+#[test]
+fn steps_are_counted_exactly() {
+    let pairs: String = (0..1000).map(|number| format!(" {number} v")).collect();
+    assert_eq!(group(&[&format!("MSET{pairs}")]).len(), 1);
+    assert_eq!(group(&[&format!("MSET{pairs} 1000 v")]).len(), 0);
+    let increments: Vec<String> = (0..999).map(|number| format!("INCR {number}")).collect();
+    let mut lines: Vec<&str> = increments.iter().map(String::as_str).collect();
+    lines.push("GETDEL x");
+    assert_eq!(group(&lines).len(), 999);
+    *lines.last_mut().unwrap() = "INCR x";
+    assert_eq!(group(&lines).len(), 1000);
+}
+
+/// The requests of a transaction belong together, whatever size they have.
+#[test]
+fn only_groups_have_a_limit_of_bytes() {
+    let set = call(&format!("SET a {}", "x".repeat(200_000)));
+    let (mut direct, mut transaction) = (Direct::default(), Direct::transaction());
+    assert_eq!([0; 3].map(|_| direct.push(&set, NOW)), [true, false, false]);
+    assert_eq!([0; 3].map(|_| transaction.push(&set, NOW)), [true; 3]);
+}
+
 #[test]
 fn requests_that_depend_on_each_other_are_not_combined() {
     for lines in [

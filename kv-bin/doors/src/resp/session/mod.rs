@@ -108,10 +108,12 @@ impl Session {
                 tokio::select! {
                     biased;
                     () = self.run_request(request, &mut requests) => {}
-                    () = entry.kill.notified() => return Ok(()),
+                    // The replies of what has run are still sent.
+                    () = entry.kill.notified() => return self.flush(&mut stream).await,
                 }
                 if self.is_closing {
-                    return self.flush(&mut stream).await;
+                    self.flush(&mut stream).await?;
+                    return linger(stream, input).await;
                 }
                 if self.out.len() >= FLUSH_BYTES {
                     self.flush(&mut stream).await?;
@@ -171,6 +173,8 @@ impl Session {
     }
 
     fn reply(&mut self, reply: &Reply) {
+        // The write may take effect later, also after the commands that follow. So these do not run.
+        self.is_closing |= matches!(reply, Reply::Error(text) if text.starts_with("UNKNOWN"));
         reply.encode(self.protocol, &mut self.out);
     }
 

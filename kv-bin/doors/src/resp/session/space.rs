@@ -109,7 +109,10 @@ impl Session {
         if !matches!(request, [_]) && !matches!(request, [_, mode] if is_mode(mode)) {
             return Err(syntax());
         }
-        self.door.client.delete_prefix("").await.map_err(|error| errors::write(&error))?;
+        // Keys are removed in several steps, of which only the last may have failed.
+        self.door.client.delete_prefix("").await.map_err(|error| {
+            Reply::error(format!("UNKNOWN a part of the keys may have been removed: {error}"))
+        })?;
         Ok(Reply::OK)
     }
 

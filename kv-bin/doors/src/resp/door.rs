@@ -10,6 +10,7 @@ use super::{RespOptions, errors};
 use bytes::Bytes;
 use kv_core::Client;
 use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transaction};
+use kv_core::config::{MemberId, Role};
 use kv_core::error::{ReadError, WriteError};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, OnceLock};
@@ -66,8 +67,8 @@ pub(crate) struct Door {
     pub(crate) registry: Registry,
     pub(crate) cursors: Mutex<Cursors>,
     pub(crate) started: Instant,
-    /// How many members a write is on when it is acknowledged, except the primary.
-    pub(crate) replicas: OnceLock<usize>,
+    /// The members, once they are known.
+    pub(crate) members: OnceLock<Vec<(MemberId, Role)>>,
     /// The primary, while a connection subscribes to its changes.
     pub(crate) primary: watch::Sender<Option<u8>>,
 }
@@ -82,7 +83,7 @@ impl Door {
             registry,
             cursors: Mutex::default(),
             started: Instant::now(),
-            replicas: OnceLock::new(),
+            members: OnceLock::new(),
             primary: watch::Sender::new(None),
         }
     }

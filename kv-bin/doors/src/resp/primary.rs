@@ -1,13 +1,18 @@
 //! Which member is the primary, for `SENTINEL` and for subscribers of `+switch-master`.
 
 use super::door::Door;
-use kv_core::config::Role;
-use kv_core::node::MemberState;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use kv_core::config::{MemberId, Role};
+use kv_core::node::{MemberState, MemberStatus};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// How often the primary is looked up while somebody subscribes to its changes.
 const PERIOD: Duration = Duration::from_millis(250);
+/// How long the other members may take to answer after the primary has.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// The members as they have reported themselves.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -20,18 +25,49 @@ pub(crate) struct Members {
     pub(crate) answering: usize,
 }
 
-impl Door {
-    pub(crate) async fn members(&self) -> Members {
-        let reports = self.client.cluster_status().await;
-        let answers = reports.iter().filter_map(|report| report.status.as_ref().ok());
+impl Members {
+    fn of(reports: &[(MemberId, Role, Option<MemberStatus>)]) -> Self {
+        let answers = reports.iter().filter_map(|(_, _, status)| status.as_ref());
         let primaries = answers.clone().filter(|status| status.state == MemberState::Primary);
         let primary = primaries.max_by_key(|status| status.view).map(|status| status.id.get());
-        let data = reports.iter().filter(|report| report.role == Role::Data);
-        Members {
+        let data = reports.iter().filter(|(_, role, _)| *role == Role::Data);
+        Self {
             primary,
-            data: data.map(|report| (report.id.get(), report.status.is_ok())).collect(),
+            data: data.map(|(id, _, status)| (id.get(), status.is_some())).collect(),
             count: reports.len(),
             answering: answers.count(),
+        }
+    }
+}
+
+impl Door {
+    /// Asks all members. Once the primary is known, this does not wait longer than for a moment: clients of Sentinel do
+    /// not wait for a member that hangs.
+    pub(crate) async fn members(&self) -> Members {
+        let Some(known) = self.members.get() else {
+            let reports = self.client.cluster_status().await;
+            let reports: Vec<_> =
+                reports.into_iter().map(|report| (report.id, report.role, report.status.ok())).collect();
+            self.members.get_or_init(|| reports.iter().map(|(id, role, _)| (*id, *role)).collect());
+            return Members::of(&reports);
+        };
+        let mut reports: Vec<_> = known.iter().map(|(id, role)| (*id, *role, None)).collect();
+        let ask = |(place, (id, _)): (usize, &(MemberId, Role))| {
+            let id = *id;
+            async move { (place, self.client.member_status(id).await) }
+        };
+        let mut asked: FuturesUnordered<_> = known.iter().enumerate().map(ask).collect();
+        let mut end: Option<Instant> = None;
+        loop {
+            let answer = match end {
+                Some(end) => timeout_at(end, asked.next()).await.unwrap_or(None),
+                None => asked.next().await,
+            };
+            let Some((place, status)) = answer else { return Members::of(&reports) };
+            if end.is_none() && status.as_ref().is_ok_and(|status| status.state == MemberState::Primary) {
+                end = Some(Instant::now() + GRACE);
+            }
+            reports[place].2 = status.ok();
         }
     }
 
@@ -45,6 +81,8 @@ impl Door {
 
 /// Looks up the primary again and again while a connection subscribes to its changes, and tells these connections.
 pub(crate) async fn follow(door: &Arc<Door>) {
+    // So that the first client does not have to wait until every member has answered.
+    door.members().await;
     loop {
         tokio::time::sleep(PERIOD).await;
         if door.primary.receiver_count() == 0 {

@@ -40,7 +40,11 @@ pub async fn serve(listener: TcpListener, client: Client, options: RespOptions) 
                     tokio::time::sleep(PAUSE).await;
                 }
             },
-            Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
+            Some(ended) = sessions.join_next(), if !sessions.is_empty() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection of a client has ended by a fault of this program");
+                }
+            }
             () = &mut watcher => {}
         }
     }

@@ -96,7 +96,7 @@ impl ExpireOptions {
                 b"GT" => options.if_later = true,
                 b"LT" => options.if_earlier = true,
                 _ => {
-                    let shown = word.escape_ascii();
+                    let shown = super::shown(word);
                     return Err(Reply::error(format!("ERR Unsupported option {shown}")));
                 }
             }

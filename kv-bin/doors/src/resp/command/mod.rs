@@ -172,9 +172,13 @@ impl Call {
     }
 }
 
+/// A word as errors show it: its beginning.
+pub(crate) fn shown(word: &[u8]) -> String {
+    word[..word.len().min(128)].escape_ascii().to_string()
+}
+
 fn unknown(request: &[Bytes]) -> Reply {
-    let shown = |word: &Bytes| word[..word.len().min(128)].escape_ascii().to_string();
-    let name = request.first().map(shown).unwrap_or_default();
+    let name = request.first().map(|word| shown(word)).unwrap_or_default();
     let arguments: Vec<_> =
         request.iter().skip(1).take(8).map(|word| format!("'{}' ", shown(word))).collect();
     Reply::error(format!("ERR unknown command '{name}', with args beginning with: {}", arguments.concat()))

@@ -123,7 +123,7 @@ impl Session {
 
     fn client(&self, request: &[Bytes]) -> Result<Reply, Reply> {
         let name = request[1].to_ascii_uppercase();
-        let shown = request[1][..request[1].len().min(128)].escape_ascii().to_string();
+        let shown = super::super::command::shown(&request[1]);
         match (&name[..], &request[2..]) {
             (b"ID", []) => Ok(Reply::Integer(self.id())),
             (b"GETNAME", []) => {
@@ -202,7 +202,6 @@ impl Session {
                 b"ID" => {
                     let id = integer(&pair[1])?;
                     chosen.retain(|entry| i64::try_from(entry.id) == Ok(id));
-                    skip_me = false;
                 }
                 b"ADDR" => chosen.retain(|entry| entry.peer.to_string() == value),
                 b"LADDR" => chosen.retain(|entry| entry.local.to_string() == value),

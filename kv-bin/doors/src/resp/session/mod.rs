@@ -27,7 +27,7 @@ use transaction::Queue;
 const READ_BYTES: usize = 32 << 10;
 /// Replies are written when they have this many bytes, even if more requests wait.
 const FLUSH_BYTES: usize = 64 << 10;
-/// A larger buffer for replies is given back when it is empty.
+/// A larger buffer is given back when it is empty.
 const KEEP_BYTES: usize = 256 << 10;
 /// For how long the input of a broken connection is dropped, so that the client can read why it is broken.
 const LINGER: Duration = Duration::from_secs(2);
@@ -148,6 +148,10 @@ impl Session {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         input: &mut BytesMut,
     ) -> io::Result<Event> {
+        // A large request leaves a large buffer.
+        if input.is_empty() && input.capacity() > KEEP_BYTES {
+            *input = BytesMut::new();
+        }
         input.reserve(READ_BYTES);
         let idle = sleep_until(Instant::now() + self.door.options.idle_timeout);
         let is_subscriber = !self.subscriptions.is_empty();

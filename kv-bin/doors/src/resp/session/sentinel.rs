@@ -24,7 +24,7 @@ impl Session {
                 | b"CKQUORUM"
                 | b"MYID"
         );
-        let shown = request[1].escape_ascii().to_string();
+        let shown = super::super::command::shown(&request[1]);
         if !is_known {
             return unknown_subcommand(&shown, "SENTINEL");
         }

@@ -22,7 +22,7 @@ impl Session {
                 Reply::Array(vec![Reply::text((now / 1000).to_string()), Reply::text(micros.to_string())])
             }
             C::Wait => self.wait_for_replicas(request).await,
-            _ => Reply::error(format!("ERR '{}' is not possible here", request[0].escape_ascii())),
+            _ => Reply::error(format!("ERR '{}' is not possible here", command::shown(&request[0]))),
         }
     }
 
@@ -35,15 +35,12 @@ impl Session {
                 Err(error) => return error,
             }
         }
-        let known = self.door.replicas.get().copied();
-        let count = match known {
-            Some(count) => count,
-            None => {
-                let majority = self.door.members().await.count / 2;
-                *self.door.replicas.get_or_init(|| majority)
-            }
+        let count = match self.door.members.get() {
+            Some(members) => members.len(),
+            None => self.door.members().await.count,
         };
-        Reply::count(count)
+        // The primary is no replica.
+        Reply::count(count / 2)
     }
 
     /// The settings that clients and tools ask for. They cannot be changed here.
@@ -72,7 +69,7 @@ impl Session {
             b"SET" | b"REWRITE" | b"RESETSTAT" => {
                 Reply::error("ERR settings are changed with the options of the server, not with CONFIG")
             }
-            _ => unknown_subcommand(&request[1].escape_ascii().to_string(), "CONFIG"),
+            _ => unknown_subcommand(&command::shown(&request[1]), "CONFIG"),
         }
     }
 }
@@ -81,6 +78,10 @@ fn commands(request: &[Bytes]) -> Reply {
     let Some(subcommand) = request.get(1) else {
         return Reply::Array(command::all().iter().map(describe).collect());
     };
+    // Each name makes a row, which is much longer.
+    if request.len() > 2 + command::all().len() {
+        return Reply::error("ERR more names than there are commands");
+    }
     let named = || request[2..].iter().map(|name| command::find(name));
     match &subcommand.to_ascii_uppercase()[..] {
         b"COUNT" => Reply::count(command::all().len()),
@@ -101,7 +102,7 @@ fn commands(request: &[Bytes]) -> Reply {
             Ok(_) => Reply::error("ERR The command has no key arguments"),
             Err(_) => Reply::error("ERR Invalid command specified"),
         },
-        _ => unknown_subcommand(&subcommand.escape_ascii().to_string(), "COMMAND"),
+        _ => unknown_subcommand(&command::shown(subcommand), "COMMAND"),
     }
 }
 

@@ -115,14 +115,15 @@ impl Subscriptions {
         if primary.is_none() || *known == primary {
             return;
         }
-        let before = std::mem::replace(known, primary);
+        // If the former primary is unknown, there may have been no switch.
+        let Some(before) = std::mem::replace(known, primary) else { return };
         let address = |member: Option<u8>| {
             let (host, port) = member
                 .and_then(|member| door.door_of(member))
                 .unwrap_or_else(|| (entry.local.ip().to_string(), entry.local.port()));
             format!("{host} {port}")
         };
-        let text = format!("{} {} {}", door.options.master_name, address(before), address(primary));
+        let text = format!("{} {} {}", door.options.master_name, address(Some(before)), address(primary));
         self.send(Bytes::from_static(SWITCH), Bytes::from(text));
     }
 

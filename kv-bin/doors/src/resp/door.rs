@@ -3,6 +3,7 @@
 use super::clock::ClusterClock;
 use super::command::{Call, Direct, Run, Step};
 use super::cursors::Cursors;
+use super::memory::{Memory, Share};
 use super::overlay::{Change, Guard, Overlay};
 use super::registry::Registry;
 use super::reply::Reply;
@@ -13,7 +14,7 @@ use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transa
 use kv_core::config::{MemberId, Role};
 use kv_core::error::{ReadError, WriteError};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -57,7 +58,13 @@ struct Found {
     bytes: usize,
     /// Whether the values are kept.
     values: bool,
+    /// The memory of the records, and of what is made of them.
+    share: Share,
 }
+
+/// All connections take too much memory together.
+pub(crate) const NO_MEMORY: &str =
+    "the memory of this door is used up, which ends when other clients have their replies";
 
 #[derive(Debug)]
 pub(crate) struct Door {
@@ -66,6 +73,7 @@ pub(crate) struct Door {
     pub(crate) clock: ClusterClock,
     pub(crate) registry: Registry,
     pub(crate) cursors: Mutex<Cursors>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) started: Instant,
     /// The members, once they are known.
     pub(crate) members: OnceLock<Vec<(MemberId, Role)>>,
@@ -75,13 +83,14 @@ pub(crate) struct Door {
 
 impl Door {
     pub(crate) fn new(client: Client, options: RespOptions) -> Self {
-        let registry = Registry::default();
+        let (registry, memory) = (Registry::default(), Memory::new(options.max_memory_bytes));
         Self {
             client,
             options,
             clock: ClusterClock::default(),
             registry,
             cursors: Mutex::default(),
+            memory,
             started: Instant::now(),
             members: OnceLock::new(),
             primary: watch::Sender::new(None),
@@ -94,13 +103,14 @@ impl Door {
             self.learn_time(calls).await.map_err(GroupError::Failed)?;
         }
         let values = calls.iter().any(|call| call.spec.reads_value);
-        let records = self.fetch(&keys_of(calls), reads, values).await.map_err(|error| match error {
+        let mut found = self.fetch(&keys_of(calls), reads, values).await.map_err(|error| match error {
             ReadError::Key { .. } | ReadError::Malformed(_) | ReadError::Refused(_) => {
                 GroupError::Refused(errors::read(&error))
             }
             error => GroupError::Failed(errors::read(&error)),
         })?;
-        self.run_all(calls, &mut self.overlay(records)).await.map_err(GroupError::Refused)
+        let mut overlay = self.overlay(std::mem::take(&mut found.records));
+        self.run_all(calls, &mut overlay, &mut found).await.map_err(GroupError::Refused)
     }
 
     /// Learns the cluster's time if it may be wrong and the commands need it: those that keep or set a time to live could
@@ -126,7 +136,12 @@ impl Door {
     /// Runs commands on keys that have been read. Fails if their replies would be too large together, because a small
     /// request can name a large value many times; or if the values that they build would be, for example in many calls
     /// of `SETRANGE`.
-    async fn run_all(&self, calls: &[Call], overlay: &mut Overlay) -> Result<Vec<Reply>, Reply> {
+    async fn run_all(
+        &self,
+        calls: &[Call],
+        overlay: &mut Overlay,
+        found: &mut Found,
+    ) -> Result<Vec<Reply>, Reply> {
         let max = self.options.max_reply_bytes;
         let max_written = 2 * (self.client.max_key_bytes() + self.client.max_value_bytes());
         let max_written = max_written.max(self.options.max_request_bytes);
@@ -144,6 +159,9 @@ impl Door {
                     "ERR nothing was changed: the reply would have more than {max} bytes"
                 )));
             }
+            if !found.share.set(found.bytes + bytes + overlay.written()) {
+                return Err(Reply::error(format!("TRYAGAIN nothing was changed: {NO_MEMORY}")));
+            }
             if overlay.written() > max_written {
                 return Err(Reply::error(format!(
                     "ERR nothing was changed: the values of the transaction have more than {max_written} bytes"
@@ -156,18 +174,15 @@ impl Door {
 
     /// Reads keys at one revision. Without `values`, the values are dropped as they arrive. Fails if the records take more
     /// than [`max_reply_bytes`](field@RespOptions::max_reply_bytes).
-    async fn fetch(
-        &self,
-        keys: &[Bytes],
-        reads: Reads,
-        values: bool,
-    ) -> Result<Vec<(Bytes, Option<Record>)>, ReadError> {
+    async fn fetch(&self, keys: &[Bytes], reads: Reads, values: bool) -> Result<Found, ReadError> {
+        let records = Vec::with_capacity(keys.len());
+        let mut found = Found { records, bytes: 0, values, share: self.memory.share() };
         if let [key] = keys {
             let get = self.client.get(key);
             let get = if reads == Reads::Local { get.local() } else { get };
-            return Ok(vec![(key.clone(), get.await?)]);
+            self.keep(key, get.await?, &mut found)?;
+            return Ok(found);
         }
-        let mut found = Found { records: Vec::with_capacity(keys.len()), bytes: 0, values };
         let mut at = None;
         for chunk in keys.chunks(MAX_KEYS) {
             let many = self.client.get_many(chunk);
@@ -186,7 +201,7 @@ impl Door {
                 Err(error) => return Err(error),
             }
         }
-        Ok(found.records)
+        Ok(found)
     }
 
     fn keep(&self, key: &Bytes, record: Option<Record>, found: &mut Found) -> Result<(), ReadError> {
@@ -200,6 +215,9 @@ impl Door {
             return Err(ReadError::Refused(format!(
                 "the keys and values that are read have more than {max} bytes"
             )));
+        }
+        if !found.share.set(found.bytes) {
+            return Err(ReadError::Refused(NO_MEMORY.to_owned()));
         }
         found.records.push((key.clone(), record));
         Ok(())
@@ -306,15 +324,15 @@ impl Door {
         let is_write = calls.iter().any(|call| call.spec.is_write);
         let reads = if is_write || !watched.is_empty() { Reads::Linearizable } else { reads };
         for attempt in 0..MAX_ATTEMPTS {
-            let records = self.fetch(&keys, reads, true).await.map_err(|error| errors::read(&error))?;
+            let mut found = self.fetch(&keys, reads, true).await.map_err(|error| errors::read(&error))?;
             let is_unchanged = |(key, record): &(Bytes, Option<Record>)| {
                 watched.get(key).is_none_or(|seen| *seen == record.as_ref().map(|record| record.modified))
             };
-            if !records.iter().all(is_unchanged) {
+            if !found.records.iter().all(is_unchanged) {
                 return Ok(None);
             }
-            let mut overlay = self.overlay(records);
-            let replies = self.run_all(calls, &mut overlay).await?;
+            let mut overlay = self.overlay(std::mem::take(&mut found.records));
+            let replies = self.run_all(calls, &mut overlay, &mut found).await?;
             let Some(transaction) = self.transaction(&overlay, watched)? else { return Ok(Some(replies)) };
             match self.commit(transaction).await {
                 Ok(done) if done.succeeded => return Ok(Some(replies)),
@@ -367,7 +385,11 @@ impl Door {
     pub(crate) async fn revisions(&self, keys: &[Bytes]) -> Result<Watched, Reply> {
         let found =
             self.fetch(keys, Reads::Linearizable, false).await.map_err(|error| errors::read(&error))?;
-        Ok(found.into_iter().map(|(key, record)| (key, record.map(|record| record.modified))).collect())
+        Ok(found
+            .records
+            .into_iter()
+            .map(|(key, record)| (key, record.map(|record| record.modified)))
+            .collect())
     }
 }
 

@@ -18,6 +18,7 @@ mod cursors;
 mod door;
 mod errors;
 mod glob;
+mod memory;
 mod overlay;
 mod parse;
 mod primary;
@@ -54,6 +55,10 @@ pub struct RespOptions {
     pub max_queued: usize,
     /// How many bytes the reply of `KEYS`, `MGET` and other commands that read many keys may have. Default 16 MiB.
     pub max_reply_bytes: usize,
+    /// How many bytes the requests, transactions, subscriptions and replies of all connections may have together, and
+    /// what their commands read and build. Beyond it, a command that needs more than 64 KiB gets an error, and a connection
+    /// that has sent more than that is closed. Default 256 MiB.
+    pub max_memory_bytes: usize,
     /// How many channels and patterns one connection may subscribe to. Default 1,000.
     pub max_subscriptions: usize,
     /// A connection that has sent no request for this long is closed, unless it has subscriptions. Default 1 h.
@@ -81,6 +86,7 @@ impl Default for RespOptions {
             max_pipeline: 1024,
             max_queued: 1000,
             max_reply_bytes: 16 << 20,
+            max_memory_bytes: 256 << 20,
             max_subscriptions: 1000,
             idle_timeout: Duration::from_secs(3600),
             write_timeout: Duration::from_secs(30),

@@ -64,6 +64,11 @@ impl Parser {
         Self { limits, arguments: Vec::new(), missing: 0, bulk: None, announced: 0, searched: 0 }
     }
 
+    /// How much memory the unfinished request takes, except what is still in the input.
+    pub(crate) fn bytes(&self) -> usize {
+        bytes_of(&self.arguments)
+    }
+
     /// Takes the next request from the start of `input`; `None` if it is not complete.
     pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Request>, ProtocolError> {
         loop {
@@ -173,6 +178,11 @@ impl Parser {
         }
         Ok(Some(line))
     }
+}
+
+/// How much memory a request takes.
+pub(crate) fn bytes_of(request: &[Bytes]) -> usize {
+    request.iter().map(|word| word.len() + size_of::<Bytes>()).sum()
 }
 
 /// A whole number in decimal digits, without a plus sign.

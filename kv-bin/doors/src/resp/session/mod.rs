@@ -9,8 +9,9 @@ mod subscriptions;
 mod transaction;
 
 use super::command::{Call, Direct, Refusal, Run, SessionCommand};
-use super::door::{Door, GroupError, Reads, Watched};
-use super::parse::{Parser, ParserLimits};
+use super::door::{Door, GroupError, NO_MEMORY, Reads, Watched};
+use super::memory::Share;
+use super::parse::{Parser, ParserLimits, bytes_of};
 use super::registry::Entry;
 use super::reply::{Protocol, Reply};
 use bytes::BytesMut;
@@ -27,7 +28,7 @@ use transaction::Queue;
 const READ_BYTES: usize = 32 << 10;
 /// Replies are written when they have this many bytes, even if more requests wait.
 const FLUSH_BYTES: usize = 64 << 10;
-/// A larger buffer is given back when it is empty.
+/// A larger buffer for replies is given back when it is empty.
 const KEEP_BYTES: usize = 256 << 10;
 /// For how long the input of a broken connection is dropped, so that the client can read why it is broken.
 const LINGER: Duration = Duration::from_secs(2);
@@ -50,6 +51,8 @@ pub(crate) struct Session {
     is_closing: bool,
     /// Replies that are not written yet.
     out: BytesMut,
+    /// The memory that the connection takes.
+    share: Share,
 }
 
 /// The requests that have been read, and not run. A request that is not valid is the error to reply.
@@ -67,6 +70,7 @@ enum Event {
 impl Session {
     pub(crate) fn new(door: Arc<Door>, entry: Arc<Entry>) -> Self {
         let reads = if door.options.local_reads { Reads::Local } else { Reads::Linearizable };
+        let share = door.memory.share();
         Self {
             door,
             entry,
@@ -78,6 +82,7 @@ impl Session {
             ungrouped: 0,
             is_closing: false,
             out: BytesMut::new(),
+            share,
         }
     }
 
@@ -104,6 +109,11 @@ impl Session {
                 }
             }
             let may_have_more = requests.len() >= max_pipeline;
+            let waiting = requests.iter().flatten().map(|call| bytes_of(&call.request)).sum::<usize>();
+            if !self.measure(waiting + parser.bytes() + input.capacity()) {
+                requests.clear();
+                broken = Some(Reply::error(format!("TRYAGAIN nothing was changed: {NO_MEMORY}")));
+            }
             while let Some(request) = requests.pop_front() {
                 tokio::select! {
                     biased;
@@ -128,6 +138,11 @@ impl Session {
             if may_have_more {
                 continue;
             }
+            // A large request leaves a large buffer.
+            if input.is_empty() && input.capacity() > 2 * READ_BYTES {
+                input = BytesMut::new();
+            }
+            self.measure(parser.bytes() + input.capacity());
             match self.wait(&mut stream, &mut input).await? {
                 Event::Read(0) | Event::End => return Ok(()),
                 Event::Read(_) => {}
@@ -142,16 +157,18 @@ impl Session {
         }
     }
 
+    /// Counts the memory of the connection, which has so many bytes of input. Returns `false` if there is too little.
+    fn measure(&mut self, input: usize) -> bool {
+        let queued = self.transaction.as_ref().map_or(0, |queue| queue.bytes);
+        self.share.set(input + queued + self.subscriptions.name_bytes)
+    }
+
     /// Waits for input, a message for a subscriber, or the end.
     async fn wait(
         &mut self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         input: &mut BytesMut,
     ) -> io::Result<Event> {
-        // A large request leaves a large buffer.
-        if input.is_empty() && input.capacity() > KEEP_BYTES {
-            *input = BytesMut::new();
-        }
         input.reserve(READ_BYTES);
         let idle = sleep_until(Instant::now() + self.door.options.idle_timeout);
         let is_subscriber = !self.subscriptions.is_empty();
@@ -168,6 +185,9 @@ impl Session {
         if self.out.is_empty() {
             return Ok(());
         }
+        // They are counted while the client takes them. They are there already, so this refuses nothing.
+        let mut waiting = self.door.memory.share();
+        waiting.set(self.out.len());
         timeout(self.door.options.write_timeout, stream.write_all(&self.out)).await??;
         self.out.clear();
         if self.out.capacity() > KEEP_BYTES {

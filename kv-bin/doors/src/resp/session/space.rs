@@ -1,7 +1,7 @@
 //! Commands on the whole key space.
 
 use super::super::command::{SpaceCommand, syntax};
-use super::super::door::Reads;
+use super::super::door::{NO_MEMORY, Reads};
 use super::super::glob::{self, MAX_PATTERN, Matcher};
 use super::super::reply::Reply;
 use super::super::{errors, parse};
@@ -120,7 +120,7 @@ impl Session {
         let prefix = glob::prefix(check_pattern(pattern)?);
         let stream = self.keys_of(self.door.client.scan(&prefix)).stream();
         let mut stream = std::pin::pin!(stream);
-        let mut matcher = Matcher::default();
+        let (mut matcher, mut share) = (Matcher::default(), self.door.memory.share());
         let (mut keys, mut bytes, max) = (Vec::new(), 0, self.door.options.max_reply_bytes);
         while let Some(found) = stream.next().await {
             let (key, _) = found.map_err(|error| errors::read(&error))?;
@@ -130,6 +130,9 @@ impl Session {
                     return Err(Reply::error(format!(
                         "ERR the reply would have more than {max} bytes: use SCAN"
                     )));
+                }
+                if !share.set(bytes) {
+                    return Err(Reply::error(format!("TRYAGAIN {NO_MEMORY}")));
                 }
                 keys.push(Reply::Bulk(key));
             }

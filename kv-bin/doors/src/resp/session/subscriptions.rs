@@ -35,7 +35,7 @@ pub(super) struct Subscriptions {
     /// The primary as it was announced last, and where to learn of the next.
     primary: Option<(Option<u8>, watch::Receiver<Option<u8>>)>,
     /// How many bytes the names of the channels and patterns have together.
-    name_bytes: usize,
+    pub(super) name_bytes: usize,
     /// Payloads, with their channels, that are not compared with all patterns yet: those of one event.
     unmatched: VecDeque<Unmatched>,
     matcher: Matcher,

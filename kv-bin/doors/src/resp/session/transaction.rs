@@ -16,7 +16,7 @@ const WORD_BYTES: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     calls: Vec<Call>,
-    bytes: usize,
+    pub(super) bytes: usize,
     /// Whether a request was refused, so that `EXEC` will fail.
     pub(super) is_broken: bool,
 }
@@ -73,7 +73,7 @@ impl Session {
         };
         if let Some(refusal) = refusal {
             // It will not run, so its requests need no memory.
-            (queue.is_broken, queue.calls) = (true, Vec::new());
+            (queue.is_broken, queue.calls, queue.bytes) = (true, Vec::new(), 0);
             return Reply::error(refusal);
         }
         // A copy: the arguments are parts of the buffer that was read, which can be much larger.

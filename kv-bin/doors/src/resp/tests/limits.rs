@@ -2,6 +2,61 @@
 
 use super::*;
 
+/// All connections together have a limit, and give back what they took.
+#[tokio::test(start_paused = true)]
+async fn the_memory_of_all_connections_is_bounded() {
+    let options = RespOptions { max_memory_bytes: 2_000_000, ..RespOptions::default() };
+    let (_cluster, door) = start(options).await;
+    let mut connection = Connection::open(&door);
+    let value = "x".repeat(100_000);
+    let set = |key: &str| format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n$100000\r\n{value}\r\n", key.len());
+    connection.send(&set("a")).await;
+    connection.expect("+OK\r\n").await;
+    let refusal = "the memory of this door is used up, which ends when other clients have their replies\r\n";
+    // Replies of one command.
+    connection
+        .call(&format!("MGET{}", " a".repeat(25)), &format!("-TRYAGAIN nothing was changed: {refusal}"))
+        .await;
+    // Requests of transactions that are not complete.
+    let mut queued = Vec::new();
+    for _ in 0..4 {
+        let mut connection = Connection::open(&door);
+        connection.call("MULTI", "+OK\r\n").await;
+        for key in ["b", "c"] {
+            connection.send(&set(key)).await;
+            connection.expect("+QUEUED\r\n").await;
+        }
+        connection.call("GET small", "+QUEUED\r\n").await;
+        queued.push(connection);
+    }
+    let mut large = Connection::open(&door);
+    large.send("*3\r\n$3\r\nSET\r\n$1\r\nd\r\n$2000000\r\n").await;
+    // The door may close the connection before it has taken everything.
+    let (mut reader, mut writer) = tokio::io::split(large.stream);
+    let sent = tokio::spawn(async move { writer.write_all(&[b'x'; 2_000_002]).await });
+    let mut replies = Vec::new();
+    timeout(LIMIT, reader.read_to_end(&mut replies)).await.unwrap().unwrap();
+    assert_eq!(String::from_utf8(replies).unwrap(), format!("-TRYAGAIN nothing was changed: {refusal}"));
+    let _ = sent.await.unwrap();
+    // Small commands are served.
+    connection.call("SET small 1", "+OK\r\n").await;
+    connection.call("GET small", "$1\r\n1\r\n").await;
+    drop(queued);
+    timeout(LIMIT, async {
+        while door.memory.used() > 100_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the memory is given back");
+    connection
+        .call(
+            &format!("MGET{}", " a".repeat(2)),
+            &format!("*2\r\n{}", format!("$100000\r\n{value}\r\n").repeat(2)),
+        )
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn limits_hold() {
     let mut options = RespOptions::default();

@@ -31,6 +31,8 @@ pub(crate) enum ProtocolError {
     InlineTooLong,
     #[error("Protocol error: too big {0} count string")]
     LengthTooLong(&'static str),
+    #[error("Protocol error: the request begins with a control character")]
+    ControlCharacter,
     #[error("Protocol error: unbalanced quotes in request")]
     UnbalancedQuotes,
 }
@@ -92,6 +94,10 @@ impl Parser {
                         return Ok(None);
                     }
                     continue;
+                }
+                // For example a TLS handshake, which may contain lines that look like commands.
+                Some(byte) if byte.is_ascii_control() && !byte.is_ascii_whitespace() => {
+                    return Err(ProtocolError::ControlCharacter);
                 }
                 Some(_) => match self.take_line(input, MAX_INLINE, &ProtocolError::InlineTooLong)? {
                     None => return Ok(None),
@@ -321,7 +327,8 @@ mod tests {
     #[test]
     fn each_mistake_has_its_error() {
         use ProtocolError as E;
-        let cases: [(&[u8], E); 12] = [
+        let cases: [(&[u8], E); 13] = [
+            (b"\x16\x03\x01 \r\nset a b\r\n", E::ControlCharacter),
             (b"*x\r\n", E::ArrayLength),
             (b"*+1\r\n", E::ArrayLength),
             (b"*9\r\n", E::TooManyArguments { count: 9, max: 8 }),

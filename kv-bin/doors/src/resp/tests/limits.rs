@@ -42,6 +42,9 @@ async fn the_memory_of_all_connections_is_bounded() {
     connection.call("SET small 1", "+OK\r\n").await;
     connection.call("GET small", "$1\r\n1\r\n").await;
     drop(queued);
+    // Also a connection that is idle after a large request has given its memory back.
+    connection.send(&set("e")).await;
+    connection.expect("+OK\r\n").await;
     timeout(LIMIT, async {
         while door.memory.used() > 100_000 {
             tokio::time::sleep(Duration::from_millis(10)).await;

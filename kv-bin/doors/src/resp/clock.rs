@@ -7,8 +7,8 @@ use tokio::time::Instant;
 /// After this time without a write, the two clocks may have drifted apart.
 const VALID: Duration = Duration::from_secs(60);
 
-/// How far the cluster's clock is, at least, ahead of a clock of this process: one that starts with the wall clock, and then
-/// follows the monotonic clock. So a step of the wall clock has no effect.
+/// How far the cluster's clock is, at least, ahead of a clock of this process: one that starts with the wall clock, and
+/// then follows the monotonic clock. So a step of the wall clock has no effect.
 #[derive(Debug)]
 pub(crate) struct ClusterClock {
     start: Instant,

@@ -113,8 +113,8 @@ impl Door {
         self.run_all(calls, &mut overlay, &mut found).await.map_err(GroupError::Refused)
     }
 
-    /// Learns the cluster's time if it may be wrong and the commands need it: those that keep or set a time to live could
-    /// otherwise end a key early.
+    /// Learns the cluster's time if it may be wrong and the commands need it: those that keep or set a time to live
+    /// could otherwise end a key early.
     pub(crate) async fn learn_time<'a>(
         &self,
         calls: impl IntoIterator<Item = &'a Call>,
@@ -172,8 +172,8 @@ impl Door {
         Ok(replies)
     }
 
-    /// Reads keys at one revision. Without `values`, the values are dropped as they arrive. Fails if the records take more
-    /// than [`max_reply_bytes`](field@RespOptions::max_reply_bytes).
+    /// Reads keys at one revision. Without `values`, the values are dropped as they arrive. Fails if the records take
+    /// more than [`max_reply_bytes`](field@RespOptions::max_reply_bytes).
     async fn fetch(&self, keys: &[Bytes], reads: Reads, values: bool) -> Result<Found, ReadError> {
         let records = Vec::with_capacity(keys.len());
         let mut found = Found { records, bytes: 0, values, share: self.memory.share() };

@@ -37,8 +37,8 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Sets the size of this share. Returns `false` if it has grown and all shares are too large together. The owner must
-    /// then give the memory back soon.
+    /// Sets the size of this share. Returns `false` if it has grown and all shares are too large together. The owner
+    /// must then give the memory back soon.
     pub(crate) fn set(&mut self, bytes: usize) -> bool {
         let before = std::mem::replace(&mut self.bytes, bytes);
         if bytes <= before {

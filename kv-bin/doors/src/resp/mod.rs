@@ -56,8 +56,8 @@ pub struct RespOptions {
     /// How many bytes the reply of `KEYS`, `MGET` and other commands that read many keys may have. Default 16 MiB.
     pub max_reply_bytes: usize,
     /// How many bytes the requests, transactions, subscriptions and replies of all connections may have together, and
-    /// what their commands read and build. Beyond it, a command that needs more than 64 KiB gets an error, and a connection
-    /// that has sent more than that is closed. Default 256 MiB.
+    /// what their commands read and build. Beyond it, a command that needs more than 64 KiB gets an error, and a
+    /// connection that has sent more than that is closed. Default 256 MiB.
     pub max_memory_bytes: usize,
     /// How many channels and patterns one connection may subscribe to. Default 1,000.
     pub max_subscriptions: usize,

@@ -147,17 +147,20 @@ impl Session {
                 Event::Read(0) | Event::End => return Ok(()),
                 Event::Read(_) => {}
                 Event::Message(message) => {
-                    let is_failed = self.subscriptions.is_failed;
-                    // In RESP3, the client would take the error for the reply to its next command.
-                    if !is_failed || self.protocol == Protocol::Resp2 {
-                        self.reply(&message);
-                    }
-                    if is_failed {
+                    self.on_message(&message);
+                    if self.subscriptions.is_failed {
                         // The client subscribes again, and learns from that that messages may be missing.
                         return self.flush(&mut stream).await;
                     }
                 }
             }
+        }
+    }
+
+    fn on_message(&mut self, message: &Reply) {
+        // In RESP3, the client would take the error for the reply to its next command.
+        if !self.subscriptions.is_failed || self.protocol == Protocol::Resp2 {
+            self.reply(message);
         }
     }
 

@@ -11,12 +11,13 @@ use super::history::{HistoryRange, RANGE, Weighed};
 use super::layers::Layers;
 use super::manifest::remove;
 use super::memtable::Memtable;
+use super::orphans::remove_orphans;
 use super::place::{self, Row, StoredRow};
 use super::read_view::{ReadView, Reader};
 use super::runs::{NewFiles, RunWriter};
 use super::sizes::Sizes;
 use super::snapshot::HeldFiles;
-use super::store::{ASIDE, MergeStep, NAME, Store, remove_orphans};
+use super::store::{ASIDE, MergeStep, NAME, Store};
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Hash, Revision};
 use crate::storage::Storage;
@@ -82,7 +83,7 @@ impl Opened {
         Rows(self.base())
     }
 
-    /// The op that it is at, as the manifest says.
+    /// The op of the checkpoint, according to the manifest.
     pub(crate) fn manifest_at(&self) -> Option<Anchor> {
         self.store.at()
     }

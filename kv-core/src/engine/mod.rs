@@ -35,6 +35,7 @@ mod manifest;
 #[cfg(feature = "internals")]
 mod memory;
 mod memtable;
+mod orphans;
 mod place;
 mod policy;
 mod read_view;

@@ -108,6 +108,12 @@ pub(crate) fn print_either(json: bool, object: &Value, text: &str) -> Result<(),
     if json { print_line(&object.to_string()) } else { print_line(text) }
 }
 
+/// The same on standard error: what a command reports besides its result.
+pub(crate) fn report_either(json: bool, object: &Value, text: &str) -> Result<(), Failure> {
+    let line = if json { format!("{object}\n") } else { format!("{text}\n") };
+    still_read(anstream::stderr().write_all(line.as_bytes())).map(drop)
+}
+
 /// Prints the name of a file that was written.
 pub(crate) fn print_written(json: bool, file: &Path) -> Result<(), Failure> {
     let shown = file.display().to_string();

@@ -13,6 +13,7 @@
 //! none is empty or repeated.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use kv_core::client::Record;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -77,6 +78,12 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// A key with its record.
+    pub(super) fn of(key: Bytes, record: Record, ttl_ms: Option<NonZeroU64>) -> Self {
+        let Record { value, created, modified, version, .. } = record;
+        Self { key, value, created: created.get(), modified: modified.get(), version, ttl_ms }
+    }
+
     /// The bytes of its key and value.
     pub(super) fn bytes(&self) -> u64 {
         (self.key.len() + self.value.len()) as u64

@@ -13,6 +13,7 @@ use kv_core::Client;
 use kv_core::client::{AtRevision, Record, Revision};
 use serde_json::{Map, Value, json};
 use std::path::Path;
+use tokio::sync::oneshot;
 
 pub(crate) use read::{VerifyArgs, verify};
 pub(crate) use recover::{RecoverArgs, recover};
@@ -38,6 +39,13 @@ fn check_restored(marker: Option<&Record>) -> Result<(), Failure> {
 pub(crate) async fn restored_revision(client: &Client) -> Result<Revision, Failure> {
     let AtRevision { found, revision, .. } = client.get(MARKER).with_revision().await?;
     check_restored(found.as_ref()).map(|()| revision)
+}
+
+/// Does work that blocks. If the process is to end, nobody waits for it.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let (done, result) = oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    result.await.map_err(|_| Failure::failed("a thread that uses the disk has failed"))
 }
 
 /// What a file contains, for the output of a command.

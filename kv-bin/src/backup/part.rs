@@ -1,10 +1,10 @@
 //! The file of a backup that is not complete yet.
 
+use super::on_thread;
 use crate::failure::Failure;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use tokio::sync::oneshot;
 
 /// How many names are tried.
 const ATTEMPTS: u32 = 1000;
@@ -43,14 +43,9 @@ impl PartFile {
         }
     }
 
-    /// Makes the content durable. The file system may need long for that, so this waits on another thread: nobody waits
-    /// for that thread if the process is to end.
+    /// Makes the content durable. The file system may need long for that.
     pub(super) async fn sync(&self, file: File) -> Result<(), Failure> {
-        let (done, synced) = oneshot::channel();
-        std::thread::spawn(move || done.send(file.sync_all()));
-        let result =
-            synced.await.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs it has failed")));
-        result.map_err(|error| unwritable(&self.path, &error))
+        on_thread(move || file.sync_all()).await?.map_err(|error| unwritable(&self.path, &error))
     }
 
     /// Gives the file its name when its content is complete and durable. The file is kept if that fails: it was hours

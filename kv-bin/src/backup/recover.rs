@@ -2,9 +2,9 @@
 
 use super::format::{Description, Item, Summary, Writer};
 use super::part::PartFile;
-use super::take::{ENDED_LEASE_MS, left, refuse_existing, unwritten};
-use super::{MARKER, check_restored, summary_json, summary_text};
-use crate::commands::{print_either, still_read};
+use super::take::{ENDED_LEASE_MS, left, refuse_existing, shorter, unwritten};
+use super::{MARKER, check_restored, on_thread, summary_json, summary_text};
+use crate::commands::{print_either, report_either};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use std::io::{BufWriter, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use tokio::sync::oneshot;
 
 #[derive(Args, Debug)]
 #[command(
@@ -53,12 +52,12 @@ pub(crate) async fn recover(args: RecoverArgs, json: bool) -> Result<(), Failure
     let mut signals = Signals::catch()?;
     let done = async {
         let directories = args.directories.clone();
-        let (directory, opened) = on_thread(move || choose(&directories, json)).await?;
+        let (directory, opened) = on_thread(move || choose(&directories, json)).await??;
         let about = object(&directory, &opened);
         // It is removed if this future is dropped.
         let (part, out) = PartFile::create(&args.output)?;
         let revision = opened.revision().get();
-        let (out, summary) = on_thread(move || write(&opened, BufWriter::new(out), json)).await?;
+        let (out, summary) = on_thread(move || write(&opened, BufWriter::new(out), json)).await??;
         let out = out.into_inner().map_err(|error| unwritten(error.error()))?;
         part.sync(out).await?;
         Ok::<_, Failure>((part, about, revision, summary))
@@ -80,7 +79,7 @@ pub(crate) async fn recover(args: RecoverArgs, json: bool) -> Result<(), Failure
     print_either(json, &about, &text)
 }
 
-/// Opens the directories, says what is in each, and returns the one that is ahead of the others.
+/// Opens the directories, reports what is in each, and returns the one that is ahead of the others.
 fn choose(directories: &[PathBuf], json: bool) -> Result<(PathBuf, DataDirectory), Failure> {
     let mut chosen: Option<(PathBuf, DataDirectory)> = None;
     let (mut failed, mut logs) = (Vec::new(), Vec::new());
@@ -93,20 +92,16 @@ fn choose(directories: &[PathBuf], json: bool) -> Result<(PathBuf, DataDirectory
                 }
                 let failure = unusable(directory, &error);
                 if directories.len() > 1 {
-                    say(
-                        &format!("warning: {failure}"),
-                        &json!({ "event": "unusable", "error": failure.to_string() }),
-                        json,
-                    )?;
+                    let object = json!({ "event": "unusable", "error": failure.to_string() });
+                    report_either(json, &object, &format!("warning: {failure}"))?;
                 }
                 failed.push(failure);
                 continue;
             }
         };
-        let mut event = object(directory, &opened);
-        event["event"] = json!("found");
         let bad = unreadable(&opened).map(|bad| format!("\nwarning: {bad}")).unwrap_or_default();
-        say(&format!("{}: {}{bad}", directory.display(), description(&opened)), &event, json)?;
+        let text = format!("{}: {}{bad}", directory.display(), description(&opened));
+        report_either(json, &event("found", directory, &opened), &text)?;
         match &chosen {
             Some((other, before)) if before.cluster() != opened.cluster() => {
                 let (one, other) = (directory.display(), other.display());
@@ -128,29 +123,13 @@ fn choose(directories: &[PathBuf], json: bool) -> Result<(PathBuf, DataDirectory
                 "warning: the journal of member {member} goes further (view {log_view}, op {last}), but without its state it \
                  cannot be used: later writes are missing"
             );
-            say(&text, &json!({ "event": "missing", "member": member.get(), "op": last.get() }), json)?;
+            let object = json!({ "event": "missing", "member": member.get(), "op": last.get() });
+            report_either(json, &object, &text)?;
         }
     }
-    let mut event = object(&directory, &opened);
-    event["event"] = json!("recovering");
     let text = format!("recovering {}; writes that it does not contain will be missing", directory.display());
-    say(&text, &event, json)?;
+    report_either(json, &event("recovering", &directory, &opened), &text)?;
     Ok((directory, opened))
-}
-
-/// Prints a line on standard error.
-fn say(text: &str, object: &Value, json: bool) -> Result<(), Failure> {
-    let line = if json { format!("{object}\n") } else { format!("{text}\n") };
-    still_read(anstream::stderr().write_all(line.as_bytes())).map(drop)
-}
-
-/// Does work that blocks. If the process is to end, nobody waits for it.
-async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let (done, result) = oneshot::channel();
-    std::thread::spawn(move || done.send(work()));
-    result.await.unwrap_or_else(|_| Err(Failure::failed("the thread that reads the directory has failed")))
 }
 
 /// `kv verify` of a data directory.
@@ -201,6 +180,12 @@ fn object(directory: &Path, opened: &DataDirectory) -> Value {
     })
 }
 
+fn event(name: &str, directory: &Path, opened: &DataDirectory) -> Value {
+    let mut object = object(directory, opened);
+    object["event"] = json!(name);
+    object
+}
+
 fn unreadable(opened: &DataDirectory) -> Option<String> {
     let entries = opened.unreadable()?;
     let last = entries.last.map_or("an unknown op".to_owned(), |last| format!("op {last}"));
@@ -221,9 +206,7 @@ fn write<W: Write>(opened: &DataDirectory, out: W, json: bool) -> Result<(W, Sum
         let (key, record) = record.map_err(|error| Failure::failed(error.to_string()))?;
         check_restored((key == MARKER).then_some(&record))?;
         let ttl_ms = remaining(opened, &record, taken_ms);
-        let Record { value, created, modified, version, .. } = record;
-        let (created, modified) = (created.get(), modified.get());
-        let item = Item { key, value, created, modified, version, ttl_ms };
+        let item = Item::of(key, record, ttl_ms);
         writer.add(&item).map_err(|error| unwritten(&error))?;
         progress.add(1, item.bytes());
     }
@@ -237,5 +220,5 @@ fn remaining(opened: &DataDirectory, record: &Record, taken_ms: u64) -> Option<N
         let ttl = opened.lease_ttl(lease).map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         ttl.unwrap_or(ENDED_LEASE_MS)
     });
-    own.into_iter().chain(of_lease).min().and_then(NonZeroU64::new)
+    shorter(own, of_lease)
 }

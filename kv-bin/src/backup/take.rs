@@ -3,7 +3,7 @@
 use super::format::{Description, Item, Writer};
 use super::part::PartFile;
 use super::{MARKER, check_restored, summary_json, summary_text};
-use crate::commands::{print_either, still_read};
+use crate::commands::{print_either, report_either};
 use crate::config::ConnectArgs;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -68,12 +68,8 @@ pub(crate) async fn backup(context: &Context, args: BackupArgs, json: bool) -> R
         let out = BufWriter::new(io::stdout().lock());
         let (_, revision, summary) = Box::pin(take(context, &args, cluster, out, json)).await?;
         // Standard output is the backup.
-        let line = if json {
-            format!("{}\n", Value::Object(summary_json("-", revision, &summary)))
-        } else {
-            format!("{}\n", summary_text(revision, &summary))
-        };
-        return still_read(anstream::stderr().write_all(line.as_bytes())).map(drop);
+        let object = Value::Object(summary_json("-", revision, &summary));
+        return report_either(json, &object, &summary_text(revision, &summary));
     }
     let file = &args.output;
     refuse_existing(file)?;
@@ -143,9 +139,7 @@ async fn take<W: Write>(
                 Some(Ok((key, record))) => {
                     source.after = Some(key.clone());
                     let ttl_ms = remaining(client, &record, taken_ms, &mut leases).await?;
-                    let Record { value, created, modified, version, .. } = record;
-                    let (created, modified) = (created.get(), modified.get());
-                    let item = Item { key, value, created, modified, version, ttl_ms };
+                    let item = Item::of(key, record, ttl_ms);
                     writer.add(&item).map_err(written)?;
                     progress.add(1, item.bytes());
                 }
@@ -172,7 +166,7 @@ async fn remaining(
     leases: &mut HashMap<LeaseId, u64>,
 ) -> Result<Option<NonZeroU64>, Failure> {
     let own = record.expires.map(|at| left(at, taken_ms));
-    let Some(lease) = record.lease else { return Ok(own.and_then(NonZeroU64::new)) };
+    let Some(lease) = record.lease else { return Ok(shorter(own, None)) };
     let of_lease = match leases.get(&lease) {
         Some(known) => *known,
         None => {
@@ -181,7 +175,12 @@ async fn remaining(
             found
         }
     };
-    Ok(NonZeroU64::new(own.map_or(of_lease, |own| own.min(of_lease))))
+    Ok(shorter(own, Some(of_lease)))
+}
+
+/// The time that is left for a key with a time to live of its own, and one of its lease.
+pub(super) fn shorter(own: Option<u64>, of_lease: Option<u64>) -> Option<NonZeroU64> {
+    own.into_iter().chain(of_lease).min().and_then(NonZeroU64::new)
 }
 
 /// How long a key that ends at this time was still to be kept when the backup began. Both times are those of the

@@ -201,10 +201,13 @@ impl Receiver {
 
 /// A damaged state that was set aside. Peers fetch its intact parts.
 #[derive(Debug)]
-pub struct StateAside {
-    snapshot: Option<Snapshot>,
-    /// `None` if what every state must have is damaged.
-    state: Option<Box<StateMachine>>,
+pub struct StateAside(Aside);
+
+#[derive(Debug)]
+enum Aside {
+    Opened(Box<StateMachine>),
+    /// What every state must have is damaged.
+    Files(Snapshot),
 }
 
 impl StateAside {
@@ -213,21 +216,24 @@ impl StateAside {
         if !opened.exists() {
             return Ok(None);
         }
-        let snapshot = opened.snapshot();
-        match StateMachine::of(opened, limits.clone()) {
-            Ok(state) => Ok(Some(Self { snapshot: state.snapshot(), state: Some(Box::new(state)) })),
-            Err(error @ EngineError::Damaged { .. }) if snapshot.is_some() => {
+        let files = opened.snapshot();
+        match (StateMachine::of(opened, limits.clone()), files) {
+            (Ok(state), _) => Ok(Some(Self(Aside::Opened(Box::new(state))))),
+            (Err(error @ EngineError::Damaged { .. }), Some(files)) => {
                 tracing::warn!(%error, "the damaged state can only be sent as it is: entries cannot be applied to it");
-                Ok(Some(Self { snapshot, state: None }))
+                Ok(Some(Self(Aside::Files(files))))
             }
-            Err(error) => Err(error),
+            (Err(error), _) => Err(error),
         }
     }
 
     /// The checkpoint that peers fetch.
     #[must_use]
     pub fn snapshot(&self) -> Option<Snapshot> {
-        self.snapshot.clone()
+        match &self.0 {
+            Aside::Opened(state) => state.snapshot(),
+            Aside::Files(files) => Some(files.clone()),
+        }
     }
 
     /// Applies entries up to `through`, and makes a checkpoint there, so that members whose states are damaged in
@@ -241,11 +247,10 @@ impl StateAside {
         through: Op,
         read: impl Fn(Op) -> Option<Entry>,
     ) -> Result<(), EngineError> {
-        if let Some(state) = &mut self.state {
-            state.apply_through(through, read)?;
-            self.snapshot = state.snapshot();
+        match &mut self.0 {
+            Aside::Opened(state) => state.apply_through(through, read),
+            Aside::Files(_) => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -27,7 +27,8 @@ impl Overlay {
             return known.clone().ok_or_else(|| io::ErrorKind::NotFound.into());
         }
         let below = self.below.open(name)?;
-        let content = Content { len: below.len()?, intact: below.len()?, blocks: BTreeMap::new() };
+        let len = below.len()?;
+        let content = Content { len, intact: len, blocks: BTreeMap::new() };
         let file = Arc::new(Changed { below: Some(below), content: Mutex::new(content) });
         files.insert(name.to_owned(), Some(file.clone()));
         Ok(file)

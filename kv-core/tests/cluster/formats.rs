@@ -4,11 +4,11 @@
 //! `data_directories_of_earlier_builds_are_read` with `KV_STORE_FORMATS=1` and a new [`NEWEST`].
 
 use super::harness::{Harness, Net, eventually, options};
+use super::offline::open;
 use bytes::Bytes;
 use kv_core::client::Record;
 use kv_core::config::{Options, Role};
-use kv_core::node::DirectoryError;
-use kv_core::offline::{DataDirectory, OfflineError};
+use kv_core::offline::DataDirectory;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,15 +59,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 async fn opened(path: &Path) -> DataDirectory {
-    loop {
-        match DataDirectory::open(path) {
-            // The node that had it may still be closing it.
-            Err(OfflineError::Directory(DirectoryError::Locked(_))) => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            opened => return opened.expect("it is of a version that this build knows"),
-        }
-    }
+    open(path).await.expect("it is of a version that this build knows")
 }
 
 pub(crate) async fn data_directories_of_earlier_builds_are_read(net: Net) {

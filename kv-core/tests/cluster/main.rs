@@ -286,45 +286,27 @@ async fn small_writes_beside_a_transfer() {
     harness::bounded(lanes::small_writes_beside_a_transfer(Net::quic())).await;
 }
 
-/// What takes long and does not depend on the transport runs over one.
-mod once {
-    use super::{Net, delays, disks, formats, harness, offline};
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn x1_nothing_expires_early_while_delays_jump_one_way() {
-        harness::bounded(delays::x1_nothing_expires_early_while_delays_jump_one_way(Net::memory())).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints() {
-        harness::bounded(disks::f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(Net::memory()))
-            .await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn data_directories_of_earlier_builds_are_read() {
-        harness::bounded(formats::data_directories_of_earlier_builds_are_read(Net::memory())).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn the_directory_of_a_stopped_member_is_read_and_not_changed() {
-        harness::bounded(offline::the_directory_of_a_stopped_member_is_read_and_not_changed(Net::memory()))
-            .await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_directory_of_a_later_view_is_ahead_whatever_its_length() {
-        harness::bounded(offline::a_directory_of_a_later_view_is_ahead_whatever_its_length(Net::memory()))
-            .await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn damage_in_the_directory_of_a_stopped_member_is_named() {
-        harness::bounded(offline::damage_in_the_directory_of_a_stopped_member_is_named(Net::memory())).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn f_proc_8_slow_checkpoints_on_all_members_change_no_view() {
-        harness::bounded(disks::f_proc_8_slow_checkpoints_on_all_members_change_no_view(Net::memory())).await;
-    }
+/// Runs each test over the network in memory only: it takes long, and does not depend on the transport.
+macro_rules! once {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        mod once {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    harness::bounded($module::$name(Net::memory())).await;
+                }
+            )*
+        }
+    };
 }
+
+once!(
+    delays::x1_nothing_expires_early_while_delays_jump_one_way,
+    disks::f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints,
+    disks::f_proc_8_slow_checkpoints_on_all_members_change_no_view,
+    formats::data_directories_of_earlier_builds_are_read,
+    offline::a_directory_of_a_later_view_is_ahead_whatever_its_length,
+    offline::damage_in_the_directory_of_a_stopped_member_is_named,
+    offline::the_directory_of_a_stopped_member_is_read_and_not_changed,
+);

@@ -89,7 +89,7 @@ pub(crate) async fn the_directory_of_a_stopped_member_is_read_and_not_changed(ne
 }
 
 /// The node that had it may still be closing it.
-async fn open(path: &Path) -> Result<DataDirectory, OfflineError> {
+pub(crate) async fn open(path: &Path) -> Result<DataDirectory, OfflineError> {
     loop {
         match DataDirectory::open(path) {
             Err(OfflineError::Directory(DirectoryError::Locked(_))) => {

@@ -79,7 +79,7 @@ impl Door {
     }
 }
 
-/// Looks up the primary again and again while a connection subscribes to its changes, and tells these connections.
+/// Looks up the primary again and again while a connection subscribes to its changes, and notifies these connections.
 pub(crate) async fn follow(door: &Arc<Door>) {
     // So that the first client does not have to wait until every member has answered.
     door.members().await;

@@ -37,17 +37,7 @@ const fn write(
     run: super::KeyFunction,
     group: &'static str,
 ) -> Spec {
-    Spec {
-        name,
-        arity,
-        is_write: true,
-        reads_value: true,
-        keys,
-        run: Run::Keys(run),
-        time: Time::Never,
-        direct: None,
-        group,
-    }
+    Spec { is_write: true, ..read(name, arity, keys, run, group) }
 }
 
 const fn space(name: &'static str, arity: i64, command: SpaceCommand) -> Spec {

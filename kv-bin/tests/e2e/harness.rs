@@ -39,7 +39,11 @@ pub(crate) fn kv() -> Command {
 
 /// The same, run by another program: its name and its first arguments.
 fn under(program: &[String]) -> Command {
-    let kv = env!("CARGO_BIN_EXE_kv");
+    build_under(Path::new(env!("CARGO_BIN_EXE_kv")), program)
+}
+
+/// The same for any build of the program.
+fn build_under(kv: &Path, program: &[String]) -> Command {
     let program = [default_signals(), program].concat();
     let mut command = match program.split_first() {
         None => Command::new(kv),
@@ -190,6 +194,8 @@ pub(crate) struct Cluster {
     /// What each member is run by: nothing, or a program and its first arguments. It must become the member: same
     /// process.
     pub(crate) under: Vec<Vec<String>>,
+    /// The build that runs each member: this one, or another.
+    pub(crate) builds: Vec<PathBuf>,
     /// The members' data folders.
     pub(crate) folders: Vec<PathBuf>,
     running: Vec<Option<Child>>,
@@ -237,6 +243,7 @@ impl Cluster {
             flags: all,
             lists: Vec::new(),
             under: roles.iter().map(|_| Vec::new()).collect(),
+            builds: roles.iter().map(|_| env!("CARGO_BIN_EXE_kv").into()).collect(),
             folders: (0..roles.len()).map(|id| folder.path().join(format!("data-{id}"))).collect(),
             folder,
             running: roles.iter().map(|_| None).collect(),
@@ -256,7 +263,7 @@ impl Cluster {
     /// The command that runs a member. It ends, and takes the folder with it, when its standard input ends: even a
     /// killed test leaves nothing behind.
     pub(crate) fn command(&self, id: usize) -> Command {
-        let mut command = under(&self.under[id]);
+        let mut command = build_under(&self.builds[id], &self.under[id]);
         let members = self.lists.get(id).unwrap_or(&self.members);
         command.args(["serve", "--json", "--id", &id.to_string(), "--members", members]);
         command.arg("--data").arg(self.data(id));
@@ -396,7 +403,15 @@ impl Cluster {
 
     /// The same, run by another program.
     pub(crate) fn kv_under(&self, program: &[String], arguments: &[&str]) -> Command {
-        let mut command = under(program);
+        self.addressed(under(program), arguments)
+    }
+
+    /// The same, of another build.
+    pub(crate) fn kv_of(&self, build: &Path, arguments: &[&str]) -> Command {
+        self.addressed(build_under(build, &[]), arguments)
+    }
+
+    fn addressed(&self, mut command: Command, arguments: &[&str]) -> Command {
         command.args(arguments).env("KV_ADDRESS", self.addresses.join(","));
         command
     }

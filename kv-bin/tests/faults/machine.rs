@@ -15,6 +15,13 @@ pub(crate) enum Need {
     Netns,
     /// Tracing, to make system calls fail.
     Strace,
+    /// The program as an earlier commit builds it.
+    EarlierBuild,
+}
+
+/// Where the program of an earlier commit is. `.ci/run upgrade` builds it.
+pub(crate) fn earlier_build() -> Option<PathBuf> {
+    std::env::var_os("KV_EARLIER_BUILD").map(PathBuf::from)
 }
 
 /// What is missing, in one line; nothing where nothing is.
@@ -33,6 +40,9 @@ pub(crate) fn lacks(need: Need) -> Option<String> {
             let made = attempt("ip", &["netns", "add", &name]).err();
             let _ = attempt("ip", &["netns", "del", &name]);
             made.map(|error| format!("this machine has no network namespaces ({error})"))
+        }),
+        Need::EarlierBuild => earlier_build().is_none().then(|| {
+            "KV_EARLIER_BUILD names no program: .ci/run upgrade builds one, and runs this".to_owned()
         }),
         Need::Strace => program("strace").or_else(|| {
             let traced = attempt("strace", &["-f", "-o", "/dev/null", "true"]).err();

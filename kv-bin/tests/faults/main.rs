@@ -30,6 +30,7 @@ mod siege;
 mod soak;
 mod states;
 mod syscalls;
+mod upgrade;
 mod watchers;
 
 /// Clusters of real processes are those of the other tests.
@@ -88,6 +89,13 @@ const DRILLS: &[Drill] = &[
     drill!("freeze backups in turn", "F-proc-6", [], (20, 2), processes::freeze_backups),
     drill!("stop the primary gracefully", "F-proc-11", [], (20, 2), processes::terminate),
     drill!("restart every member in turn", "F-proc-11", [], (20, 1), processes::roll),
+    drill!(
+        "upgrade from an earlier build and back",
+        "F-conf-12",
+        [Need::EarlierBuild],
+        (5, 1),
+        upgrade::roll
+    ),
     drill!("run out of descriptors", "F-proc-9", [], (3, 1), processes::descriptors),
     drill!("storm a member with connections", "F-load-4 F-proc-9", [], (5, 1), hostile::storm),
     drill!("flood a member with garbage", "F-input-1 F-input-2", [], (5, 1), hostile::garbage),

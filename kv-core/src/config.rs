@@ -10,7 +10,7 @@ pub use fixed::FixedOptions;
 pub(crate) use fixed::FixedOptions;
 pub use fixed::{OPTION_TABLE, OptionMismatch, OptionRow, Scope};
 
-pub use crate::ids::{ClusterId, Hash, MemberId, View};
+pub use crate::ids::{ClusterId, Epoch, Hash, MemberId, View};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -188,7 +188,7 @@ impl Cluster {
     pub fn primary(&self, view: View) -> MemberId {
         let data = self.members.values().filter(|member| member.role == Role::Data);
         let count = data.clone().count() as u64;
-        let turn = view.get() % count;
+        let turn = view.number() % count;
         let mut data = data;
         data.nth(usize::try_from(turn).expect("below 15")).expect("a cluster has a data member").id
     }

@@ -111,10 +111,6 @@ macro_rules! counter {
 }
 
 counter!(
-    /// The number of a view: a period with one primary. The numbers only grow.
-    View, "v"
-);
-counter!(
     /// The index of an entry in the replicated log. The first entry is op 1; op 0 is the empty log.
     Op, "o"
 );
@@ -161,6 +157,126 @@ counter!(
     /// on a wall clock.
     Timestamp, "T"
 );
+
+/// The number of an epoch: a period with one list of members, which consists of views. The cluster forms in epoch 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(u32);
+
+number!(Epoch(u32), "{}");
+
+impl Epoch {
+    /// The epoch in which a cluster forms.
+    pub const ZERO: Self = Self(0);
+
+    /// The next epoch.
+    ///
+    /// # Panics
+    /// At `u32::MAX`. Epochs from outside are below 2^22.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("an epoch ran past u32::MAX"))
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "e{}", self.0)
+    }
+}
+
+/// The number of a view: a period with one primary. The numbers only grow. A view belongs to an epoch, a period with
+/// one list of members, and every view of an epoch is later than all views of earlier epochs. A view of epoch 0 is
+/// printed as its number (`7`), and a view of a later epoch as the epoch and its number within the epoch (`2.7`).
+//
+// It is one number, of which the greatest bits are the epoch. So a comparison of two views compares their epochs first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+pub struct View(u64);
+
+impl View {
+    /// The first view of epoch 0.
+    pub const ZERO: Self = Self(0);
+
+    /// How many bits the number within the epoch has.
+    const NUMBER_BITS: u32 = 40;
+
+    /// Every number within an epoch that is decoded is below this: so far below 2^40 that no view is counted into the
+    /// next epoch.
+    const NUMBER_END: u64 = 1 << (Self::NUMBER_BITS - 1);
+
+    /// The view with this [plain number](Self::get).
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The view `number` of `epoch`.
+    ///
+    /// # Panics
+    /// If `number` is not below 2^40.
+    #[must_use]
+    pub const fn of(epoch: Epoch, number: u64) -> Self {
+        assert!(number >> Self::NUMBER_BITS == 0, "a view is counted within its epoch");
+        Self((epoch.0 as u64) << Self::NUMBER_BITS | number)
+    }
+
+    /// The plain number: the epoch in the bits above the lowest 40, and the number within the epoch in those. In epoch
+    /// 0, it is the number within the epoch.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The epoch to which it belongs.
+    #[must_use]
+    pub const fn epoch(self) -> Epoch {
+        Epoch((self.0 >> Self::NUMBER_BITS) as u32)
+    }
+
+    /// Its number within the epoch.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0 & ((1 << Self::NUMBER_BITS) - 1)
+    }
+
+    /// The next view of the same epoch.
+    ///
+    /// # Panics
+    /// After the last number. Numbers from outside are below 2^39.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self::of(self.epoch(), self.number() + 1)
+    }
+
+    /// Whether this can be a view: its numbers are not near the ends of their ranges.
+    pub(crate) const fn is_sane(self) -> bool {
+        self.0 < COUNTER_END && self.number() < Self::NUMBER_END
+    }
+}
+
+impl<'de> Deserialize<'de> for View {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = u64::deserialize(deserializer)?;
+        let expected = &"an epoch below 2^22, and a number below 2^39 within it";
+        Some(Self(value))
+            .filter(|view| view.is_sane())
+            .ok_or_else(|| D::Error::invalid_value(Unexpected::Unsigned(value), expected))
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.epoch() {
+            Epoch::ZERO => write!(f, "{}", self.number()),
+            epoch => write!(f, "{epoch}.{}", self.number()),
+        }
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{self}")
+    }
+}
 
 impl Instant {
     /// This point plus `duration` (saturating).
@@ -254,5 +370,54 @@ impl Anchor {
 impl fmt::Debug for Anchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}{:?}", self.op, self.hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Epoch = Epoch::new(2);
+    const LAST: Epoch = Epoch::new((1 << 22) - 1);
+
+    #[test]
+    fn m4_views_of_a_later_epoch_are_later() {
+        let views = [
+            View::ZERO,
+            View::of(Epoch::ZERO, 7),
+            View::of(Epoch::ZERO, 1 << 38),
+            View::of(Epoch::new(1), 0),
+            View::of(Epoch::new(1), 9),
+            View::of(SECOND, 7),
+            View::of(LAST, 0),
+        ];
+        assert!(views.is_sorted_by(|one, next| one < next), "{views:?}");
+        for view in views {
+            assert_eq!(View::of(view.epoch(), view.number()), view);
+            assert_eq!((view.next().epoch(), view.next().number()), (view.epoch(), view.number() + 1));
+        }
+        let texts: Vec<String> = views[1..].iter().map(|view| format!("{view} {view:?}")).collect();
+        assert_eq!(texts[0], "7 v7");
+        assert_eq!(texts[4], "2.7 v2.7");
+    }
+
+    #[test]
+    fn a_view_of_epoch_0_is_encoded_as_before_epochs() {
+        for number in [0_u64, 1, 127, 128, 300, (1 << 39) - 1] {
+            let before = postcard::to_stdvec(&number).unwrap();
+            assert_eq!(postcard::to_stdvec(&View::of(Epoch::ZERO, number)).unwrap(), before);
+            assert_eq!(postcard::from_bytes::<View>(&before), Ok(View::new(number)));
+        }
+    }
+
+    #[test]
+    fn a_view_that_could_be_counted_into_the_next_epoch_is_refused() {
+        let decoded = |value: u64| postcard::from_bytes::<View>(&postcard::to_stdvec(&value).unwrap());
+        let far = View::of(LAST, (1 << 39) - 1);
+        assert_eq!(decoded(far.get()), Ok(far));
+        assert_eq!(far.next().epoch(), LAST);
+        for value in [1 << 39, (1 << 40) - 1, far.get() + 1, COUNTER_END, u64::MAX] {
+            assert!(decoded(value).is_err(), "{value:x}");
+        }
     }
 }

@@ -252,13 +252,19 @@ fn member(dice: &mut Dice<'_>) -> MemberId {
     MemberId::new(u8::try_from(dice.below(4)).expect("few"))
 }
 
+/// The last number of a view that a decoder accepts.
+const LAST_NUMBER: u64 = (1 << 39) - 1;
+
 /// Near the present one, rarely far away.
 fn view(dice: &mut Dice<'_>, now: View) -> View {
     let offset = dice.byte();
     match offset {
-        0xff => View::new((1 << 62) - 1),
+        0xff => View::of(now.epoch(), LAST_NUMBER),
         0xfe => View::ZERO,
-        _ => View::new((now.get() + u64::from(offset % 6)).saturating_sub(2).min((1 << 62) - 1)),
+        _ => {
+            let number = (now.number() + u64::from(offset % 6)).saturating_sub(2);
+            View::of(now.epoch(), number.min(LAST_NUMBER))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::chain::{ChainEntry, HeldPastGap};
 use super::location::{Generation, Position};
-use super::scan::{Live, Remnant, Scan};
+use super::scan::{Found, Live, Remnant, Scan};
 use super::segment::Header;
 use super::superblock::{Mark, Superblock};
 use crate::ids::Op;
@@ -17,13 +17,16 @@ pub(super) fn past_gap(live: &Live, head: Mark) -> BTreeMap<Op, HeldPastGap> {
     let mut kept: BTreeMap<Op, HeldPastGap> = BTreeMap::new();
     let mut above = None;
     for (op, found) in live.range(first..).rev() {
-        let agrees = above.is_none_or(|(child, parent, revision)| {
-            child != op.next() || (parent == found.meta.hash && revision == found.meta.next_revision)
+        let agrees = above.is_none_or(|child: &Found| {
+            child.op != op.next()
+                || (child.parent == found.meta.hash
+                    && child.first_revision == found.meta.next_revision
+                    && child.meta.epoch == found.meta.next_epoch())
         });
         if agrees {
             let held = ChainEntry { meta: found.meta, place: found.place };
             kept.insert(*op, HeldPastGap { held, parent: found.parent });
-            above = Some((*op, found.parent, found.first_revision));
+            above = Some(found);
         }
     }
     kept

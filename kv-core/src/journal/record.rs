@@ -103,8 +103,8 @@ pub(super) fn decode(record: Vec<u8>, op: Op, cluster: ClusterId) -> Option<(Ent
 
 fn is_sane(header: &EntryHeader) -> bool {
     let (first, count) = (header.first_revision.get(), header.revision_count);
-    let numbers = [header.op.get(), header.view.get(), first, count, header.timestamp.get()];
-    header.op > Op::ZERO && in_range(&numbers)
+    let numbers = [header.op.get(), first, count, header.timestamp.get()];
+    header.op > Op::ZERO && header.view.is_sane() && in_range(&numbers)
 }
 
 /// Decodes the entry of `op` with `hash` from these blocks, which were read from `location`; `None` if they hold

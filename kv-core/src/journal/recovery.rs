@@ -174,14 +174,18 @@ fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> L
 fn above(checkpoint: Mark, live: &Live) -> Vec<ChainEntry> {
     let mut chain = Vec::new();
     let mut head = checkpoint;
+    let at_head = live.get(&head.anchor.op).filter(|found| found.meta.hash == head.anchor.hash);
+    let mut next_epoch = at_head.map(|found| found.meta.next_epoch());
     while let Some(found) = live.get(&head.anchor.op.next()) {
         let follows = found.parent == head.anchor.hash
+            && next_epoch.is_none_or(|epoch| epoch == found.meta.epoch)
             && found.first_revision == head.next_revision
             && found.meta.timestamp >= head.timestamp;
         if !follows {
             break;
         }
         chain.push(ChainEntry { meta: found.meta, place: found.place });
+        next_epoch = Some(found.meta.next_epoch());
         head = Mark {
             anchor: Anchor::new(found.op, found.meta.hash),
             next_revision: found.meta.next_revision,
@@ -196,12 +200,17 @@ fn above(checkpoint: Mark, live: &Live) -> Vec<ChainEntry> {
 fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<ChainEntry>) {
     let mut chain = VecDeque::new();
     let mut floor = superblock.checkpoint;
+    // The epoch of the entry after the floor: `above` has compared the one after the checkpoint.
+    let mut above = None;
     while floor.anchor.op > superblock.floor.anchor.op {
         let fits = |found: &&Found| {
-            found.meta.hash == floor.anchor.hash && found.meta.next_revision == floor.next_revision
+            found.meta.hash == floor.anchor.hash
+                && found.meta.next_revision == floor.next_revision
+                && above.is_none_or(|epoch| epoch == found.meta.next_epoch())
         };
         let Some(found) = live.get(&floor.anchor.op).filter(fits) else { break };
         chain.push_front(ChainEntry { meta: found.meta, place: found.place });
+        above = Some(found.meta.epoch);
         floor = Mark {
             anchor: Anchor::new(found.op.previous(), found.parent),
             next_revision: found.first_revision,

@@ -234,13 +234,7 @@ impl<'a> Reader<'a> {
             return (start..=last).for_each(|at| self.remnant(at, damaged(stamp)));
         };
         let header = &entry.header;
-        let meta = EntryMeta {
-            hash,
-            next_revision: header.next_revision(),
-            timestamp: header.timestamp,
-            body_len: header.body_len,
-            written: local.written,
-        };
+        let meta = EntryMeta { written: local.written, ..EntryMeta::with_hash(header, hash) };
         let place = EntryLocation {
             segment: self.segment.number,
             generation: self.generation,

@@ -125,14 +125,15 @@ impl Superblock {
 
     /// Whether this member can have written this. A checksum does not show that.
     fn is_sound(&self) -> bool {
-        let numbers =
-            [self.view.get(), self.log_view.get(), self.incarnation.get(), self.synced_through.get()];
+        let numbers = [self.incarnation.get(), self.synced_through.get()];
         let reach = self.damaged.map_or(0, |extent| match extent {
             Extent::Through(op) => op.get(),
             Extent::Open => 0,
         });
         in_range(&numbers)
             && in_range(&[reach])
+            && self.view.is_sane()
+            && self.log_view.is_sane()
             && self.checkpoint.is_sane()
             && self.floor.is_sane()
             && self.floor.anchor.op <= self.checkpoint.anchor.op
@@ -327,6 +328,7 @@ fn decode(zone: &[u8; ZONE_BYTES], copy: usize) -> Copy {
 mod tests {
     use super::*;
     use crate::config::Options;
+    use crate::ids::Epoch;
     use crate::storage::simulated::Disk;
     use std::time::Duration;
 
@@ -408,8 +410,8 @@ mod tests {
             cluster_name: "x".repeat(100),
             fingerprint: Hash::new(u128::MAX),
             options: FixedOptions::from(&largest_options()),
-            log_view: View::new(u64::MAX >> 3),
-            view: View::new(u64::MAX >> 3),
+            log_view: View::of(Epoch::new((1 << 22) - 1), (1 << 39) - 1),
+            view: View::of(Epoch::new((1 << 22) - 1), (1 << 39) - 1),
             checkpoint: far,
             floor: far,
             synced_through: Op::new(u64::MAX >> 3),

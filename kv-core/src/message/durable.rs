@@ -1,7 +1,7 @@
 //! What a replica asks its journal to make durable, and what the journal recovers.
 
 use super::{Entry, EntryHeader, FormationStep, LogRebase};
-use crate::ids::{Anchor, Hash, Incarnation, Op, Revision, Timestamp, View};
+use crate::ids::{Anchor, Epoch, Hash, Incarnation, Op, Revision, Timestamp, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -143,6 +143,10 @@ pub enum CheckpointAlignment {
 pub struct EntryMeta {
     /// The entry's hash.
     pub hash: Hash,
+    /// The epoch in which it was first prepared.
+    pub epoch: Epoch,
+    /// Whether it is the last entry of its epoch.
+    pub is_stop: bool,
     /// The revision after those that it takes.
     pub next_revision: Revision,
     /// Its stamp.
@@ -208,12 +212,25 @@ impl EntryMeta {
     /// The metadata of this entry.
     #[must_use]
     pub fn of(header: &EntryHeader) -> Self {
+        Self::with_hash(header, header.hash())
+    }
+
+    /// The same, with the hash of the header, which need not be computed again.
+    pub(crate) fn with_hash(header: &EntryHeader, hash: Hash) -> Self {
         Self {
-            hash: header.hash(),
+            hash,
+            epoch: header.view.epoch(),
+            is_stop: header.is_stop(),
             next_revision: header.next_revision(),
             timestamp: header.timestamp,
             body_len: header.body_len,
             written: Timestamp::ZERO,
         }
+    }
+
+    /// The epoch of the entry after it (rule M1).
+    #[must_use]
+    pub const fn next_epoch(&self) -> Epoch {
+        if self.is_stop { self.epoch.next() } else { self.epoch }
     }
 }

@@ -12,6 +12,9 @@ pub const HEADER_BYTES: usize = 16 + 8 + 8 + 16 + 8 + 8 + 4 + 8 + 4 + 16;
 /// The overhead of each request in a body, in bytes: its length.
 pub const BODY_OVERHEAD: usize = 4;
 
+/// The bit of [`EntryHeader::request_count`] that marks a stop. No entry has so many requests.
+const STOP: u32 = 1 << 31;
+
 /// The replicated header of an entry. It is the same on every member, whenever and wherever the entry is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EntryHeader {
@@ -28,7 +31,7 @@ pub struct EntryHeader {
     pub first_revision: Revision,
     /// The stamp of the primary when it was prepared; never less than that of the entry before.
     pub timestamp: Timestamp,
-    /// The number of requests: at least 1.
+    /// The number of requests: at least 1. In a stop, the last entry of its epoch, the greatest bit is set too.
     pub request_count: u32,
     /// How many revisions they take ([`Request::revisions`]).
     pub revision_count: u64,
@@ -87,6 +90,12 @@ impl EntryHeader {
         self.first_revision.advance(self.revision_count)
     }
 
+    /// Whether this is the header of a stop: the entry after it belongs to the next epoch (rule M1).
+    #[must_use]
+    pub const fn is_stop(&self) -> bool {
+        self.request_count & STOP != 0
+    }
+
     /// Whether a request among its requests surely skips revisions: they take more than one each.
     #[must_use]
     pub fn skips_revisions(&self) -> bool {
@@ -134,7 +143,7 @@ impl EntryHeader {
 
 impl Entry {
     /// Checks that the body matches the header, consists of as many requests and takes as many revisions as the header
-    /// states.
+    /// states. No entry can be a stop yet, because no request changes the members.
     ///
     /// # Errors
     /// [`EntryError`] names the part that does not match.

@@ -18,6 +18,7 @@ use crate::message::{
 use bytes::Bytes;
 use sending::{unasked, window_end};
 use std::collections::{BTreeMap, VecDeque};
+use std::iter;
 use std::time::Duration;
 use tracing::{info, trace};
 
@@ -499,7 +500,8 @@ impl Primary {
             Leaving::No | Leaving::Abdicated(_) => None,
         };
         let now = cx.now.monotonic;
-        let views = || (1..=cx.cluster.len() as u64).map(|ahead| View::new(cx.view.get() + ahead));
+        let views =
+            || iter::successors(Some(cx.view.next()), |view| Some(view.next())).take(cx.cluster.len());
         let alive = |view: &View| self.hears(cx, cx.cluster.primary(*view), now);
         let of_named = views().find(|view| Some(cx.cluster.primary(*view)) == named).filter(alive);
         of_named.or_else(|| views().find(alive)).unwrap_or_else(|| cx.view.next())

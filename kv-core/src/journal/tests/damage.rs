@@ -6,6 +6,7 @@ use super::location::{EntryLocation, Generation, SegmentNumber};
 use super::model::{Model, Writer};
 use super::superblock::Mark;
 use super::*;
+use crate::ids::Epoch;
 use crate::storage::simulated::{Kind, WriteFault};
 use crate::storage::{File, Storage};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -187,6 +188,18 @@ fn f_disk_9_lost_and_misdirected_writes_are_detected_by_later_entries() {
         let recovered = reopened(&disk);
         assert_eq!((head(&recovered), recovered.is_damaged()), (2, true), "{misdeed:?}");
     }
+}
+
+#[test]
+fn m1_an_entry_of_another_epoch_is_no_part_of_the_log_unless_it_follows_a_stop() {
+    let (disk, mut journal, entries) = with_entries(2);
+    let mut next = entry_after(entries.last(), 7, 10);
+    next.header.view = View::of(Epoch::new(1), 0);
+    journal.execute(&[Write::Append(vec![next])]).unwrap();
+    drop(journal);
+    let recovered = reopened(&disk);
+    // The entry is intact, so something is wrong with the disk: it is not dropped silently.
+    assert_eq!((head(&recovered), recovered.is_damaged()), (2, true));
 }
 
 #[test]

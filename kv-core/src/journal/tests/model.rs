@@ -163,7 +163,7 @@ impl Writer {
                 Write::Append(entries)
             }
             12..=15 => {
-                let view = model.view.advance(self.rng.u64(0..2));
+                let view = View::new(model.view.get() + self.rng.u64(0..2));
                 let log_view = if self.rng.bool() { view } else { model.log_view };
                 let cut = self.rng.bool().then(|| Cut {
                     after: model.anchor(below(&mut self.rng, model.checkpoint.op)),

@@ -1,7 +1,7 @@
 //! The log as the protocol sees it: a hash chain of entries, without their bodies, and how much of it is durable
 //! here.
 
-use crate::ids::{Anchor, Hash, Op, Revision, Timestamp, WriteSeq};
+use crate::ids::{Anchor, Epoch, Hash, Op, Revision, Timestamp, WriteSeq};
 use crate::message::{EntryHeader, EntryMeta, EntryPastGap, LogPoint, Recovered};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,6 +19,8 @@ pub(crate) struct Log {
     floor: Anchor,
     floor_next_revision: Revision,
     floor_timestamp: Timestamp,
+    /// The epoch of the entry after the floor.
+    floor_next_epoch: Epoch,
     /// Begins with op `floor + 1`. Each entry contains the hash of the one before.
     entries: VecDeque<EntryMeta>,
     /// Everything up to here is durable. Invariant: `floor <= durable <= head`.
@@ -42,6 +44,8 @@ impl Log {
             floor: recovered.floor,
             floor_next_revision: recovered.floor_next_revision,
             floor_timestamp: recovered.floor_timestamp,
+            // A member enters an epoch with the log through the stop before it, or with a state above that.
+            floor_next_epoch: recovered.entries.first().map_or(recovered.view.epoch(), |meta| meta.epoch),
             entries: recovered.entries.iter().copied().collect(),
             durable: head,
             past_gap: recovered.damage.as_ref().map(|damage| damage.past_gap.clone()).unwrap_or_default(),
@@ -72,6 +76,11 @@ impl Log {
         self.entries.back().map_or(self.floor_timestamp, |meta| meta.timestamp)
     }
 
+    /// The epoch of the entry after the head.
+    pub(crate) fn next_epoch(&self) -> Epoch {
+        self.entries.back().map_or(self.floor_next_epoch, EntryMeta::next_epoch)
+    }
+
     pub(crate) fn meta(&self, op: Op) -> Option<&EntryMeta> {
         if op <= self.floor.op {
             return None;
@@ -98,14 +107,15 @@ impl Log {
         self.anchor(op).map(|anchor| LogPoint { anchor, next_revision, timestamp })
     }
 
-    /// Restarts the log at this point. As in the journal, of the entries behind damage only those that follow the
-    /// point are kept. Everything at or below the point is durable elsewhere.
-    pub(crate) fn restart(&mut self, point: LogPoint) {
+    /// Restarts the log at this point, which is in `epoch`. As in the journal, of the entries behind damage only those
+    /// that follow the point are kept. Everything at or below the point is durable elsewhere.
+    pub(crate) fn restart(&mut self, point: LogPoint, epoch: Epoch) {
         let op = point.anchor.op;
         let differs = self.head().op >= op || self.contradicts(point.anchor);
         self.floor = point.anchor;
         self.floor_next_revision = point.next_revision;
         self.floor_timestamp = point.timestamp;
+        self.floor_next_epoch = epoch;
         self.entries.clear();
         self.bytes = 0;
         self.pending.clear();
@@ -122,11 +132,13 @@ impl Log {
         self.hash(anchor.op) == Some(anchor.hash)
     }
 
-    /// Whether an entry with this header can be appended: it has the next op and the hash of the head.
+    /// Whether an entry with this header can be appended: it has the next op and the hash of the head, and it belongs
+    /// to the epoch of the head or, if the head is a stop, to the next one.
     pub(crate) fn follows(&self, header: &EntryHeader) -> bool {
         let head = self.head();
         header.op == head.op.next()
             && header.parent == head.hash
+            && header.view.epoch() == self.next_epoch()
             && header.first_revision == self.next_revision()
             && header.timestamp >= self.timestamp()
     }
@@ -267,6 +279,7 @@ impl Log {
             self.faulty.remove(&self.floor.op);
             self.floor_next_revision = meta.next_revision;
             self.floor_timestamp = meta.timestamp;
+            self.floor_next_epoch = meta.next_epoch();
         }
     }
 
@@ -301,3 +314,6 @@ impl Log {
         assert!(self.pending.iter().is_sorted(), "appends end in order");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,6 +311,7 @@ impl Context {
             }
             if entry.header.cluster != self.cluster.id()
                 || !self.log.follows(&entry.header)
+                || entry.header.view.epoch() > self.view.epoch()
                 || self.log.contradicts(entry.header.anchor())
                 || !accept(entry.header.anchor())
             {

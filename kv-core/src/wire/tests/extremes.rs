@@ -57,8 +57,8 @@ fn assert_in_range(accepted: &impl std::fmt::Debug) {
 
 #[test]
 fn the_text_of_a_message_shows_its_counters() {
-    let message = Message::PrepareOk { view: View::new(FAR), log: anchor(7) };
-    assert_eq!(counters(&format!("{message:?}")), [FAR, 7]);
+    let message = Message::PrepareOk { view: View::new(5), log: Anchor::new(Op::new(FAR), Hash::ZERO) };
+    assert_eq!(counters(&format!("{message:?}")), [5, FAR]);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Member {
     pub address: String,
     /// What the member does.
     pub role: Role,
+    /// It receives the log and the state like a backup, but it is in no quorum, and never votes.
+    pub(crate) is_standby: bool,
 }
 
 /// Why a configuration was refused.
@@ -161,23 +163,38 @@ impl Cluster {
         self.members.values().filter(move |member| member.id != me)
     }
 
+    /// The members that vote: all but the standbys.
+    pub(crate) fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|member| !member.is_standby)
+    }
+
+    /// The number of members that vote.
+    pub(crate) fn voter_count(&self) -> usize {
+        self.voters().count()
+    }
+
+    /// Whether this is the id of a member that votes.
+    pub(crate) fn is_voter(&self, id: MemberId) -> bool {
+        self.members.get(&id).is_some_and(|member| !member.is_standby)
+    }
+
     /// The replication quorum: the number of members on which a write must be durable before it is acknowledged.
     #[must_use]
     pub fn replication_quorum(&self) -> usize {
-        self.members.len() / 2 + 1
+        self.voter_count() / 2 + 1
     }
 
     /// The view-change quorum: the number of members that must agree to leave a view. (A view is a period with one
     /// primary.)
     #[must_use]
     pub fn view_change_quorum(&self) -> usize {
-        self.members.len() / 2 + 1
+        self.voter_count() / 2 + 1
     }
 
     /// The nack quorum: if this many members never held an entry, the entry was not committed.
     #[must_use]
     pub fn nack_quorum(&self) -> usize {
-        self.members.len() - self.replication_quorum() + 1
+        self.voter_count() - self.replication_quorum() + 1
     }
 
     /// The primary of `view`: the data members take turns, in id order.
@@ -186,26 +203,24 @@ impl Cluster {
     /// Never: a cluster has a data member.
     #[must_use]
     pub fn primary(&self, view: View) -> MemberId {
-        let data = self.members.values().filter(|member| member.role == Role::Data);
-        let count = data.clone().count() as u64;
-        let turn = view.number() % count;
-        let mut data = data;
-        data.nth(usize::try_from(turn).expect("below 15")).expect("a cluster has a data member").id
+        let data = || self.voters().filter(|member| member.role == Role::Data);
+        let turn = view.number() % data().count() as u64;
+        data().nth(usize::try_from(turn).expect("below 15")).expect("a cluster has a data member").id
     }
 
-    /// A hash of the name, the ids of the members and their roles. Members whose fingerprints differ refuse each other.
-    /// The hash does not cover addresses: the protocol counts votes by ids, and addresses may change or differ between
-    /// members.
+    /// A hash of the name, the ids of the members that vote, and their roles. Members whose fingerprints differ refuse
+    /// each other. The hash does not cover addresses: the protocol counts votes by ids, and addresses may change or
+    /// differ between members.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
-        fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
+        fingerprint_of(&self.name, self.voters().map(|member| (member.id, member.role)))
     }
 
     /// Finds out how the member list with this fingerprint differs from the list of `self`, by trying every list that
     /// differs in one member. The returned text begins with a colon, so that it can be appended to an error message. If
     /// no such list has this fingerprint, the text is empty.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
-        let members = self.members.values().map(|member| (member.id, member.role)).collect();
+        let members = self.voters().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
     }
 }
@@ -247,8 +262,19 @@ impl ClusterBuilder {
     /// Adds a member with a role.
     #[must_use]
     pub fn with(mut self, id: u8, address: impl Into<String>, role: Role) -> Self {
-        self.members.push(Member { id: MemberId::new(id), address: address.into(), role });
+        let (id, address) = (MemberId::new(id), address.into());
+        self.members.push(Member { id, address, role, is_standby: false });
         self
+    }
+
+    /// Adds a member that does not vote.
+    #[cfg(test)]
+    pub(crate) fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
+        let mut builder = self.with(id, address, role);
+        if let Some(member) = builder.members.last_mut() {
+            member.is_standby = true;
+        }
+        builder
     }
 
     /// Checks and returns the configuration.
@@ -277,10 +303,14 @@ impl ClusterBuilder {
             }
         }
         let cluster = Cluster { name: self.name, members };
-        let witnesses = cluster.members().filter(|member| member.role == Role::Witness).count();
+        let members = cluster.voter_count();
+        if members == 0 {
+            return Err(ConfigError::NoMembers);
+        }
+        let witnesses = cluster.voters().filter(|member| member.role == Role::Witness).count();
         let most = cluster.replication_quorum() - 1;
         if witnesses > most {
-            return Err(ConfigError::TooManyWitnesses { witnesses, members: cluster.len(), most });
+            return Err(ConfigError::TooManyWitnesses { witnesses, members, most });
         }
         Ok(cluster)
     }

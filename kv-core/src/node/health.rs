@@ -176,6 +176,8 @@ impl Alarm {
 #[derive(Clone, Debug)]
 struct PeerView {
     id: MemberId,
+    /// It is no standby, and so counts for a quorum.
+    votes: bool,
     /// This member can reach it.
     to: bool,
     /// It can reach this member.
@@ -222,9 +224,11 @@ struct PeerWatch {
 /// Decides what is reported.
 #[derive(Debug)]
 struct HealthMonitor {
-    /// The number of members, and how many of them must work.
+    /// The number of members that vote, and how many of them must work.
     members: usize,
     needed: usize,
+    /// Whether this member is one of them.
+    votes: bool,
     started: Instant,
     peers: BTreeMap<MemberId, PeerWatch>,
     redundancy: Alarm,
@@ -239,6 +243,7 @@ impl HealthMonitor {
         Self {
             members,
             needed,
+            votes: true,
             started: now,
             peers: BTreeMap::new(),
             redundancy: hourly(),
@@ -251,11 +256,11 @@ impl HealthMonitor {
     /// Returns what to report about the peers. `commit` is the commit op, if this member is the primary.
     fn check(&mut self, now: Instant, peers: &[PeerView], commit: Option<Op>) -> Vec<Report> {
         let mut reports = Vec::new();
-        let mut working = 1;
+        let mut working = usize::from(self.votes);
         for seen in peers {
             let watch = self.peers.entry(seen.id).or_insert_with(|| PeerWatch::new(now));
             watch.observe(now, self.started, seen, commit, &mut reports);
-            working += usize::from(!watch.lost.is_on() && !watch.behind.is_on());
+            working += usize::from(seen.votes && !watch.lost.is_on() && !watch.behind.is_on());
         }
         let Self { needed, members, .. } = *self;
         // A cluster that cannot lose any member even when it is complete has no redundancy to miss.
@@ -367,13 +372,15 @@ impl PeerWatch {
 pub(super) async fn run(shared: Arc<Shared>) {
     let cluster = &shared.cluster;
     let needed = cluster.replication_quorum().max(cluster.view_change_quorum());
-    let mut watch = HealthMonitor::new(cluster.len(), needed, shared.clock.monotonic());
+    let mut watch = HealthMonitor::new(cluster.voter_count(), needed, shared.clock.monotonic());
+    watch.votes = cluster.is_voter(shared.me);
     loop {
         sleep(LOOK_EVERY).await;
         let now = shared.clock.monotonic();
         let (commit, progress) = shared.status.progress();
         let see = |id| PeerView {
             id,
+            votes: cluster.is_voter(id),
             to: shared.lanes.is_reachable(id),
             from: shared.incoming.has(id),
             acknowledged: progress.iter().find(|peer| peer.id == id).map(|peer| peer.acknowledged),
@@ -397,7 +404,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 fn log(shared: &Shared, report: &Report) {
     let address =
         |peer: &MemberId| shared.cluster.member(*peer).map(|it| it.address.clone()).unwrap_or_default();
-    let members = shared.cluster.len();
+    let members = shared.cluster.voter_count();
     match report {
         Report::Lost { peer, to, from } => {
             let (address, way, error) = (address(peer), broken_way(*to, *from), shared.health.error(*peer));

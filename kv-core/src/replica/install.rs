@@ -317,7 +317,7 @@ impl Install {
     fn sources(cx: &Context) -> Vec<MemberId> {
         let primary = cx.primary();
         let mut peers: Vec<MemberId> = cx.cluster.peers(cx.me).map(|peer| peer.id).collect();
-        peers.sort_by_key(|peer| (*peer != primary, *peer));
+        peers.sort_by_key(|peer| (*peer != primary, !cx.cluster.is_voter(*peer), *peer));
         peers
     }
 

@@ -95,11 +95,8 @@ impl Replica {
             Input::Applying => self.cx.on_applying(),
             Input::StateDigest { op, digest } => self.cx.on_own_digest(op, digest),
             Input::Checkpointed { checkpoint } => self.cx.on_checkpointed(checkpoint),
-            Input::Faulty { op } => {
-                if !matches!(self.state, ReplicaState::Forming(_)) {
-                    self.cx.on_faulty(op);
-                }
-            }
+            Input::Faulty { .. } if matches!(self.state, ReplicaState::Forming(_)) => {}
+            Input::Faulty { op } => self.cx.on_faulty(op),
             Input::PeerLost { peer } => {
                 let flow = self.state.on_peer_lost(&mut self.cx, peer);
                 self.carry_out(flow);
@@ -177,14 +174,14 @@ impl Replica {
     /// Starts a member that was formed in an earlier life.
     fn start_formed(&mut self) {
         self.cx.hold_as_promised();
-        if self.cx.cluster.len() == 1 {
+        if self.cx.cluster.voter_count() == 1 && self.cx.is_voter() {
             if self.cx.misses_entries() {
-                // No other member has what is missing.
+                // No other member has acknowledged what is missing.
                 return self.cx.halt(Halt::Lost { op: self.cx.log.head().op.next() });
             }
             self.cx.damage = None;
         }
-        if self.cx.log_view < self.cx.view {
+        if self.cx.log_view < self.cx.view && self.cx.is_voter() {
             // A member that restarts between views sends its summary again.
             let persisted = self.cx.writes.durable;
             let mut change = ViewChange::new(&mut self.cx, persisted);
@@ -192,7 +189,7 @@ impl Replica {
             self.state = ReplicaState::ViewChange(change);
             return self.carry_out(flow);
         }
-        if self.cx.is_damaged() {
+        if self.cx.is_damaged() || self.cx.log_view < self.cx.view {
             // Rule D6: the member votes, but acknowledges nothing before it knows its head.
             self.catch_up(self.cx.view);
         } else {
@@ -217,6 +214,9 @@ impl Replica {
     fn enter_view_change(&mut self, view: View) {
         debug!(from = %self.cx.view, to = %view, "view change");
         assert!(view > self.cx.view, "views only grow");
+        if !self.cx.is_voter() {
+            return self.catch_up(view);
+        }
         self.leave_for(view);
         let persisted = self.cx.writes.last;
         self.state = ReplicaState::ViewChange(ViewChange::new(&mut self.cx, persisted));
@@ -253,7 +253,7 @@ impl Replica {
     }
 
     fn on_message(&mut self, from: MemberId, message: Message) {
-        if from == self.cx.me || self.cx.cluster.member(from).is_none() {
+        if from == self.cx.me || !self.cx.hears(from, &message) {
             return;
         }
         if let Message::Formation { step, ask } = message {
@@ -436,8 +436,7 @@ impl Replica {
 
     fn on_get_state(&mut self, from: MemberId, view: View, nonce: u64) {
         if view > self.cx.view {
-            // The sender heard of that view from its primary, or has it on disk: a quorum of votes moved some member
-            // there.
+            // The sender heard of that view from its primary, or has it on disk: a quorum moved some member there.
             self.enter_view_change(view);
         } else if matches!(self.state, ReplicaState::Primary(_)) {
             self.cx.send(from, Primary::start_view(&self.cx, nonce));

@@ -131,10 +131,14 @@ impl Primary {
         self.peers.get_mut(&id).expect("every other member is a peer, and only members are heard")
     }
 
-    /// When the `quorum`-th most recently heard member was heard. This member counts.
-    fn quorum_heard_at(&self, quorum: usize, now: Instant) -> Option<Instant> {
-        let mut heard: Vec<Instant> =
-            self.peers.values().filter_map(|peer| peer.heard_at).chain([now]).collect();
+    /// The progress of the peers that vote.
+    fn voters(&self, cx: &Context) -> impl Iterator<Item = &PeerProgress> {
+        self.peers.iter().filter(|(id, _)| cx.cluster.is_voter(**id)).map(|(_, peer)| peer)
+    }
+
+    /// When the `quorum`-th most recently heard voter was heard. This member counts.
+    fn quorum_heard_at(&self, cx: &Context, quorum: usize, now: Instant) -> Option<Instant> {
+        let mut heard: Vec<Instant> = self.voters(cx).filter_map(|peer| peer.heard_at).chain([now]).collect();
         heard.sort_unstable_by(|a, b| b.cmp(a));
         heard.get(quorum - 1).copied()
     }
@@ -313,7 +317,7 @@ impl Primary {
         let quorum = cx.cluster.replication_quorum();
         let (now, slow) = (cx.now.monotonic, cx.options.failure_timeout_min);
         let own = cx.durable_prefix().op;
-        let mut acked: Vec<Op> = self.peers.values().map(|peer| peer.acked).collect();
+        let mut acked: Vec<Op> = self.voters(cx).map(|peer| peer.acked).collect();
         acked.sort_unstable_by(|a, b| b.cmp(a));
         self.pace.durable(own, acked.get(quorum - 1).copied(), now, slow);
         acked.push(own);
@@ -369,9 +373,15 @@ impl Primary {
     fn send_commit(&self, cx: &mut Context) {
         let (view, commit, round) = (cx.view, cx.commit(), self.rounds.last());
         let age = cx.age_of(commit);
-        let known = self.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
-        let trim = known.chain([cx.reported_checkpoint()]).min().unwrap_or(Op::ZERO);
+        let own = cx.reported_checkpoint();
+        let least = |peers: &mut dyn Iterator<Item = &PeerProgress>| {
+            peers.map(|peer| peer.checkpoint.unwrap_or(Op::ZERO)).fold(own, Op::min)
+        };
+        // Rule T8: a witness protects its voters, and keeps nothing for a standby.
+        let (trim, trim_of_witness) = (least(&mut self.peers.values()), least(&mut self.voters(cx)));
         for to in self.peers.keys() {
+            let is_witness = cx.cluster.member(*to).is_some_and(|peer| peer.role == Role::Witness);
+            let trim = if is_witness { trim_of_witness } else { trim };
             let fresh = self.rounds.fresh(*to);
             cx.send(*to, Message::Commit { view, commit, age, round, trim, fresh });
         }
@@ -421,7 +431,7 @@ impl Primary {
         let (short, long) = (cx.options.failure_timeout_min * 4, cx.options.failure_timeout_max * 2);
         let quorum = cx.cluster.replication_quorum();
         let late = now.since(self.heartbeat_at);
-        let Some(heard) = self.quorum_heard_at(quorum, now) else { return };
+        let Some(heard) = self.quorum_heard_at(cx, quorum, now) else { return };
         let detector = self
             .quorum
             .get_or_insert_with(|| Detector::new(self.started_at, heartbeat, short.min(long), long));
@@ -500,8 +510,9 @@ impl Primary {
             Leaving::No | Leaving::Abdicated(_) => None,
         };
         let now = cx.now.monotonic;
-        let views =
-            || iter::successors(Some(cx.view.next()), |view| Some(view.next())).take(cx.cluster.len());
+        let views = || {
+            iter::successors(Some(cx.view.next()), |view| Some(view.next())).take(cx.cluster.voter_count())
+        };
         let alive = |view: &View| self.hears(cx, cx.cluster.primary(*view), now);
         let of_named = views().find(|view| Some(cx.cluster.primary(*view)) == named).filter(alive);
         of_named.or_else(|| views().find(alive)).unwrap_or_else(|| cx.view.next())
@@ -521,7 +532,7 @@ impl Primary {
         id: MemberId,
         now: Instant,
     ) -> Result<(), SuccessorRefusal> {
-        match cx.cluster.member(id).map(|member| member.role) {
+        match cx.cluster.voters().find(|member| member.id == id).map(|member| member.role) {
             None => return Err(SuccessorRefusal::Unknown(id)),
             Some(Role::Witness) => return Err(SuccessorRefusal::Witness(id)),
             Some(Role::Data) => {}
@@ -540,7 +551,7 @@ impl Primary {
     }
 
     pub(super) fn on_handover(&mut self, cx: &mut Context, successor: Option<MemberId>) -> Flow {
-        if !self.is_serving() || cx.cluster.len() == 1 || successor == Some(cx.me) {
+        if !self.is_serving() || cx.cluster.voter_count() == 1 || successor == Some(cx.me) {
             return Flow::Continue(());
         }
         if successor.is_some_and(|id| self.check_successor(cx, id, cx.now.monotonic).is_err()) {

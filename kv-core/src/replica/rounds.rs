@@ -108,7 +108,9 @@ impl Rounds {
     /// Ends the present round if a quorum has answered it.
     pub(super) fn confirm(&mut self, cx: &mut Context) {
         let Some(UnderWay { op, since }) = self.under_way else { return };
-        let answers = 1 + self.peers.values().filter(|peer| peer.round >= self.last).count();
+        let has_answered =
+            |(id, peer): &(&MemberId, &Answers)| peer.round >= self.last && cx.cluster.is_voter(**id);
+        let answers = 1 + self.peers.iter().filter(has_answered).count();
         if answers < cx.cluster.replication_quorum() {
             return;
         }

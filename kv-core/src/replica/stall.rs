@@ -43,12 +43,15 @@ impl Replica {
 #[must_use]
 pub fn stall_reason(cluster: &Cluster, votes: &[Vote]) -> Option<StallReason> {
     let quorums = Quorums {
-        members: cluster.len(),
+        members: cluster.voter_count(),
         view_change: cluster.view_change_quorum(),
         nack: cluster.nack_quorum(),
     };
-    let logs: BTreeMap<MemberId, LogSummary> =
-        votes.iter().map(|vote| (vote.member, vote.log.clone())).collect();
+    let logs: BTreeMap<MemberId, LogSummary> = votes
+        .iter()
+        .filter(|vote| cluster.is_voter(vote.member))
+        .map(|vote| (vote.member, vote.log.clone()))
+        .collect();
     match decide(&logs, quorums) {
         LogDecision::TooFew => return Some(StallReason::TooFew),
         LogDecision::Stuck(op) => return Some(StallReason::Undecided(op)),

@@ -168,6 +168,12 @@ impl Replica {
         assert!(!normal || !cx.is_damaged(), "a damaged member is not in normal status");
     }
 
+    /// What this member would report in a view change.
+    #[cfg(test)]
+    pub(super) fn vote_for_tests(&self) -> crate::message::LogSummary {
+        self.cx.summary()
+    }
+
     /// The hashes of the committed ops above the first `count`.
     #[cfg(test)]
     pub(super) fn committed_above(&self, count: usize) -> Vec<crate::ids::Hash> {

@@ -164,14 +164,14 @@ impl ViewChange {
             return self.yield_view(cx);
         }
         let quorums = Quorums {
-            members: cx.cluster.len(),
+            members: cx.cluster.voter_count(),
             view_change: cx.cluster.view_change_quorum(),
             nack: cx.cluster.nack_quorum(),
         };
         if self.sent.is_none() || self.install.is_some() {
             return Flow::Continue(());
         }
-        let everyone = self.summaries.len() == cx.cluster.len();
+        let everyone = self.summaries.len() == cx.cluster.voter_count();
         let decided = match decide(&self.summaries, quorums) {
             LogDecision::Log(decided) => decided,
             LogDecision::Stuck(op) => {
@@ -195,7 +195,7 @@ impl ViewChange {
     /// Rule V5h: every member has answered, and none has an entry that was committed, so waiting would never end.
     /// Returns true if this member lacks the entry too, and so decides nothing.
     fn halt_if_lost(&mut self, cx: &mut Context) -> bool {
-        let lost = lost(&self.summaries, cx.cluster.len()).filter(|op| cx.lacks_for_good(*op));
+        let lost = lost(&self.summaries, cx.cluster.voter_count()).filter(|op| cx.lacks_for_good(*op));
         if let Some(op) = lost {
             self.on_lost(cx, op);
         }
@@ -219,7 +219,7 @@ impl ViewChange {
         if cx.primary() != cx.me || self.suspicion.is_some() {
             return Flow::Continue(());
         }
-        if cx.attempts as usize > cx.cluster.len() {
+        if cx.attempts as usize > cx.cluster.voter_count() {
             let soon = cx.now.monotonic.after(cx.options.failure_timeout_min);
             self.patience_ends = self.patience_ends.min(soon);
             return Flow::Continue(());
@@ -230,7 +230,7 @@ impl ViewChange {
 
     /// Rule T7: this member could not apply what it would commit, and others have not all had a turn.
     fn leaves_to_others(cx: &Context) -> bool {
-        cx.fetches_to_go_on() && cx.attempts as usize <= cx.cluster.len()
+        cx.fetches_to_go_on() && cx.attempts as usize <= cx.cluster.voter_count()
     }
 
     // -- the installation of the decided log (rule V6)

@@ -34,7 +34,15 @@ fn good(peer: u8) -> PeerView {
 }
 
 fn lost(peer: u8) -> PeerView {
-    PeerView { id: id(peer), to: false, from: false, acknowledged: None, clock: None, twice: None }
+    PeerView {
+        id: id(peer),
+        votes: true,
+        to: false,
+        from: false,
+        acknowledged: None,
+        clock: None,
+        twice: None,
+    }
 }
 
 #[test]
@@ -105,6 +113,15 @@ fn redundancy_is_the_number_of_members_beyond_a_quorum() {
     assert_eq!(reported[2..], [Report::Quorum { working: 3, needed: 3 }]);
     let reported = bench.for_so_long(10 * SECOND, &all, None);
     assert_eq!(reported[2..], [Report::Redundant { working: 5 }]);
+}
+
+#[test]
+fn a_standby_is_no_redundancy() {
+    let mut bench = Bench::new(3, 2);
+    let standby = PeerView { votes: false, ..good(3) };
+    bench.for_so_long(10 * SECOND, &[good(1), good(2), standby.clone()], None);
+    let reported = bench.for_so_long(10 * SECOND, &[good(1), lost(2), standby], None);
+    assert_eq!(reported[1..], [Report::NoRedundancy { working: 2, needed: 2 }]);
 }
 
 #[test]

@@ -62,7 +62,12 @@ impl Context {
         self.compare_digests(op);
     }
 
+    /// The digest of a standby proves nothing about other states: the standby itself compares it with those of the
+    /// voters.
     pub(crate) fn on_state_digest(&mut self, from: MemberId, op: Op, digest: Hash) {
+        if !self.cluster.is_voter(from) {
+            return;
+        }
         keep(self.digests.received.entry(from).or_default(), op, digest);
         self.compare_digests(op);
     }

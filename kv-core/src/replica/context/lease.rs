@@ -42,7 +42,7 @@ impl Context {
     /// Rule R6: this member does not know what it promised in an earlier life, so it assumes a promise. A member of a
     /// cluster of one has made none.
     pub(crate) fn hold_as_promised(&mut self) {
-        if self.cluster.len() > 1 {
+        if self.cluster.voter_count() > 1 {
             self.promise = Promise::of_earlier_lives(self.now.monotonic, self.options.read_lease);
         }
     }

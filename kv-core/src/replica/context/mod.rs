@@ -184,6 +184,11 @@ impl Context {
         self.cluster.member(self.me).is_some_and(|member| member.role == Role::Witness)
     }
 
+    /// Whether this member is in the quorums: it is no standby.
+    pub(super) fn is_voter(&self) -> bool {
+        self.cluster.is_voter(self.me)
+    }
+
     pub(super) fn is_damaged(&self) -> bool {
         self.damage.is_some()
     }

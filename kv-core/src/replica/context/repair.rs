@@ -77,7 +77,9 @@ impl Context {
     /// Sends the requests that are due.
     pub(crate) fn ask_for_repairs(&mut self) {
         let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
-        let peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
+        let mut peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
+        // Standbys last: they may have little of the log.
+        peers.sort_by_key(|peer| (!self.cluster.is_voter(*peer), *peer));
         let mut questions = Vec::new();
         for (op, repair) in &mut self.repairs.list {
             if repair.writing.is_some() || now < repair.ask_at {

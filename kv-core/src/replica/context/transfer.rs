@@ -234,7 +234,7 @@ impl Context {
         let primary = self.primary();
         let mut peers: Vec<MemberId> =
             self.cluster.peers(self.me).filter(|peer| peer.role == Role::Data).map(|peer| peer.id).collect();
-        peers.sort_by_key(|peer| (*peer != primary, *peer));
+        peers.sort_by_key(|peer| (*peer != primary, !self.cluster.is_voter(*peer), *peer));
         peers.into_iter()
     }
 

@@ -51,6 +51,12 @@ impl Votes {
 }
 
 impl Context {
+    /// Whether a message from this member counts. A standby has no vote.
+    pub(crate) fn hears(&self, from: MemberId, message: &Message) -> bool {
+        let is_vote = matches!(message, Message::StartViewChange { .. } | Message::DoViewChange { .. });
+        self.cluster.member(from).is_some() && (!is_vote || self.cluster.is_voter(from))
+    }
+
     /// Votes to leave the view, in favour of `target` or of a higher view that anybody wants. `vote` is this member's
     /// vote so far. Its state stays as it is.
     pub(crate) fn suspect(&mut self, vote: &mut Option<Suspicion>, target: View) -> Flow {
@@ -58,7 +64,8 @@ impl Context {
         let wanted = [self.votes.greatest(now), vote.map(|vote| vote.target)];
         let target = wanted.into_iter().flatten().fold(target, View::max);
         *vote = Some(Suspicion { target, resend_at: now.after(self.options.heartbeat * 2) });
-        self.send_vote(target)
+        // A standby has no vote. It only notes that it follows nobody.
+        if self.is_voter() { self.send_vote(target) } else { Flow::Continue(()) }
     }
 
     /// Sends to all a vote to leave this view, in favour of `target`.
@@ -80,6 +87,10 @@ impl Context {
 
     /// Rule V2: a member moves only if a quorum of live votes agrees.
     pub(crate) fn count_votes(&self, own: Option<View>) -> Flow {
+        if !self.is_voter() {
+            // It joins a view when it hears of it.
+            return Flow::Continue(());
+        }
         let quorum = self.cluster.view_change_quorum();
         match self.votes.agreed(own, quorum, self.now.monotonic) {
             Some(view) if view > self.view => Flow::Break(Transition::ViewChange(view)),

@@ -293,12 +293,23 @@ impl Group {
     }
 
     pub(super) fn with_options(data: u8, witnesses: u8, options: Options) -> Self {
+        Self::with_standbys(data, witnesses, 0, options)
+    }
+
+    /// The last members are standbys that keep data.
+    pub(super) fn with_standbys(data: u8, witnesses: u8, standbys: u8, options: Options) -> Self {
         let mut builder = Cluster::builder("group");
-        for id in 0..data + witnesses {
+        let voters = data + witnesses;
+        for id in 0..voters + standbys {
             let address = format!("member:{id}");
-            builder = if id < data { builder.member(id, address) } else { builder.witness(id, address) };
+            builder = match id {
+                _ if id < data => builder.member(id, address),
+                _ if id < voters => builder.witness(id, address),
+                _ => builder.standby(id, address, crate::config::Role::Data),
+            };
         }
         let cluster = builder.build().expect("a valid cluster");
+        let all = voters + standbys;
         let member = || Member {
             replica: None,
             disk: Disk::empty(),
@@ -315,7 +326,7 @@ impl Group {
             pinned: None,
         };
         let now = Now { monotonic: Instant::new(1_000_000_000), wall: Timestamp::new(1_700_000_000_000) };
-        let members = (0..data + witnesses).map(|_| member()).collect();
+        let members = (0..all).map(|_| member()).collect();
         let mut group = Self {
             cluster,
             members,
@@ -336,12 +347,12 @@ impl Group {
             checkpoints_when_asked: false,
             installed: 0,
             options,
-            clocks: vec![Clock::right(); usize::from(data + witnesses)],
+            clocks: vec![Clock::right(); usize::from(all)],
             stamps: Stamps::default(),
             written_once: false,
             checks: Checks::default(),
         };
-        for id in 0..data + witnesses {
+        for id in 0..all {
             group.start(id);
         }
         group
@@ -662,7 +673,8 @@ impl Group {
     fn check_committed_is_kept(&self) {
         for (index, hash) in self.committed.iter().enumerate().rev().take(8) {
             let op = Op::new(index as u64 + 1);
-            let holders = self.members.iter().filter(|member| {
+            let voters = (0..).zip(&self.members).filter(|(id, _)| self.cluster.is_voter(MemberId::new(*id)));
+            let holders = voters.filter(|(_, member)| {
                 let entry = member.disk.entries.get(&op).map(|entry| entry.header.hash());
                 member.disk.damaged.is_some() || op <= member.disk.floor.0.op || entry == Some(*hash)
             });

@@ -10,5 +10,6 @@ mod handover;
 mod model;
 mod reads;
 mod rules;
+mod standbys;
 mod transfer;
 mod walk;

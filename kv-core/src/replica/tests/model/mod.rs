@@ -6,6 +6,7 @@
 //! reordered.
 
 mod checks;
+mod epochs;
 mod state;
 
 use crate::ids::{Anchor, Hash, MemberId, Op, View};

@@ -1,9 +1,15 @@
 //! The configurations of a cluster and of a node. A `Cluster` is always valid; a node checks `Options` when it starts.
 
+#[cfg(any(test, feature = "internals"))]
+mod configuration;
 mod difference;
 mod fixed;
 mod setters;
 
+#[cfg(feature = "internals")]
+pub use configuration::{
+    Change, ChangeRefused, ChangeRequest, Configuration, ConfiguredMember, DiskId, HistoryId, UsedIds,
+};
 #[cfg(feature = "internals")]
 pub use fixed::FixedOptions;
 #[cfg(not(feature = "internals"))]
@@ -268,7 +274,7 @@ impl ClusterBuilder {
     }
 
     /// Adds a member that does not vote.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "internals"))]
     pub(crate) fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
         let mut builder = self.with(id, address, role);
         if let Some(member) = builder.members.last_mut() {

@@ -159,7 +159,7 @@ counter!(
 );
 
 /// The number of an epoch: a period with one list of members, which consists of views. The cluster forms in epoch 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Epoch(u32);
 
 number!(Epoch(u32), "{}");

@@ -4,7 +4,7 @@ use super::dice::{CLUSTER, Dice, entry_after};
 use bytes::Bytes;
 use kv_core::config::{Cluster, Options};
 use kv_core::ids::{
-    Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Round, Timestamp, View, WriteSeq,
+    Anchor, Epoch, Hash, Incarnation, Instant, MemberId, Op, Revision, Round, Timestamp, View, WriteSeq,
 };
 use kv_core::message::{
     Age, Chunk, ChunkEnd, Entry, EntryMeta, Extent, FetchWhat, FormationStep, Fresh, LogPoint, LogSummary,
@@ -233,7 +233,7 @@ impl Host {
                 1 => Message::SnapshotGone { nonce: self.nonce(dice), stateless: dice.chance() },
                 _ => Message::SnapshotChunk {
                     nonce: self.nonce(dice),
-                    view: View::new(dice.counter(20)),
+                    view,
                     at: anchor(dice),
                     chunk: chunk(dice),
                 },
@@ -254,13 +254,17 @@ fn member(dice: &mut Dice<'_>) -> MemberId {
 
 /// The last number of a view that a decoder accepts.
 const LAST_NUMBER: u64 = (1 << 39) - 1;
+/// The last epoch that a decoder accepts.
+const LAST_EPOCH: Epoch = Epoch::new((1 << 22) - 1);
 
-/// Near the present one, rarely far away.
+/// Near the present one, rarely far away or of another epoch.
 fn view(dice: &mut Dice<'_>, now: View) -> View {
     let offset = dice.byte();
     match offset {
-        0xff => View::of(now.epoch(), LAST_NUMBER),
+        0xff => View::of(LAST_EPOCH, LAST_NUMBER),
         0xfe => View::ZERO,
+        0xfd => View::of(now.epoch().next(), now.number()),
+        0xfc => View::of(now.epoch(), LAST_NUMBER),
         _ => {
             let number = (now.number() + u64::from(offset % 6)).saturating_sub(2);
             View::of(now.epoch(), number.min(LAST_NUMBER))
@@ -329,7 +333,7 @@ fn summary(dice: &mut Dice<'_>, view: View) -> LogSummary {
         }
     };
     LogSummary {
-        log_view: View::new(view.get().saturating_sub(dice.below(4))),
+        log_view: View::of(view.epoch(), view.number().saturating_sub(dice.below(4))),
         checkpoint: at(dice.below(commit + 1)).unwrap_or(Anchor::ZERO),
         commit: at(commit).unwrap_or(Anchor::ZERO),
         lacks: Vec::new(),

@@ -352,6 +352,32 @@ impl Message {
         }
     }
 
+    /// The view in which it acts, if it names one. It moves no member to a view of another epoch (rule M4).
+    //
+    // `primary_of` of `TooOld` is not such a view: it is only compared with that of the receiver.
+    #[must_use]
+    pub const fn view(&self) -> Option<View> {
+        match self {
+            Self::Prepare { view, .. }
+            | Self::PrepareOk { view, .. }
+            | Self::Commit { view, .. }
+            | Self::CommitOk { view, .. }
+            | Self::StartViewChange { view }
+            | Self::DoViewChange { view, .. }
+            | Self::StartView { view, .. }
+            | Self::GetState { view, .. }
+            | Self::SnapshotChunk { view, .. } => Some(*view),
+            Self::Fetch { .. }
+            | Self::Headers { .. }
+            | Self::NewState { .. }
+            | Self::TooOld { .. }
+            | Self::GetSnapshot { .. }
+            | Self::SnapshotGone { .. }
+            | Self::Formation { .. }
+            | Self::StateDigest { .. } => None,
+        }
+    }
+
     /// Its name, for traces.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -10,9 +10,9 @@ use kv_core::ids::{
     self, Anchor, ClusterId, Hash, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
 };
 use kv_core::message::{
-    Age, Answer, ClientCall, ClientMessage, Command, Effect, Entry, EntryHeader, FetchWhat, FormationStep,
-    Message, Moment, Operation, Outcome, Position, Query, ReadMode, Rejection, Request, ServerMessage,
-    WatchQuery, body_of,
+    Age, Answer, Chunk, ChunkEnd, ClientCall, ClientMessage, Command, Effect, Entry, EntryHeader, Extent,
+    FetchWhat, FormationStep, LogSummary, Message, Moment, Operation, Outcome, Position, Query, ReadMode,
+    Rejection, Request, ServerMessage, WatchQuery, body_of,
 };
 use kv_core::transport::{Connection, Lane};
 use kv_core::wire::{
@@ -301,6 +301,75 @@ pub(crate) async fn f_input_5_views_and_ops_near_the_maximum_close_the_link_and_
     }
 }
 
+/// A message of each kind that names a view, in `view`.
+fn in_view(view: View) -> Vec<Message> {
+    let (op, near) = (Op::new(1), Anchor::ZERO);
+    let (age, round, trim) = (Age::default(), Round::ZERO, Op::ZERO);
+    let log = LogSummary {
+        log_view: view,
+        checkpoint: near,
+        commit: near,
+        lacks: Vec::new(),
+        head: near.op,
+        suffix: Vec::new(),
+        tail: Vec::new(),
+        extent: Extent::Through(near.op),
+    };
+    let sent = Moment { life: 1, at: ids::Instant::new(1) };
+    let chunk = Chunk::new(Bytes::new(), Bytes::from_static(b"rows"), ChunkEnd::Last);
+    let messages = vec![
+        Message::Prepare { view, commit: near, entry: entry(|it| it.view = view) },
+        Message::PrepareOk { view, log: near },
+        Message::Commit { view, commit: near, age, round, trim, fresh: None },
+        Message::CommitOk { view, round, log: None, checkpoint: Op::ZERO, sent },
+        Message::StartViewChange { view },
+        Message::DoViewChange { view, log, ages: Vec::new() },
+        Message::StartView { view, commit: near, hashes: vec![(op, Hash::ZERO)], nonce: 0 },
+        Message::GetState { view, nonce: 1 },
+        Message::SnapshotChunk { nonce: 1, view, at: near, chunk },
+    ];
+    assert!(messages.iter().all(|message| message.view() == Some(view)));
+    messages
+}
+
+/// F-input-5: views of epochs that the members have not entered. A decoder accepts them, unless the number within the
+/// epoch is near its end.
+pub(crate) async fn f_input_5_views_of_other_epochs_change_nothing(net: Net) {
+    let mut impostor = Impostor::start(net, Role::Data).await;
+    impostor.harness.client().await.put("key", "value").await.expect("a put");
+    impostor.harness.level().await;
+    let epochs = [1, 2, (1 << 22) - 1].map(ids::Epoch::new);
+    // Each member is the primary of one of these.
+    let views = || epochs.into_iter().flat_map(|epoch| (0..3).map(move |number| View::of(epoch, number)));
+    for lane in [Lane::Log, Lane::Control, Lane::Bulk] {
+        let on_lane = |view: View| in_view(view).into_iter().filter(|message| message.lane() == lane);
+        for to in [0, 1] {
+            for number in [1 << 39, (1 << 40) - 1] {
+                let mut ends = impostor.connect(to, lane).await;
+                for message in views().flat_map(on_lane) {
+                    let frame = wire::encode_message(&message);
+                    assert_eq!(wire::decode_message(frame.clone()).ok().as_ref(), Some(&message));
+                    send(&mut ends.1, frame).await;
+                }
+                // The frames before this one have been heard when it has closed the link.
+                for message in on_lane(View::new(number)) {
+                    assert!(wire::decode_message(wire::encode_message(&message)).is_err(), "{message:?}");
+                    send(&mut ends.1, wire::encode_message(&message)).await;
+                }
+                assert_ends(&format!("a view of number {number:x}"), ends, Kind::Alive).await;
+            }
+        }
+    }
+    let client = impostor.harness.client().await;
+    client.put("key", "another").await.expect("a put");
+    impostor.harness.kill(0);
+    impostor.harness.start(0).await;
+    impostor.harness.client().await.put("key", "a third").await.expect("a put");
+    for status in [0, 1].map(|member| impostor.harness.status(member)) {
+        assert_eq!(status.view.epoch(), ids::Epoch::ZERO, "{status:?}");
+    }
+}
+
 /// F-input-6: gaps, repetitions and floods of well-formed messages.
 pub(crate) async fn f_input_6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
     const FLOOD: usize = 20_000;
@@ -434,7 +503,7 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         next_revision: Revision::new(1),
         timestamp: Timestamp::new(1),
     };
-    let log = kv_core::message::LogSummary {
+    let log = LogSummary {
         log_view: view,
         checkpoint: near,
         commit: near,
@@ -442,10 +511,10 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         suffix: Vec::new(),
         lacks: Vec::new(),
         tail: Vec::new(),
-        extent: kv_core::message::Extent::Through(Op::ZERO),
+        extent: Extent::Through(Op::ZERO),
     };
     let rows = Bytes::from_static(b"rows");
-    let chunk = kv_core::message::Chunk::new(Bytes::new(), rows, kv_core::message::ChunkEnd::Last);
+    let chunk = Chunk::new(Bytes::new(), rows, ChunkEnd::Last);
     let messages = [
         Message::Prepare { view, commit: near, entry: entry(|_| {}) },
         Message::PrepareOk { view, log: near },

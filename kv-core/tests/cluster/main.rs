@@ -183,6 +183,7 @@ on_every_transport! {
         f_input_3_a_hello_that_takes_too_long_is_closed,
         f_input_3_a_client_that_sends_nothing_or_half_a_frame_is_closed,
         f_input_5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing,
+        f_input_5_views_of_other_epochs_change_nothing,
         f_input_6_gaps_and_floods_of_good_frames_are_survived,
         f_input_7_replayed_frames_are_applied_once,
         f_input_9_every_kind_from_a_stranger_is_denied,

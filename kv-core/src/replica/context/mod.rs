@@ -34,6 +34,7 @@ use stamp::Ages;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
+use tracing::trace;
 use transfer::Transfer;
 use trimming::Trimming;
 use votes::Votes;
@@ -187,6 +188,17 @@ impl Context {
     /// Whether this member is in the quorums: it is no standby.
     pub(super) fn is_voter(&self) -> bool {
         self.cluster.is_voter(self.me)
+    }
+
+    /// Whether a message from this member counts. A standby has no vote. Nothing leads to another epoch yet, and a view
+    /// of one has its own list of members, quorums and primaries (rule M4).
+    pub(super) fn hears(&self, from: MemberId, message: &Message) -> bool {
+        let is_vote = matches!(message, Message::StartViewChange { .. } | Message::DoViewChange { .. });
+        let is_of_this_epoch = message.view().is_none_or(|view| view.epoch() == self.view.epoch());
+        if !is_of_this_epoch {
+            trace!(%from, message = message.name(), mine = %self.view, "ignore a message of another epoch");
+        }
+        self.cluster.member(from).is_some() && (!is_vote || self.cluster.is_voter(from)) && is_of_this_epoch
     }
 
     pub(super) fn is_damaged(&self) -> bool {

@@ -51,12 +51,6 @@ impl Votes {
 }
 
 impl Context {
-    /// Whether a message from this member counts. A standby has no vote.
-    pub(crate) fn hears(&self, from: MemberId, message: &Message) -> bool {
-        let is_vote = matches!(message, Message::StartViewChange { .. } | Message::DoViewChange { .. });
-        self.cluster.member(from).is_some() && (!is_vote || self.cluster.is_voter(from))
-    }
-
     /// Votes to leave the view, in favour of `target` or of a higher view that anybody wants. `vote` is this member's
     /// vote so far. Its state stays as it is.
     pub(crate) fn suspect(&mut self, vote: &mut Option<Suspicion>, target: View) -> Flow {

@@ -4,6 +4,7 @@
 mod checks;
 mod clocks;
 mod damage;
+mod epochs;
 mod executions;
 mod group;
 mod handover;

@@ -3,7 +3,7 @@
 use super::group::Envelope;
 use super::group::Group;
 use crate::config::Options;
-use crate::ids::{Anchor, Hash, MemberId, Op, Revision, Timestamp, View};
+use crate::ids::{Anchor, Epoch, Hash, MemberId, Op, Revision, Timestamp, View};
 use crate::message::{Chunk, ChunkEnd, LogPoint, Message};
 use crate::replica::{Input, Status};
 use bytes::Bytes;
@@ -478,6 +478,30 @@ fn t6_lost_messages_are_repeated() {
         }
     }
     panic!("not in time");
+}
+
+/// M4: a piece that was asked for, from a source that claims to be in another epoch.
+#[test]
+fn m4_a_piece_of_another_epoch_moves_nobody() {
+    let mut group = away(3, 0);
+    group.start(2);
+    group.sent.clear();
+    let asks = |sent: &Envelope| match sent.message {
+        Message::GetSnapshot { nonce, after: Some(_), .. } if sent.from == member(2) => {
+            Some((sent.to, nonce))
+        }
+        _ => None,
+    };
+    step_until(&mut group, "it asks for a piece", |group| group.sent.iter().any(|sent| asks(sent).is_some()));
+    let (source, nonce) = group.sent.iter().find_map(asks).expect("it has asked");
+    let (before, at) = (group.replica(2).view(), group.replica(0).commit());
+    for view in [View::of(Epoch::new(1), 0), before.next()] {
+        let chunk = Chunk::new(Bytes::new(), Bytes::from_static(b"rows"), ChunkEnd::Last);
+        let message = Message::SnapshotChunk { nonce, view, at, chunk };
+        group.input(2, Input::Message { from: source, message });
+        let moved = view.epoch() == before.epoch();
+        assert_eq!(group.replica(2).view(), if moved { view } else { before });
+    }
 }
 
 /// T7: the member that is behind becomes primary of the next view: it lets it pass.

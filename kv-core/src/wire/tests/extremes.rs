@@ -2,13 +2,22 @@
 
 use super::*;
 
-/// Zero, the ends of each width, and both sides of the end of counters.
-const EXTREMES: [u64; 9] = [
+/// The numbers of views within an epoch are below this.
+const NUMBER_END: u64 = 1 << 39;
+/// The first view of the second epoch.
+const EPOCH: u64 = 1 << 40;
+
+/// Zero, the ends of each width, and both sides of the ends of counters, of the numbers of views and of an epoch.
+const EXTREMES: [u64; 13] = [
     0,
     u8::MAX as u64,
     u16::MAX as u64,
     u32::MAX as u64,
     u32::MAX as u64 + 1,
+    NUMBER_END - 1,
+    NUMBER_END,
+    EPOCH - 1,
+    EPOCH,
     FAR - 1,
     FAR,
     i64::MAX as u64,
@@ -35,8 +44,9 @@ fn changed(body: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// The counters in a message, as its text shows them: a letter and digits.
-fn counters(text: &str) -> Vec<u64> {
+/// The counters in a message, as its text shows them: a letter and digits. A view of a later epoch shows the epoch and
+/// a number.
+fn counters(text: &str) -> Vec<(char, u64)> {
     let mut found = Vec::new();
     let bytes = text.as_bytes();
     for at in 1..bytes.len() {
@@ -44,21 +54,40 @@ fn counters(text: &str) -> Vec<u64> {
         if !starts || at.checked_sub(2).is_some_and(|before| bytes[before].is_ascii_alphanumeric()) {
             continue;
         }
-        let digits = text[at..].split(|it: char| !it.is_ascii_digit()).next().unwrap_or_default();
-        found.push(digits.parse().expect("a number of 64 bits"));
+        let digits =
+            |from: usize| text[from..].split(|it: char| !it.is_ascii_digit()).next().unwrap_or_default();
+        let number = |digits: &str| digits.parse::<u64>().expect("a number of 64 bits");
+        let (letter, first) = (char::from(bytes[at - 1]), digits(at));
+        let point = at + first.len();
+        let counter = match letter == 'v' && text[point..].starts_with('.') {
+            true => number(first) * EPOCH + number(digits(point + 1)),
+            false => number(first),
+        };
+        found.push((letter, counter));
     }
     found
 }
 
+fn is_in_range((letter, counter): (char, u64)) -> bool {
+    counter < FAR && (letter != 'v' || counter % EPOCH < NUMBER_END)
+}
+
 fn assert_in_range(accepted: &impl std::fmt::Debug) {
     let text = format!("{accepted:?}");
-    assert!(counters(&text).into_iter().all(|counter| counter < FAR), "out of range: {text}");
+    assert!(counters(&text).into_iter().all(is_in_range), "out of range: {text}");
 }
 
 #[test]
 fn the_text_of_a_message_shows_its_counters() {
-    let message = Message::PrepareOk { view: View::new(5), log: Anchor::new(Op::new(FAR), Hash::ZERO) };
-    assert_eq!(counters(&format!("{message:?}")), [5, FAR]);
+    for view in [5, NUMBER_END, EPOCH, 3 * EPOCH + 5, FAR, i64::MAX as u64] {
+        let message =
+            Message::PrepareOk { view: View::new(view), log: Anchor::new(Op::new(FAR), Hash::ZERO) };
+        assert_eq!(counters(&format!("{message:?}")), [('v', view), ('o', FAR)]);
+    }
+    for far in [NUMBER_END, EPOCH - 1, FAR, i64::MAX as u64] {
+        assert!(!is_in_range(('v', far)), "{far:x}");
+    }
+    assert!(is_in_range(('v', EPOCH)) && is_in_range(('v', FAR - EPOCH)) && is_in_range(('o', NUMBER_END)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::location::EntryLocation;
 use super::superblock::Mark;
-use crate::ids::{Anchor, Hash, Op};
+use crate::ids::{Anchor, Epoch, Hash, Op};
 use crate::message::EntryMeta;
 use std::collections::VecDeque;
 
@@ -41,6 +41,11 @@ impl Chain {
 
     pub(super) fn head(&self) -> Mark {
         self.mark_at(self.entries.len())
+    }
+
+    /// The epoch of the entry after the head (rule M1). `None` if the chain is empty: its floor does not show it.
+    pub(super) fn next_epoch(&self) -> Option<Epoch> {
+        self.entries.back().map(|last| last.meta.next_epoch())
     }
 
     /// The point at `op`; `None` below the floor and above the head.

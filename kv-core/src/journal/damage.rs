@@ -21,7 +21,7 @@ pub(super) fn past_gap(live: &Live, head: Mark) -> BTreeMap<Op, HeldPastGap> {
             child.op != op.next()
                 || (child.parent == found.meta.hash
                     && child.first_revision == found.meta.next_revision
-                    && child.meta.epoch == found.meta.next_epoch())
+                    && child.meta.epoch() == found.meta.next_epoch())
         });
         if agrees {
             let held = ChainEntry { meta: found.meta, place: found.place };

@@ -7,7 +7,7 @@ use super::location::{EntryLocation, SegmentNumber};
 use super::scan::offset;
 use super::segment::Owner;
 use super::{block::BLOCK_BYTES, record};
-use crate::ids::{Anchor, Hash, Op};
+use crate::ids::{Anchor, Epoch, Hash, Op};
 use crate::message::{Entry, Write};
 use crate::storage::File;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -272,7 +272,7 @@ impl Shared {
                         entry: Some(Box::new(entry.clone())),
                         place: None,
                     });
-                    self.link_past_gap();
+                    self.link_past_gap(entry.header.next_epoch());
                 }
             }
             Write::View(record) => {
@@ -305,15 +305,18 @@ impl Shared {
     }
 
     /// As in the journal: entries behind the damage now follow the head, and become part of the log.
-    fn link_past_gap(&mut self) {
+    /// `next_epoch` is the epoch after that head (rule M1).
+    fn link_past_gap(&mut self, mut next_epoch: Epoch) {
         while let Some(entry) = self.past_gap.first_entry() {
             let last = self.slots.back().map(|slot| slot.hash);
             if *entry.key() != self.floor.advance(self.slots.len() as u64 + 1)
                 || last != Some(entry.get().parent)
+                || entry.get().held.meta.epoch() != next_epoch
             {
                 return;
             }
             let held = entry.remove().held;
+            next_epoch = held.meta.next_epoch();
             let (hash, place) = (held.meta.hash, Some(held.place));
             self.slots.push_back(Slot { hash, write: 0, entry: None, place });
         }
@@ -342,7 +345,7 @@ impl Shared {
                 self.past_gap.pop_first();
                 let (hash, place) = (held.meta.hash, Some(held.place));
                 self.slots.push_back(Slot { hash, write: 0, entry: None, place });
-                self.link_past_gap();
+                self.link_past_gap(held.meta.next_epoch());
                 self.evicted = self.head();
             }
             None => {}

@@ -178,7 +178,7 @@ fn above(checkpoint: Mark, live: &Live) -> Vec<ChainEntry> {
     let mut next_epoch = at_head.map(|found| found.meta.next_epoch());
     while let Some(found) = live.get(&head.anchor.op.next()) {
         let follows = found.parent == head.anchor.hash
-            && next_epoch.is_none_or(|epoch| epoch == found.meta.epoch)
+            && next_epoch.is_none_or(|epoch| epoch == found.meta.epoch())
             && found.first_revision == head.next_revision
             && found.meta.timestamp >= head.timestamp;
         if !follows {
@@ -210,7 +210,7 @@ fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<ChainEntry>) {
         };
         let Some(found) = live.get(&floor.anchor.op).filter(fits) else { break };
         chain.push_front(ChainEntry { meta: found.meta, place: found.place });
-        above = Some(found.meta.epoch);
+        above = Some(found.meta.epoch());
         floor = Mark {
             anchor: Anchor::new(found.op.previous(), found.parent),
             next_revision: found.first_revision,
@@ -269,3 +269,6 @@ fn orphans<'a>(scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> 
     }
     orphans
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,7 +234,7 @@ impl<'a> Reader<'a> {
             return (start..=last).for_each(|at| self.remnant(at, damaged(stamp)));
         };
         let header = &entry.header;
-        let meta = EntryMeta { written: local.written, ..EntryMeta::with_hash(header, hash) };
+        let meta = EntryMeta::with_hash(header, hash).written_at(local.written);
         let place = EntryLocation {
             segment: self.segment.number,
             generation: self.generation,

@@ -226,7 +226,7 @@ impl Store {
             return Err(JournalWriteError::NotNext { op, head: next.previous() });
         }
         let (place, seed) = self.segments.place(batch.blocks(), blocks, self.superblock.incarnation);
-        let meta = EntryMeta { written, ..EntryMeta::of(&entry.header) };
+        let meta = EntryMeta::of(&entry.header).written_at(written);
         self.check_fill(op, meta.hash)?;
         record::encode(&mut batch.bytes, entry, (meta.hash, written), durable.anchor.op, &place, seed);
         batch.places.push((write, op, place));
@@ -246,7 +246,9 @@ impl Store {
     pub(super) fn link_past_gap(&mut self) {
         while let Some(entry) = self.past_gap.first_entry() {
             let head = self.chain.head().anchor;
-            if *entry.key() != head.op.next() || entry.get().parent != head.hash {
+            let HeldPastGap { held, parent } = entry.get();
+            let is_of_its_epoch = self.chain.next_epoch().is_none_or(|epoch| epoch == held.meta.epoch());
+            if *entry.key() != head.op.next() || *parent != head.hash || !is_of_its_epoch {
                 return;
             }
             self.chain.push(entry.remove().held);

@@ -138,21 +138,23 @@ pub enum CheckpointAlignment {
     Lost,
 }
 
+/// The bit of [`EntryMeta`] that marks a stop. Epochs are smaller: a view has fewer bits for them.
+const STOP: u32 = 1 << 31;
+
 /// What a replica keeps in memory about an entry, without its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryMeta {
     /// The entry's hash.
     pub hash: Hash,
-    /// The epoch in which it was first prepared.
-    pub epoch: Epoch,
-    /// Whether it is the last entry of its epoch.
-    pub is_stop: bool,
     /// The revision after those that it takes.
     pub next_revision: Revision,
     /// Its stamp.
     pub timestamp: Timestamp,
     /// The length of its body in bytes.
     pub body_len: u32,
+    /// The epoch in which it was first prepared, and [`STOP`] if it is a stop. One number, because there is one of
+    /// these for every entry of the log.
+    epoch_and_stop: u32,
     /// The wall clock of this member when it wrote this copy; [`Timestamp::ZERO`] if unknown. A property of the copy,
     /// not of the entry.
     pub written: Timestamp,
@@ -219,18 +221,29 @@ impl EntryMeta {
     pub(crate) fn with_hash(header: &EntryHeader, hash: Hash) -> Self {
         Self {
             hash,
-            epoch: header.view.epoch(),
-            is_stop: header.is_stop(),
             next_revision: header.next_revision(),
             timestamp: header.timestamp,
             body_len: header.body_len,
+            epoch_and_stop: header.view.epoch().get() | if header.is_stop() { STOP } else { 0 },
             written: Timestamp::ZERO,
         }
     }
 
-    /// The epoch of the entry after it (rule M1).
+    /// The same entry, in a copy that was written at this time.
+    pub(crate) const fn written_at(mut self, written: Timestamp) -> Self {
+        self.written = written;
+        self
+    }
+
+    /// The epoch in which it was first prepared.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch_and_stop & !STOP)
+    }
+
+    /// The epoch of the entry after it (rule M1): if this one is a stop, the next epoch.
     #[must_use]
     pub const fn next_epoch(&self) -> Epoch {
-        if self.is_stop { self.epoch.next() } else { self.epoch }
+        if self.epoch_and_stop & STOP == 0 { self.epoch() } else { self.epoch().next() }
     }
 }

@@ -2,7 +2,7 @@
 //! on disk and on the wire, because the hash covers the encoded header.
 
 use super::{Command, Request};
-use crate::ids::{Anchor, ClusterId, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
+use crate::ids::{Anchor, ClusterId, Epoch, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +94,13 @@ impl EntryHeader {
     #[must_use]
     pub const fn is_stop(&self) -> bool {
         self.request_count & STOP != 0
+    }
+
+    /// The epoch of the entry after it (rule M1).
+    #[must_use]
+    pub const fn next_epoch(&self) -> Epoch {
+        let epoch = self.view.epoch();
+        if self.is_stop() { epoch.next() } else { epoch }
     }
 
     /// Whether a request among its requests surely skips revisions: they take more than one each.

@@ -45,7 +45,7 @@ impl Log {
             floor_next_revision: recovered.floor_next_revision,
             floor_timestamp: recovered.floor_timestamp,
             // A member enters an epoch with the log through the stop before it, or with a state above that.
-            floor_next_epoch: recovered.entries.first().map_or(recovered.view.epoch(), |meta| meta.epoch),
+            floor_next_epoch: recovered.entries.first().map_or(recovered.view.epoch(), EntryMeta::epoch),
             entries: recovered.entries.iter().copied().collect(),
             durable: head,
             past_gap: recovered.damage.as_ref().map(|damage| damage.past_gap.clone()).unwrap_or_default(),
@@ -195,7 +195,9 @@ impl Log {
             let head = self.head();
             self.past_gap.remove(&head.op);
             match self.past_gap.get(&head.op.next()) {
-                Some(EntryPastGap::Intact { meta, parent }) if *parent == head.hash => {
+                Some(EntryPastGap::Intact { meta, parent })
+                    if *parent == head.hash && meta.epoch() == self.next_epoch() =>
+                {
                     let meta = *meta;
                     self.push(meta);
                 }

@@ -193,7 +193,7 @@ impl Disk {
 
     fn meta(&self, entry: &Entry) -> EntryMeta {
         let written = self.written.get(&entry.header.op).copied().unwrap_or_default();
-        EntryMeta { written, ..EntryMeta::of(&entry.header) }
+        EntryMeta::of(&entry.header).written_at(written)
     }
 
     /// The entries from the floor to the first that is missing.

@@ -83,6 +83,36 @@ fn m1_a_log_without_its_old_entries_still_knows_which_epoch_follows() {
     assert_eq!(allowed(&log), [2]);
 }
 
+/// Behind a gap, an entry is linked as the journal links it when it is opened.
+#[test]
+fn m1_an_entry_of_another_epoch_behind_a_gap_does_not_follow() {
+    for (stop, epoch, head) in [(STOP, 1, 3), (STOP, 0, 2), (NO_STOP, 1, 2), (NO_STOP, 0, 3)] {
+        let mut log = empty();
+        let first = header(&log, view(0, 4), NO_STOP);
+        log.append(&first);
+        let second = header(&log, view(0, 6), stop);
+        log.append(&second);
+        let third = EntryMeta::of(&header(&log, view(epoch, 0), NO_STOP));
+        log.cut(first.op);
+        let parent = second.hash();
+        log.past_gap.insert(Op::new(2), EntryPastGap::Pinned(parent));
+        log.past_gap.insert(Op::new(3), EntryPastGap::Intact { meta: third, parent });
+        log.append(&second);
+        assert_eq!(log.head().op, Op::new(head), "stop {}, epoch {epoch}", stop != 0);
+    }
+}
+
+#[test]
+fn what_is_kept_of_an_entry_shows_its_epoch_and_takes_little_memory() {
+    assert!(size_of::<EntryMeta>() <= 48);
+    let last = (1 << 22) - 1;
+    for (epoch, mark, next) in [(0, NO_STOP, 0), (0, STOP, 1), (last, NO_STOP, last), (last, STOP, last + 1)]
+    {
+        let meta = EntryMeta::of(&header(&empty(), view(epoch, 1), mark));
+        assert_eq!((meta.epoch(), meta.next_epoch()), (Epoch::new(epoch), Epoch::new(next)));
+    }
+}
+
 #[test]
 fn m1_a_restarted_log_knows_which_epoch_follows() {
     let log = of_two_epochs();

@@ -171,7 +171,7 @@ impl ViewChange {
         if self.sent.is_none() || self.install.is_some() {
             return Flow::Continue(());
         }
-        let everyone = self.summaries.len() == cx.cluster.voter_count();
+        let everyone = self.summaries.len() == quorums.members;
         let decided = match decide(&self.summaries, quorums) {
             LogDecision::Log(decided) => decided,
             LogDecision::Stuck(op) => {
@@ -219,7 +219,7 @@ impl ViewChange {
         if cx.primary() != cx.me || self.suspicion.is_some() {
             return Flow::Continue(());
         }
-        if cx.attempts as usize > cx.cluster.voter_count() {
+        if Self::all_had_a_turn(cx) {
             let soon = cx.now.monotonic.after(cx.options.failure_timeout_min);
             self.patience_ends = self.patience_ends.min(soon);
             return Flow::Continue(());
@@ -230,7 +230,12 @@ impl ViewChange {
 
     /// Rule T7: this member could not apply what it would commit, and others have not all had a turn.
     fn leaves_to_others(cx: &Context) -> bool {
-        cx.fetches_to_go_on() && cx.attempts as usize <= cx.cluster.voter_count()
+        cx.fetches_to_go_on() && !Self::all_had_a_turn(cx)
+    }
+
+    /// Rule T7: none of the last `N` views has started.
+    fn all_had_a_turn(cx: &Context) -> bool {
+        cx.attempts as usize > cx.cluster.voter_count()
     }
 
     // -- the installation of the decided log (rule V6)

@@ -248,6 +248,15 @@ pub(super) struct Member {
     pub(super) pinned: Option<Anchor>,
 }
 
+/// What a member does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Data,
+    Witness,
+    /// It keeps data, and does not vote.
+    Standby,
+}
+
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) cluster: Cluster,
@@ -298,18 +307,25 @@ impl Group {
 
     /// The last members are standbys that keep data.
     pub(super) fn with_standbys(data: u8, witnesses: u8, standbys: u8, options: Options) -> Self {
+        let kinds = [(Kind::Data, data), (Kind::Witness, witnesses), (Kind::Standby, standbys)];
+        let kinds: Vec<Kind> =
+            kinds.into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count.into())).collect();
+        Self::of(&kinds, options)
+    }
+
+    /// Members of these kinds, in the order of their ids.
+    pub(super) fn of(kinds: &[Kind], options: Options) -> Self {
         let mut builder = Cluster::builder("group");
-        let voters = data + witnesses;
-        for id in 0..voters + standbys {
+        let all = u8::try_from(kinds.len()).expect("few members");
+        for (id, kind) in (0..).zip(kinds) {
             let address = format!("member:{id}");
-            builder = match id {
-                _ if id < data => builder.member(id, address),
-                _ if id < voters => builder.witness(id, address),
-                _ => builder.standby(id, address, crate::config::Role::Data),
+            builder = match kind {
+                Kind::Data => builder.member(id, address),
+                Kind::Witness => builder.witness(id, address),
+                Kind::Standby => builder.standby(id, address, crate::config::Role::Data),
             };
         }
         let cluster = builder.build().expect("a valid cluster");
-        let all = voters + standbys;
         let member = || Member {
             replica: None,
             disk: Disk::empty(),

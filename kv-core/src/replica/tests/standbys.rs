@@ -1,11 +1,12 @@
 //! Standbys: members that receive the log and the state, and are in no quorum. No list of members contains one yet; the
 //! list of these groups does.
 
-use super::group::Group;
+use super::group::{Group, Kind};
 use crate::config::Options;
 use crate::ids::{Hash, MemberId, Op, View};
 use crate::message::{Message, SuccessorRefusal};
-use crate::replica::{Halt, Input, Status};
+use crate::replica::{Halt, Input, StallReason, Status, stall_reason};
+use std::time::Duration;
 
 fn id(number: u8) -> MemberId {
     MemberId::new(number)
@@ -188,6 +189,126 @@ fn v8_the_role_is_not_handed_over_to_a_standby() {
     alone.input(0, Input::Handover);
     alone.run_for(500);
     assert_eq!((alone.serving(), alone.replica(0).view()), (Some(0), View::ZERO));
+}
+
+/// V5h, V5i: all voters have answered, and none has the entry. Nobody waits for the answer of the standby, which never
+/// comes.
+#[test]
+fn v5h_an_entry_that_all_voters_have_lost_halts_them() {
+    let options = Options { pipeline_depth: 4, ..Options::default() };
+    // Op 3 is below what a vote lists, and op 12 is in the list.
+    for lost in [3, 12] {
+        let mut group = Group::with_standbys(3, 0, 1, options.clone());
+        group.run_until("a primary serves", |group| group.serving() == Some(0));
+        for n in 0..12 {
+            group.propose(0, &format!("k{n}"));
+            group.settle();
+        }
+        group.run_until("level", Group::level);
+        for member in 0..4 {
+            group.crash(member);
+            group.members[usize::from(member)].disk.bad.insert(Op::new(lost));
+        }
+        (0..4).for_each(|member| group.start(member));
+        let halt = Some(Halt::Lost { op: Op::new(lost) });
+        group.run_until("a voter halts", |group| group.members[..3].iter().any(|it| it.halt == halt));
+        assert_eq!(group.serving(), None);
+    }
+}
+
+/// T7: every voter had a turn, and none has a state. Standbys have no turn.
+#[test]
+fn t7_standbys_have_no_turn_as_primary() {
+    let views_at_once = |standbys: u8| {
+        let mut group = Group::with_standbys(2, 0, standbys, Options::default());
+        group.run_until("a primary serves", |group| group.serving() == Some(0));
+        (0..2 + standbys).for_each(|member| group.crash(member));
+        for member in 0..2 {
+            group.members[usize::from(member)].stateless = true;
+            group.start(member);
+            group.input(member, Input::StateLost);
+        }
+        group.run_until("a view change", |group| group.replica(0).view() > View::ZERO);
+        group.settle();
+        group.replica(0).view()
+    };
+    let alone = views_at_once(0);
+    assert!(alone > View::ZERO);
+    for standbys in 1..4 {
+        assert_eq!(views_at_once(standbys), alone, "{standbys} standbys");
+    }
+}
+
+/// What the simulator knows about members that cannot go on by themselves.
+#[test]
+fn v2_a_standby_does_not_help_voters_to_go_on() {
+    let group = group(3);
+    let vote = |member: u8| group.replica(member).vote();
+    assert_eq!(stall_reason(&group.cluster, &[vote(0), vote(3)]), Some(StallReason::TooFew));
+    assert_eq!(stall_reason(&group.cluster, &[vote(0), vote(1)]), None);
+}
+
+/// Whom `member` has asked, in this order, each named once.
+fn asked(group: &Group, member: u8, is_question: impl Fn(&Message) -> bool) -> Vec<u8> {
+    let questions = group.sent.iter().filter(|sent| sent.from == id(member) && is_question(&sent.message));
+    let mut asked: Vec<u8> = Vec::new();
+    for to in questions.map(|sent| sent.to.get()) {
+        if !asked.contains(&to) {
+            asked.push(to);
+        }
+    }
+    asked
+}
+
+/// D8, V7, T6: a standby may have little of the log, and no state.
+#[test]
+fn standbys_are_asked_last() {
+    let kinds = [Kind::Standby, Kind::Data, Kind::Data, Kind::Data];
+    let mut group = Group::of(&kinds, Options::default());
+    group.run_until("a primary serves", |group| group.serving() == Some(1));
+    group.propose(1, "a");
+    group.run_until("level", |group| group.level() && group.replica(1).head().op == Op::new(1));
+    // An entry that cannot be read, and nobody answers.
+    group.isolate(3);
+    group.sent.clear();
+    group.input(3, Input::Faulty { op: Op::new(1) });
+    group.run_for(20_000);
+    assert_eq!(asked(&group, 3, |it| matches!(it, Message::Fetch { .. })), [1, 2, 0]);
+    // A state that is lost.
+    group.sent.clear();
+    group.input(3, Input::StateLost);
+    group.run_for(20_000);
+    assert_eq!(asked(&group, 3, |it| matches!(it, Message::GetSnapshot { .. }))[..2], [1, 2]);
+    // The log of a view.
+    group.heal();
+    group.crash(3);
+    group.members[3].disk.bad.clear();
+    group.propose(1, "b");
+    group.run_for(100);
+    group.start(3);
+    group.sent.clear();
+    let fetches = |message: &Message| matches!(message, Message::Fetch { .. });
+    let hashes = group.replica(1).head();
+    let view = View::new(3);
+    let message =
+        Message::StartView { view, commit: hashes, hashes: vec![(hashes.op, hashes.hash)], nonce: 0 };
+    group.isolate(3);
+    group.input(3, Input::Message { from: id(1), message });
+    group.run_for(20_000);
+    assert_eq!(asked(&group, 3, fetches), [1, 2, 0]);
+}
+
+/// R6: a single voter has promised nothing to anybody.
+#[test]
+fn r6_a_single_voter_assumes_no_promise() {
+    for (voters, holds) in [(1, false), (2, true)] {
+        let options = Options { read_lease: Duration::from_millis(200), ..Options::default() };
+        let mut group = Group::with_standbys(voters, 0, 1, options);
+        group.run_until("a primary serves", |group| group.serving() == Some(0));
+        group.crash(0);
+        group.start(0);
+        assert_eq!(group.replica(0).cx.held_until().is_some(), holds, "{voters} voters");
+    }
 }
 
 /// A single voter is not alone, but nobody else has acknowledged its entries: it goes on from its own log.

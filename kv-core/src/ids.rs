@@ -184,11 +184,11 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// The number of a view: a period with one primary. The numbers only grow. A view belongs to an epoch, a period with
-/// one list of members, and every view of an epoch is later than all views of earlier epochs. A view of epoch 0 is
-/// printed as its number (`7`), and a view of a later epoch as the epoch and its number within the epoch (`2.7`).
+/// The number of a view: a period with one primary. The numbers only grow.
 //
-// It is one number, of which the greatest bits are the epoch. So a comparison of two views compares their epochs first.
+// A view belongs to an epoch, and every view of an epoch is later than all views of earlier epochs. It is one number,
+// of which the greatest bits are the epoch. So a comparison of two views compares their epochs first. A view of epoch 0
+// is printed as its number (`7`), and a view of a later epoch as the epoch and its number within the epoch (`2.7`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub struct View(u64);
 
@@ -209,39 +209,18 @@ impl View {
         Self(value)
     }
 
-    /// The view `number` of `epoch`.
-    ///
-    /// # Panics
-    /// If `number` is not below 2^40.
-    #[must_use]
-    pub const fn of(epoch: Epoch, number: u64) -> Self {
-        assert!(number >> Self::NUMBER_BITS == 0, "a view is counted within its epoch");
-        Self((epoch.0 as u64) << Self::NUMBER_BITS | number)
-    }
-
-    /// The plain number: the epoch in the bits above the lowest 40, and the number within the epoch in those. In epoch
-    /// 0, it is the number within the epoch.
+    /// The plain number.
+    //
+    // The epoch is in the bits above the lowest 40, and the number within the epoch in those.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The epoch to which it belongs.
-    #[must_use]
-    pub const fn epoch(self) -> Epoch {
-        Epoch((self.0 >> Self::NUMBER_BITS) as u32)
-    }
-
-    /// Its number within the epoch.
-    #[must_use]
-    pub const fn number(self) -> u64 {
-        self.0 & ((1 << Self::NUMBER_BITS) - 1)
-    }
-
-    /// The next view of the same epoch.
+    /// The next view.
     ///
     /// # Panics
-    /// After the last number. Numbers from outside are below 2^39.
+    /// At the last number, 2^40 - 1. Numbers from outside are below 2^39.
     #[must_use]
     pub const fn next(self) -> Self {
         Self::of(self.epoch(), self.number() + 1)
@@ -252,6 +231,40 @@ impl View {
         self.0 < COUNTER_END && self.number() < Self::NUMBER_END
     }
 }
+
+/// The parts of views. No cluster has a second epoch yet, so applications do not see them.
+macro_rules! parts_of_views {
+    ($visible:vis) => {
+        impl View {
+            /// The view `number` of `epoch`.
+            ///
+            /// # Panics
+            /// If `number` is not below 2^40.
+            #[must_use]
+            $visible const fn of(epoch: Epoch, number: u64) -> Self {
+                assert!(number >> Self::NUMBER_BITS == 0, "a view is counted within its epoch");
+                Self((epoch.0 as u64) << Self::NUMBER_BITS | number)
+            }
+
+            /// The epoch to which it belongs.
+            #[must_use]
+            $visible const fn epoch(self) -> Epoch {
+                Epoch((self.0 >> Self::NUMBER_BITS) as u32)
+            }
+
+            /// Its number within the epoch.
+            #[must_use]
+            $visible const fn number(self) -> u64 {
+                self.0 & ((1 << Self::NUMBER_BITS) - 1)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "internals")]
+parts_of_views!(pub);
+#[cfg(not(feature = "internals"))]
+parts_of_views!(pub(crate));
 
 impl<'de> Deserialize<'de> for View {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

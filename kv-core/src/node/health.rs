@@ -177,7 +177,7 @@ impl Alarm {
 struct PeerView {
     id: MemberId,
     /// It is no standby, and so counts for a quorum.
-    votes: bool,
+    is_voter: bool,
     /// This member can reach it.
     to: bool,
     /// It can reach this member.
@@ -228,7 +228,7 @@ struct HealthMonitor {
     members: usize,
     needed: usize,
     /// Whether this member is one of them.
-    votes: bool,
+    is_voter: bool,
     started: Instant,
     peers: BTreeMap<MemberId, PeerWatch>,
     redundancy: Alarm,
@@ -243,7 +243,7 @@ impl HealthMonitor {
         Self {
             members,
             needed,
-            votes: true,
+            is_voter: true,
             started: now,
             peers: BTreeMap::new(),
             redundancy: hourly(),
@@ -256,11 +256,11 @@ impl HealthMonitor {
     /// Returns what to report about the peers. `commit` is the commit op, if this member is the primary.
     fn check(&mut self, now: Instant, peers: &[PeerView], commit: Option<Op>) -> Vec<Report> {
         let mut reports = Vec::new();
-        let mut working = usize::from(self.votes);
+        let mut working = usize::from(self.is_voter);
         for seen in peers {
             let watch = self.peers.entry(seen.id).or_insert_with(|| PeerWatch::new(now));
             watch.observe(now, self.started, seen, commit, &mut reports);
-            working += usize::from(seen.votes && !watch.lost.is_on() && !watch.behind.is_on());
+            working += usize::from(seen.is_voter && !watch.lost.is_on() && !watch.behind.is_on());
         }
         let Self { needed, members, .. } = *self;
         // A cluster that cannot lose any member even when it is complete has no redundancy to miss.
@@ -373,14 +373,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let cluster = &shared.cluster;
     let needed = cluster.replication_quorum().max(cluster.view_change_quorum());
     let mut watch = HealthMonitor::new(cluster.voter_count(), needed, shared.clock.monotonic());
-    watch.votes = cluster.is_voter(shared.me);
+    watch.is_voter = cluster.is_voter(shared.me);
     loop {
         sleep(LOOK_EVERY).await;
         let now = shared.clock.monotonic();
         let (commit, progress) = shared.status.progress();
         let see = |id| PeerView {
             id,
-            votes: cluster.is_voter(id),
+            is_voter: cluster.is_voter(id),
             to: shared.lanes.is_reachable(id),
             from: shared.incoming.has(id),
             acknowledged: progress.iter().find(|peer| peer.id == id).map(|peer| peer.acknowledged),

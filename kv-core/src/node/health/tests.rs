@@ -36,7 +36,7 @@ fn good(peer: u8) -> PeerView {
 fn lost(peer: u8) -> PeerView {
     PeerView {
         id: id(peer),
-        votes: true,
+        is_voter: true,
         to: false,
         from: false,
         acknowledged: None,
@@ -118,7 +118,7 @@ fn redundancy_is_the_number_of_members_beyond_a_quorum() {
 #[test]
 fn a_standby_is_no_redundancy() {
     let mut bench = Bench::new(3, 2);
-    let standby = PeerView { votes: false, ..good(3) };
+    let standby = PeerView { is_voter: false, ..good(3) };
     bench.for_so_long(10 * SECOND, &[good(1), good(2), standby.clone()], None);
     let reported = bench.for_so_long(10 * SECOND, &[good(1), lost(2), standby], None);
     assert_eq!(reported[1..], [Report::NoRedundancy { working: 2, needed: 2 }]);

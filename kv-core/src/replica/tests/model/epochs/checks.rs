@@ -12,7 +12,7 @@ const STANDS: &str = "the epoch of a member is that of its state";
 const TOGETHER: &str = "nobody is told another log than the committed one";
 const GOES_ON: &str = "the newest epoch can commit another entry";
 const CHANGED: &str = "the last epoch commits an entry of its own";
-const APART: &str = "a member is two epochs behind another";
+const APART: &str = "a member is as many epochs behind another as there are stops";
 
 pub(super) fn properties() -> Vec<Property<Epochs>> {
     vec![

@@ -275,7 +275,8 @@ impl ClusterBuilder {
 
     /// Adds a member that does not vote.
     #[cfg(any(test, feature = "internals"))]
-    pub(crate) fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
+    #[must_use]
+    pub fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
         let mut builder = self.with(id, address, role);
         if let Some(member) = builder.members.last_mut() {
             member.is_standby = true;

@@ -67,6 +67,12 @@ bugs! {
     SilentAbdication,
     /// A member that restarts between views has forgotten the newer one.
     ForgetsItsVote,
+    /// A member joins a view of an epoch that it has not entered.
+    EpochIgnored,
+    /// What a standby acknowledges and confirms counts for a quorum.
+    StandbyCounts,
+    /// A standby votes to leave a view, and its vote counts.
+    StandbyVotes,
     /// The new primary ignores `log_view`: the longest log names the entries.
     LongestLogWins,
     /// Of two logs of one `log_view` that differ, the new primary keeps one.

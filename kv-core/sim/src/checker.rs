@@ -35,6 +35,8 @@ struct Shown {
 #[derive(Debug)]
 pub(super) struct Checker {
     cluster: Cluster,
+    /// How many members vote: the first ones.
+    voters: usize,
     mirrors: Vec<Mirror>,
     shown: Vec<Shown>,
     log: Vec<Committed>,
@@ -63,6 +65,7 @@ impl Checker {
         let (members, quorum) = (cluster.len(), cluster.view_change_quorum());
         Self {
             cluster,
+            voters: members - plan.standbys,
             mirrors: (0..members).map(|_| Mirror::new()).collect(),
             shown: vec![Shown::default(); members],
             log: Vec::new(),
@@ -269,8 +272,8 @@ impl Checker {
         let since = self.now.saturating_sub(lifetime);
         let wants =
             |votes: &&Vec<(View, Time)>| votes.iter().any(|(wanted, at)| *wanted >= view && *at >= since);
-        let live = self.votes.iter().filter(wants);
-        if self.cluster.len() > 1 && live.count() < self.cluster.view_change_quorum() {
+        let live = self.votes[..self.voters].iter().filter(wants);
+        if self.cluster.view_change_quorum() > 1 && live.count() < self.cluster.view_change_quorum() {
             let found = format!("m{member} enters {view:?}; the votes are {:?}", self.votes);
             return Err(("only a quorum of live votes moves anyone", found));
         }
@@ -279,7 +282,7 @@ impl Checker {
 
     fn check_quorum(&self, op: Op) -> Checked {
         let hash = self.hash(op);
-        let holders: Vec<usize> = (0..self.mirrors.len())
+        let holders: Vec<usize> = (0..self.voters)
             .filter(|member| {
                 let disk = self.mirrors[*member].durable();
                 // What it has acknowledged may have been damaged since; then it knows that it may have had more.

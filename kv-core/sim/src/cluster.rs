@@ -3,14 +3,14 @@
 //! detect the bug: see [`Scenario`](super::scenario::Scenario).
 
 use super::clock::{MS, SECOND, Time};
-use super::events::Due;
+use super::events::{Due, Event};
 use super::history::{Action, Ending};
 use super::kind::Kind;
 use super::member::End;
 use super::network::Filter;
 use super::world::World;
 use kv_core::ids::{Op, Revision, View};
-use kv_core::message::{Command, Condition, Lifetime, Query, ReadMode};
+use kv_core::message::{Command, Condition, Lifetime, Message, Query, ReadMode};
 use kv_core::replica::{Replica, Status};
 use std::time::Duration;
 
@@ -419,6 +419,12 @@ impl Cluster {
     /// A member believes that its connection to another broke.
     pub(super) fn lose_connection(&mut self, member: usize, peer: usize) {
         self.world.schedule_due(self.world.now, member, Due::PeerLost(peer));
+    }
+
+    /// A member receives a message that claims to be from another.
+    pub(super) fn receive(&mut self, member: usize, from: usize, message: Message) {
+        let now = self.world.now;
+        self.world.schedule(now, Event::Deliver { from, to: member, message: Box::new(message) });
     }
 
     /// Asks a member to hand over its role.

@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(super) struct Plan {
     /// The roles of the members, by index, which is also their id.
     pub(super) roles: Vec<Role>,
+    /// How many members are standbys: the last ones. No seed draws any, because no list of members has one yet.
+    pub(super) standbys: usize,
     /// Limits and time-outs of every member.
     pub(super) options: Options,
     /// How many bytes of entries a primary sends ahead; `None`: as many as a real one.
@@ -371,6 +373,7 @@ impl Plan {
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..if damage.is_some() { 2 } else { 3 }) == 0,
             scale: Scale::SHORT,
             roles,
+            standbys: 0,
             holders: 0,
         }
     }

@@ -72,6 +72,12 @@ impl Scenario {
         self
     }
 
+    /// Adds a standby, which keeps data. It is the last member.
+    pub(super) fn and_a_standby(mut self) -> Self {
+        self.roles.push(Role::Data);
+        self.with(|plan| plan.standbys = 1)
+    }
+
     /// Changes limits, delays or clocks.
     pub(super) fn with(mut self, adapt: impl Fn(&mut Plan) + 'static) -> Self {
         self.adapt = Box::new(adapt);
@@ -159,6 +165,7 @@ fn calm(roles: Vec<Role>) -> Plan {
     options.checkpoint_bytes = 64 << 10;
     Plan {
         roles,
+        standbys: 0,
         options,
         window: None,
         local: None,

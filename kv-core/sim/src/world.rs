@@ -94,7 +94,12 @@ impl World {
         let mut builder = Cluster::builder("simulated");
         for (index, role) in plan.roles.iter().enumerate() {
             let id = u8::try_from(index).expect("a cluster has at most 15 members");
-            builder = builder.with(id, format!("member:{}", 1000 + index), *role);
+            let address = format!("member:{}", 1000 + index);
+            let is_standby = index + plan.standbys >= plan.roles.len();
+            builder = match is_standby {
+                true => builder.standby(id, address, *role),
+                false => builder.with(id, address, *role),
+            };
         }
         let cluster = builder.build().expect("the plans are valid configurations");
         let mut members: Vec<Member> =

@@ -6,6 +6,7 @@ mod disks;
 mod excuses;
 mod forming;
 mod reads;
+mod standbys;
 mod states;
 mod views;
 
@@ -30,6 +31,7 @@ fn all() -> impl Iterator<Item = &'static NamedScenario> {
         excuses::SCENARIOS,
         forming::SCENARIOS,
         reads::SCENARIOS,
+        standbys::SCENARIOS,
         states::SCENARIOS,
         views::SCENARIOS,
     ]

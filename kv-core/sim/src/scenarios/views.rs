@@ -6,7 +6,8 @@ use super::super::kind::Kind;
 use super::super::plan::Plan;
 use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use super::with_a_write_that_nobody_else_has;
-use kv_core::ids::View;
+use kv_core::ids::{Epoch, View};
+use kv_core::message::Message;
 use kv_core::replica::Status;
 
 scenarios! {
@@ -28,6 +29,7 @@ scenarios! {
     n4_a_commit_needs_a_full_quorum,
     v1_a_delay_of_a_second_causes_no_view_change,
     v2_with_a_delay_of_a_second_one_view_change_is_enough,
+    m4_a_message_leads_nobody_into_another_epoch,
 }
 
 /// Members whose messages all take this long, with default timeouts.
@@ -76,6 +78,22 @@ fn v1_a_member_that_lost_its_connection_to_the_primary_stays_in_the_view(t: &Sce
         c.lose_connection(one, primary);
         c.run_for(2_000);
         assert_eq!(c.view(one), View::ZERO);
+    });
+}
+
+/// Rule M4 of PROTOCOL.md: nobody has entered the epoch of these views, so no entry can follow in them.
+fn m4_a_message_leads_nobody_into_another_epoch(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::EpochIgnored).run(t, |c| {
+        c.put("k", "v");
+        let one = c.backups()[0];
+        for view in (0..3).map(|number| View::of(Epoch::new(1), number)) {
+            for member in (0..3).filter(|member| *member != one) {
+                c.receive(member, one, Message::GetState { view, nonce: 1 });
+            }
+        }
+        c.run_for(2_000);
+        c.put("k", "w");
+        assert_eq!(c.view(c.primary()).epoch(), Epoch::ZERO);
     });
 }
 

@@ -186,6 +186,11 @@ pub enum ChangeRefused {
     /// The request names a member as the first primary that cannot be it.
     #[error("member {0} cannot be the primary of the next epoch: name a data member that has a vote in it")]
     NoPrimary(MemberId),
+    /// Two members name one disk.
+    #[error(
+        "member {0} has a copy of the data directory of another member: give it an empty directory and a new id"
+    )]
+    DiskInUse(MemberId),
     /// There are no more epochs.
     #[error("the member list has been changed too often: restore a backup into a new cluster")]
     LastEpoch,
@@ -251,6 +256,9 @@ impl Configuration {
                 member.disk = member.disk.or(Some(*disk));
             }
         }
+        if let Some(id) = next.shares_a_disk() {
+            return Err(ChangeRefused::DiskInUse(id));
+        }
         let cluster = next.cluster("next").map_err(ChangeRefused::Invalid)?;
         let data = cluster.voters().filter(|member| member.role == Role::Data);
         let turn = data.map(|member| member.id).position(|id| id == request.first);
@@ -260,6 +268,7 @@ impl Configuration {
         if bytes > MOST_BYTES {
             return Err(ChangeRefused::TooLong { bytes });
         }
+        assert!(next.is_sound(), "the next list can be read again");
         Ok(next)
     }
 
@@ -309,6 +318,13 @@ impl Configuration {
         Ok(())
     }
 
+    /// A member whose disk another member has, too.
+    fn shares_a_disk(&self) -> Option<MemberId> {
+        let mut known = BTreeSet::new();
+        let mut disks = self.members.iter().filter_map(|(id, member)| Some((*id, member.disk?)));
+        disks.find(|(_, disk)| !known.insert(*disk)).map(|(id, _)| id)
+    }
+
     fn member(&mut self, id: MemberId) -> Result<&mut ConfiguredMember, ChangeRefused> {
         self.members.get_mut(&id).ok_or(ChangeRefused::Unknown(id))
     }
@@ -347,7 +363,6 @@ impl Configuration {
     fn is_sound(&self) -> bool {
         let Ok(cluster) = self.cluster("decoded") else { return false };
         let data = cluster.voters().filter(|member| member.role == Role::Data).count() as u64;
-        let disks: Vec<DiskId> = self.members.values().filter_map(|member| member.disk).collect();
         let begins = match self.epoch {
             Epoch::ZERO => self.history.is_none() && self.stop == Anchor::ZERO && self.first == View::ZERO,
             _ => self.history.is_some() && self.stop != Anchor::ZERO,
@@ -358,7 +373,7 @@ impl Configuration {
             && self.first.number() < data
             && self.members.keys().all(|id| self.used.contains(*id))
             && self.members.values().all(|member| !member.is_standby || member.disk.is_none())
-            && disks.iter().collect::<BTreeSet<_>>().len() == disks.len()
+            && self.shares_a_disk().is_none()
     }
 }
 

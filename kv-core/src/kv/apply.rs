@@ -68,7 +68,7 @@ impl StateMachine {
         self.timestamp = self.timestamp.max(entry.header.timestamp);
         // Before the requests of the entry: whether a session is alive must not depend on their order.
         self.sessions.expire(self.timestamp);
-        let mut applied = Vec::with_capacity(entry.header.request_count as usize);
+        let mut applied = Vec::with_capacity(entry.header.requests() as usize);
         let mut room = RETURNED_BYTES;
         for bytes in entry.requests() {
             let taken = Request::revisions(&bytes, self.revision);

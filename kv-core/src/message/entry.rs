@@ -90,6 +90,12 @@ impl EntryHeader {
         self.first_revision.advance(self.revision_count)
     }
 
+    /// The number of its requests.
+    #[must_use]
+    pub const fn requests(&self) -> u32 {
+        self.request_count & !STOP
+    }
+
     /// Whether this is the header of a stop: the entry after it belongs to the next epoch (rule M1).
     #[must_use]
     pub const fn is_stop(&self) -> bool {
@@ -106,7 +112,7 @@ impl EntryHeader {
     /// Whether a request among its requests surely skips revisions: they take more than one each.
     #[must_use]
     pub fn skips_revisions(&self) -> bool {
-        self.revision_count > u64::from(self.request_count)
+        self.revision_count > u64::from(self.requests())
     }
 
     /// The fixed little-endian layout.

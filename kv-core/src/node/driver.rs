@@ -258,8 +258,9 @@ impl Driver {
             return self.not_primary();
         }
         let (me, now) = (self.shared.me, self.shared.clock.monotonic());
-        let peers = self.shared.cluster.peers(me).filter(|peer| peer.role == Role::Data).map(|peer| peer.id);
-        let candidates: Vec<MemberId> = successor.map_or_else(|| peers.collect(), |named| vec![named]);
+        let others = self.shared.cluster.voters().filter(|it| it.role == Role::Data && it.id != me);
+        let candidates: Vec<MemberId> =
+            successor.map_or_else(|| others.map(|other| other.id).collect(), |named| vec![named]);
         let checks = candidates.iter().map(|id| self.replica.check_successor(*id, now));
         match checks.reduce(Result::or) {
             Some(Err(refusal)) => return Answer::HandoverRefused(refusal),

@@ -436,8 +436,11 @@ impl Replica {
 
     fn on_get_state(&mut self, from: MemberId, view: View, nonce: u64) {
         if view > self.cx.view {
-            // The sender heard of that view from its primary, or has it on disk: a quorum moved some member there.
-            self.enter_view_change(view);
+            // The sender heard of that view from its primary, or has it on disk: a quorum moved some member there. A
+            // standby is no member of any quorum: its word moves no voter (rule V2).
+            if self.cx.cluster.is_voter(from) || !self.cx.is_voter() {
+                self.enter_view_change(view);
+            }
         } else if matches!(self.state, ReplicaState::Primary(_)) {
             self.cx.send(from, Primary::start_view(&self.cx, nonce));
         }

@@ -104,6 +104,16 @@ fn disks_of_voters_are_named_once() {
     assert_eq!(named, [Some(DiskId(10)), Some(DiskId(22)), None], "a standby may still change its disk");
 }
 
+/// The directory of a newcomer was copied from a member: the list would name one disk twice, and nobody could read it.
+#[test]
+fn two_members_cannot_have_one_disk() {
+    let first = changed(&founding(3, 0), add(3));
+    let copied = [(id(1), DiskId(1)), (id(2), DiskId(2))].into_iter().collect();
+    let copy = Change::Promote { id: id(3), disk: DiskId(1) };
+    let request = ChangeRequest { disks: copied, ..request(&first, copy) };
+    assert_eq!(first.after(&request, stop(2)), Err(ChangeRefused::DiskInUse(id(3))));
+}
+
 #[test]
 fn an_id_is_used_once() {
     let mut of = changed(&founding(1, 0), add(1));

@@ -41,6 +41,12 @@ impl Failure {
         Self::passed_on(3, message)
     }
 
+    /// A member stopped, and would stop again until someone has solved the problem. Supervisors are configured not to
+    /// start it again after this code.
+    pub(crate) fn needs_operator(message: impl fmt::Display) -> Self {
+        Self::passed_on(4, message)
+    }
+
     /// The process that was run has failed with this code.
     pub(crate) fn passed_on(code: u8, message: impl fmt::Display) -> Self {
         let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");

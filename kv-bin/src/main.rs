@@ -33,6 +33,7 @@ mod redundancy;
 mod serve;
 mod shell;
 mod signals;
+mod supervisor;
 mod top;
 mod touch;
 mod txn;

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::folders;
 use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
+use crate::supervisor::Supervisor;
 use kv_core::Node;
 use kv_core::config::OptionMismatch;
 use kv_core::node::{MemberState, StartError};
@@ -24,9 +25,11 @@ const FORMING: Duration = Duration::from_secs(3);
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     raise_open_files();
+    let supervisor = Supervisor::from_environment();
     let transport = config.transport.transport(config.tls.as_ref())?;
     warn(&config);
     let door = open_door(&config).await?;
+    supervisor.starting().await;
     let mut builder = Node::builder(config.cluster.clone(), config.id.get());
     if let Some(file) = &config.clients {
         builder = builder.clients(file);
@@ -45,19 +48,27 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     announce(&config, node.local_address(), door.as_ref(), json);
     let door = serve_door(&config, &node, door);
     tokio::pin!(door);
+    supervisor.ready(&node).await;
+    let watchdog = supervisor.feed_watchdog(&node);
+    tokio::pin!(watchdog);
     tokio::select! {
         reason = node.stopped() => {
-            return Err(Failure::failed(format!("member {} stopped: {reason}", config.id)));
+            let message = format!("member {} stopped: {reason}", config.id);
+            return Err(by_need(reason.needs_operator(), message));
         }
         signal = signals.next() => tracing::info!(%signal, "stopping: a second signal stops at once"),
         never = explain_forming(&node) => match never {},
+        never = supervisor.report(&node) => match never {},
+        never = &mut watchdog => match never {},
         failure = &mut door => return Err(failure),
     }
     let asked = Instant::now();
+    supervisor.stopping().await;
     tokio::select! {
         () = node.shutdown() => Ok(()),
         // Until the end, its clients are served: the other members answer them.
         failure = door => Err(failure),
+        never = watchdog => match never {},
         signal = signals.again(asked) => {
             Err(signal.ended(format!("stopped at once by a second signal ({signal})")))
         }
@@ -136,24 +147,30 @@ async fn explain_forming(node: &Node) -> Infallible {
 
 /// Why a start failed, and what to do about it.
 fn explain(error: &StartError, data: &Path) -> Failure {
-    match error {
+    let message = match error {
+        StartError::OtherIdentity { .. } | StartError::ClientList { .. } => return Failure::usage(error),
         StartError::Transport(TransportError::Bind { source, .. })
             if source.kind() == ErrorKind::AddrInUse =>
         {
-            Failure::failed(format!("{error} with --listen"))
+            format!("{error} with --listen")
         }
-        _ if let Some(OptionMismatch { option, .. }) = error.other_option() => Failure::failed(format!(
+        _ if let Some(OptionMismatch { option, .. }) = error.other_option() => format!(
             "the data folder {}: {error} (set by --{}, KV_{}, or {option} under [options] in the file)",
             data.display(),
             option.replace('_', "-"),
             option.to_uppercase(),
-        )),
+        ),
         StartError::Journal(_) | StartError::Engine(_) | StartError::StateLost { .. } => {
-            Failure::failed(format!("the data folder {}: {error}", data.display()))
+            format!("the data folder {}: {error}", data.display())
         }
-        StartError::OtherIdentity { .. } | StartError::ClientList { .. } => Failure::usage(error),
-        _ => Failure::failed(error),
-    }
+        _ => error.to_string(),
+    };
+    by_need(error.needs_operator(), message)
+}
+
+/// The failure of a member that stopped or did not start.
+fn by_need(needs_operator: bool, message: String) -> Failure {
+    if needs_operator { Failure::needs_operator(message) } else { Failure::failed(message) }
 }
 
 /// A network with losses between members, but not for clients.

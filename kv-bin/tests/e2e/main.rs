@@ -25,6 +25,8 @@ mod pause;
 mod resp;
 mod shell;
 #[cfg(target_os = "linux")]
+mod supervisor;
+#[cfg(target_os = "linux")]
 mod terminal;
 mod tls;
 mod top;

@@ -249,6 +249,9 @@ impl Driver {
             let answer = self.hand_over(successor);
             reply.send(answer);
         }
+        if batch.ping {
+            self.shared.pings_answered.send_modify(|pings| *pings += 1);
+        }
     }
 
     /// A client asks for a handover, perhaps to a certain member. Nothing is given up before it is known that a member

@@ -105,6 +105,8 @@ pub(super) struct Batch {
     pub(super) expiry: Option<Option<Bytes>>,
     /// Whether an expiry was applied.
     pub(super) expired: bool,
+    /// Whether someone waits for a sign of life of the driver.
+    pub(super) ping: bool,
 }
 
 impl Batch {
@@ -125,6 +127,7 @@ impl Batch {
             && self.deadlines.is_none()
             && self.expiry.is_none()
             && !self.expired
+            && !self.ping
     }
 }
 
@@ -250,6 +253,11 @@ impl Inbox {
     /// A request that removed expired keys has been applied. Call this after `deadlines`.
     pub(super) fn expired(&self) {
         self.put(|batch| batch.expired = true);
+    }
+
+    /// Requests a sign of life.
+    pub(super) fn ping(&self) {
+        self.put(|batch| batch.ping = true);
     }
 
     fn put(&self, with: impl FnOnce(&mut Batch)) {

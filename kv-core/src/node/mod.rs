@@ -228,6 +228,27 @@ impl Node {
         }
     }
 
+    /// Waits until the task that runs the protocol of this member has processed what had arrived before. That task
+    /// never waits for a disk or the network, so this usually takes less than a millisecond, also while the member has
+    /// no primary or its disk hangs. If it takes seconds, the process does not get enough CPU time, or has a bug. So a
+    /// watchdog that restarts a stuck process can be driven by this method.
+    ///
+    /// # Errors
+    /// The reason why the member stopped, if it stops during the wait or has stopped.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn ping(&self) -> Result<(), StopReason> {
+        // Subscribed before the request, so that an answer cannot be missed.
+        let mut answered = self.shared.pings_answered.subscribe();
+        self.shared.inbox.ping();
+        tokio::select! {
+            biased;
+            reason = self.stopping() => Err(reason),
+            _ = answered.changed() => Ok(()),
+        }
+    }
+
     /// Passes the primary role to another member, and returns when that member serves. If this member is not the
     /// primary, this method does nothing.
     ///

@@ -93,6 +93,8 @@ pub(super) struct Shared {
 
     /// What the driver reports about itself.
     pub(super) status: StatusCell,
+    /// How often the driver has given a sign of life on request.
+    pub(super) pings_answered: watch::Sender<u64>,
     /// Shutting down: no new calls.
     pub(super) closing: watch::Sender<bool>,
     /// Why the node is about to stop: it serves nobody any more, but gives the primary role away first.
@@ -174,6 +176,7 @@ impl Shared {
             admission: Admission::new(parts.options.client_memory_bytes),
             options: parts.options,
             status: StatusCell::default(),
+            pings_answered: watch::Sender::new(0),
             closing: watch::Sender::new(false),
             retiring: watch::Sender::new(None),
             stop: watch::Sender::new(None),

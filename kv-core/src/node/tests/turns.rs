@@ -267,6 +267,21 @@ async fn the_journal_does_not_wait_for_other_tasks() {
     assert_eq!(turns.waiting(), 1);
 }
 
+/// A watchdog must not restart a member because its disk hangs.
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_while_the_journal_has_no_room() {
+    let mut turns = Turns::new();
+    while turns.bench.shared.writes.with(|writes| writes.has_room()) {
+        (0..100).for_each(|_| turns.vote());
+        turns.turn();
+    }
+    let answered = turns.bench.shared.pings_answered.subscribe();
+    turns.bench.shared.inbox.ping();
+    assert!(!answered.has_changed().unwrap(), "the driver has not run");
+    turns.turn();
+    assert!(answered.has_changed().unwrap());
+}
+
 /// Rule R1: reads that arrive together share a round. A read that arrives after a round has begun waits for the next
 /// one, because the answers to the first may be older than the read.
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,8 @@ mod log;
 mod manual;
 mod members;
 mod output;
+#[cfg(test)]
+mod packaging;
 mod progress;
 mod reads;
 mod redundancy;

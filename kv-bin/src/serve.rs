@@ -164,13 +164,22 @@ fn warn(config: &ServeConfig) {
         }
     }
     #[cfg(unix)]
-    if let Some(files) = &config.tls {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(&files.key).map(|data| data.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-            tracing::warn!(key = %files.key.display(), "accounts other than its owner can read the private key: run chmod 600 on it");
-        }
+    use std::os::unix::fs::MetadataExt as _;
+    #[cfg(unix)]
+    if let Some(files) = &config.tls
+        && let Ok(data) = std::fs::metadata(&files.key)
+        && is_key_exposed(data.mode(), data.uid())
+    {
+        tracing::warn!(key = %files.key.display(), "accounts other than its owner can read the private key: run chmod 600 on it");
     }
+}
+
+/// Whether too many accounts can read a private key with this mode and owner. A key of root may be readable for one
+/// group: that is how services and containers, which do not run as root, get keys that they cannot change.
+#[cfg(unix)]
+const fn is_key_exposed(mode: u32, owner: u32) -> bool {
+    let others = if owner == 0 { 0o037 } else { 0o077 };
+    mode & others != 0
 }
 
 /// Logs what a cluster that does not form is waiting for.
@@ -263,4 +272,18 @@ fn end_with_parent(folder: &Path) {
     while matches!(input.read(&mut buffer), Ok(read) if read > 0) {}
     folders::sweep(folder);
     std::process::exit(1);
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(unix)]
+    #[test]
+    fn only_root_may_share_a_key_with_a_group() {
+        const ROOT: u32 = 0;
+        let is_exposed = |mode, owner| super::is_key_exposed(0o100_000 | mode, owner);
+        assert!(!is_exposed(0o600, 1000) && !is_exposed(0o400, 1000));
+        assert!(is_exposed(0o640, 1000) && is_exposed(0o604, 1000));
+        assert!(!is_exposed(0o600, ROOT) && !is_exposed(0o440, ROOT) && !is_exposed(0o640, ROOT));
+        assert!(is_exposed(0o660, ROOT) && is_exposed(0o444, ROOT) && is_exposed(0o604, ROOT));
+    }
 }

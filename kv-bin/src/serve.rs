@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn only_root_may_share_a_key_with_a_group() {
         const ROOT: u32 = 0;
-        let is_exposed = |mode, owner| super::is_key_exposed(0o100_000 | mode, owner);
+        let is_exposed = |mode: u32, owner| super::is_key_exposed(0o100_000 | mode, owner);
         assert!(!is_exposed(0o600, 1000) && !is_exposed(0o400, 1000));
         assert!(is_exposed(0o640, 1000) && is_exposed(0o604, 1000));
         assert!(!is_exposed(0o600, ROOT) && !is_exposed(0o440, ROOT) && !is_exposed(0o640, ROOT));

@@ -28,8 +28,9 @@ pub(crate) struct Failure {
 impl Failure {
     /// The exit code after wrong usage or configuration.
     const USAGE: u8 = 2;
-    /// The exit code of a member that must not be started again before someone has solved its problem.
-    const NEEDS_OPERATOR: u8 = 4;
+    /// The exit code of a member that must not be started again before someone has solved its problem. systemd shows
+    /// names for the codes up to 7, such as NOPERMISSION for 4; they would mislead.
+    const NEEDS_OPERATOR: u8 = 8;
     /// The exit codes after which a supervisor must not start a member again. They are in the unit for systemd.
     #[cfg(test)]
     pub(crate) const NO_RESTART: [u8; 2] = [Self::USAGE, Self::NEEDS_OPERATOR];

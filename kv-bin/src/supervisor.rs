@@ -43,9 +43,9 @@ impl Supervisor {
     }
 
     /// The member listens. That is enough to be ready: the first start of a cluster needs all members, and later
-    /// starts need a majority. Suppose that a member was ready only when it has a primary. Then a script that starts one
-    /// member after the other would wait for the first one forever, and a supervisor with a time limit for the start
-    /// would kill the members of a minority again and again, although they work.
+    /// starts need a majority. Suppose that a member was ready only when it has a primary. Then a script that starts
+    /// one member after the other would wait for the first one forever, and a supervisor with a time limit for the
+    /// start would kill the members of a minority again and again, although they work.
     pub(crate) async fn ready(&self, node: &Node) {
         self.send(&format!("READY=1\nSTATUS={}", describe(&node.status()))).await;
     }
@@ -66,8 +66,9 @@ impl Supervisor {
         }
     }
 
-    /// Reports that the member is alive, twice in the time that the watchdog allows, for as long as the task that runs
-    /// the protocol answers. A member that has stopped, or that has no primary, is alive too: a restart would not help.
+    /// Reports that the member is alive, twice in the time that the watchdog allows, for as long as the task that
+    /// runs the protocol answers. A member that has stopped, or that has no primary, is alive too: a restart would
+    /// not help.
     pub(crate) async fn feed_watchdog(&self, node: &Node) -> Infallible {
         let Some(limit) = self.watchdog else { return pending().await };
         loop {

@@ -1,18 +1,20 @@
 //! The driver: one task owns the replica, passes it its inputs, and carries out its outputs.
 
 use super::StopReason;
+use super::counters::count;
 use super::inbox::{Batch, InboxCall};
 use super::lanes::Entries;
 use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
+use super::stopwatch::Stopwatch;
 use super::transfer::{self, Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
-use crate::message::{Answer, Write};
-use crate::replica::{Input, Output, Replica};
+use crate::message::{Answer, Message, Write};
+use crate::replica::{Input, Output, Replica, Wrap};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ pub(super) struct Driver {
     replica: Replica,
     reads: Reads,
     reporter: Reporter,
+    stopwatch: Stopwatch,
     /// Collected for the journal thread until the end of the batch.
     writes: Vec<(WriteSeq, Write)>,
     timer: LazyTimer,
@@ -56,6 +59,7 @@ impl Driver {
             replica,
             reads: Reads::default(),
             reporter: Reporter::default(),
+            stopwatch: Stopwatch::default(),
             writes: Vec::new(),
             timer: LazyTimer::new(tokio::time::Instant::now()),
             commit: applied,
@@ -74,6 +78,7 @@ impl Driver {
         let shared = self.shared.clone();
         self.carry_out();
         while !self.halted {
+            count(&shared.counters.turns);
             // Without room for more writes, only what leads to none is taken: votes and acknowledgements must be heard
             // even while the disk hangs.
             let batch = shared.inbox.take(self.has_room(), self.takes_calls());
@@ -198,9 +203,10 @@ impl Driver {
     /// The Control lane comes first: it decides who is primary, and must not wait behind data.
     fn process(&mut self, batch: Batch) {
         for (from, message) in batch.control {
-            self.step(Input::Message { from, message });
+            self.on_message(from, message);
         }
         for peer in batch.lost {
+            self.stopwatch.lost(peer);
             self.step(Input::PeerLost { peer });
         }
         if let Some(seq) = batch.durable {
@@ -214,7 +220,10 @@ impl Driver {
             match &what {
                 // Reads that wait for an op wait for it in the new state.
                 Input::StateLost => self.applied = Op::ZERO,
-                Input::SnapshotInstalled { point } => self.applied = point.anchor.op,
+                Input::SnapshotInstalled { point } => {
+                    self.applied = point.anchor.op;
+                    count(&self.shared.counters.state_transfers);
+                }
                 _ => {}
             }
             self.step(what);
@@ -242,13 +251,19 @@ impl Driver {
             self.step(Input::Handover);
         }
         for (from, message) in batch.data {
-            self.step(Input::Message { from, message });
+            self.on_message(from, message);
         }
         self.on_calls(batch.calls);
         for (successor, reply) in batch.successors {
             let answer = self.hand_over(successor);
             reply.send(answer);
         }
+    }
+
+    fn on_message(&mut self, from: MemberId, message: Message) {
+        let shared = &self.shared;
+        self.stopwatch.heard(from, &message, || shared.clock.monotonic(), &shared.counters);
+        self.step(Input::Message { from, message });
     }
 
     /// A client asks for a handover, perhaps to a certain member. Nothing is given up before it is known that a member
@@ -392,6 +407,14 @@ impl Driver {
         let transfer_task = |task| shared.applier_queue.change_one(|plan| plan.tasks.push_back(task));
         match output {
             Output::Write { seq, write } => {
+                match &write {
+                    Write::Append(entries) if self.replica.is_serving() => {
+                        let last = entries.last().map(|entry| entry.header.op);
+                        last.into_iter().for_each(|op| self.stopwatch.appended(op, shared.clock.monotonic()));
+                    }
+                    Write::Repair(_) => count(&shared.counters.repairs),
+                    _ => {}
+                }
                 if let Some(log) = shared.log() {
                     log.stage(&write);
                 }
@@ -407,6 +430,9 @@ impl Driver {
                 shared.lanes.send(to, message);
             }
             Output::SendEntries { to, from, through, wrap } => {
+                if matches!(wrap, Wrap::Prepare { .. }) && self.stopwatch.wants(to) {
+                    self.stopwatch.sent(to, through.op, shared.clock.monotonic());
+                }
                 shared.lanes.send_entries(to, Entries { from, through, wrap });
             }
             Output::ReadSnapshot { to, nonce, at, after } => {
@@ -423,6 +449,9 @@ impl Driver {
             Output::DiscardSnapshot { at } => transfer_task(Task::Discard(at)),
             Output::Commit { commit } => {
                 self.commit = self.commit.max(commit.op);
+                if self.stopwatch.awaits_commit(commit.op) {
+                    self.stopwatch.committed(commit.op, shared.clock.monotonic(), &shared.counters);
+                }
                 match shared.role {
                     Role::Data => shared.applier_queue.change_one(|plan| plan.commit(commit.op)),
                     // A witness has no state to apply entries to.
@@ -434,7 +463,10 @@ impl Driver {
                 let answer = self.not_primary();
                 self.reads.refused(&tickets, &answer);
             }
-            Output::Status(status) => self.reporter.on_status(status, shared, shared.clock.monotonic()),
+            Output::Status(status) => {
+                self.stopwatch.reset();
+                self.reporter.on_status(status, shared, shared.clock.monotonic());
+            }
             Output::ProposalsAbandoned => {
                 shared.waiters.abandon();
                 self.reaper.ended();

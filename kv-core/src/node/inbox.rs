@@ -252,6 +252,11 @@ impl Inbox {
         self.put(|batch| batch.expired = true);
     }
 
+    /// Lets the driver make a turn, although nothing has happened.
+    pub(super) fn nudge(&self) {
+        self.arrived.notify_one();
+    }
+
     fn put(&self, with: impl FnOnce(&mut Batch)) {
         with(&mut lock(&self.pending).batch);
         self.arrived.notify_one();
@@ -329,6 +334,7 @@ mod tests {
     use super::*;
     use crate::ids::View;
     use crate::message::LogPoint;
+    use crate::node::metrics::RequestKind;
 
     const PEER: MemberId = MemberId::new(1);
 
@@ -423,7 +429,10 @@ mod tests {
         );
         for call in 0..3 {
             let query = Query::Get { key: Bytes::new(), at: None };
-            inbox.call(InboxCall::Read { query, reply: Responder::new(outbox.clone(), call, None) });
+            inbox.call(InboxCall::Read {
+                query,
+                reply: Responder::new(outbox.clone(), call, RequestKind::Read, None),
+            });
             assert!(inbox.take(true, false).is_empty());
         }
         assert_eq!(inbox.take(true, true).calls.len(), 3);

@@ -33,6 +33,7 @@ mod budget;
 mod builder;
 mod clock;
 mod connection;
+mod counters;
 mod credentials;
 mod driver;
 mod error;
@@ -48,6 +49,7 @@ mod lanes;
 mod link;
 mod merges;
 mod meter;
+mod metrics;
 mod pool;
 mod quota;
 mod rate;
@@ -58,6 +60,7 @@ mod shared;
 mod skips;
 mod status;
 mod stop;
+mod stopwatch;
 mod sync;
 mod tasks;
 mod transfer;
@@ -69,6 +72,9 @@ pub use builder::NodeBuilder;
 #[cfg(feature = "testing")]
 pub(crate) use builder::Test;
 pub use error::{DiskProblem, HandoverError, StartError, StopReason};
+pub use metrics::{
+    Durations, Metrics, Observer, PeerMetrics, PrimaryChange, RequestCount, RequestKind, RequestOutcome,
+};
 
 pub use crate::engine::EngineError;
 pub use crate::ids::{Incarnation, Op};
@@ -176,6 +182,18 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> MemberStatus {
         status::status(&self.shared)
+    }
+
+    /// The numbers by which the member is monitored. This method never blocks, and reads a few hundred numbers.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        metrics::metrics(&self.shared)
+    }
+
+    /// Returns a handle for monitoring the member from other tasks, which does not keep the member running.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        Observer::new(&self.shared)
     }
 
     /// A new client of the cluster. It reaches this member inside the process, and the other members through the

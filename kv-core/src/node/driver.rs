@@ -427,11 +427,14 @@ impl Driver {
             }
             Output::Send { to, message } => {
                 self.reporter.sending(&message, shared.clock.monotonic());
+                if let Message::Prepare { entry, .. } = &message {
+                    self.stopwatch.sent(to, entry.header.op, || shared.clock.monotonic());
+                }
                 shared.lanes.send(to, message);
             }
             Output::SendEntries { to, from, through, wrap } => {
-                if matches!(wrap, Wrap::Prepare { .. }) && self.stopwatch.wants(to) {
-                    self.stopwatch.sent(to, through.op, shared.clock.monotonic());
+                if matches!(wrap, Wrap::Prepare { .. }) {
+                    self.stopwatch.sent(to, through.op, || shared.clock.monotonic());
                 }
                 shared.lanes.send_entries(to, Entries { from, through, wrap });
             }

@@ -33,14 +33,9 @@ impl Stopwatch {
         }
     }
 
-    /// Whether the time until this peer acknowledges is to be measured.
-    pub(super) fn wants(&self, peer: MemberId) -> bool {
-        !self.sent.contains_key(&peer)
-    }
-
-    /// Entries up to this op were passed to the connection with the peer.
-    pub(super) fn sent(&mut self, peer: MemberId, op: Op, now: Instant) {
-        self.sent.insert(peer, (op, now));
+    /// Entries up to this op are sent to the peer. `now` is called only if that begins a measurement.
+    pub(super) fn sent(&mut self, peer: MemberId, op: Op, now: impl FnOnce() -> Instant) {
+        self.sent.entry(peer).or_insert_with(|| (op, now()));
     }
 
     /// The peer has sent this message. `now` is called only if that ends a measurement.
@@ -117,9 +112,8 @@ mod tests {
     fn one_acknowledgement_of_a_peer_is_measured_at_a_time() {
         let (mut stopwatch, counters, peer) = (Stopwatch::default(), counters(), MemberId::new(1));
         let sum = || counters.acknowledgements[&peer].durations().sum();
-        assert!(stopwatch.wants(peer));
-        stopwatch.sent(peer, Op::new(5), at(10));
-        assert!(!stopwatch.wants(peer) && stopwatch.wants(MemberId::new(2)));
+        stopwatch.sent(peer, Op::new(5), || at(10));
+        stopwatch.sent(peer, Op::new(6), || at(15));
         for (from, op) in [(peer, 4), (MemberId::new(2), 5)] {
             stopwatch.heard(from, &ok(op), || at(20), &counters);
         }
@@ -127,7 +121,7 @@ mod tests {
         stopwatch.heard(peer, &ok(7), || at(30), &counters);
         stopwatch.heard(peer, &ok(8), || at(40), &counters);
         assert_eq!(sum(), Duration::from_millis(20));
-        stopwatch.sent(peer, Op::new(9), at(50));
+        stopwatch.sent(peer, Op::new(9), || at(50));
         stopwatch.lost(peer);
         stopwatch.heard(peer, &ok(9), || at(9000), &counters);
         assert_eq!(sum(), Duration::from_millis(20), "it was away");

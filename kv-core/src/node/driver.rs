@@ -402,19 +402,34 @@ impl Driver {
         }
     }
 
+    /// Measures for the metrics. The clock is read only if a measurement begins or ends.
+    fn measure(&mut self, output: &Output) {
+        let (shared, stopwatch) = (&self.shared, &mut self.stopwatch);
+        let now = || shared.clock.monotonic();
+        match output {
+            Output::Write { write: Write::Append(entries), .. } if self.replica.is_serving() => {
+                let last = entries.last().map(|entry| entry.header.op);
+                last.into_iter().for_each(|op| stopwatch.appended(op, now()));
+            }
+            Output::Write { write: Write::Repair(_), .. } => count(&shared.counters.repairs),
+            Output::Send { to, message: Message::Prepare { entry, .. } } => {
+                stopwatch.sent(*to, entry.header.op, now);
+            }
+            Output::SendEntries { to, through, wrap: Wrap::Prepare { .. }, .. } => {
+                stopwatch.sent(*to, through.op, now);
+            }
+            Output::Commit { commit } => stopwatch.committed(commit.op, now, &shared.counters),
+            Output::Status(_) => stopwatch.reset(),
+            _ => {}
+        }
+    }
+
     fn on_output(&mut self, output: Output) {
+        self.measure(&output);
         let shared = &self.shared;
         let transfer_task = |task| shared.applier_queue.change_one(|plan| plan.tasks.push_back(task));
         match output {
             Output::Write { seq, write } => {
-                match &write {
-                    Write::Append(entries) if self.replica.is_serving() => {
-                        let last = entries.last().map(|entry| entry.header.op);
-                        last.into_iter().for_each(|op| self.stopwatch.appended(op, shared.clock.monotonic()));
-                    }
-                    Write::Repair(_) => count(&shared.counters.repairs),
-                    _ => {}
-                }
                 if let Some(log) = shared.log() {
                     log.stage(&write);
                 }
@@ -427,15 +442,9 @@ impl Driver {
             }
             Output::Send { to, message } => {
                 self.reporter.sending(&message, shared.clock.monotonic());
-                if let Message::Prepare { entry, .. } = &message {
-                    self.stopwatch.sent(to, entry.header.op, || shared.clock.monotonic());
-                }
                 shared.lanes.send(to, message);
             }
             Output::SendEntries { to, from, through, wrap } => {
-                if matches!(wrap, Wrap::Prepare { .. }) {
-                    self.stopwatch.sent(to, through.op, || shared.clock.monotonic());
-                }
                 shared.lanes.send_entries(to, Entries { from, through, wrap });
             }
             Output::ReadSnapshot { to, nonce, at, after } => {
@@ -452,9 +461,6 @@ impl Driver {
             Output::DiscardSnapshot { at } => transfer_task(Task::Discard(at)),
             Output::Commit { commit } => {
                 self.commit = self.commit.max(commit.op);
-                if self.stopwatch.awaits_commit(commit.op) {
-                    self.stopwatch.committed(commit.op, shared.clock.monotonic(), &shared.counters);
-                }
                 match shared.role {
                     Role::Data => shared.applier_queue.change_one(|plan| plan.commit(commit.op)),
                     // A witness has no state to apply entries to.
@@ -466,10 +472,7 @@ impl Driver {
                 let answer = self.not_primary();
                 self.reads.refused(&tickets, &answer);
             }
-            Output::Status(status) => {
-                self.stopwatch.reset();
-                self.reporter.on_status(status, shared, shared.clock.monotonic());
-            }
+            Output::Status(status) => self.reporter.on_status(status, shared, shared.clock.monotonic()),
             Output::ProposalsAbandoned => {
                 shared.waiters.abandon();
                 self.reaper.ended();

@@ -8,13 +8,12 @@ use crate::config::View;
 use crate::ids::MemberId;
 use crate::message::{Latencies, MemberStatus};
 use std::fmt;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{sleep, timeout};
 
-/// How long [`Observer::is_responsive`] waits.
+/// How long the driver may take for a turn.
 const RESPONSIVE_WITHIN: Duration = Duration::from_secs(2);
-/// How often it looks.
+/// How often the driver is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The numbers by which a member is monitored, at one time. All counts and [`Durations`] begin at zero when the member
@@ -223,43 +222,19 @@ impl Durations {
     }
 }
 
-/// Observes a member without keeping it running.
-#[derive(Clone, Debug)]
-pub struct Observer {
-    shared: Weak<Shared>,
-}
-
-impl Observer {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::downgrade(shared) }
+/// See [`Node::is_responsive`](super::Node::is_responsive).
+pub(super) async fn is_responsive(shared: &Shared) -> bool {
+    if shared.stop.borrow().is_some() {
+        return false;
     }
-
-    fn running(&self) -> Option<Arc<Shared>> {
-        self.shared.upgrade().filter(|shared| shared.stop.borrow().is_none())
-    }
-
-    /// As [`Node::metrics`](super::Node::metrics). Returns `None` if the member has stopped.
-    #[must_use]
-    pub fn metrics(&self) -> Option<Metrics> {
-        self.running().map(|shared| metrics(&shared))
-    }
-
-    /// Whether the member runs, and its main task does something within two seconds. If this returns false, only a
-    /// restart helps. A member that does not serve, for example because there is no quorum, is responsive.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn is_responsive(&self) -> bool {
-        let Some(shared) = self.running() else { return false };
-        let before = read(&shared.counters.turns);
-        shared.inbox.nudge();
-        let turned = async {
-            while read(&shared.counters.turns) == before {
-                sleep(LOOK_EVERY).await;
-            }
-        };
-        timeout(RESPONSIVE_WITHIN, turned).await.is_ok()
-    }
+    let before = read(&shared.counters.turns);
+    shared.inbox.nudge();
+    let turned = async {
+        while read(&shared.counters.turns) == before {
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    timeout(RESPONSIVE_WITHIN, turned).await.is_ok()
 }
 
 pub(super) fn metrics(shared: &Shared) -> Metrics {

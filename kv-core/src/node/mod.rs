@@ -73,7 +73,7 @@ pub use builder::NodeBuilder;
 pub(crate) use builder::Test;
 pub use error::{DiskProblem, HandoverError, StartError, StopReason};
 pub use metrics::{
-    Durations, Metrics, Observer, PeerMetrics, PrimaryChange, RequestCount, RequestKind, RequestOutcome,
+    Durations, Metrics, PeerMetrics, PrimaryChange, RequestCount, RequestKind, RequestOutcome,
 };
 
 pub use crate::engine::EngineError;
@@ -190,10 +190,13 @@ impl Node {
         metrics::metrics(&self.shared)
     }
 
-    /// Returns a handle for monitoring the member from other tasks, which does not keep the member running.
-    #[must_use]
-    pub fn observer(&self) -> Observer {
-        Observer::new(&self.shared)
+    /// Whether the member runs, and its main task does something within two seconds. If this returns false, only a
+    /// restart of the member helps. A member that cannot serve, for example because there is no quorum, is responsive.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn is_responsive(&self) -> bool {
+        metrics::is_responsive(&self.shared).await
     }
 
     /// A new client of the cluster. It reaches this member inside the process, and the other members through the

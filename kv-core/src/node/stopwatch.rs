@@ -21,13 +21,12 @@ impl Stopwatch {
         self.appended.push_back((op, now));
     }
 
-    /// Whether a commit of this op ends a measurement.
-    pub(super) fn awaits_commit(&self, op: Op) -> bool {
-        self.appended.front().is_some_and(|(appended, _)| *appended <= op)
-    }
-
-    /// Entries up to this op are committed.
-    pub(super) fn committed(&mut self, op: Op, now: Instant, counters: &Counters) {
+    /// Entries up to this op are committed. `now` is called only if that ends a measurement.
+    pub(super) fn committed(&mut self, op: Op, now: impl FnOnce() -> Instant, counters: &Counters) {
+        if self.appended.front().is_none_or(|(appended, _)| *appended > op) {
+            return;
+        }
+        let now = now();
         while let Some((_, since)) = self.appended.pop_front_if(|(appended, _)| *appended <= op) {
             counters.commits.add(now.since(since));
         }
@@ -94,13 +93,12 @@ mod tests {
         for (op, ms) in [(3, 10), (4, 20), (9, 30)] {
             stopwatch.appended(Op::new(op), at(ms));
         }
-        assert!(!stopwatch.awaits_commit(Op::new(2)));
-        stopwatch.committed(Op::new(2), at(40), &counters);
+        stopwatch.committed(Op::new(2), || at(40), &counters);
         assert_eq!(counters.commits.latencies().count(), 0);
-        stopwatch.committed(Op::new(8), at(50), &counters);
+        stopwatch.committed(Op::new(8), || at(50), &counters);
         assert_eq!(counters.commits.durations().sum(), Duration::from_millis(40 + 30));
         stopwatch.reset();
-        stopwatch.committed(Op::new(9), at(60), &counters);
+        stopwatch.committed(Op::new(9), || at(60), &counters);
         assert_eq!(
             counters.commits.latencies().count(),
             2,

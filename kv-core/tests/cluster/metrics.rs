@@ -85,17 +85,17 @@ async fn a_failover_shows_in_the_metrics() {
     .await;
 }
 
+/// Also one that cannot serve. A member whose driver has ended is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_observer_keeps_no_member_running() {
+async fn a_member_is_responsive_until_it_stops() {
     harness::bounded(async {
         let mut harness = Harness::three(Net::memory()).await;
-        let observer = harness.node(0).observer();
-        assert!(observer.is_responsive().await);
-        assert_eq!(observer.metrics().map(|metrics| metrics.status.id), Some(harness::id(0)));
-        harness.kill(0);
-        assert!(observer.metrics().is_none() && !observer.is_responsive().await);
-        harness.start(0).await;
-        assert!(observer.metrics().is_none(), "it is another life of the member");
+        assert!(harness.node(0).is_responsive().await);
+        (1..3).for_each(|member| harness.kill(member));
+        harness::eventually("no primary", async || harness.status(0).primary.is_none()).await;
+        assert!(harness.node(0).is_responsive().await);
+        harness.node(0).shutdown().await;
+        assert!(!harness.node(0).is_responsive().await);
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! `kv serve`: runs one member until a signal stops it.
 
-use crate::config::ServeConfig;
+use crate::config::{DoorConfig, ServeConfig};
 use crate::failure::Failure;
 use crate::folders;
 use crate::output::{self, STRONG, styled};
@@ -9,6 +9,7 @@ use kv_core::Node;
 use kv_core::config::OptionMismatch;
 use kv_core::node::{MemberState, StartError};
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
+use kv_doors::http::{self, HttpOptions};
 use kv_doors::resp::{self, RespOptions};
 use std::convert::Infallible;
 use std::io::{ErrorKind, Read as _};
@@ -26,7 +27,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     raise_open_files();
     let transport = config.transport.transport(config.tls.as_ref())?;
     warn(&config);
-    let door = open_door(&config).await?;
+    let doors = Doors::open(&config).await?;
     let mut builder = Node::builder(config.cluster.clone(), config.id.get());
     if let Some(file) = &config.clients {
         builder = builder.clients(file);
@@ -42,49 +43,83 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     if let Some(folder) = config.exit_with_parent.clone() {
         std::thread::spawn(move || end_with_parent(&folder));
     }
-    announce(&config, node.local_address(), door.as_ref(), json);
-    let door = serve_door(&config, &node, door);
-    tokio::pin!(door);
+    let node = Arc::new(node);
+    announce(&config, node.local_address(), &doors, json);
+    let doors = doors.serve(&config, &node);
+    tokio::pin!(doors);
     tokio::select! {
         reason = node.stopped() => {
             return Err(Failure::failed(format!("member {} stopped: {reason}", config.id)));
         }
         signal = signals.next() => tracing::info!(%signal, "stopping: a second signal stops at once"),
         never = explain_forming(&node) => match never {},
-        failure = &mut door => return Err(failure),
+        failure = &mut doors => return Err(failure),
     }
     let asked = Instant::now();
     tokio::select! {
         () = node.shutdown() => Ok(()),
         // Until the end, its clients are served: the other members answer them.
-        failure = door => Err(failure),
+        failure = doors => Err(failure),
         signal = signals.again(asked) => {
             Err(signal.ended(format!("stopped at once by a second signal ({signal})")))
         }
     }
 }
 
-/// Opens the port for clients of Redis, before anything is started.
-async fn open_door(config: &ServeConfig) -> Result<Option<TcpListener>, Failure> {
-    let Some(resp) = &config.resp else { return Ok(None) };
-    let listener = TcpListener::bind(&resp.listen).await.map_err(|error| {
+/// The ports for clients of other protocols.
+struct Doors {
+    resp: Option<TcpListener>,
+    http: Option<TcpListener>,
+}
+
+impl Doors {
+    /// Opens the ports, before anything is started.
+    async fn open(config: &ServeConfig) -> Result<Self, Failure> {
+        let resp = open(config.resp.as_ref(), "clients of Redis", "--resp").await?;
+        let http = open(config.http.as_ref(), "clients of HTTP", "--http").await?;
+        Ok(Self { resp, http })
+    }
+
+    /// Serves on the ports for as long as this is polled.
+    async fn serve(self, config: &ServeConfig, node: &Arc<Node>) -> Failure {
+        tokio::select! {
+            failure = serve_resp(config, node, self.resp) => failure,
+            failure = serve_http(config, node, self.http) => failure,
+        }
+    }
+}
+
+async fn open(door: Option<&DoorConfig>, clients: &str, flag: &str) -> Result<Option<TcpListener>, Failure> {
+    let Some(door) = door else { return Ok(None) };
+    let listener = TcpListener::bind(&door.listen).await.map_err(|error| {
+        let listen = &door.listen;
         Failure::failed(format!(
-            "cannot serve clients of Redis on {}: {error}; choose another address with --resp",
-            resp.listen
+            "cannot serve {clients} on {listen}: {error}; choose another address with {flag}"
         ))
     })?;
     Ok(Some(listener))
 }
 
-/// Serves clients of Redis for as long as this is polled.
-async fn serve_door(config: &ServeConfig, node: &Node, listener: Option<TcpListener>) -> Failure {
-    let (Some(listener), Some(resp)) = (listener, &config.resp) else { return std::future::pending().await };
+async fn serve_resp(config: &ServeConfig, node: &Node, listener: Option<TcpListener>) -> Failure {
+    let (Some(listener), Some(door)) = (listener, &config.resp) else { return std::future::pending().await };
     let mut options = RespOptions::default();
     config.cluster.name().clone_into(&mut options.master_name);
-    options.doors.clone_from(&resp.doors);
+    options.doors.clone_from(&door.doors);
     match resp::serve(listener, node.client(), options).await {
         Ok(()) => std::future::pending().await,
         Err(error) => Failure::failed(format!("cannot serve clients of Redis: {error}")),
+    }
+}
+
+async fn serve_http(config: &ServeConfig, node: &Arc<Node>, listener: Option<TcpListener>) -> Failure {
+    let (Some(listener), Some(door)) = (listener, &config.http) else { return std::future::pending().await };
+    let mut options = HttpOptions::default();
+    config.cluster.name().clone_into(&mut options.cluster);
+    options.doors.clone_from(&door.doors);
+    options.hosts.clone_from(&door.hosts);
+    match http::serve(listener, node.client(), Some(node.clone()), options).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => Failure::failed(format!("cannot serve clients of HTTP: {error}")),
     }
 }
 
@@ -109,11 +144,13 @@ fn warn(config: &ServeConfig) {
              (--tls-dir; kv certs creates them)"
         );
     }
-    if let Some(resp) = config.resp.as_ref().filter(|resp| resp.is_exposed) {
-        tracing::warn!(
-            listen = resp.listen,
-            "insecure: anyone who can reach this port can read and write everything, as a client of Redis"
-        );
+    for (door, clients) in [(&config.resp, "Redis"), (&config.http, "HTTP")] {
+        if let Some(door) = door.as_ref().filter(|door| door.is_exposed) {
+            tracing::warn!(
+                listen = door.listen,
+                "insecure: anyone who can reach this port can read and write everything, as a client of {clients}"
+            );
+        }
     }
     #[cfg(unix)]
     if let Some(files) = &config.tls {
@@ -170,9 +207,10 @@ fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Trans
 }
 
 /// Prints the line that reports that the member serves.
-fn announce(config: &ServeConfig, address: &str, door: Option<&TcpListener>, json: bool) {
+fn announce(config: &ServeConfig, address: &str, doors: &Doors, json: bool) {
     let role = config.role;
-    let door = door.and_then(|door| door.local_addr().ok()).map(|address| address.to_string());
+    let address_of = |door: &Option<TcpListener>| Some(door.as_ref()?.local_addr().ok()?.to_string());
+    let (resp, http) = (address_of(&doors.resp), address_of(&doors.http));
     let line = if json {
         serde_json::json!({
             "event": "serving",
@@ -181,18 +219,20 @@ fn announce(config: &ServeConfig, address: &str, door: Option<&TcpListener>, jso
             "address": address,
             "cluster": config.cluster.name(),
             "data": config.data.display().to_string(),
-            "resp": door,
+            "resp": resp,
+            "http": http,
         })
         .to_string()
     } else {
         format!(
-            "{} {} ({role}) of cluster {:?} serves on {} with its data in {}{}",
+            "{} {} ({role}) of cluster {:?} serves on {} with its data in {}{}{}",
             styled(STRONG, "member"),
             styled(STRONG, config.id),
             config.cluster.name(),
             styled(STRONG, address),
             config.data.display(),
-            door.map(|address| format!(", and clients of Redis on {address}")).unwrap_or_default(),
+            resp.map(|address| format!(", and clients of Redis on {address}")).unwrap_or_default(),
+            http.map(|address| format!(", and HTTP on {address}")).unwrap_or_default(),
         )
     };
     // It is no reason to stop if nobody reads the line any more.

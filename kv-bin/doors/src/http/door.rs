@@ -1,0 +1,25 @@
+//! What all connections of a door share.
+
+use super::HttpOptions;
+use crate::memory::Memory;
+use kv_core::{Client, Node};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) client: Client,
+    /// The member in this process, if there is one.
+    pub(super) node: Option<Arc<Node>>,
+    pub(super) options: HttpOptions,
+    pub(super) memory: Arc<Memory>,
+    /// The number of open connections.
+    pub(super) connections: AtomicUsize,
+}
+
+impl Door {
+    pub(super) fn new(client: Client, node: Option<Arc<Node>>, options: HttpOptions) -> Self {
+        let memory = Memory::new(options.max_memory_bytes);
+        Self { client, node, options, memory, connections: AtomicUsize::new(0) }
+    }
+}

@@ -1,0 +1,88 @@
+//! Which request is answered by what.
+
+use super::body;
+use super::dials;
+use super::door::Door;
+use super::errors::{Code, Failure};
+use super::etcd::{self, Call};
+use super::guard;
+use super::respond::{self, Response};
+use hyper::body::{Body, Bytes};
+use hyper::header::{ALLOW, CONNECTION};
+use hyper::{Method, Request};
+use std::sync::Arc;
+
+/// What a path leads to.
+enum Target {
+    Version,
+    Health,
+    /// A page about the member.
+    Dial,
+    /// A call of etcd's gateway.
+    Call(Call),
+}
+
+fn find(path: &str) -> Option<Target> {
+    Some(match path {
+        "/version" => Target::Version,
+        "/health" => Target::Health,
+        _ if dials::PATHS.contains(&path) => Target::Dial,
+        _ => Target::Call(Call::find(path)?),
+    })
+}
+
+/// Answers a request.
+pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>) -> Response
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
+    let has_body = !request.body().is_end_stream();
+    let failure = match route(door, request).await {
+        Ok(response) => return response,
+        Err(failure) => failure,
+    };
+    let mut response = failure.response();
+    if let Some(allowed) = failure.allow {
+        respond::header(response.headers_mut(), ALLOW, allowed);
+    }
+    if has_body {
+        // A part of the body may not have been read.
+        respond::header(response.headers_mut(), CONNECTION, "close");
+    }
+    response
+}
+
+async fn route<B>(door: &Arc<Door>, request: Request<B>) -> Result<Response, Failure>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
+    guard::check(request.headers(), &door.options.hosts)?;
+    let path = request.uri().path();
+    let target = find(path).ok_or_else(|| {
+        let message = format!(
+            "there is nothing at {path:?}: the calls of etcd's gateway begin with /v3/, and the pages are /version, /health, {}",
+            dials::PATHS.join(", ")
+        );
+        Failure::new(Code::NotFound, message)
+    })?;
+    let (allowed, is_allowed) = match target {
+        Target::Call(_) => ("POST", request.method() == Method::POST),
+        _ => ("GET, HEAD", matches!(*request.method(), Method::GET | Method::HEAD)),
+    };
+    if !is_allowed {
+        let message = format!("{path} is called with {allowed}, not with {}", request.method());
+        return Err(Failure::not_offered(message).with_allowed(allowed));
+    }
+    match target {
+        Target::Version => Ok(etcd::version()),
+        Target::Health => Ok(etcd::health(door, request.uri().query()).await),
+        Target::Dial => dials::answer(door, path)
+            .await
+            .ok_or_else(|| Failure::new(Code::NotFound, format!("there is no page {path}"))),
+        Target::Call(call) => {
+            let mut share = door.memory.share();
+            let body = body::read(door, request.into_body(), &mut share).await?;
+            etcd::run(door, call, &body, share).await
+        }
+    }
+}

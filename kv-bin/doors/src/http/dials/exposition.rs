@@ -89,20 +89,19 @@ impl Exposition {
     }
 
     fn durations(&mut self, name: &str, label: Option<(&str, &dyn Display)>, durations: &Durations) {
-        let bucket = format!("{name}_bucket");
-        let mut labels: Vec<(&str, &dyn Display)> = label.into_iter().collect();
         for (end, count) in durations.buckets() {
-            let end = end.as_secs_f64();
-            labels.push(("le", &end));
-            self.sample(&bucket, &labels, count);
-            labels.pop();
+            self.bucket(name, label, &end.as_secs_f64(), count);
         }
         let count = durations.latencies().count();
-        labels.push(("le", &"+Inf"));
-        self.sample(&bucket, &labels, count);
-        labels.pop();
+        self.bucket(name, label, &"+Inf", count);
+        let labels: Vec<_> = label.into_iter().collect();
         self.sample(&format!("{name}_sum"), &labels, durations.sum().as_secs_f64());
         self.sample(&format!("{name}_count"), &labels, count);
+    }
+
+    fn bucket(&mut self, name: &str, label: Option<(&str, &dyn Display)>, end: &dyn Display, count: u64) {
+        let labels: Vec<_> = label.into_iter().chain([("le", end)]).collect();
+        self.sample(&format!("{name}_bucket"), &labels, count);
     }
 }
 

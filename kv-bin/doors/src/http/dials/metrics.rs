@@ -44,7 +44,11 @@ fn member(out: &mut Exposition, metrics: &Metrics, cluster: &str) {
     let has_primary = u8::from(status.primary.is_some());
     out.gauge("kv_has_primary", "1 if the member knows a primary that serves, and 0 otherwise.", has_primary);
     out.gauge("kv_view", "The view of the member.", status.view);
-    out.counter("kv_view_changes_total", "How often the member has moved to a later view.", metrics.view_changes);
+    out.counter(
+        "kv_view_changes_total",
+        "How often the member has moved to a later view.",
+        metrics.view_changes,
+    );
 }
 
 fn log(out: &mut Exposition, metrics: &Metrics) {
@@ -84,9 +88,7 @@ fn peers(out: &mut Exposition, metrics: &Metrics) {
     let peers = &metrics.peers;
     let connected = "1 if there are connections in both directions, and 0 otherwise.";
     out.gauges("kv_peer_connected", connected, |sample| {
-        peers
-            .iter()
-            .for_each(|peer| sample(&[("peer", &peer.id.get())], &u8::from(peer.is_connected)));
+        peers.iter().for_each(|peer| sample(&[("peer", &peer.id.get())], &u8::from(peer.is_connected)));
     });
     let lag = "On the primary: how many entries of the log the peer has not acknowledged.";
     out.gauges("kv_peer_lag_entries", lag, |sample| {
@@ -94,7 +96,8 @@ fn peers(out: &mut Exposition, metrics: &Metrics) {
             peer.lag.iter().for_each(|lag| sample(&[("peer", &peer.id.get())], lag));
         }
     });
-    let round_trip = "On the primary: from when entries are sent until the peer has them on its disk and says so.";
+    let round_trip =
+        "On the primary: from when entries are sent until the peer has them on its disk and says so.";
     let ids: Vec<u8> = peers.iter().map(|peer| peer.id.get()).collect();
     let each = ids.iter().zip(peers).map(|(id, peer)| (id as &dyn Display, &peer.acknowledgements));
     out.histograms("kv_peer_round_trip_seconds", round_trip, "peer", each);

@@ -24,11 +24,15 @@ pub(super) fn ready(status: &MemberStatus) -> Result<String, String> {
         (MemberState::Forming, _) => {
             Err("forming: the first start of a cluster needs all of its members".to_owned())
         }
-        (MemberState::Damaged, _) => Err("the log is damaged, and is being repaired from other members".to_owned()),
+        (MemberState::Damaged, _) => {
+            Err("the log is damaged, and is being repaired from other members".to_owned())
+        }
         (MemberState::CatchingUp, _) => Err("catching up: the log of this view is being fetched".to_owned()),
         (MemberState::ViewChange, _) => Err("the members are choosing a primary".to_owned()),
         (_, None) => Err("no primary serves".to_owned()),
-        (MemberState::Primary | MemberState::Backup, Some(_)) if status.role == Role::Data && lag > MAX_LAG => {
+        (MemberState::Primary | MemberState::Backup, Some(_))
+            if status.role == Role::Data && lag > MAX_LAG =>
+        {
             Err(format!("catching up: {lag} committed entries are not in the state yet"))
         }
         (MemberState::Primary, _) => Ok("ok: this member is the primary".to_owned()),

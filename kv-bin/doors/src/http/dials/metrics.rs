@@ -139,3 +139,50 @@ fn disk(out: &mut Exposition, metrics: &Metrics) {
         out.gauge("kv_certificate_expiry_seconds", help, at.as_secs());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    /// The names of metrics in a file of the repository.
+    fn names_in(text: &str) -> BTreeSet<String> {
+        let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let words = text.split(|letter| !is_part(letter)).filter(|word| word.starts_with("kv_"));
+        let of = |word: &str| word.strip_suffix("_bucket").unwrap_or(word).to_owned();
+        words.map(of).filter(|name| !["kv_core", "kv_doors"].contains(&name.as_str())).collect()
+    }
+
+    fn read(path: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The names of the metrics are in this file only.
+    fn all() -> BTreeSet<String> {
+        names_in(include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap())
+    }
+
+    #[test]
+    fn the_guide_explains_every_metric() {
+        let guide = read("../../kv-core/guide/operating.md");
+        let table = guide.lines().filter(|line| line.starts_with("| `kv_"));
+        let explained = table.map(|line| line.split('|').nth(1).unwrap()).collect::<String>();
+        assert_eq!(names_in(&explained), all());
+    }
+
+    #[test]
+    fn alerts_and_the_dashboard_use_only_metrics_that_exist() {
+        for file in
+            ["../monitoring/alerts.yml", "../monitoring/alerts.test.yml", "../monitoring/dashboard.json"]
+        {
+            let used = names_in(&read(file));
+            let unknown: Vec<_> = used.difference(&all()).cloned().collect();
+            assert!(unknown.is_empty() && used.len() > 2, "{file}: {unknown:?}");
+        }
+        let dashboard: serde_json::Value =
+            serde_json::from_str(&read("../monitoring/dashboard.json")).unwrap();
+        assert!(dashboard["panels"].as_array().unwrap().len() > 10);
+    }
+}

@@ -22,6 +22,7 @@
 //   The other pool reads old entries and the state for peers.
 // - Each member opens one connection for each peer and lane (class of traffic), and sends to its peers only on these
 //   connections. It receives from its peers on the connections that it accepted.
+// - The parts count what they do (`counters`, `meter`, `stopwatch`), and `metrics` returns what was counted.
 // - `health` checks all of these parts twice a second, and logs the conditions that an operator must know.
 // - Every queue is bounded. Queues of messages are bounded by bytes: a full queue to a peer drops messages, and a full
 //   queue from a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. The

@@ -149,18 +149,23 @@ async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn probes_tell_which_member_is_ready_and_which_is_the_primary() {
     let mut members = Members::started().await;
-    let primary = members.primary().await;
     for member in 0..NAMES.len() {
         let live = members.get(member, "/livez").await;
         assert_eq!((live.status, live.body.as_str()), (200, "ok\n"));
-        let ready = members.get(member, "/readyz").await;
-        assert_eq!(ready.status, 200, "{ready:?}");
-        let found = members.get(member, "/primary").await;
-        assert_eq!(found.status == 200, member == primary, "{found:?}");
-        if member != primary {
-            assert_eq!((found.status, found.body), (503, format!("member {primary} is the primary\n")));
-        }
+        eventually("a member that is ready", async || members.get(member, "/readyz").await.status == 200)
+            .await;
     }
+    let mut primary = 0;
+    eventually("one primary that all know", async || {
+        primary = members.primary().await;
+        let mut agree = true;
+        for member in (0..NAMES.len()).filter(|member| *member != primary) {
+            let found = members.get(member, "/primary").await;
+            agree &= (found.status, found.body) == (503, format!("member {primary} is the primary\n"));
+        }
+        agree
+    })
+    .await;
     // Without a quorum, a member runs and is not ready.
     let last = (primary + 1) % NAMES.len();
     for member in (0..NAMES.len()).filter(|member| *member != last) {
@@ -181,8 +186,11 @@ async fn a_member_that_waits_for_others_is_alive_and_not_ready() {
     assert_eq!(members.get(0, "/livez").await.status, 200);
     let ready = members.get(0, "/readyz").await;
     assert!(ready.status == 503 && ready.body.starts_with("forming"), "{ready:?}");
-    let page = members.get(0, "/").await;
-    assert!(page.status == 200 && page.body.contains("is forming"), "{page:?}");
+    eventually("a page that says so", async || {
+        let page = members.get(0, "/").await;
+        page.status == 200 && page.body.contains("is forming")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -253,11 +261,13 @@ async fn the_status_is_that_of_all_members() {
     let status = async |members: &Members, at| -> serde_json::Value {
         serde_json::from_str(&members.get(at, "/status").await.body).unwrap()
     };
-    let found = status(&members, 0).await;
-    let all = found["members"].as_array().unwrap();
-    assert_eq!(all.len(), NAMES.len());
-    assert_eq!(all[primary]["state"], "primary");
-    assert!(all.iter().all(|it| it["primary"] == primary && it["address"].is_string()), "{found}");
+    eventually("all members agree", async || {
+        let found = status(&members, 0).await;
+        let all = found["members"].as_array().unwrap();
+        assert!(all.len() == NAMES.len() && all.iter().all(|it| it["address"].is_string()), "{found}");
+        all[primary]["state"] == "primary" && all.iter().all(|it| it["primary"] == primary)
+    })
+    .await;
 
     let lost = (primary + 1) % NAMES.len();
     members.kill(lost).await;
@@ -272,11 +282,13 @@ async fn the_status_page_is_complete_without_scripts_and_other_sites() {
     let mut members = Members::started().await;
     let primary = members.primary().await;
     members.client(0).put("key", "value").await.unwrap();
+    eventually("a page with all members", async || {
+        members.get(primary, "/").await.body.contains("All 3 members work")
+    })
+    .await;
     let found = members.get(primary, "/").await;
     assert_eq!(found.status, 200);
-    for text in
-        ["All 3 members work", "te&lt;st", "&lt;c&gt;:1", "Journal sync", &format!("member {primary}")]
-    {
+    for text in ["te&lt;st", "&lt;c&gt;:1", "Journal sync", &format!("member {primary}")] {
         assert!(found.body.contains(text), "{text} is missing: {}", found.body);
     }
     assert!(!found.body.contains("<c>") && !found.body.contains("{{"), "{}", found.body);

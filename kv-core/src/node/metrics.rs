@@ -37,8 +37,8 @@ pub struct Metrics {
     pub applies: Durations,
     /// The time for writing a checkpoint of the state to the disk.
     pub checkpoints: Durations,
-    /// The reads of clients that the member has carried out, except the gets that were answered in the task of the caller
-    /// (see [`Node::client`](super::Node::client)).
+    /// The reads of clients that the member has carried out, except the gets that were answered in the task of the
+    /// caller (see [`Node::client`](super::Node::client)).
     pub reads: Durations,
     /// The writes of clients that the member has carried out, from when it has read the call until it has the answer.
     pub writes: Durations,

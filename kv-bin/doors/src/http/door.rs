@@ -1,7 +1,7 @@
 //! What all connections of a door share.
 
 use super::HttpOptions;
-use super::dials::Samples;
+use super::samples::Samples;
 use crate::memory::Memory;
 use kv_core::{Client, Node};
 use std::sync::Arc;

@@ -5,7 +5,6 @@ mod html;
 mod metrics;
 mod page;
 mod probes;
-mod samples;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -13,7 +12,6 @@ mod tests;
 use super::door::Door;
 use super::respond::{self, Response};
 use hyper::StatusCode;
-pub(super) use samples::Samples;
 
 /// The paths of all pages.
 pub(super) const PATHS: [&str; 6] = ["/", "/livez", "/readyz", "/primary", "/metrics", "/status"];

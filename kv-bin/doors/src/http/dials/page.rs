@@ -2,10 +2,10 @@
 //! page again every two seconds, and replaces what has changed.
 
 use super::html::{Escaped, age, bytes, latency, number, rate};
-use super::samples::{Pace, Sample};
 use super::status;
 use crate::http::door::Door;
 use crate::http::respond::{self, Response};
+use crate::http::samples::{Pace, Sample};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY};
 use kv_core::node::{MemberState, MemberStatus, Metrics};

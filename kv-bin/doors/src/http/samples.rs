@@ -18,7 +18,7 @@ const FORGET: Duration = Duration::from_secs(120);
 
 /// What the members reported at one time.
 #[derive(Debug)]
-pub(crate) struct Sample {
+pub(super) struct Sample {
     pub(super) at: Instant,
     pub(super) members: Vec<MemberReport>,
 }
@@ -36,7 +36,7 @@ impl Sample {
 
 /// The recent samples. There is one for each time that somebody looked, and only those of about [`WINDOW`].
 #[derive(Debug, Default)]
-pub(crate) struct Samples(Mutex<VecDeque<Arc<Sample>>>);
+pub(super) struct Samples(Mutex<VecDeque<Arc<Sample>>>);
 
 impl Samples {
     /// Returns a sample that is at most about a second old, and an earlier one to compare it with. Everybody who asks

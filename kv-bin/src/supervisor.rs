@@ -12,6 +12,8 @@ use tokio::time::{sleep, timeout};
 
 /// How often the status is compared with the status that was last reported.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// How soon a member that did not respond is looked at again. It may just have had too little CPU time.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// How long a message may wait for a supervisor that does not read.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 
@@ -66,14 +68,14 @@ impl Supervisor {
         }
     }
 
-    /// Reports that the member is alive, twice in the time that the watchdog allows, for as long as the task that
-    /// runs the protocol answers. A member that has stopped, or that has no primary, is alive too: a restart would
-    /// not help.
+    /// Reports that the member is alive, twice in the time that the watchdog allows, for as long as the task that runs
+    /// the protocol responds. If it does not, nothing is sent, and the supervisor restarts this process.
     pub(crate) async fn feed_watchdog(&self, node: &Node) -> Infallible {
         let Some(limit) = self.watchdog else { return pending().await };
         loop {
-            // If there is no answer, nothing is sent, and the supervisor restarts this process.
-            let _ = node.ping().await;
+            while !node.is_responsive().await {
+                sleep(TRY_AGAIN).await;
+            }
             self.send("WATCHDOG=1").await;
             sleep(limit / 2).await;
         }

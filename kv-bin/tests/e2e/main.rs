@@ -11,6 +11,7 @@ mod config;
 mod count;
 mod crash;
 mod demo;
+mod dials;
 mod disk;
 mod dump;
 mod ends;

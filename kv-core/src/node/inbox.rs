@@ -337,6 +337,7 @@ mod tests {
     use super::*;
     use crate::ids::View;
     use crate::message::LogPoint;
+    use crate::node::metrics::RequestKind;
 
     const PEER: MemberId = MemberId::new(1);
 
@@ -431,7 +432,10 @@ mod tests {
         );
         for call in 0..3 {
             let query = Query::Get { key: Bytes::new(), at: None };
-            inbox.call(InboxCall::Read { query, reply: Responder::new(outbox.clone(), call, None) });
+            inbox.call(InboxCall::Read {
+                query,
+                reply: Responder::new(outbox.clone(), call, RequestKind::Read, None),
+            });
             assert!(inbox.take(true, false).is_empty());
         }
         assert_eq!(inbox.take(true, true).calls.len(), 3);

@@ -3,6 +3,7 @@
 use super::StopReason;
 use super::applier::ApplierQueue;
 use super::clock::Clock;
+use super::counters::{Counters, Recorder};
 use super::credentials::ClientList;
 use super::health::Health;
 use super::idle::IdleTracker;
@@ -81,6 +82,8 @@ pub(super) struct Shared {
     pub(super) skips: Mutex<Skips>,
     /// What an operator must see.
     pub(super) health: Health,
+    /// What the parts count.
+    pub(super) counters: Counters,
     pub(super) admission: Arc<Admission>,
     /// What each client holds.
     pub(super) accounts: Accounts,
@@ -138,6 +141,8 @@ pub(super) struct SharedParts {
     pub(super) span: tracing::Span,
     pub(super) fence: Arc<AtomicBool>,
     pub(super) log: LogReader,
+    /// Counts the syncs of the journal.
+    pub(super) syncs: Arc<Recorder>,
     pub(super) durable_op: Op,
     pub(super) clock: Clock,
     pub(super) quiet: IdleTracker,
@@ -148,6 +153,7 @@ impl Shared {
     pub(super) fn new(parts: SharedParts) -> Arc<Self> {
         Arc::new(Self {
             lanes: Lanes::new(&parts.cluster, parts.me),
+            counters: Counters::new(&parts.cluster, parts.me, parts.syncs),
             me: parts.me,
             role: parts.role,
             cluster: parts.cluster,

@@ -6,7 +6,6 @@ use kv_core::client::Revision;
 use kv_core::config::Role;
 use kv_core::error::{ReadError, WriteError};
 use kv_core::message::{MemberState, RequestError, StepFailure, StepResult};
-use kv_core::node::StopReason;
 use std::future::IntoFuture;
 use std::pin::pin;
 use std::time::Duration;
@@ -36,21 +35,6 @@ pub(crate) async fn one_member_alone_is_a_durable_store(net: Net) {
     harness.start_all().await;
     let record = harness.client().await.get("key").await.expect("a read").expect("it exists");
     assert_eq!(record.value, "value");
-}
-
-/// Also one that waits for the others to form the cluster with it.
-pub(crate) async fn every_member_answers_pings_until_it_stops(net: Net) {
-    let mut harness = Harness::new(net, &[Role::Data, Role::Data, Role::Witness], options());
-    harness.start(0).await;
-    harness.node(0).ping().await.expect("it runs");
-    assert_eq!(harness.status(0).state, MemberState::Forming);
-    harness.start_all().await;
-    for member in 0..3 {
-        harness.node(member).ping().await.expect("it runs");
-    }
-    harness.node(1).shutdown().await;
-    let reason = harness.node(1).ping().await.expect_err("it has stopped");
-    assert!(matches!(reason, StopReason::Shutdown), "{reason}");
 }
 
 pub(crate) async fn guards_decide(net: Net) {

@@ -18,6 +18,7 @@ mod links;
 mod load;
 #[cfg(feature = "certs")]
 mod logs;
+mod metrics;
 mod offline;
 mod options;
 #[cfg(feature = "certs")]
@@ -90,7 +91,6 @@ on_every_transport! {
     basics::{
         three_members_form_and_serve,
         one_member_alone_is_a_durable_store,
-        every_member_answers_pings_until_it_stops,
         guards_decide,
         transactions_are_atomic,
         transactions_and_writes_return_previous_values,

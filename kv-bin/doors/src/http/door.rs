@@ -1,6 +1,7 @@
 //! What all connections of a door share.
 
 use super::HttpOptions;
+use super::samples::Samples;
 use crate::memory::Memory;
 use kv_core::{Client, Node};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ pub(super) struct Door {
     pub(super) node: Option<Arc<Node>>,
     pub(super) options: HttpOptions,
     pub(super) memory: Arc<Memory>,
+    /// What the pages show of all members.
+    pub(super) samples: Samples,
     /// The number of open connections.
     pub(super) connections: AtomicUsize,
 }
@@ -20,6 +23,7 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn new(client: Client, node: Option<Arc<Node>>, options: HttpOptions) -> Self {
         let memory = Memory::new(options.max_memory_bytes);
-        Self { client, node, options, memory, connections: AtomicUsize::new(0) }
+        let (samples, connections) = (Samples::default(), AtomicUsize::new(0));
+        Self { client, node, options, memory, samples, connections }
     }
 }

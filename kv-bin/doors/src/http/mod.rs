@@ -30,6 +30,7 @@ mod etcd;
 mod guard;
 mod respond;
 mod routes;
+mod samples;
 mod server;
 mod stream;
 

@@ -8,6 +8,7 @@ use crate::message::{Command, Operation, Request};
 use crate::node::driver::Driver;
 use crate::node::inbox::{InboxCall, RequestKey};
 use crate::node::lanes::{Outgoing, Queue};
+use crate::node::metrics::RequestKind;
 use crate::node::reply::{Admission, Outbox, Responder};
 use crate::replica::{Replica, ReplicaConfig};
 use futures::FutureExt;
@@ -43,7 +44,7 @@ impl Turns {
 
     fn call(&mut self) {
         self.calls += 1;
-        let reply = Responder::new(self.outbox.clone(), self.calls, None);
+        let reply = Responder::new(self.outbox.clone(), self.calls, RequestKind::Read, None);
         let query = Query::Get { key: "key".into(), at: None };
         self.bench.shared.inbox.call(InboxCall::Read { query, reply });
     }
@@ -56,7 +57,7 @@ impl Turns {
         let put = Command::Put { key, value, condition: None, life: Default::default() };
         let operation = Operation::Command(put);
         let request = Request { session, number, acked_through: RequestNumber::ZERO, operation }.encode();
-        let reply = Responder::new(self.outbox.clone(), self.calls, None);
+        let reply = Responder::new(self.outbox.clone(), self.calls, RequestKind::Write, None);
         let key = RequestKey::Numbered(session, number);
         self.bench.shared.inbox.call(InboxCall::Write { key, request, reply });
     }

@@ -28,10 +28,14 @@ mod door;
 mod errors;
 mod etcd;
 mod guard;
+mod leases;
 mod respond;
 mod routes;
 mod server;
 mod stream;
+
+#[cfg(test)]
+mod tests;
 
 pub use server::serve;
 

@@ -231,6 +231,8 @@ pub(super) async fn is_responsive(shared: &Shared) -> bool {
     let before = read(&shared.counters.turns);
     shared.inbox.nudge();
     let turned = async {
+        // Usually, the driver needs only the next turn of the runtime.
+        tokio::task::yield_now().await;
         while read(&shared.counters.turns) == before {
             sleep(LOOK_EVERY).await;
         }

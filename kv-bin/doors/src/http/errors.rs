@@ -14,7 +14,6 @@ pub(super) enum Code {
     PermissionDenied = 7,
     ResourceExhausted = 8,
     FailedPrecondition = 9,
-    Aborted = 10,
     OutOfRange = 11,
     Unimplemented = 12,
     Unavailable = 14,
@@ -29,7 +28,6 @@ impl Code {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-            Self::Aborted => StatusCode::CONFLICT,
             Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -41,9 +39,9 @@ impl Code {
 pub(super) struct Failure {
     pub(super) code: Code,
     pub(super) message: String,
-    status: StatusCode,
+    pub(super) status: StatusCode,
     /// Whether the request may have taken effect, or may still do so.
-    outcome_unknown: bool,
+    pub(super) outcome_unknown: bool,
     /// The methods of the path, if the method is wrong.
     pub(super) allow: Option<&'static str>,
 }
@@ -85,6 +83,16 @@ impl Failure {
         let message =
             "the memory of this server is used up, which ends when other clients have their answers";
         Self::new(Code::ResourceExhausted, message)
+    }
+
+    /// The form that grpc-gateway gives to an error in the middle of an answer.
+    pub(super) fn in_stream(&self) -> serde_json::Value {
+        json!({
+            "grpc_code": self.code as u8,
+            "http_code": self.status.as_u16(),
+            "message": self.message,
+            "http_status": self.status.canonical_reason(),
+        })
     }
 
     pub(super) fn response(&self) -> Response {

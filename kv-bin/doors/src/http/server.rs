@@ -143,14 +143,14 @@ where
     let io = Stream { inner: &mut stream, activity: activity.clone() };
     let connection = builder.serve_connection(io, service).without_shutdown();
     let ended = tokio::select! {
-        ended = connection => ended,
+        ended = connection => ended.map(drop),
         why = activity.expired() => {
             tracing::debug!(why, "closed the connection of a client");
             return Ok(());
         }
     };
     linger(stream).await;
-    ended.map(drop)
+    ended
 }
 
 /// Ends a connection whose client may still be sending. If it was closed at once, the client's system would drop the

@@ -1,6 +1,7 @@
 //! What all connections of a door share.
 
 use super::HttpOptions;
+use super::errors::{Code, Failure};
 use super::leases::Leases;
 use super::samples::Samples;
 use crate::memory::Memory;
@@ -10,7 +11,7 @@ use kv_core::error::ReadError;
 use kv_core::{Client, Node};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[derive(Debug)]
 pub(super) struct Door {
@@ -48,6 +49,16 @@ impl Door {
             members: OnceLock::new(),
             seen: AtomicU64::new(0),
         }
+    }
+
+    /// The right to wait for changes, until it is dropped.
+    pub(super) fn watch_permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        self.watches.clone().try_acquire_owned().map_err(|_| {
+            let max = self.options.max_watches;
+            let message =
+                format!("the server has {max} watches and waiting clients already, which is the most");
+            Failure::new(Code::ResourceExhausted, message)
+        })
     }
 
     /// The newest revision that is known here. The cluster may have a newer one.

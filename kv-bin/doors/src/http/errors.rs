@@ -2,6 +2,7 @@
 
 use super::respond::{self, Response};
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use kv_core::error::{LeaseFailure, ReadError, StepFailure, WatchError, WriteError};
 use serde_json::json;
 
@@ -39,9 +40,9 @@ impl Code {
 pub(super) struct Failure {
     pub(super) code: Code,
     pub(super) message: String,
-    pub(super) status: StatusCode,
+    status: StatusCode,
     /// Whether the request may have taken effect, or may still do so.
-    pub(super) outcome_unknown: bool,
+    outcome_unknown: bool,
     /// The methods of the path, if the method is wrong.
     pub(super) allow: Option<&'static str>,
 }
@@ -85,14 +86,15 @@ impl Failure {
         Self::new(Code::ResourceExhausted, message)
     }
 
-    /// The form that grpc-gateway gives to an error in the middle of an answer.
-    pub(super) fn in_stream(&self) -> serde_json::Value {
-        json!({
+    /// The last line of an answer that goes on, in the form that grpc-gateway gives to it.
+    pub(super) fn stream_line(&self) -> Bytes {
+        let line = json!({"error": {
             "grpc_code": self.code as u8,
             "http_code": self.status.as_u16(),
             "message": self.message,
             "http_status": self.status.canonical_reason(),
-        })
+        }});
+        format!("{line}\n").into()
     }
 
     pub(super) fn response(&self) -> Response {

@@ -2,6 +2,7 @@
 
 mod etcd;
 mod limits;
+mod locks;
 
 use super::HttpOptions;
 use super::door::Door;

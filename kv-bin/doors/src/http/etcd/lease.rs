@@ -92,11 +92,6 @@ pub(super) async fn grant(door: &Door, body: &[u8]) -> Result<Response, Failure>
     respond_ok(&Granted { header: door.header(None), id: lease.get(), ttl })
 }
 
-/// A lease of this length that nobody renews, for a lock without one.
-pub(super) async fn grant_for(door: &Door, ttl: Duration) -> Result<LeaseId, Failure> {
-    Ok(door.client.lease(ttl).detached().await?.id())
-}
-
 pub(super) async fn revoke(door: &Door, body: &[u8]) -> Result<Response, Failure> {
     let request: LeaseRequest = parse(body)?;
     let lease = lease_of(request.id)?.ok_or(LeaseFailure::Unknown)?;

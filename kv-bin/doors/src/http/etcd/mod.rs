@@ -4,6 +4,7 @@ mod cluster;
 mod compare;
 mod json;
 mod lease;
+mod lock;
 mod messages;
 mod range;
 mod span;
@@ -33,6 +34,13 @@ pub(super) enum Call {
     LeaseTimeToLive,
     LeaseList,
     Watch,
+    Lock,
+    Unlock,
+    Campaign,
+    Leader,
+    Proclaim,
+    Resign,
+    Observe,
     MemberList,
     Status,
     Authenticate,
@@ -54,6 +62,13 @@ impl Call {
             "lease/timetolive" | "kv/lease/timetolive" => Self::LeaseTimeToLive,
             "lease/leases" | "kv/lease/leases" => Self::LeaseList,
             "watch" => Self::Watch,
+            "lock/lock" => Self::Lock,
+            "lock/unlock" => Self::Unlock,
+            "election/campaign" => Self::Campaign,
+            "election/leader" => Self::Leader,
+            "election/proclaim" => Self::Proclaim,
+            "election/resign" => Self::Resign,
+            "election/observe" => Self::Observe,
             "cluster/member/list" => Self::MemberList,
             "maintenance/status" => Self::Status,
             "auth/authenticate" => Self::Authenticate,
@@ -83,6 +98,13 @@ pub(super) async fn run(
         Call::LeaseTimeToLive => lease::time_to_live(door, body).await,
         Call::LeaseList => Err(lease::list()),
         Call::Watch => watch::run(door, body).await,
+        Call::Lock => lock::lock(door, body).await,
+        Call::Unlock => lock::unlock(door, body).await,
+        Call::Campaign => lock::campaign(door, body).await,
+        Call::Leader => lock::leader(door, body).await,
+        Call::Proclaim => lock::proclaim(door, body).await,
+        Call::Resign => lock::resign(door, body).await,
+        Call::Observe => lock::observe(door, body).await,
         Call::MemberList => cluster::members(door, host).await,
         Call::Status => cluster::status(door).await,
         Call::Authenticate => Err(cluster::no_authentication()),

@@ -1,7 +1,7 @@
 //! `/v3/watch`: an answer that goes on, with one line for each part.
 
 use super::super::door::Door;
-use super::super::errors::{Code, Failure};
+use super::super::errors::Failure;
 use super::super::respond::{self, Response};
 use super::json::{Blob, Flag, Int, List, blob, choices, is_default, number, parse_all};
 use super::lease::result_line;
@@ -14,7 +14,6 @@ use kv_core::client::{Event, EventKind, Revision, WatchStream};
 use kv_core::error::WatchError;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -144,10 +143,8 @@ struct Watching {
 }
 
 pub(super) async fn run(door: &Arc<Door>, body: &[u8]) -> Result<Response, Failure> {
-    let mut requests: Vec<WatchRequest> = parse_all(body, 1).map_err(|failure| Failure {
-        message: format!("{}; a connection has one watch at a time", failure.message),
-        ..failure
-    })?;
+    // The second request would be about another watch.
+    let mut requests: Vec<WatchRequest> = parse_all(body, 1)?;
     let request = match requests.pop() {
         Some(WatchRequest { create_request: Some(create), cancel_request: None, progress_request: None }) => {
             create
@@ -166,11 +163,7 @@ pub(super) async fn run(door: &Arc<Door>, body: &[u8]) -> Result<Response, Failu
     if span.is_empty() {
         return Err(Failure::invalid("the range is empty: range_end is not behind key"));
     }
-    let permit = door.watches.clone().try_acquire_owned().map_err(|_| {
-        let message =
-            format!("the server has {} watches already, which is the most", door.options.max_watches);
-        Failure::new(Code::ResourceExhausted, message)
-    })?;
+    let permit = door.watch_permit()?;
     let (after, header) = match request.start_revision.positive() {
         Some(start) => (Revision::new(start - 1), door.header(None)),
         None => {
@@ -323,8 +316,6 @@ impl Watching {
                 ..WatchResponse::default()
             });
         }
-        let mut line = respond::encode(&json!({"error": failure.in_stream()})).to_vec();
-        line.push(b'\n');
-        line
+        failure.stream_line().to_vec()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::respond::{self, Response};
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use kv_core::error::{LeaseFailure, ReadError, StepFailure, WatchError, WriteError};
 use serde_json::json;
 
@@ -14,7 +15,6 @@ pub(super) enum Code {
     PermissionDenied = 7,
     ResourceExhausted = 8,
     FailedPrecondition = 9,
-    Aborted = 10,
     OutOfRange = 11,
     Unimplemented = 12,
     Unavailable = 14,
@@ -29,7 +29,6 @@ impl Code {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-            Self::Aborted => StatusCode::CONFLICT,
             Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -85,6 +84,17 @@ impl Failure {
         let message =
             "the memory of this server is used up, which ends when other clients have their answers";
         Self::new(Code::ResourceExhausted, message)
+    }
+
+    /// The last line of an answer that goes on, in the form that grpc-gateway gives to it.
+    pub(super) fn stream_line(&self) -> Bytes {
+        let line = json!({"error": {
+            "grpc_code": self.code as u8,
+            "http_code": self.status.as_u16(),
+            "message": self.message,
+            "http_status": self.status.canonical_reason(),
+        }});
+        format!("{line}\n").into()
     }
 
     pub(super) fn response(&self) -> Response {

@@ -28,11 +28,15 @@ mod door;
 mod errors;
 mod etcd;
 mod guard;
+mod leases;
 mod respond;
 mod routes;
 mod samples;
 mod server;
 mod stream;
+
+#[cfg(test)]
+mod tests;
 
 pub use server::serve;
 

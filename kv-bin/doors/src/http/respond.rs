@@ -19,7 +19,7 @@ pub(super) type Response = hyper::Response<Payload>;
 pub(super) struct Payload {
     content: Content,
     /// The memory of the content; it is given back when the content has been written.
-    share: Option<Share>,
+    _share: Option<Share>,
     busy: Option<Busy>,
 }
 
@@ -75,7 +75,7 @@ fn respond(
     content: Content,
     share: Option<Share>,
 ) -> Response {
-    let mut response = Response::new(Payload { content, share, busy: None });
+    let mut response = Response::new(Payload { content, _share: share, busy: None });
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -95,8 +95,11 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
 }
 
 /// An answer in JSON whose memory is counted.
-pub(super) fn json_of(share: Share, value: &impl Serialize) -> Response {
-    respond(StatusCode::OK, "application/json", Content::Whole(encode(value)), Some(share))
+pub(super) fn json_of(mut share: Share, value: &impl Serialize) -> Response {
+    let bytes = encode(value);
+    // It is there already, so this refuses nothing.
+    share.set(bytes.len());
+    respond(StatusCode::OK, "application/json", Content::Whole(bytes), Some(share))
 }
 
 /// An answer in parts, as they become available.

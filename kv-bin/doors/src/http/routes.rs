@@ -8,7 +8,7 @@ use super::etcd::{self, Call};
 use super::guard;
 use super::respond::{self, Response};
 use hyper::body::{Body, Bytes};
-use hyper::header::{ALLOW, CONNECTION};
+use hyper::header::{ALLOW, CONNECTION, HOST};
 use hyper::{Method, Request};
 use std::sync::Arc;
 
@@ -36,8 +36,8 @@ pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>) -> Response
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
-    let has_body = !request.body().is_end_stream();
-    let failure = match route(door, request).await {
+    let mut is_unread = !request.body().is_end_stream();
+    let failure = match route(door, request, &mut is_unread).await {
         Ok(response) => return response,
         Err(failure) => failure,
     };
@@ -45,14 +45,15 @@ where
     if let Some(allowed) = failure.allow {
         respond::header(response.headers_mut(), ALLOW, allowed);
     }
-    if has_body {
-        // A part of the body may not have been read.
+    if is_unread {
+        // The rest of the body would be taken for the next request.
         respond::header(response.headers_mut(), CONNECTION, "close");
     }
     response
 }
 
-async fn route<B>(door: &Arc<Door>, request: Request<B>) -> Result<Response, Failure>
+/// Answers a request, or returns why it failed, and whether a part of the body may be unread.
+async fn route<B>(door: &Arc<Door>, request: Request<B>, is_unread: &mut bool) -> Result<Response, Failure>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
@@ -81,8 +82,10 @@ where
             .ok_or_else(|| Failure::new(Code::NotFound, format!("there is no page {path}"))),
         Target::Call(call) => {
             let mut share = door.memory.share();
+            let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
             let body = body::read(door, request.into_body(), &mut share).await?;
-            etcd::run(door, call, &body, share).await
+            *is_unread = false;
+            etcd::run(door, call, &body, share, host.as_deref()).await
         }
     }
 }

@@ -105,7 +105,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// An open connection, which is counted.
-pub(super) struct Open(Arc<Door>);
+pub(super) struct Open(pub(super) Arc<Door>);
 
 impl Open {
     pub(super) fn new(door: Arc<Door>) -> Self {
@@ -121,7 +121,7 @@ impl Drop for Open {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn run<S>(door: &Arc<Door>, stream: S) -> Result<(), hyper::Error>
+pub(super) async fn run<S>(door: &Arc<Door>, mut stream: S) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -140,13 +140,17 @@ where
         .max_headers(MAX_HEADERS)
         // `Activity` does more than this.
         .header_read_timeout(None);
-    let stream = Stream { inner: stream, activity: activity.clone() };
-    let connection = builder.serve_connection(stream, service).without_shutdown();
-    tokio::select! {
-        ended = connection => linger(ended?.io.inner).await,
-        why = activity.expired() => tracing::debug!(why, "closed the connection of a client"),
-    }
-    Ok(())
+    let io = Stream { inner: &mut stream, activity: activity.clone() };
+    let connection = builder.serve_connection(io, service).without_shutdown();
+    let ended = tokio::select! {
+        ended = connection => ended.map(drop),
+        why = activity.expired() => {
+            tracing::debug!(why, "closed the connection of a client");
+            return Ok(());
+        }
+    };
+    linger(stream).await;
+    ended
 }
 
 /// Ends a connection whose client may still be sending. If it was closed at once, the client's system would drop the

@@ -46,7 +46,7 @@ fn probe(found: Result<String, String>) -> Response {
         Ok(line) => (StatusCode::OK, line),
         Err(line) => (StatusCode::SERVICE_UNAVAILABLE, line),
     };
-    respond::bytes(status, "text/plain; charset=utf-8", line + "\n")
+    respond::bytes(status, "text/plain", line + "\n")
 }
 
 fn no_member() -> Response {

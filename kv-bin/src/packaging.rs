@@ -84,7 +84,8 @@ fn the_manifest_configures_every_member() {
         assert_eq!(member.address, format!("kv-{id}.kv-peers.shop:7000"));
         assert_eq!(config.cluster.members().count().to_string(), line(MANIFEST, "  replicas: "));
         assert!(config.tls.is_some() && !config.is_exposed, "members and clients have certificates");
-        assert!(config.http.is_some(), "the probes use HTTP");
+        let http = config.http.expect("the probes use HTTP");
+        assert!(http.pages_only && !http.is_exposed, "nobody reaches keys without a certificate");
     }
     let image = concat!("          image: kv:", env!("CARGO_PKG_VERSION"));
     assert!(MANIFEST.contains(image), "this is another version");

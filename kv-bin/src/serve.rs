@@ -128,6 +128,7 @@ async fn serve_http(config: &ServeConfig, node: &Arc<Node>, listener: Option<Tcp
     config.cluster.name().clone_into(&mut options.cluster);
     options.doors.clone_from(&door.doors);
     options.hosts.clone_from(&door.hosts);
+    options.pages_only = door.pages_only;
     match http::serve(listener, node.client(), Some(node.clone()), options).await {
         Ok(()) => std::future::pending().await,
         Err(error) => Failure::failed(format!("cannot serve clients of HTTP: {error}")),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 /// The names of the settings.
 #[cfg(test)]
-pub(super) const NAMES: [&str; 4] = ["listen", "insecure", "doors", "hosts"];
+pub(super) const NAMES: [&str; 5] = ["listen", "insecure", "doors", "hosts", "pages_only"];
 
 /// The section `[resp]` of the configuration file.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
@@ -27,6 +27,7 @@ pub(super) struct FileHttp {
     pub(super) insecure: Option<bool>,
     pub(super) doors: Vec<String>,
     pub(super) hosts: Vec<String>,
+    pub(super) pages_only: Option<bool>,
 }
 
 /// The flags of the command line.
@@ -65,18 +66,25 @@ pub(crate) struct DoorArgs {
     /// a host of --http or --http-doors are always accepted; any other name could be the trick of a web page.
     #[arg(long, env = "KV_HTTP_HOSTS", value_name = "HOST", value_delimiter = ',', value_parser = listed)]
     pub(crate) http_hosts: Vec<String>,
+
+    /// Serve only the pages about the member, such as /metrics, by HTTP. Nobody can then read or write keys by HTTP, so
+    /// the address of --http may be one other than loopback.
+    #[arg(long, env = "KV_HTTP_PAGES_ONLY", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) http_pages_only: Option<bool>,
 }
 
 /// A checked configuration of a door.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct DoorConfig {
     pub(crate) listen: String,
-    /// Whether other machines can reach it.
+    /// Whether other machines can reach keys by it.
     pub(crate) is_exposed: bool,
     /// The addresses of the doors of all members, as far as they are known.
     pub(crate) doors: Vec<(u8, String)>,
     /// The names of hosts that requests may use, besides localhost.
     pub(crate) hosts: Vec<String>,
+    /// Whether only pages about the member are served, and no keys.
+    pub(crate) pages_only: bool,
 }
 
 /// How the settings of one door are called.
@@ -108,7 +116,10 @@ pub(super) fn http(args: &DoorArgs, file: &FileHttp) -> Result<Option<DoorConfig
             "the host {host:?} is no name: give it without scheme and port, as in --http-hosts kv.example"
         )));
     }
-    let Some(mut config) = config(&names, listen, insecure, doors)? else { return Ok(None) };
+    let pages_only = args.http_pages_only.or(file.pages_only).unwrap_or(false);
+    let Some(mut config) = config(&names, listen, insecure || pages_only, doors)? else { return Ok(None) };
+    config.pages_only = pages_only;
+    config.is_exposed &= !pages_only;
     let addresses = config.doors.iter().map(|(_, address)| address).chain([&config.listen]);
     let own = addresses.filter_map(|address| Some(address.rsplit_once(':')?.0.to_owned()));
     config.hosts = own.chain(hosts.iter().cloned()).collect();
@@ -131,7 +142,7 @@ fn config(
              address with --{section}, or allow it with --{section}-insecure (insecure = true under [{section}] in the file)"
         )));
     }
-    Ok(Some(DoorConfig { listen, is_exposed, doors, hosts: Vec::new() }))
+    Ok(Some(DoorConfig { listen, is_exposed, doors, hosts: Vec::new(), pages_only: false }))
 }
 
 /// Reads `ID=HOST:PORT`.

@@ -52,8 +52,9 @@ fn the_example_file_states_every_setting_with_its_default() {
     );
     let doors::FileResp { listen, insecure: resp_insecure, doors } = all.resp;
     assert!(listen.is_some() && resp_insecure == Some(false) && doors.len() == 3);
-    let doors::FileHttp { listen, insecure: http_insecure, doors, hosts } = all.http;
+    let doors::FileHttp { listen, insecure: http_insecure, doors, hosts, pages_only } = all.http;
     assert!(listen.is_some() && http_insecure == Some(false) && doors.len() == 3 && hosts.len() == 1);
+    assert_eq!(pages_only, Some(false));
     assert!(
         cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some()
     );
@@ -424,6 +425,8 @@ fn http_is_served_only_on_request_and_on_loopback() {
     let open = with(&open).unwrap().unwrap();
     assert!(open.is_exposed);
     assert_eq!(open.hosts, ["other.example", "kv.example"], "its own names are permitted");
+    let pages = with(&["--http", "0.0.0.0:2379", "--http-pages-only"]).unwrap().unwrap();
+    assert!(pages.pages_only && !pages.is_exposed, "pages contain no keys");
     let example = EXAMPLE.replace("# listen = \"127.0.0.1:2379\"", "listen = \"127.0.0.1:2379\"");
     let (_folder, path) = file(&example.replace("# hosts =", "hosts ="));
     let from_file = serve(&["--config", &path, "--id", "0"]).unwrap();

@@ -76,6 +76,9 @@ pub struct HttpOptions {
     /// The addresses (`HOST:PORT`) of the doors of all members, by the ids of the members, for the list of members.
     /// Default empty.
     pub doors: Vec<(u8, String)>,
+    /// Whether the door serves only the pages about the member, and refuses all calls of etcd's gateway, so that nobody
+    /// can read or write keys by it. Default `false`.
+    pub pages_only: bool,
     /// The name of the cluster, from which the ids in answers are derived. Default `kv`.
     pub cluster: String,
 }
@@ -95,6 +98,7 @@ impl Default for HttpOptions {
             write_timeout: Duration::from_secs(30),
             hosts: Vec::new(),
             doors: Vec::new(),
+            pages_only: false,
             cluster: "kv".to_owned(),
         }
     }

@@ -80,6 +80,11 @@ where
         Target::Dial => dials::answer(door, path)
             .await
             .ok_or_else(|| Failure::new(Code::NotFound, format!("there is no page {path}"))),
+        Target::Call(_) if door.options.pages_only => {
+            let message = "only pages about the member are served here, and no keys: ask for the calls of etcd's gateway at \
+                           a door without --http-pages-only";
+            Err(Failure::new(Code::PermissionDenied, message))
+        }
         Target::Call(call) => {
             let mut share = door.memory.share();
             let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);

@@ -193,6 +193,27 @@ async fn paths_and_methods_are_explained() {
     assert_eq!(connection.get("/livez").await.body, b"ok\n", "the connection goes on");
 }
 
+/// Whoever may look at the state of a member need not be allowed to see its data.
+#[tokio::test(start_paused = true)]
+async fn a_door_for_pages_refuses_every_call() {
+    let (cluster, door) = start(HttpOptions { pages_only: true, ..HttpOptions::default() }).await;
+    let mut connection = Connection::open(&door);
+    for path in ["/livez", "/version", "/health", "/"] {
+        assert_eq!(connection.get(path).await.status, 200, "{path}");
+    }
+    for path in
+        ["/v3/kv/range", "/v3/kv/put", "/v3/kv/txn", "/v3/watch", "/v3/lease/grant", "/v3/maintenance/status"]
+    {
+        let mut connection = Connection::open(&door);
+        let body = json!({"key": b64("a"), "value": b64("x")}).to_string();
+        let answer = connection.post_text(path, &body).await;
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(answer.json()["message"].as_str().unwrap().contains("--http-pages-only"), "{path}");
+    }
+    let client = cluster.client().await;
+    assert_eq!(client.get("a").await.unwrap(), None, "nothing was written");
+}
+
 #[tokio::test(start_paused = true)]
 async fn web_pages_of_other_sites_are_refused() {
     let (_cluster, door) =

@@ -3,6 +3,7 @@
 mod etcd;
 mod limits;
 mod locks;
+mod watches;
 
 use super::HttpOptions;
 use super::door::Door;
@@ -30,6 +31,28 @@ async fn start(options: HttpOptions) -> (TestCluster, Arc<Door>) {
 
 fn b64(text: impl AsRef<[u8]>) -> String {
     STANDARD.encode(text)
+}
+
+#[track_caller]
+fn number(value: &Value) -> u64 {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no string")).parse().unwrap()
+}
+
+/// The keys of an answer, decoded.
+fn keys(answer: &Value) -> Vec<String> {
+    let records = answer["kvs"].as_array().cloned().unwrap_or_default();
+    records.iter().map(|record| decode(&record["key"])).collect()
+}
+
+#[track_caller]
+fn decode(value: &Value) -> String {
+    String::from_utf8(STANDARD.decode(value.as_str().unwrap()).unwrap()).unwrap()
+}
+
+fn range(from: &str, to: &str, more: Value) -> Value {
+    let mut range = json!({"key": b64(from), "range_end": b64(to)});
+    range.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    range
 }
 
 /// An answer.

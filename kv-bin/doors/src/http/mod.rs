@@ -16,10 +16,10 @@
 //!
 //! # Browsers
 //! A web page that a user has opened can make the user's browser send requests to any address, also to loopback. A
-//! browser states the origin of the page in such requests, but pages cannot leave it out. So the server refuses a
+//! browser states the origin of the page in such requests, and the page cannot change that. So the server refuses a
 //! request whose `Origin` is not the server itself. A page can also give its own host name the address of this server
-//! (DNS rebinding), so that the origin looks right. Therefore the server refuses a request whose `Host` is neither an IP
-//! address, nor `localhost`, nor one of [`hosts`](field@HttpOptions::hosts).
+//! (DNS rebinding), so that the origin looks right. Therefore the server refuses a request whose `Host` is neither an
+//! IP address, nor `localhost`, nor one of [`hosts`](field@HttpOptions::hosts).
 
 mod activity;
 mod body;

@@ -1,9 +1,9 @@
 //! `/v3/kv/txn`.
 //!
-//! In kv, all steps of a transaction see the state before it. In etcd, each step sees the steps before it. So a range is
-//! read after the transaction: at its revision if earlier steps of the list change keys of the range, and otherwise at the
-//! revision before. A transaction takes exactly one revision, so these are exactly the states that etcd would show. A
-//! range of which earlier and later steps change keys is refused.
+//! In kv, all steps of a transaction see the state before it. In etcd, each step sees the steps before it. So a range
+//! is read after the transaction: at its revision if earlier steps of the list change keys of the range, and otherwise
+//! at the revision before. A transaction takes exactly one revision, so these are exactly the states that etcd would
+//! show. A range of which earlier and later steps change keys is refused.
 //!
 //! Comparisons that kv has no condition for are made here, on the condition that their keys do not change until the
 //! transaction is applied. If they do, they are made again.

@@ -23,6 +23,7 @@
 
 mod activity;
 mod body;
+mod connections;
 mod dials;
 mod door;
 mod errors;
@@ -45,8 +46,9 @@ use std::time::Duration;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct HttpOptions {
-    /// How many connections may be open. Further connections get an error and are closed. A connection has one request
-    /// at a time, so this also limits the number of requests. Default 1,000.
+    /// How many connections may be open. For a further connection, one without a request is closed, first of all one
+    /// that has not sent a whole request yet. If all have requests, the new connection gets an error. A connection has
+    /// one request at a time, so this also limits the number of requests. Default 1,000.
     pub max_connections: usize,
     /// How many bytes the first line and the headers of a request may have: at least 8 KiB. Default 16 KiB.
     pub max_head_bytes: usize,

@@ -7,7 +7,7 @@ mod watches;
 
 use super::HttpOptions;
 use super::door::Door;
-use super::server::{self, Open};
+use super::server;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kv_core::testing::TestCluster;
@@ -81,8 +81,8 @@ struct Connection {
 impl Connection {
     fn open(door: &Arc<Door>) -> Self {
         let (stream, server) = duplex(16 << 10);
-        let open = Open::new(door.clone());
-        tokio::spawn(async move { server::run(&open.0, server).await });
+        let door = door.clone();
+        tokio::spawn(async move { server::run(&door, server).await });
         Self { stream: BufReader::new(stream) }
     }
 

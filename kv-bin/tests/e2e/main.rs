@@ -18,6 +18,7 @@ mod ends;
 mod handover;
 #[allow(dead_code, reason = "shared with the fault drills, which use the rest")]
 mod harness;
+mod http;
 #[cfg(target_os = "linux")]
 mod lock;
 mod members;

@@ -3,6 +3,7 @@
 use super::HttpOptions;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 /// A client that reads slowly must take at least so many bytes of an answer per second.
@@ -13,6 +14,7 @@ const MIN_BYTES_PER_SECOND: u64 = 16 << 10;
 pub(super) struct Activity {
     limits: Limits,
     state: Mutex<State>,
+    given_up: Notify,
 }
 
 #[derive(Debug)]
@@ -28,6 +30,10 @@ struct State {
     next_head: Option<Instant>,
     /// Whether a part of the next head has arrived.
     has_begun: bool,
+    /// When it began to wait for the next head.
+    since: Instant,
+    /// Whether it is being closed for the sake of another connection.
+    is_given_up: bool,
     /// While the client does not take what is there to be written: when it must have.
     write: Option<Instant>,
 }
@@ -36,9 +42,16 @@ impl Activity {
     pub(super) fn new(options: &HttpOptions) -> Arc<Self> {
         let limits =
             Limits { head: options.head_timeout, idle: options.idle_timeout, write: options.write_timeout };
+        let since = Instant::now();
         // The first head is expected at once.
-        let state = State { next_head: Some(Instant::now() + limits.head), has_begun: true, write: None };
-        Arc::new(Self { limits, state: Mutex::new(state) })
+        let state = State {
+            next_head: Some(since + limits.head),
+            has_begun: true,
+            since,
+            is_given_up: false,
+            write: None,
+        };
+        Arc::new(Self { limits, state: Mutex::new(state), given_up: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,6 +92,19 @@ impl Activity {
         Busy(self.clone())
     }
 
+    /// How well it can be closed for the sake of another connection: the smallest value first. `None` while it has a
+    /// request. A head that is incomplete is worth less than a client that has been served.
+    pub(super) fn worth(&self) -> Option<(bool, Instant)> {
+        let state = self.state();
+        (state.next_head.is_some() && !state.is_given_up).then_some((!state.has_begun, state.since))
+    }
+
+    /// Closes the connection.
+    pub(super) fn give_up(&self) {
+        self.state().is_given_up = true;
+        self.given_up.notify_one();
+    }
+
     /// Waits until the connection must be closed, and returns why.
     pub(super) async fn expired(&self) -> &'static str {
         loop {
@@ -93,7 +119,10 @@ impl Activity {
             // A new deadline cannot be earlier than this.
             let soonest = now + self.limits.head.min(self.limits.write).min(self.limits.idle);
             let known = [state.write, state.next_head].into_iter().flatten().min();
-            sleep_until(known.map_or(soonest, |known| known.min(soonest))).await;
+            tokio::select! {
+                () = self.given_up.notified() => return "another connection needs its place",
+                () = sleep_until(known.map_or(soonest, |known| known.min(soonest))) => {}
+            }
         }
     }
 }
@@ -106,6 +135,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let idle = self.0.limits.idle;
         let mut state = self.0.state();
-        (state.next_head, state.has_begun) = (Some(Instant::now() + idle), false);
+        state.since = Instant::now();
+        (state.next_head, state.has_begun) = (Some(state.since + idle), false);
     }
 }

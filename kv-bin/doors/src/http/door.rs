@@ -1,6 +1,7 @@
 //! What all connections of a door share.
 
 use super::HttpOptions;
+use super::connections::Connections;
 use super::errors::{Code, Failure};
 use super::leases::Leases;
 use super::samples::Samples;
@@ -9,7 +10,7 @@ use kv_core::client::Revision;
 use kv_core::config::{MemberId, Role};
 use kv_core::error::ReadError;
 use kv_core::{Client, Node};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -22,8 +23,7 @@ pub(super) struct Door {
     pub(super) memory: Arc<Memory>,
     /// What the pages show of all members.
     pub(super) samples: Samples,
-    /// The number of open connections.
-    pub(super) connections: AtomicUsize,
+    pub(super) connections: Arc<Connections>,
     /// Each request that waits for changes takes one of these.
     pub(super) watches: Arc<Semaphore>,
     pub(super) leases: Leases,
@@ -43,7 +43,7 @@ impl Door {
             options,
             memory,
             samples: Samples::default(),
-            connections: AtomicUsize::new(0),
+            connections: Arc::default(),
             watches,
             leases: Leases::default(),
             members: OnceLock::new(),

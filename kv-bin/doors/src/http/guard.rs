@@ -49,15 +49,11 @@ fn is_permitted(host: &str, hosts: &[String]) -> bool {
 
 /// The host without the port.
 fn name_of(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port))
-            if port.bytes().all(|byte| byte.is_ascii_digit())
-                && !(name.contains(':') && !name.ends_with(']')) =>
-        {
-            name
-        }
-        _ => host,
-    }
+    let Some((name, port)) = host.rsplit_once(':') else { return host };
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+    // Without brackets, the colons belong to an IPv6 address.
+    let is_whole = !name.contains(':') || name.ends_with(']');
+    if is_port && is_whole { name } else { host }
 }
 
 #[cfg(test)]

@@ -16,13 +16,14 @@
 //!
 //! # Browsers
 //! A web page that a user has opened can make the user's browser send requests to any address, also to loopback. A
-//! browser states the origin of the page in such requests, but pages cannot leave it out. So the server refuses a
+//! browser states the origin of the page in such requests, and the page cannot change that. So the server refuses a
 //! request whose `Origin` is not the server itself. A page can also give its own host name the address of this server
-//! (DNS rebinding), so that the origin looks right. Therefore the server refuses a request whose `Host` is neither an IP
-//! address, nor `localhost`, nor one of [`hosts`](field@HttpOptions::hosts).
+//! (DNS rebinding), so that the origin looks right. Therefore the server refuses a request whose `Host` is neither an
+//! IP address, nor `localhost`, nor one of [`hosts`](field@HttpOptions::hosts).
 
 mod activity;
 mod body;
+mod connections;
 mod dials;
 mod door;
 mod errors;
@@ -46,8 +47,9 @@ use std::time::Duration;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct HttpOptions {
-    /// How many connections may be open. Further connections get an error and are closed. A connection has one request
-    /// at a time, so this also limits the number of requests. Default 1,000.
+    /// How many connections may be open. For a further connection, one without a request is closed, first of all one
+    /// that has not sent a whole request yet. If all have requests, the new connection gets an error. A connection has
+    /// one request at a time, so this also limits the number of requests. Default 1,000.
     pub max_connections: usize,
     /// How many bytes the first line and the headers of a request may have: at least 8 KiB. Default 16 KiB.
     pub max_head_bytes: usize,

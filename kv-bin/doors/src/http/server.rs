@@ -15,7 +15,6 @@ use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -73,7 +72,7 @@ pub async fn serve(
 }
 
 fn accept(door: &Arc<Door>, mut stream: TcpStream, connections: &mut JoinSet<()>) {
-    if door.connections.load(Ordering::Relaxed) >= door.options.max_connections {
+    if door.connections.len() >= door.options.max_connections && !door.connections.make_room() {
         // The socket's buffer is empty, so this does not wait; the client is not owed more than an attempt.
         connections.spawn(async move {
             let body = r#"{"error":"too many connections","code":8,"message":"too many connections"}"#;
@@ -89,9 +88,9 @@ fn accept(door: &Arc<Door>, mut stream: TcpStream, connections: &mut JoinSet<()>
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "cannot set the options of a connection");
     }
-    let open = Open::new(door.clone());
+    let door = door.clone();
     connections.spawn(async move {
-        if let Err(error) = run(&open.0, stream).await {
+        if let Err(error) = run(&door, stream).await {
             tracing::debug!(%error, "the connection of a client has failed");
         }
     });
@@ -104,28 +103,13 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// An open connection, which is counted.
-pub(super) struct Open(pub(super) Arc<Door>);
-
-impl Open {
-    pub(super) fn new(door: Arc<Door>) -> Self {
-        door.connections.fetch_add(1, Ordering::Relaxed);
-        Self(door)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Serves one connection until it ends.
 pub(super) async fn run<S>(door: &Arc<Door>, mut stream: S) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Activity::new(&door.options);
+    let _open = door.connections.add(activity.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (door, busy) = (door.clone(), activity.begin());
         async move {

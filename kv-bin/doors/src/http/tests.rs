@@ -3,10 +3,11 @@
 mod etcd;
 mod limits;
 mod locks;
+mod watches;
 
 use super::HttpOptions;
 use super::door::Door;
-use super::server::{self, Open};
+use super::server;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kv_core::testing::TestCluster;
@@ -30,6 +31,28 @@ async fn start(options: HttpOptions) -> (TestCluster, Arc<Door>) {
 
 fn b64(text: impl AsRef<[u8]>) -> String {
     STANDARD.encode(text)
+}
+
+#[track_caller]
+fn number(value: &Value) -> u64 {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no string")).parse().unwrap()
+}
+
+/// The keys of an answer, decoded.
+fn keys(answer: &Value) -> Vec<String> {
+    let records = answer["kvs"].as_array().cloned().unwrap_or_default();
+    records.iter().map(|record| decode(&record["key"])).collect()
+}
+
+#[track_caller]
+fn decode(value: &Value) -> String {
+    String::from_utf8(STANDARD.decode(value.as_str().unwrap()).unwrap()).unwrap()
+}
+
+fn range(from: &str, to: &str, more: Value) -> Value {
+    let mut range = json!({"key": b64(from), "range_end": b64(to)});
+    range.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    range
 }
 
 /// An answer.
@@ -58,8 +81,8 @@ struct Connection {
 impl Connection {
     fn open(door: &Arc<Door>) -> Self {
         let (stream, server) = duplex(16 << 10);
-        let open = Open::new(door.clone());
-        tokio::spawn(async move { server::run(&open.0, server).await });
+        let door = door.clone();
+        tokio::spawn(async move { server::run(&door, server).await });
         Self { stream: BufReader::new(stream) }
     }
 

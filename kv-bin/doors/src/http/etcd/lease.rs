@@ -1,8 +1,8 @@
 //! Leases.
 //!
-//! A lease of kv is the same thing as one of etcd: several keys belong to it, and they are removed together when it ends.
-//! There are these differences: kv chooses the ids. A lease has up to 1,000 keys, and lasts up to 30 days. kv does not list
-//! leases, nor the keys of one; the keys are found by reading all keys, up to a limit.
+//! A lease of kv is the same thing as one of etcd: several keys belong to it, and they are removed together when it
+//! ends. There are these differences: kv chooses the ids. A lease has up to 1,000 keys, and lasts up to 30 days. kv
+//! does not list leases, nor the keys of one; the keys are found by reading all keys, up to a limit.
 
 use super::super::door::Door;
 use super::super::errors::{Code, Failure};

@@ -1,8 +1,8 @@
 //! Locks and elections.
 //!
-//! These are etcd's own, which are made of keys: each client that waits has a key, whose name begins with the name of the
-//! lock and ends with the id of the client's lease. The client whose key was created first holds the lock. So clients of
-//! etcd that do the same with transactions and watches take part, but clients of kv's own locks do not.
+//! These are etcd's own, which are made of keys: each client that waits has a key, whose name begins with the name of
+//! the lock and ends with the id of the client's lease. The client whose key was created first holds the lock. So
+//! clients of etcd that do the same with transactions and watches take part, but clients of kv's own locks do not.
 
 use super::super::door::Door;
 use super::super::errors::{self, Code, Failure};

@@ -1,9 +1,9 @@
 //! `/v3/kv/txn`.
 //!
-//! In kv, all steps of a transaction see the state before it. In etcd, each step sees the steps before it. So a range is
-//! read after the transaction: at its revision if earlier steps of the list change keys of the range, and otherwise at the
-//! revision before. A transaction takes exactly one revision, so these are exactly the states that etcd would show. A
-//! range of which earlier and later steps change keys is refused.
+//! In kv, all steps of a transaction see the state before it. In etcd, each step sees the steps before it. So a range
+//! is read after the transaction: at its revision if earlier steps of the list change keys of the range, and otherwise
+//! at the revision before. A transaction takes exactly one revision, so these are exactly the states that etcd would
+//! show. A range of which earlier and later steps change keys is refused.
 //!
 //! Comparisons that kv has no condition for are made here, on the condition that their keys do not change until the
 //! transaction is applied. If they do, they are made again.
@@ -64,11 +64,13 @@ struct TxnResponse {
 }
 
 #[derive(Serialize, Debug)]
-#[serde(rename_all = "snake_case")]
 enum ResponseOp {
-    ResponseRange(RangeResponse),
-    ResponsePut(PutResponse),
-    ResponseDeleteRange(DeleteRangeResponse),
+    #[serde(rename = "response_range")]
+    Range(RangeResponse),
+    #[serde(rename = "response_put")]
+    Put(PutResponse),
+    #[serde(rename = "response_delete_range")]
+    DeleteRange(DeleteRangeResponse),
 }
 
 /// A request of a list.
@@ -256,7 +258,7 @@ async fn answer(
                 results.next();
                 let prev_kv = before.map(|record| KeyValue::new(key.clone(), record));
                 bytes += prev_kv.as_ref().map_or(0, KeyValue::weight);
-                ResponseOp::ResponsePut(PutResponse { header, prev_kv })
+                ResponseOp::Put(PutResponse { header, prev_kv })
             }
             Op::Delete { key, previous } => {
                 let before = if *previous { record(results.next()) } else { None };
@@ -265,7 +267,7 @@ async fn answer(
                     before.into_iter().map(|record| KeyValue::new(key.clone(), record)).collect();
                 bytes += prev_kvs.iter().map(KeyValue::weight).sum::<usize>();
                 let deleted = deleted.into();
-                ResponseOp::ResponseDeleteRange(DeleteRangeResponse { header, deleted, prev_kvs })
+                ResponseOp::DeleteRange(DeleteRangeResponse { header, deleted, prev_kvs })
             }
             Op::Get(selection) => {
                 let found = selection.of_record(record(results.next()), done.revision);
@@ -297,7 +299,7 @@ async fn read_at(door: &Door, selection: &Selection, at: Revision) -> Result<Fou
 }
 
 fn range_response(found: Found, header: Header) -> ResponseOp {
-    ResponseOp::ResponseRange(RangeResponse { header: Some(header), ..found.response() })
+    ResponseOp::Range(RangeResponse { header: Some(header), ..found.response() })
 }
 
 /// What a get has found.

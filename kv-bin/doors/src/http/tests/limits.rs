@@ -1,7 +1,6 @@
 //! The limits of a door.
 
 use super::*;
-use std::sync::atomic::Ordering;
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_too_large_is_refused_before_it_is_read() {
@@ -84,7 +83,56 @@ async fn slow_and_idle_connections_are_closed() {
     tokio::time::sleep(seconds(3)).await;
     idle.expect_end().await;
     // All of them are gone.
-    assert_eq!(door.connections.load(Ordering::Relaxed), 0);
+    assert_eq!(door.connections.len(), 0);
+}
+
+/// A server on a port, which counts the connections that it accepts.
+#[tokio::test]
+async fn a_flood_of_connections_does_not_keep_others_out() {
+    let cluster = TestCluster::in_memory(1).start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = HttpOptions { max_connections: 10, ..HttpOptions::default() };
+    tokio::spawn(server::serve(listener, cluster.client().await, None, options));
+    let connect = async || tokio::net::TcpStream::connect(address).await.unwrap();
+    let call = async |stream: &mut tokio::net::TcpStream| {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+        let mut answer = [0; 15];
+        timeout(LIMIT, stream.read_exact(&mut answer)).await.unwrap()?;
+        std::io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let mut served = connect().await;
+    assert_eq!(call(&mut served).await.unwrap(), "HTTP/1.1 200 OK");
+    let mut flood = Vec::new();
+    for _ in 0..30 {
+        let mut half_open = connect().await;
+        half_open.write_all(b"GET /livez").await.unwrap();
+        flood.push(half_open);
+    }
+    // A client that was served keeps its connection, and others get one.
+    let mut rest = [0; 1000];
+    let _ = timeout(LIMIT, served.read(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(call(&mut served).await.unwrap(), "HTTP/1.1 200 OK");
+    assert_eq!(call(&mut connect().await).await.unwrap(), "HTTP/1.1 200 OK");
+    // The oldest of the flood are closed.
+    let mut end = Vec::new();
+    let _ = timeout(LIMIT, flood[0].read_to_end(&mut end)).await.expect("it is closed");
+    assert_eq!(end, b"");
+    // If all have requests, there is no room.
+    let mut watches = Vec::new();
+    for _ in 0..10 {
+        let mut watch = connect().await;
+        let body = json!({"create_request": {"key": b64("a")}}).to_string();
+        let head =
+            format!("POST /v3/watch HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+        watch.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut answer = [0; 15];
+        timeout(LIMIT, watch.read_exact(&mut answer)).await.unwrap().unwrap();
+        watches.push(watch);
+    }
+    let mut refused = String::new();
+    let _ = timeout(LIMIT, connect().await.read_to_string(&mut refused)).await.expect("it is closed");
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.ends_with("connections\"}"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +152,7 @@ async fn answers_that_nobody_takes_end_the_connection() {
     connection.send(&request).await;
     // The answer does not fit into the connection.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(door.connections.load(Ordering::Relaxed), 0);
+    assert_eq!(door.connections.len(), 0);
     assert_eq!(door.memory.used(), 0);
     // Neither does it help to take a few bytes from time to time.
     let mut connection = Connection::open(&door);
@@ -113,10 +161,10 @@ async fn answers_that_nobody_takes_end_the_connection() {
     for _ in 0..60 {
         // The answer has so many bytes that it would take much longer.
         let read = timeout(LIMIT, connection.stream.read(&mut few)).await.unwrap();
-        assert!(matches!(read, Ok(read) if read > 0) || door.connections.load(Ordering::Relaxed) == 0);
+        assert!(matches!(read, Ok(read) if read > 0) || door.connections.len() == 0);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(door.connections.load(Ordering::Relaxed), 0);
+    assert_eq!(door.connections.len(), 0);
 }
 
 /// A watch whose client does not read does not fill the memory, and ends.
@@ -144,7 +192,7 @@ async fn watches_that_nobody_reads_end() {
     }
     assert!(door.memory.used() < 5_000_000, "{}", door.memory.used());
     timeout(LIMIT, async {
-        while door.connections.load(Ordering::Relaxed) > 1 {
+        while door.connections.len() > 1 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     })

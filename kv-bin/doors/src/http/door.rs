@@ -17,6 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) client: Client,
+    /// The client of watches, so that a lot of changes does not delay other requests. With a member in this process, it
+    /// is another one.
+    pub(super) watcher: Client,
     /// The member in this process, if there is one.
     pub(super) node: Option<Arc<Node>>,
     pub(super) options: HttpOptions,
@@ -37,8 +40,10 @@ impl Door {
     pub(super) fn new(client: Client, node: Option<Arc<Node>>, options: HttpOptions) -> Self {
         let memory = Memory::new(options.max_memory_bytes);
         let watches = Arc::new(Semaphore::new(options.max_watches.min(Semaphore::MAX_PERMITS)));
+        let watcher = node.as_ref().map_or_else(|| client.clone(), |node| node.client());
         Self {
             client,
+            watcher,
             node,
             options,
             memory,

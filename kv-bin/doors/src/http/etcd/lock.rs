@@ -252,7 +252,6 @@ impl Place {
 
     /// Waits until all keys that were created earlier are gone.
     async fn wait(&self) -> Result<(), Failure> {
-        let client = &self.door.client;
         loop {
             let at = self.door.newest(false).await?;
             let before = match self.before(at).await {
@@ -260,7 +259,7 @@ impl Place {
                 before => before?,
             };
             let Some(key) = before else { return Ok(()) };
-            let mut events = client.watch_key(&key).after(at).stream();
+            let mut events = self.door.watcher.watch_key(&key).after(at).stream();
             loop {
                 match events.next().await {
                     Some(Ok(event)) if event.record.is_some() => {}
@@ -321,7 +320,7 @@ impl Observer {
     async fn next(&mut self) -> Result<(KeyValue, Revision), Failure> {
         loop {
             if let (Some((key, created)), Some(seen)) = (self.leader.clone(), self.seen) {
-                let mut events = self.door.client.watch_key(&key).after(seen).stream();
+                let mut events = self.door.watcher.watch_key(&key).after(seen).stream();
                 match events.next().await {
                     Some(Ok(event)) => {
                         self.seen = Some(event.revision);
@@ -343,7 +342,7 @@ impl Observer {
                 self.leader = Some((kv.key.clone(), Revision::new(kv.create_revision)));
                 return Ok((kv, at));
             }
-            let mut events = self.door.client.watch(&self.prefix).after(at).stream();
+            let mut events = self.door.watcher.watch(&self.prefix).after(at).stream();
             if let Some(Err(error)) = events.next().await
                 && !error.is_compacted()
             {

@@ -171,7 +171,7 @@ pub(super) async fn run(door: &Arc<Door>, body: &[u8]) -> Result<Response, Failu
             (newest, door.header(Some(newest)))
         }
     };
-    let watch = span.watch(&door.client).after(after);
+    let watch = span.watch(&door.watcher).after(after);
     let events = if request.prev_kv.0 { watch.previous() } else { watch }.stream();
     let id = request.watch_id.0;
     let created =

@@ -238,7 +238,8 @@ impl Replica {
         }
         if view > self.cx.view {
             self.cx.view = view;
-            self.cx.write_view(None);
+            // Rule T4: nothing of a state is stored before that is durable.
+            self.cx.transfer.joined = self.cx.write_view(None);
         }
     }
 
@@ -553,10 +554,7 @@ impl Replica {
             Message::SnapshotChunk { nonce, view, at, chunk } => {
                 match self.cx.on_snapshot_chunk(from, nonce, view, at, chunk) {
                     ChunkOutcome::Done => {}
-                    ChunkOutcome::NewerView => {
-                        self.enter_view_change(view);
-                        self.cx.transfer.joined = self.cx.writes.last;
-                    }
+                    ChunkOutcome::NewerView => self.enter_view_change(view),
                     ChunkOutcome::Unusable => self.on_snapshot_gone(from, nonce, false),
                 }
             }

@@ -380,6 +380,41 @@ async fn members_have_ids_and_doors() {
     assert_eq!(status["version"], "3.5.0");
 }
 
+#[tokio::test(start_paused = true)]
+async fn leadership_is_passed_on_and_what_is_missing_is_named() {
+    let (cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let list = connection.post("/v3/cluster/member/list", json!({})).await;
+    let successor = (cluster.primary().await + 1) % 3;
+    let target = list["members"][usize::from(successor)]["ID"].clone();
+    let transfer = json!({"targetID": target});
+    timeout(LIMIT, async {
+        // At first, the primary has heard from nobody.
+        while connection.try_post("/v3/maintenance/transfer-leadership", &transfer).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while cluster.primary().await != successor {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it takes over");
+    for unknown in [json!(7), json!("7"), json!(0), json!(null)] {
+        let body = json!({"targetID": unknown});
+        connection.refused("/v3/maintenance/transfer-leadership", body, 5, "member not found").await;
+    }
+    for (path, part) in [
+        ("cluster/member/add", "fixed"),
+        ("maintenance/snapshot", "kv backup"),
+        ("maintenance/defragment", "on its own"),
+        ("maintenance/alarm", "no alarms"),
+        ("auth/enable", "users and roles"),
+        ("lease/leases", "does not list"),
+    ] {
+        assert_eq!(connection.refused(&format!("/v3/{path}"), json!({}), 12, part).await.status, 501);
+    }
+}
+
 /// A write whose outcome is unknown is not reported as one that has failed.
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_said_so() {

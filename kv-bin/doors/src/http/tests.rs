@@ -3,6 +3,7 @@
 mod etcd;
 mod limits;
 mod locks;
+mod model;
 mod watches;
 
 use super::HttpOptions;

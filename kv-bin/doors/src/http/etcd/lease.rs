@@ -175,10 +175,6 @@ async fn keys_of(door: &Door, lease: LeaseId) -> Result<Vec<Bytes>, Failure> {
     Ok(keys)
 }
 
-pub(super) fn list() -> Failure {
-    Failure::not_offered("kv does not list its leases")
-}
-
 fn respond_ok(value: &impl Serialize) -> Result<Response, Failure> {
     Ok(respond::json(StatusCode::OK, value))
 }

@@ -380,28 +380,59 @@ async fn members_have_ids_and_doors() {
     assert_eq!(status["version"], "3.5.0");
 }
 
-/// While there is no primary, a read fails and a write has an unknown outcome only if it may have happened.
+#[tokio::test(start_paused = true)]
+async fn leadership_is_passed_on_and_what_is_missing_is_named() {
+    let (cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let list = connection.post("/v3/cluster/member/list", json!({})).await;
+    let successor = (cluster.primary().await + 1) % 3;
+    let target = list["members"][usize::from(successor)]["ID"].clone();
+    let transfer = json!({"targetID": target});
+    timeout(LIMIT, async {
+        // At first, the primary has heard from nobody.
+        while connection.try_post("/v3/maintenance/transfer-leadership", &transfer).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while cluster.primary().await != successor {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it takes over");
+    for unknown in [json!(7), json!("7"), json!(0), json!(null)] {
+        let body = json!({"targetID": unknown});
+        connection.refused("/v3/maintenance/transfer-leadership", body, 5, "member not found").await;
+    }
+    for (path, part) in [
+        ("cluster/member/add", "fixed"),
+        ("maintenance/snapshot", "kv backup"),
+        ("maintenance/defragment", "on its own"),
+        ("maintenance/alarm", "no alarms"),
+        ("auth/enable", "users and roles"),
+        ("lease/leases", "does not list"),
+    ] {
+        assert_eq!(connection.refused(&format!("/v3/{path}"), json!({}), 12, part).await.status, 501);
+    }
+}
+
+/// A write whose outcome is unknown is not reported as one that has failed.
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_said_so() {
     let (mut cluster, door) = start(HttpOptions::default()).await;
     let mut connection = Connection::open(&door);
     connection.put("a", "1").await;
     let primary = cluster.primary().await;
-    // The request reaches the primary, which cannot commit it and never answers.
-    cluster.partition(&[primary]);
-    let others: Vec<u8> = (0..3).filter(|id| *id != primary).collect();
-    others.iter().for_each(|id| cluster.kill(*id));
-    let late = connection.try_post("/v3/kv/put", &json!({"key": b64("a"), "value": b64("2")})).await;
-    let body = late.json();
-    match late.status {
-        504 => {
-            assert_eq!((&body["code"], &body["reason"]), (&json!(4), &json!("outcome_unknown")));
-            assert!(body["message"].as_str().unwrap().starts_with("outcome_unknown: "), "{body}");
-        }
-        503 => assert_eq!((&body["code"], body.get("reason")), (&json!(14), None)),
-        status => panic!("{status}: {body}"),
-    }
-    connection.refused("/v3/kv/range", json!({"key": b64("a")}), 14, "not read").await;
+    // The primary gets the request, and cannot commit it.
+    (0..3).filter(|id| *id != primary).for_each(|id| cluster.kill(id));
+    let put = json!({"key": b64("a"), "value": b64("2")});
+    let late = connection.refused("/v3/kv/put", put.clone(), 4, "outcome_unknown: ").await;
+    assert_eq!((late.status, &late.json()["reason"]), (504, &json!("outcome_unknown")));
+    let read = connection.refused("/v3/kv/range", json!({"key": b64("a")}), 14, "not read").await;
+    assert_eq!((read.status, read.json().get("reason")), (503, None));
     let health = connection.get("/health").await;
     assert_eq!((health.status, &health.json()["health"]), (503, &json!("false")));
+    // Now no member gets the request.
+    cluster.kill(primary);
+    let refused = connection.refused("/v3/kv/put", put, 14, "not applied").await;
+    assert_eq!((refused.status, refused.json().get("reason")), (503, None));
 }

@@ -6,6 +6,7 @@ use super::super::respond::{self, Response};
 use super::json::parse;
 use super::messages::{KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget};
 use super::span::Span;
+use super::write::pause;
 use crate::memory::Share;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -14,6 +15,8 @@ use std::pin::pin;
 
 /// The most keys that are read at first. Most ranges have fewer, and then the revision is known at once.
 const FIRST: usize = 500;
+/// How often a read of the present is tried that takes several requests, all at one revision.
+const MAX_ATTEMPTS_TO_READ: u32 = 5;
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -246,6 +249,19 @@ impl Selection {
         found.records.push(record);
         Ok(())
     }
+}
+
+/// Waits before a read of the present is repeated, because the history that it needs was dropped meanwhile. After a few
+/// attempts, this is an error.
+pub(super) async fn again(attempt: &mut u32) -> Result<(), Failure> {
+    *attempt += 1;
+    if *attempt == MAX_ATTEMPTS_TO_READ {
+        let message = "the members drop the history of the keys faster than they can be read here: read less at once, or \
+                       let them keep more revisions";
+        return Err(Failure::new(Code::Unavailable, message));
+    }
+    pause(*attempt).await;
+    Ok(())
 }
 
 /// Refuses an answer with too many bytes.

@@ -106,10 +106,10 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     bytes(status, "application/json", encode(value))
 }
 
-/// An answer in JSON whose memory is counted.
+/// An answer in JSON whose memory has been counted, together with that of the request.
 pub(super) fn json_of(mut share: Share, value: &impl Serialize) -> Response {
     let bytes = encode(value);
-    // It is there already, so this refuses nothing.
+    // Only these bytes are left. If they are more than was counted, then by little.
     share.set(bytes.len());
     respond(StatusCode::OK, "application/json", Content::Whole(bytes, 0), Some(share))
 }

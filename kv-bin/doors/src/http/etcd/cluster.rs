@@ -31,6 +31,11 @@ impl Door {
         }
     }
 
+    /// The header of an answer at the newest revision that is known here, which is at least this one.
+    pub(super) fn header_since(&self, least: Revision) -> Header {
+        self.header(Some(self.known_revision(least)))
+    }
+
     /// The id that etcd would give to the cluster: a hash of its name (FNV-1a).
     fn cluster_id(&self) -> u64 {
         let bytes = self.options.cluster.bytes();

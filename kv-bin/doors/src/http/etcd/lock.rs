@@ -9,9 +9,10 @@ use super::super::errors::{Code, Failure};
 use super::super::respond::{self, Response};
 use super::json::{Blob, Int, blob, is_default, number, parse};
 use super::lease::result_line;
-use super::messages::{Done, Header, KeyValue};
+use super::messages::{Done, Header, KeyValue, count};
 use super::range::again;
 use super::write::lease_of;
+use crate::memory::Share;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use hyper::StatusCode;
@@ -155,11 +156,12 @@ pub(super) async fn resign(door: &Door, body: &[u8]) -> Result<Response, Failure
     Ok(respond::json(StatusCode::OK, &Done { header: door.header(Some(done.revision)) }))
 }
 
-pub(super) async fn leader(door: &Door, body: &[u8]) -> Result<Response, Failure> {
+pub(super) async fn leader(door: &Door, body: &[u8], mut share: Share) -> Result<Response, Failure> {
     let request: LeaderRequest = parse(body)?;
     let (leader, revision) = first(door, &prefix(&request.name)?).await?;
     let kv = leader.ok_or_else(|| Failure::new(Code::NotFound, "election: no leader"))?;
-    Ok(respond::json(StatusCode::OK, &Leader { header: door.header(Some(revision)), kv }))
+    count(std::slice::from_ref(&kv), &mut share)?;
+    Ok(respond::json_of(share, &Leader { header: door.header(Some(revision)), kv }))
 }
 
 /// The leader now, and each later leader and value: a line for each.
@@ -170,15 +172,13 @@ pub(super) async fn observe(door: &Arc<Door>, body: &[u8]) -> Result<Response, F
         prefix: prefix(&request.name)?,
         leader: None,
         seen: None,
+        share: door.memory.share(),
         _permit: door.watch_permit()?,
     };
     let lines = stream::unfold(Some(observer), |observer| async {
         let mut observer = observer?;
-        match observer.next().await {
-            Ok((kv, revision)) => {
-                let header = observer.door.header(Some(revision));
-                Some((result_line(&Leader { header, kv }).into(), Some(observer)))
-            }
+        match observer.line().await {
+            Ok(line) => Some((line.into(), Some(observer))),
             Err(failure) => Some((failure.stream_line(), None)),
         }
     });
@@ -270,12 +270,8 @@ impl Place {
     async fn hold(&self) -> Result<Option<Revision>, Failure> {
         // The place is taken, so this failure does not mean that nothing was changed.
         let unknown = |failure: Failure| {
-            let message = format_args!(
-                "{}: the key {:?} may keep its place until its lease ends, at the latest",
-                failure.message,
-                String::from_utf8_lossy(&self.key)
-            );
-            Failure::outcome_unknown(message)
+            let key = String::from_utf8_lossy(&self.key);
+            failure.after(format_args!("the key {key:?} may keep its place until its lease ends"))
         };
         self.wait().await.map_err(unknown)?;
         let read = self.door.client.get(&self.key).with_revision().await;
@@ -352,10 +348,22 @@ struct Observer {
     leader: Option<(Bytes, Revision)>,
     /// The revision of the last line.
     seen: Option<Revision>,
+    /// The memory of a line that has not been taken yet.
+    share: Share,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Observer {
+    /// The next line of the answer.
+    async fn line(&mut self) -> Result<Vec<u8>, Failure> {
+        self.share.set(0);
+        let (kv, revision) = self.next().await?;
+        count(std::slice::from_ref(&kv), &mut self.share)?;
+        let line = result_line(&Leader { header: self.door.header(Some(revision)), kv });
+        self.share.set(line.len());
+        Ok(line)
+    }
+
     /// The next leader, or the next value of the same leader.
     async fn next(&mut self) -> Result<(KeyValue, Revision), Failure> {
         loop {

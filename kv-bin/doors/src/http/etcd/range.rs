@@ -1,10 +1,10 @@
 //! `/v3/kv/range`, and the reads of transactions.
 
 use super::super::door::Door;
-use super::super::errors::{Code, Failure};
+use super::super::errors::{self, Code, Failure};
 use super::super::respond::{self, Response};
 use super::json::parse;
-use super::messages::{KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget};
+use super::messages::{KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget, count};
 use super::span::Span;
 use super::write::pause;
 use crate::memory::Share;
@@ -154,7 +154,9 @@ impl Selection {
                 State::At(at) => get.at(at),
             };
             let read = read.with_revision().await?;
-            return Ok(self.of_record(read.found, read.revision));
+            let found = self.of_record(read.found, read.revision);
+            count(&found.records, share)?;
+            return Ok(found);
         }
         if self.span.is_empty() {
             let revision = match state {
@@ -166,10 +168,21 @@ impl Selection {
         if self.count_only {
             return self.count(door, state).await;
         }
-        self.read_range(door, state, share).await
+        let others = share.bytes();
+        let mut attempt = 0;
+        loop {
+            match self.read_range(door, state, share).await {
+                Err(failure) if failure == errors::compacted() && !matches!(state, State::At(_)) => {
+                    share.set(others);
+                    again(&mut attempt).await?;
+                }
+                read => return read,
+            }
+        }
     }
 
     async fn count(&self, door: &Door, state: State) -> Result<Found, Failure> {
+        let _permit = door.expensive_read().await;
         let count = self.span.count(&door.client);
         let read = match state {
             State::Newest => count,
@@ -221,6 +234,7 @@ impl Selection {
         }
         if !sees_all && self.limit.is_some_and(|limit| found.count > limit as u64) {
             // etcd counts also the keys beyond the limit.
+            let _permit = door.expensive_read().await;
             let count = self.span.count(&door.client).at(found.revision);
             let count = if state == State::Local { count.at_least(found.revision) } else { count };
             found.count = count.await?;
@@ -242,10 +256,7 @@ impl Selection {
         }
         *bytes += record.weight();
         check_size(door, *bytes)?;
-        // The answer in JSON takes more than the records, and both are there at the same time.
-        if !share.set(3 * *bytes) {
-            return Err(Failure::no_memory());
-        }
+        count(std::slice::from_ref(&record), share)?;
         found.records.push(record);
         Ok(())
     }
@@ -283,12 +294,12 @@ pub(super) async fn run(door: &Door, body: &[u8], mut share: Share) -> Result<Re
         None => State::Newest,
     };
     let found = selection.read(door, state, &mut share).await?;
-    // A read of the past also reports the present revision, as far as it is known.
-    let revision = match state {
-        State::At(_) => None,
-        _ => Some(found.revision),
+    let header = match state {
+        // A read of the past reports the present revision, as far as it is known: at least that of the read.
+        State::At(_) => door.header_since(found.revision),
+        _ => door.header(Some(found.revision)),
     };
     let mut response = found.response();
-    response.header = Some(door.header(revision));
+    response.header = Some(header);
     Ok(respond::json_of(share, &response))
 }

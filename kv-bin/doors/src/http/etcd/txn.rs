@@ -15,7 +15,7 @@ use super::compare::{Compares, Comparison};
 use super::json::{List, is_default, parse};
 use super::messages::{
     DeleteRangeRequest, DeleteRangeResponse, Header, KeyValue, PutRequest, PutResponse, RangeRequest,
-    RangeResponse,
+    RangeResponse, count,
 };
 use super::range::{Found, Selection, State, check_size};
 use super::span::Span;
@@ -206,11 +206,10 @@ pub(super) async fn run(door: &Door, body: &[u8], mut share: Share) -> Result<Re
     let revision = done.revision;
     let responses = answer(door, ops, done, &mut share).await.map_err(|failure| {
         // The answer is lost, but not what the transaction has done.
-        let message = format_args!(
-            "the transaction was applied at revision {revision}, but what it reads was not: {}",
-            failure.message
+        let what = format_args!(
+            "the transaction was applied at revision {revision}, but what it reads was not read"
         );
-        if ops.iter().any(|op| op.changes().is_some()) { Failure::outcome_unknown(message) } else { failure }
+        if ops.iter().any(|op| op.changes().is_some()) { failure.after(what) } else { failure }
     })?;
     let response = TxnResponse { header: door.header(Some(revision)), succeeded, responses };
     Ok(respond::json_of(share, &response))
@@ -257,7 +256,7 @@ async fn answer(
                 let before = if *previous { record(results.next()) } else { None };
                 results.next();
                 let prev_kv = before.map(|record| KeyValue::new(key.clone(), record));
-                bytes += prev_kv.as_ref().map_or(0, KeyValue::weight);
+                bytes += weigh(prev_kv.as_slice(), share)?;
                 ResponseOp::Put(PutResponse { header, prev_kv })
             }
             Op::Delete { key, previous } => {
@@ -265,37 +264,45 @@ async fn answer(
                 let deleted = matches!(results.next(), Some(StepResult::Deleted { existed: true }));
                 let prev_kvs: Vec<_> =
                     before.into_iter().map(|record| KeyValue::new(key.clone(), record)).collect();
-                bytes += prev_kvs.iter().map(KeyValue::weight).sum::<usize>();
+                bytes += weigh(&prev_kvs, share)?;
                 let deleted = deleted.into();
                 ResponseOp::DeleteRange(DeleteRangeResponse { header, deleted, prev_kvs })
             }
             Op::Get(selection) => {
                 let found = selection.of_record(record(results.next()), done.revision);
-                bytes += found.records.iter().map(KeyValue::weight).sum::<usize>();
+                bytes += weigh(&found.records, share)?;
                 range_response(found, header)
             }
             Op::Read { selection, sees_changes } => {
                 let at = if *sees_changes { done.revision } else { done.revision.back(1) };
-                let found = read_at(door, selection, at).await?;
+                let found = read_at(door, selection, at, share).await?;
                 bytes += found.records.iter().map(KeyValue::weight).sum::<usize>();
                 range_response(found, header)
             }
         };
         check_size(door, bytes)?;
-        if !share.set(3 * bytes) {
-            return Err(Failure::no_memory());
-        }
         responses.push(response);
     }
     Ok(responses)
 }
 
-async fn read_at(door: &Door, selection: &Selection, at: Revision) -> Result<Found, Failure> {
+/// Counts the memory of records, and returns their weight.
+fn weigh(records: &[KeyValue], share: &mut Share) -> Result<usize, Failure> {
+    count(records, share)?;
+    Ok(records.iter().map(KeyValue::weight).sum())
+}
+
+async fn read_at(
+    door: &Door,
+    selection: &Selection,
+    at: Revision,
+    share: &mut Share,
+) -> Result<Found, Failure> {
     if at == Revision::ZERO {
         // Before the first change, nothing was there.
         return Ok(Found::default());
     }
-    selection.read(door, State::At(at), &mut door.memory.share()).await
+    selection.read(door, State::At(at), share).await
 }
 
 fn range_response(found: Found, header: Header) -> ResponseOp {

@@ -315,6 +315,9 @@ async fn the_memory_of_all_connections_is_bounded() {
     let mut connection = Connection::open(&door);
     let one = connection.post("/v3/kv/range", json!({"key": b64("a")})).await;
     assert_eq!(one["kvs"][0]["value"].as_str().unwrap().len(), 80_000);
+    // The request and the answer are there at the same time.
+    let padded = format!("{}{}", json!({"key": b64("a")}), " ".repeat(100_000));
+    assert_eq!(connection.post_text("/v3/kv/range", &padded).await.status, 429);
     assert_eq!(door.memory.used(), 0);
     let options = HttpOptions { max_answer_bytes: 100_000, ..HttpOptions::default() };
     let door = Arc::new(Door::new(door.client.clone(), None, options));

@@ -11,6 +11,7 @@ use crate::memory::Share;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use kv_core::client::{Record, Revision, Scan};
+use std::cmp::Ordering;
 use std::pin::pin;
 
 /// The most keys that are read at first. Most ranges have fewer, and then the revision is known at once.
@@ -107,25 +108,35 @@ impl Selection {
         within(self.modified, record.mod_revision) && within(self.created, record.create_revision)
     }
 
-    /// Leaves out, sorts, and cuts what was found.
-    fn finish(&self, found: &mut Found) {
-        let records = &mut found.records;
-        records.retain(|record| self.is_wanted(record));
-        match self.target {
-            // It was read in this order.
-            SortTarget::Key => {}
-            SortTarget::Version => records.sort_by_key(|record| record.version),
-            SortTarget::Create => records.sort_by_key(|record| record.create_revision),
-            SortTarget::Mod => records.sort_by_key(|record| record.mod_revision),
-            SortTarget::Value => records.sort_by(|one, other| one.value.cmp(&other.value)),
+    /// The order in which the records are wanted, if they were not read in it.
+    fn order(&self, one: &KeyValue, other: &KeyValue) -> Ordering {
+        let order = match self.target {
+            SortTarget::Key => Ordering::Equal,
+            SortTarget::Version => one.version.cmp(&other.version),
+            SortTarget::Create => one.create_revision.cmp(&other.create_revision),
+            SortTarget::Mod => one.mod_revision.cmp(&other.mod_revision),
+            SortTarget::Value => one.value.cmp(&other.value),
+        };
+        let order = order.then_with(|| one.key.cmp(&other.key));
+        if self.order == SortOrder::Descend { order.reverse() } else { order }
+    }
+
+    /// Sorts what was found, and cuts what is beyond the limit.
+    fn sort_and_cut(&self, found: &mut Found) {
+        if !self.is_by_key() {
+            found.records.sort_unstable_by(|one, other| self.order(one, other));
         }
-        if !self.is_by_key() && self.order == SortOrder::Descend {
-            records.reverse();
-        }
-        if let Some(limit) = self.limit.filter(|limit| *limit < records.len()) {
-            records.truncate(limit);
+        if let Some(limit) = self.limit.filter(|limit| *limit < found.records.len()) {
+            found.records.truncate(limit);
             found.more = true;
         }
+    }
+
+    /// Leaves out, sorts, and cuts what was found.
+    fn finish(&self, found: &mut Found) {
+        found.records.retain(|record| self.is_wanted(record));
+        self.sort_and_cut(found);
+        let records = &mut found.records;
         if self.count_only {
             (found.more, *records) = (false, Vec::new());
         }
@@ -258,6 +269,13 @@ impl Selection {
         check_size(door, *bytes)?;
         count(std::slice::from_ref(&record), share)?;
         found.records.push(record);
+        // Everything must be seen for some orders, but not kept.
+        if !self.is_by_key() && self.limit.is_some_and(|limit| found.records.len() / 2 >= limit) {
+            self.sort_and_cut(found);
+            let kept = found.records.iter().map(KeyValue::weight).sum();
+            let freed = std::mem::replace(bytes, kept) - kept;
+            share.set(share.bytes() - 3 * freed);
+        }
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transaction};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// The most comparisons: as many conditions as a transaction of kv has.
 const MAX_COMPARES: usize = 64;
@@ -86,6 +86,8 @@ enum Op {
         key: Bytes,
         previous: bool,
     },
+    /// The removal of a key that the transaction has removed already.
+    DeleteAgain,
     /// A key as it was before the transaction.
     Get(Selection),
     /// A range that is read when the transaction has been applied.
@@ -99,7 +101,7 @@ impl Op {
     fn changes(&self) -> Option<&Bytes> {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } => Some(key),
-            Self::Get(_) | Self::Read { .. } => None,
+            Self::DeleteAgain | Self::Get(_) | Self::Read { .. } => None,
         }
     }
 
@@ -115,7 +117,7 @@ impl Op {
                 transaction.delete(key)
             }
             Self::Get(selection) => selection.single().into_iter().fold(transaction, Transaction::get),
-            Self::Read { .. } => transaction,
+            Self::DeleteAgain | Self::Read { .. } => transaction,
         }
     }
 }
@@ -123,7 +125,8 @@ impl Op {
 /// Checks the requests of a list, and decides how each is done.
 fn plan(requests: &[RequestOp]) -> Result<Vec<Op>, Failure> {
     let mut ops = Vec::new();
-    let mut changed = HashSet::new();
+    // The keys that are changed, and whether they are removed.
+    let mut changed = HashMap::new();
     for request in requests {
         let op = match request {
             RequestOp { request_txn: Some(_), .. } => {
@@ -160,12 +163,13 @@ fn plan(requests: &[RequestOp]) -> Result<Vec<Op>, Failure> {
             }
             _ => return Err(Failure::invalid("each request of a transaction has exactly one of its fields")),
         };
-        if let Some(key) = op.changes()
-            && !changed.insert(key.clone())
-        {
-            return Err(Failure::invalid("etcdserver: duplicate key given in txn request"));
-        }
-        ops.push(op);
+        let is_removal = matches!(op, Op::Delete { .. });
+        let before = op.changes().and_then(|key| changed.insert(key.clone(), is_removal));
+        ops.push(match before {
+            None => op,
+            Some(true) if is_removal => Op::DeleteAgain,
+            Some(_) => return Err(Failure::invalid("etcdserver: duplicate key given in txn request")),
+        });
     }
     let changes: Vec<Option<Bytes>> = ops.iter().map(|op| op.changes().cloned()).collect();
     for (index, op) in ops.iter_mut().enumerate() {
@@ -267,6 +271,9 @@ async fn answer(
                 bytes += weigh(&prev_kvs, share)?;
                 let deleted = deleted.into();
                 ResponseOp::DeleteRange(DeleteRangeResponse { header, deleted, prev_kvs })
+            }
+            Op::DeleteAgain => {
+                ResponseOp::DeleteRange(DeleteRangeResponse { header, deleted: 0, prev_kvs: Vec::new() })
             }
             Op::Get(selection) => {
                 let found = selection.of_record(record(results.next()), done.revision);

@@ -321,10 +321,23 @@ async fn requests_of_a_transaction_see_those_before_them() {
         (&json!("1"), "c".to_owned())
     );
     assert_eq!(keys(range_of(6)), ["b", "a"]);
+    // Only the first removal of a key changes it.
+    let put_c = connection.put("c", "c").await;
+    let c = json!({"request_range": {"key": b64("c")}});
+    let body = json!({"success": [delete, c, delete]});
+    let done = connection.post("/v3/kv/txn", body).await;
+    let answers = done["responses"].as_array().unwrap();
+    let removals = [0, 2].map(|index| &answers[index]["response_delete_range"]);
+    assert_eq!((&removals[0]["deleted"], removals[1].get("deleted")), (&json!("1"), None));
+    assert_eq!(removals[0]["prev_kvs"][0]["mod_revision"], put_c["header"]["revision"]);
+    assert_eq!((removals[1].get("prev_kvs"), answers[1]["response_range"].get("kvs")), (None, None));
     let before = number(&done["header"]["revision"]);
     for (list, code, part) in [
         (json!([put("a", "1"), all, put("b", "2")]), 12, "before and after it"),
         (json!([put("a", "1"), put("a", "2")]), 3, "duplicate key"),
+        (json!([put("c", "1"), delete]), 3, "duplicate key"),
+        (json!([delete, put("c", "1")]), 3, "duplicate key"),
+        (json!([delete, delete, put("c", "1")]), 3, "duplicate key"),
         (json!([{"request_txn": {}}]), 12, "inside of another one"),
         (json!([{"request_delete_range": range("a", "c", json!({}))}]), 12, "removal of a range"),
         (json!([{"request_range": {"key": b64("a"), "revision": 1}}]), 12, "at a revision"),

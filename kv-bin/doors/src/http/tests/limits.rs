@@ -323,8 +323,21 @@ async fn the_memory_of_all_connections_is_bounded() {
     let door = Arc::new(Door::new(door.client.clone(), None, options));
     let mut connection = Connection::open(&door);
     connection.refused("/v3/kv/range", all, 8, "with limit").await;
+    // Of a range in an order of its own, only the first records are kept.
+    for number in 0..8 {
+        connection.put(&format!("c{number}"), &format!("{number}{}", "x".repeat(20_000))).await;
+    }
+    for (order, expected) in [("ASCEND", ["c0", "c1"]), ("DESCEND", ["c7", "c6"])] {
+        for target in ["MOD", "CREATE"] {
+            let sort = json!({"sort_target": target, "sort_order": order, "limit": 2});
+            let found = connection.post("/v3/kv/range", range("c", "z", sort)).await;
+            assert_eq!((keys(&found), &found["count"]), (expected.map(str::to_owned).to_vec(), &json!("8")));
+            assert_eq!(found["more"], true);
+        }
+    }
+    assert_eq!(door.memory.used(), 0);
     let counted = json!({"key": b64("a"), "range_end": b64("z"), "count_only": true});
-    assert_eq!(connection.post("/v3/kv/range", counted).await["count"], "2");
+    assert_eq!(connection.post("/v3/kv/range", counted).await["count"], "10");
 }
 
 /// Random bytes and random JSON get an answer or the end of the connection, and the door goes on.

@@ -1,7 +1,7 @@
 //! Random transactions, compared with a small model of etcd, in which each request sees those before it.
 
 use super::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const VALUES: [&str; 4] = ["", "m", "x", "zz"];
@@ -158,10 +158,18 @@ impl Op {
 
 /// The code with which a list of requests is refused.
 fn refusal(ops: &[Op]) -> Option<u64> {
-    let mut changed = BTreeSet::new();
-    if !ops.iter().filter_map(Op::changes).all(|key| changed.insert(key)) {
-        return Some(3);
+    // Only removals of the same key may be repeated, and only the first one changes it.
+    let mut changed = BTreeMap::new();
+    let mut effective = Vec::new();
+    for op in ops {
+        let is_removal = matches!(op, Op::Delete { .. });
+        match op.changes().and_then(|key| changed.insert(key, is_removal)) {
+            None => effective.push(op.clone()),
+            Some(true) if is_removal => {}
+            Some(_) => return Some(3),
+        }
     }
+    let ops = effective;
     let changes = |ops: &[Op], range: &Op| ops.iter().filter_map(Op::changes).any(|key| range.reads(key));
     let is_between =
         |index: usize| changes(&ops[..index], &ops[index]) && changes(&ops[index..], &ops[index]);

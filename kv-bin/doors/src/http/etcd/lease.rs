@@ -5,10 +5,11 @@
 //! does not list leases, nor the keys of one; the keys are found by reading all keys, up to a limit.
 
 use super::super::door::Door;
-use super::super::errors::{Code, Failure};
+use super::super::errors::{self, Code, Failure};
 use super::super::respond::{self, Response};
 use super::json::{Flag, Int, blobs, is_default, number, parse, parse_all, signed};
 use super::messages::{Done, Header};
+use super::range::again;
 use super::write::lease_of;
 use crate::memory::Share;
 use bytes::Bytes;
@@ -163,6 +164,20 @@ pub(super) async fn time_to_live(door: &Door, body: &[u8], mut share: Share) -> 
 /// The keys of a lease, which are found by reading all keys.
 async fn keys_of(door: &Door, lease: LeaseId, share: &mut Share) -> Result<Vec<Bytes>, Failure> {
     let _permit = door.expensive_read().await;
+    let others = share.bytes();
+    let mut attempt = 0;
+    loop {
+        match find_keys_of(door, lease, share).await {
+            Err(failure) if failure == errors::compacted() => {
+                share.set(others);
+                again(&mut attempt).await?;
+            }
+            found => return found,
+        }
+    }
+}
+
+async fn find_keys_of(door: &Door, lease: LeaseId, share: &mut Share) -> Result<Vec<Bytes>, Failure> {
     let mut all = pin!(door.client.scan("").keys_only().stream().enumerate());
     let mut keys = Vec::new();
     while let Some((index, record)) = all.next().await {

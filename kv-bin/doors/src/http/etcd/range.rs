@@ -6,7 +6,7 @@ use super::super::respond::{self, Response};
 use super::json::parse;
 use super::messages::{KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget, count};
 use super::span::Span;
-use super::write::pause;
+use crate::attempts::pause;
 use crate::memory::Share;
 use bytes::Bytes;
 use futures::StreamExt as _;

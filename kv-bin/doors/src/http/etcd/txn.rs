@@ -19,7 +19,8 @@ use super::messages::{
 };
 use super::range::{Found, Selection, State, check_size};
 use super::span::Span;
-use super::write::{MAX_ATTEMPTS, lease_of, pause, too_busy};
+use super::write::{lease_of, too_busy};
+use crate::attempts::{MAX_ATTEMPTS, pause};
 use crate::memory::Share;
 use bytes::Bytes;
 use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transaction};

@@ -8,6 +8,7 @@ use super::messages::{
     DeleteRangeRequest, DeleteRangeResponse, Done, KeyValue, PutRequest, PutResponse, count,
 };
 use super::span::Span;
+use crate::attempts::{MAX_ATTEMPTS, pause};
 use crate::memory::Share;
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -15,12 +16,7 @@ use kv_core::client::{LeaseId, Revision, StepResult};
 use kv_core::error::WriteError;
 use serde::Deserialize;
 use std::collections::HashSet;
-use std::time::Duration;
 
-/// How often a request is tried again because others have changed its keys meanwhile.
-pub(super) const MAX_ATTEMPTS: u32 = 100;
-/// The longest pause between two such attempts.
-const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// How many keys a range may have whose records are returned as it is removed.
 const MAX_PREVIOUS: usize = 499;
 /// How many of its keys are read as they are removed, which is the most that a transaction reads. Other clients may have
@@ -36,12 +32,6 @@ pub(super) fn lease_of(id: Int) -> Result<Option<LeaseId>, Failure> {
         Ok(id) => Ok(Some(LeaseId::new(id))),
         Err(_) => Err(kv_core::error::LeaseFailure::Unknown.into()),
     }
-}
-
-/// Waits a random time, which is longer after more attempts.
-pub(super) async fn pause(attempt: u32) {
-    let most = MAX_PAUSE.min(Duration::from_micros(200) * 2_u32.saturating_pow(attempt.min(10)));
-    tokio::time::sleep(most.mul_f64(fastrand::f64())).await;
 }
 
 /// Others have changed the keys before each attempt.

@@ -1,6 +1,7 @@
 //! The calls of etcd's gateway.
 
 use super::*;
+use kv_core::config::Options;
 
 #[tokio::test(start_paused = true)]
 async fn records_have_the_revisions_of_kv() {
@@ -141,6 +142,43 @@ async fn a_long_range_is_read_at_one_revision() {
     assert_eq!((&some["deleted"], some["prev_kvs"].as_array().unwrap().len()), (&json!("100"), 100));
     let deleted = connection.post("/v3/kv/deleterange", range("k", "l", json!({}))).await;
     assert_eq!(deleted["deleted"], "1000");
+}
+
+/// A long read of the present is not refused because history is dropped meanwhile, which its client knows nothing about.
+#[tokio::test(start_paused = true)]
+async fn a_long_read_is_repeated_if_history_is_dropped() {
+    let mut options = Options::default();
+    options.history_revisions = 0;
+    let cluster = TestCluster::in_memory(1).options(options).start().await;
+    let door = Arc::new(Door::new(cluster.client().await, None, HttpOptions::default()));
+    let mut connection = Connection::open(&door);
+    let lease = connection.post("/v3/lease/grant", json!({"TTL": 60})).await["ID"].clone();
+    connection.post("/v3/kv/put", json!({"key": b64("k"), "lease": lease})).await;
+    for part in 0..3 {
+        let puts = (0..900)
+            .fold(door.client.transaction(), |puts, number| puts.put(format!("k{part}{number}"), "x"));
+        puts.await.unwrap();
+    }
+    let client = door.client.clone();
+    let writer = tokio::spawn(async move {
+        loop {
+            client.put("other", "x").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut answered = 0;
+    for _ in 0..20 {
+        for (path, body) in [
+            ("/v3/kv/range", range("k", "l", json!({"keys_only": true}))),
+            ("/v3/lease/timetolive", json!({"ID": lease, "keys": true})),
+        ] {
+            let answer = connection.try_post(path, &body).await;
+            assert!([200, 503].contains(&answer.status), "{path}: {}", String::from_utf8_lossy(&answer.body));
+            answered += u32::from(answer.status == 200);
+        }
+    }
+    assert!(answered > 0);
+    writer.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,8 +19,8 @@ use std::collections::HashSet;
 
 /// How many keys a range may have whose records are returned as it is removed.
 const MAX_PREVIOUS: usize = 499;
-/// How many of its keys are read as they are removed, which is the most that a transaction reads. Other clients may have
-/// added keys before them meanwhile.
+/// How many of its keys are read as they are removed, which is the most that a transaction reads. Other clients may
+/// have added keys before them meanwhile.
 const MAX_READ: usize = 1000;
 
 const REMOVED_IN_PART: &str = "a part of the range may have been removed";

@@ -144,7 +144,7 @@ async fn a_long_range_is_read_at_one_revision() {
     assert_eq!(deleted["deleted"], "1000");
 }
 
-/// A long read of the present is not refused because history is dropped meanwhile, which its client knows nothing about.
+/// A long read of the present is not refused because history is dropped meanwhile: its client knows nothing of that.
 #[tokio::test(start_paused = true)]
 async fn a_long_read_is_repeated_if_history_is_dropped() {
     let mut options = Options::default();

@@ -1,5 +1,6 @@
 //! Which request is answered by what.
 
+use super::activity::Busy;
 use super::body;
 use super::dials;
 use super::door::Door;
@@ -32,12 +33,12 @@ fn find(path: &str) -> Option<Target> {
 }
 
 /// Answers a request.
-pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>) -> Response
+pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>, busy: &Busy) -> Response
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
     let mut is_unread = !request.body().is_end_stream();
-    let failure = match route(door, request, &mut is_unread).await {
+    let failure = match route(door, request, busy, &mut is_unread).await {
         Ok(response) => return response,
         Err(failure) => failure,
     };
@@ -53,7 +54,12 @@ where
 }
 
 /// Answers a request, or returns why it failed, and whether a part of the body may be unread.
-async fn route<B>(door: &Arc<Door>, request: Request<B>, is_unread: &mut bool) -> Result<Response, Failure>
+async fn route<B>(
+    door: &Arc<Door>,
+    request: Request<B>,
+    busy: &Busy,
+    is_unread: &mut bool,
+) -> Result<Response, Failure>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
@@ -74,6 +80,9 @@ where
         let message = format!("{path} is called with {allowed}, not with {}", request.method());
         return Err(Failure::not_offered(message).with_allowed(allowed));
     }
+    if !matches!(target, Target::Call(_)) || door.options.pages_only {
+        busy.received();
+    }
     match target {
         Target::Version => Ok(etcd::version()),
         Target::Health => Ok(etcd::health(door, request.uri().query()).await),
@@ -90,6 +99,7 @@ where
             let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
             let body = body::read(door, request.into_body(), &mut share).await?;
             *is_unread = false;
+            busy.received();
             etcd::run(door, call, &body, share, host.as_deref()).await
         }
     }

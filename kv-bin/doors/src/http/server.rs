@@ -33,7 +33,8 @@ const MIN_HEAD_BYTES: usize = 8 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Serves HTTP on `listener`, with calls of `client`. Runs until the future is dropped, which also closes all
-/// connections. Anyone who can reach the listener can read and write everything.
+/// connections. Anyone who can reach the listener can read and write everything, unless the options say that only pages
+/// are served.
 ///
 /// `node` is the member that the pages describe. Without it, only `/livez` is there, and answers do not name a member.
 ///
@@ -88,9 +89,9 @@ fn accept(door: &Arc<Door>, mut stream: TcpStream, connections: &mut JoinSet<()>
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "cannot set the options of a connection");
     }
-    let door = door.clone();
+    let run = run(door, stream);
     connections.spawn(async move {
-        if let Err(error) = run(&door, stream).await {
+        if let Err(error) = run.await {
             tracing::debug!(%error, "the connection of a client has failed");
         }
     });
@@ -103,17 +104,31 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Serves one connection until it ends.
-pub(super) async fn run<S>(door: &Arc<Door>, mut stream: S) -> Result<(), hyper::Error>
+/// Serves one connection until it ends. It counts as open from the call on.
+pub(super) fn run<S>(
+    door: &Arc<Door>,
+    stream: S,
+) -> impl Future<Output = Result<(), hyper::Error>> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Activity::new(&door.options);
-    let _open = door.connections.add(activity.clone());
+    let open = door.connections.add(activity.clone());
+    let door = door.clone();
+    async move {
+        let _open = open;
+        run_open(&door, &activity, stream).await
+    }
+}
+
+async fn run_open<S>(door: &Arc<Door>, activity: &Arc<Activity>, mut stream: S) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(|request: Request<Incoming>| {
         let (door, busy) = (door.clone(), activity.begin());
         async move {
-            let mut response: Response = routes::answer(&door, request).await;
+            let mut response: Response = routes::answer(&door, request, &busy).await;
             response.body_mut().hold(busy);
             Ok::<_, Infallible>(response)
         }

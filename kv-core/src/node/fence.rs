@@ -49,7 +49,11 @@ impl<T: ?Sized> Fenced<T> {
 impl Fence {
     /// Wraps `inner` until `closed` is set. `syncs` counts the syncs of journal files.
     pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>, syncs: Arc<Recorder>) -> Self {
-        Self { storage: Fenced { inner, closed, syncs: None, is_new: AtomicBool::new(false) }, syncs, warned: Mutex::default() }
+        Self {
+            storage: Fenced { inner, closed, syncs: None, is_new: AtomicBool::new(false) },
+            syncs,
+            warned: Mutex::default(),
+        }
     }
 
     fn file(&self, name: &str, file: io::Result<Arc<dyn File>>, is_new: bool) -> io::Result<Arc<dyn File>> {

@@ -177,6 +177,12 @@ async fn probes_tell_which_member_is_ready_and_which_is_the_primary() {
     assert_eq!(members.get(last, "/livez").await.status, 200);
     assert_eq!(members.get(last, "/primary").await.status, 503);
     assert_eq!(members.get(last, "/metrics").await.value("kv_has_primary"), 0.0);
+    // After a restart, it knows whose view it was in, but that primary has not been heard.
+    members.kill(last).await;
+    members.start(last).await;
+    let ready = members.get(last, "/readyz").await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!(members.get(last, "/metrics").await.value("kv_state{state=\"backup\"}"), 0.0);
 }
 
 #[tokio::test]
@@ -218,7 +224,9 @@ async fn the_metrics_are_those_of_the_member() {
         members.get(primary, "/metrics").await.value(&format!("kv_peer_connected{{peer=\"{other}\"}}")) == 1.0
     })
     .await;
-    check_format(&members.get(primary, "/metrics").await.body);
+    let found = members.get(primary, "/metrics").await;
+    assert_eq!(found.value(&format!("kv_peer_alive{{peer=\"{other}\"}}")), 1.0);
+    check_format(&found.body);
 }
 
 /// Every sample belongs to the metric above it, every metric is there once and has a help text and a type, and the

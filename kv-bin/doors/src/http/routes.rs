@@ -31,13 +31,13 @@ fn find(path: &str) -> Option<Target> {
     })
 }
 
-/// Answers a request.
-pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>) -> Response
+/// Answers a request; on a connection that `is_spare`, only one for a page that is answered at once.
+pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>, is_spare: bool) -> Response
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
     let mut is_unread = !request.body().is_end_stream();
-    let failure = match route(door, request, &mut is_unread).await {
+    let failure = match route(door, request, is_spare, &mut is_unread).await {
         Ok(response) => return response,
         Err(failure) => failure,
     };
@@ -53,7 +53,12 @@ where
 }
 
 /// Answers a request, or returns why it failed, and whether a part of the body may be unread.
-async fn route<B>(door: &Arc<Door>, request: Request<B>, is_unread: &mut bool) -> Result<Response, Failure>
+async fn route<B>(
+    door: &Arc<Door>,
+    request: Request<B>,
+    is_spare: bool,
+    is_unread: &mut bool,
+) -> Result<Response, Failure>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
@@ -73,6 +78,9 @@ where
     if !is_allowed {
         let message = format!("{path} is called with {allowed}, not with {}", request.method());
         return Err(Failure::not_offered(message).with_allowed(allowed));
+    }
+    if is_spare && !dials::PROMPT.contains(&path) {
+        return Err(Failure::too_many_connections());
     }
     match target {
         Target::Version => Ok(etcd::version()),

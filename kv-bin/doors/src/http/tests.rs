@@ -82,7 +82,7 @@ impl Connection {
     fn open(door: &Arc<Door>) -> Self {
         let (stream, server) = duplex(16 << 10);
         let door = door.clone();
-        tokio::spawn(async move { server::run(&door, server).await });
+        tokio::spawn(async move { server::run(&door, server, false).await });
         Self { stream: BufReader::new(stream) }
     }
 

@@ -185,6 +185,18 @@ async fn probes_tell_which_member_is_ready_and_which_is_the_primary() {
     assert_eq!(members.get(last, "/metrics").await.value("kv_state{state=\"backup\"}"), 0.0);
 }
 
+/// Nothing updates the status of a member that has stopped or hangs, so its last status does not count.
+#[tokio::test]
+async fn a_member_that_does_not_respond_is_neither_ready_nor_the_primary() {
+    let members = Members::started().await;
+    eventually("a member that is ready", async || members.get(0, "/readyz").await.status == 200).await;
+    members.nodes[0].as_ref().unwrap().shutdown().await;
+    for path in ["/livez", "/readyz", "/primary"] {
+        let found = members.get(0, path).await;
+        assert!(found.status == 503 && found.body.contains("does not respond"), "{path} {found:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_member_that_waits_for_others_is_alive_and_not_ready() {
     let mut members = Members::new();

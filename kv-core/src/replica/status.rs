@@ -4,6 +4,7 @@ use super::state::ReplicaState;
 use super::{Now, Replica, ReplicaStatus, Status};
 use crate::ids::{Anchor, Instant, MemberId, Op, Timestamp, View};
 use crate::message::{PeerStatus, SuccessorRefusal};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Replica {
@@ -68,6 +69,16 @@ impl Replica {
         }
     }
 
+    /// If this member is the primary: the peers that have acknowledged anything in this view. The progress of the
+    /// others is not known.
+    #[must_use]
+    pub fn acknowledging(&self) -> BTreeSet<MemberId> {
+        match &self.state {
+            ReplicaState::Primary(primary) => primary.acknowledging().collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// Rule V8: checks whether this member, if it is the primary, would hand over its role to `successor` now. A member
     /// that is not the primary refuses no one.
     ///
@@ -113,7 +124,6 @@ impl Replica {
     }
 
     /// Returns whether a state is being fetched. Until it is complete, this member is behind and cannot be primary.
-    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn is_transferring(&self) -> bool {
         self.cx.transfer.is_running()

@@ -88,6 +88,11 @@ impl Failure {
         }
     }
 
+    /// All connections have requests, and this one is for what is answered at once.
+    pub(super) fn too_many_connections() -> Self {
+        Self::with_status(StatusCode::SERVICE_UNAVAILABLE, Code::ResourceExhausted, "too many connections")
+    }
+
     /// All connections take too much memory together.
     pub(super) fn no_memory() -> Self {
         let message =

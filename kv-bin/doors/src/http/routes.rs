@@ -32,13 +32,13 @@ fn find(path: &str) -> Option<Target> {
     })
 }
 
-/// Answers a request.
-pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>, busy: &Busy) -> Response
+/// Answers a request; on a connection that `is_spare`, only one for a page that is answered at once.
+pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>, busy: &Busy, is_spare: bool) -> Response
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
     let mut is_unread = !request.body().is_end_stream();
-    let failure = match route(door, request, busy, &mut is_unread).await {
+    let failure = match route(door, request, (busy, is_spare), &mut is_unread).await {
         Ok(response) => return response,
         Err(failure) => failure,
     };
@@ -57,7 +57,7 @@ where
 async fn route<B>(
     door: &Arc<Door>,
     request: Request<B>,
-    busy: &Busy,
+    (busy, is_spare): (&Busy, bool),
     is_unread: &mut bool,
 ) -> Result<Response, Failure>
 where
@@ -79,6 +79,9 @@ where
     if !is_allowed {
         let message = format!("{path} is called with {allowed}, not with {}", request.method());
         return Err(Failure::not_offered(message).with_allowed(allowed));
+    }
+    if is_spare && !dials::PROMPT.contains(&path) {
+        return Err(Failure::too_many_connections());
     }
     if !matches!(target, Target::Call(_)) || door.options.pages_only {
         busy.received();

@@ -88,7 +88,7 @@ impl Connection {
     fn with_capacity(door: &Arc<Door>, bytes: usize) -> Self {
         let (stream, server) = duplex(bytes);
         let door = door.clone();
-        tokio::spawn(async move { server::run(&door, server).await });
+        tokio::spawn(async move { server::run(&door, server, false).await });
         Self { stream: BufReader::new(stream) }
     }
 

@@ -129,7 +129,7 @@ async fn a_flood_of_connections_does_not_keep_others_out() {
     }
     assert_eq!(call(&mut connect().await).await.unwrap(), "HTTP/1.1 200 OK");
     drop(slow);
-    // If all have requests, there is no room.
+    // If all have requests, there is room only for the programs that watch the member.
     let mut watches = Vec::new();
     for _ in 0..10 {
         let mut watch = connect().await;
@@ -141,9 +141,15 @@ async fn a_flood_of_connections_does_not_keep_others_out() {
         timeout(LIMIT, watch.read_exact(&mut answer)).await.unwrap().unwrap();
         watches.push(watch);
     }
-    let mut refused = String::new();
-    let _ = timeout(LIMIT, connect().await.read_to_string(&mut refused)).await.expect("it is closed");
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.ends_with("connections\"}"), "{refused}");
+    for (path, status) in [("/livez", 200), ("/status", 503), ("/health", 503), ("/version", 503)] {
+        let mut spare = connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        spare.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(LIMIT, spare.read_to_string(&mut answer)).await.expect("it is closed").unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        assert_eq!(answer.ends_with("connections\"}"), status == 503, "{path}: {answer}");
+    }
 }
 
 /// Until an answer has been written, its memory counts, and its connection is not closed for the sake of others.

@@ -47,10 +47,16 @@ enum ResponseOp {
 
 pub(super) async fn run(door: &Door, body: &[u8], mut share: Share) -> Result<Response, Failure> {
     let txn = Txn::new(body)?;
-    let Run { outcomes, ops, done } = if txn.compares.are_conditions() && !txn.is_nested() {
-        submit(door, &txn).await?
-    } else {
+    let Run { outcomes, ops, done } = if txn.is_nested() {
         decide(door, &txn, &mut share).await?
+    } else {
+        // Both lists are checked, whichever of them is run.
+        let (then, otherwise) = (txn.ops(&vec![Some(true)])?, txn.ops(&vec![Some(false)])?);
+        if txn.compares.are_conditions() {
+            submit(door, &txn, then, otherwise).await?
+        } else {
+            decide(door, &txn, &mut share).await?
+        }
     };
     let revision = done.revision;
     let responses = answer(door, &ops, done, &mut share).await.map_err(|failure| {
@@ -73,8 +79,7 @@ struct Run {
 }
 
 /// Runs a transaction whose comparisons the cluster makes.
-async fn submit(door: &Door, txn: &Txn) -> Result<Run, Failure> {
-    let (then, otherwise) = (txn.ops(&vec![Some(true)])?, txn.ops(&vec![Some(false)])?);
+async fn submit(door: &Door, txn: &Txn, then: Vec<Op>, otherwise: Vec<Op>) -> Result<Run, Failure> {
     let transaction = add_all(&then, txn.compares.conditions(door.client.transaction()));
     let done = add_all(&otherwise, transaction.otherwise()).await?;
     let ops = if done.succeeded { then } else { otherwise };

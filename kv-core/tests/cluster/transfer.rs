@@ -189,7 +189,7 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_from_a_peer(net: Net) {
     harness.start(damaged).await;
     load.progress(50).await;
     caught_up(&harness, damaged).await;
-    assert_eq!(harness.node(damaged).metrics().repairs, 1);
+    assert!(harness.node(damaged).metrics().repairs > 0);
     load.check(&harness).await;
 }
 

@@ -135,7 +135,8 @@ impl Replica {
         self.cx.transfer.stateless
     }
 
-    /// Returns whether the log lacks entries that this member may have acknowledged. They are fetched from other members.
+    /// Returns whether the log lacks entries that this member may have acknowledged. They are fetched from other
+    /// members.
     #[must_use]
     pub fn has_damaged_log(&self) -> bool {
         self.cx.is_damaged()

@@ -146,8 +146,8 @@ impl Compares {
         })
     }
 
-    /// Makes the comparisons now, and returns whether all hold. Adds the keys on which that depends to `guards`. Returns
-    /// nothing if a key has changed meanwhile.
+    /// Makes the comparisons now, and returns whether all hold. Adds the keys on which that depends to `guards`.
+    /// Returns nothing if a key has changed meanwhile.
     pub(super) async fn decide(
         &self,
         door: &Door,

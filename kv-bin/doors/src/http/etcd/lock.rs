@@ -297,8 +297,8 @@ impl Place {
         let Some(own) = &self.own else { return pending().await };
         loop {
             sleep(TTL / 3).await;
-            // If this fails, the next one may succeed in time. If the lease has ended, the key is gone, which is noticed
-            // when it is the turn of the client.
+            // If this fails, the next one may succeed in time. If the lease has ended, the key is gone, which is
+            // noticed when it is the turn of the client.
             own.keep_alive().await.ok();
         }
     }

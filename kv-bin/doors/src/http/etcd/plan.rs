@@ -18,7 +18,8 @@ use std::collections::HashMap;
 
 /// The most comparisons, in all transactions inside of one another: as many conditions as a transaction of kv has.
 const MAX_COMPARES: usize = 64;
-/// The most requests in a list, and the most that can be run. Each becomes up to two steps of kv, which has up to 1,000.
+/// The most requests in a list, and the most that can be run. Each becomes up to two steps of kv, which has up to
+/// 1,000.
 const MAX_REQUESTS: usize = 500;
 /// The most requests in all lists of all transactions inside of one another.
 const MAX_ALL_REQUESTS: usize = 2 * MAX_REQUESTS;
@@ -384,4 +385,33 @@ fn check(places: &[Place<'_>]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(body: &str) -> String {
+        Txn::new(body.as_bytes()).expect_err("it is too much").message
+    }
+
+    /// A body of a few bytes for each request must not take much more memory, however deep it is.
+    #[test]
+    fn bodies_are_bounded_before_they_are_read_whole() {
+        let deep = format!("{}{{}}{}", r#"{"success":[{"requestTxn":"#.repeat(50_000), "}]}".repeat(50_000));
+        assert!(error(&deep).contains("more than 8 transactions"), "{}", error(&deep));
+        let list = format!("[{}{{}}]", "{},".repeat(499));
+        let wide = format!(
+            r#"{{"success":[{}{{}}]}}"#,
+            format!(r#"{{"request_txn":{{"failure":{list}}}}},"#).repeat(300)
+        );
+        assert!(error(&wide).contains("exactly one"), "{}", error(&wide));
+        let list = list.replace("{}", r#"{"request_txn":{}}"#);
+        let wide = format!(
+            r#"{{"success":[{}{{}}]}}"#,
+            format!(r#"{{"request_txn":{{"failure":{list}}}}},"#).repeat(300)
+        );
+        assert!(error(&wide).contains("more than 1000 requests"), "{}", error(&wide));
+        assert!(Txn::new(format!(r#"{{"success":{list}}}"#).as_bytes()).is_ok_and(|txn| txn.is_nested()));
+    }
 }

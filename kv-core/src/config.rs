@@ -10,6 +10,8 @@ mod setters;
 pub use configuration::{
     Change, ChangeRefused, ChangeRequest, Configuration, ConfiguredMember, DiskId, HistoryId, UsedIds,
 };
+#[cfg(not(feature = "internals"))]
+pub(crate) use configuration::{ChangeRefused, ChangeRequest, Configuration, DiskId};
 #[cfg(feature = "internals")]
 pub use fixed::FixedOptions;
 #[cfg(not(feature = "internals"))]

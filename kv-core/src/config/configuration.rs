@@ -359,8 +359,8 @@ impl Configuration {
         }
     }
 
-    /// Whether a change, or the forming of a cluster, can have made it.
-    fn is_sound(&self) -> bool {
+    /// Whether a change, or the forming of a cluster, can have made it. Bytes that were decoded may be anything.
+    pub(crate) fn is_sound(&self) -> bool {
         let Ok(cluster) = self.cluster("decoded") else { return false };
         let data = cluster.voters().filter(|member| member.role == Role::Data).count() as u64;
         let begins = match self.epoch {

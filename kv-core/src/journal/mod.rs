@@ -226,6 +226,8 @@ impl Journal {
                 Write::Trim(op) => store.trim = store.trim.max(*op),
                 Write::Repair(entry) => store.repair(number, entry)?,
                 Write::Rebase(rebase) => store.rebase(rebase)?,
+                Write::Enter(record) => store.enter(record)?,
+                Write::Retire => store.retire()?,
                 Write::Formation(_) => unreachable!("handled above"),
             }
             let last = !matches!(writes.get(at + 1), Some(Write::Checkpoint(_) | Write::Trim(_)));

@@ -139,7 +139,9 @@ impl StateMachine {
             }
             Operation::Command(command) => self.run_command(context, command)?,
             // Handled above: they have no session.
-            Operation::OpenSession { .. } | Operation::Expire(_) => Err(Rejection::Invalid),
+            Operation::OpenSession { .. } | Operation::Expire(_) | Operation::Reconfigure(_) => {
+                Err(Rejection::Invalid)
+            }
         };
         // Whatever the result is: a retry must get the same one.
         self.sessions.record(session, number, answer.clone());

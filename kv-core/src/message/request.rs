@@ -4,6 +4,7 @@ use super::{
     Condition, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, RequestError, SizeLimits,
     bounded,
 };
+use crate::config::ChangeRequest;
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 /// A request, as it is stored in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// The session. Zero only for [`Operation::OpenSession`] and [`Operation::Expire`].
+    /// The session. Zero only for [`Operation::OpenSession`], [`Operation::Expire`] and [`Operation::Reconfigure`].
     pub session: SessionId,
     /// The client's number for the request, which a retry keeps. Zero only without a session.
     pub number: RequestNumber,
@@ -38,6 +39,9 @@ pub enum Operation {
     Command(Command),
     /// Removes expired keys and leases. Only the primary proposes this; members do not accept it from clients.
     Expire(#[serde(deserialize_with = "bounded::list::<_, _, { Expiry::MOST }>")] Vec<Expiry>),
+    /// Changes the member list, and so ends the epoch. It is the only request of a stop, and is in no other entry. It
+    /// belongs to no session (rule M1).
+    Reconfigure(Box<ChangeRequest>),
 }
 
 /// A change of the data.

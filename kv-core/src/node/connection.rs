@@ -337,7 +337,7 @@ fn check(request: &[u8], options: &Options) -> Result<RequestKey, Refused> {
             let bare = request.session == SessionId::ZERO && request.number == RequestNumber::ZERO;
             return if bare { Ok(RequestKey::Open(*nonce)) } else { Err(Refused::OpenWithin) };
         }
-        Operation::CloseSession | Operation::Expire(_) => None,
+        Operation::CloseSession | Operation::Expire(_) | Operation::Reconfigure(_) => None,
         Operation::Command(command) => Some(command),
     };
     if !numbered {

@@ -430,6 +430,16 @@ impl Driver {
                     Role::Witness => shared.inbox.applied(commit.op),
                 }
             }
+            Output::ReadStop { stop } => {
+                // In memory, because it is not applied yet; on the disk only after a restart.
+                let read = shared.log().map(|log| log.read(stop.op));
+                let change =
+                    read.and_then(|entry| entry.ok()?.filter(|it| it.header.anchor() == stop)?.change());
+                let answer =
+                    change.map_or(Input::Faulty { op: stop.op }, |change| Input::Stop { stop, change });
+                self.replica.handle(self.shared.clock.now(), answer);
+            }
+            Output::Entered { .. } => {}
             Output::ReadReady { tickets, op } => self.reads.confirmed(&tickets, op, self.applied, shared),
             Output::ReadsRefused { tickets } => {
                 let answer = self.not_primary();

@@ -320,7 +320,9 @@ pub(super) fn weight(message: &Message) -> usize {
         | Message::GetSnapshot { .. }
         | Message::SnapshotGone { .. }
         | Message::Formation { .. }
-        | Message::StateDigest { .. } => FIXED,
+        | Message::StateDigest { .. }
+        | Message::AskEpoch { .. } => FIXED,
+        Message::Epoch { configuration, .. } => FIXED + configuration.members.len() * 512,
     }
 }
 

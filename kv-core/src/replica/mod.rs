@@ -19,6 +19,7 @@ mod catching_up;
 mod context;
 mod decide;
 mod detector;
+mod epochs;
 mod formation;
 mod install;
 mod monitor;
@@ -41,6 +42,7 @@ use crate::message::{Age, Entry, FetchWhat, FormationStep, LogPoint, LogSummary,
 use backup::{Backup, Heartbeat};
 use catching_up::CatchingUp;
 use context::{ChunkOutcome, Context, Flow, Requester, Transition};
+use epochs::Retired;
 use formation::Forming;
 use primary::{HeartbeatAck, Primary};
 use state::ReplicaState;
@@ -62,7 +64,9 @@ impl Replica {
         let cx = Context::new(config, &recovered, now);
         let forming = Forming::new(recovered.formation, now.monotonic);
         let mut replica = Self { cx, state: ReplicaState::Forming(forming), reported: None };
-        if recovered.formation == FormationStep::Formed {
+        if recovered.membership.is_some_and(|it| it.retired) {
+            replica.cx.halt(Halt::Removed { epoch: replica.cx.epoch() });
+        } else if recovered.formation == FormationStep::Formed {
             replica.start_formed();
             replica.cx.fetch_state();
             replica.cx.discard_outdated_snapshot();
@@ -96,7 +100,12 @@ impl Replica {
             Input::StateDigest { op, digest } => self.cx.on_own_digest(op, digest),
             Input::Checkpointed { checkpoint } => self.cx.on_checkpointed(checkpoint),
             Input::Faulty { .. } if matches!(self.state, ReplicaState::Forming(_)) => {}
-            Input::Faulty { op } => self.cx.on_faulty(op),
+            Input::Faulty { op } => {
+                self.cx.epochs.stop_asked.take_if(|stop| stop.op == op);
+                self.cx.on_faulty(op);
+            }
+            Input::Change { change } => self.as_primary(|primary, cx| primary.on_change(cx, change)),
+            Input::Stop { stop, change } => self.on_stop(stop, &change),
             Input::PeerLost { peer } => {
                 let flow = self.state.on_peer_lost(&mut self.cx, peer);
                 self.carry_out(flow);
@@ -119,6 +128,7 @@ impl Replica {
                 self.as_primary(|primary, cx| primary.on_handover(cx, Some(successor)));
             }
         }
+        self.end_epoch();
         if self.cx.end_repairs() {
             self.report_again();
         }
@@ -138,8 +148,9 @@ impl Replica {
         if self.cx.halted {
             return None;
         }
-        let timeouts = [self.cx.transfer.next_timeout(), self.cx.repairs.next_timeout()];
-        timeouts.into_iter().flatten().chain([self.state.next_timeout()]).min()
+        let shared =
+            [self.cx.transfer.next_timeout(), self.cx.repairs.next_timeout(), self.cx.epochs.next_timeout()];
+        shared.into_iter().chain([self.state.next_timeout()]).flatten().min()
     }
 
     fn report_status(&mut self) {
@@ -173,6 +184,13 @@ impl Replica {
 
     /// Starts a member that was formed in an earlier life.
     fn start_formed(&mut self) {
+        if !self.cx.epochs.is_own_disk(&self.cx.epochs.configuration, self.cx.me) {
+            return self.cx.halt(Halt::OtherDisk { epoch: self.cx.epoch() });
+        }
+        if self.cx.cluster.member(self.cx.me).is_none() {
+            self.state = ReplicaState::Retired(Retired::new(self.cx.now.monotonic));
+            return;
+        }
         self.cx.hold_as_promised();
         if self.cx.cluster.voter_count() == 1 && self.cx.is_voter() {
             if self.cx.misses_entries() {
@@ -253,13 +271,13 @@ impl Replica {
     }
 
     fn on_message(&mut self, from: MemberId, message: Message) {
-        if from == self.cx.me || !self.cx.hears(from, &message) {
+        if from == self.cx.me || !self.is_of_this_epoch(from, &message) || !self.cx.hears(from, &message) {
             return;
         }
         if let Message::Formation { step, ask } = message {
             return self.on_formation(from, step, ask);
         }
-        if matches!(self.state, ReplicaState::Forming(_)) {
+        if !self.state.hears(&message) {
             return;
         }
         match message {
@@ -285,7 +303,11 @@ impl Replica {
                 let is_primary = matches!(self.state, ReplicaState::Primary(_));
                 let to = Requester { id: from, nonce, primary_of: is_primary.then_some(self.cx.view) };
                 self.cx.on_fetch(to, first, through, hash, what);
-                if let (ReplicaState::Primary(primary), FetchWhat::Entries) = (&mut self.state, what) {
+                // Who asks may be a member of an earlier epoch, which is sent nothing else.
+                let is_peer = self.cx.cluster.member(from).is_some();
+                if let (ReplicaState::Primary(primary), FetchWhat::Entries, true) =
+                    (&mut self.state, what, is_peer)
+                {
                     primary.on_lack(&mut self.cx, from, first);
                 }
             }
@@ -303,6 +325,10 @@ impl Replica {
                 self.on_piece(from, piece);
             }
             Message::StateDigest { op, digest } => self.cx.on_state_digest(from, op, digest),
+            Message::AskEpoch { epoch } => self.on_ask_epoch(from, epoch),
+            Message::Epoch { configuration, settled, ended } => {
+                self.on_epoch(from, &configuration, settled, ended);
+            }
             Message::Formation { .. } => {}
         }
     }
@@ -447,6 +473,9 @@ impl Replica {
     }
 
     fn on_new_state(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
+        if self.on_committed_entries(nonce, &entries) {
+            return;
+        }
         self.cx.on_repaired(nonce, &entries);
         if let ReplicaState::Backup(backup) = &mut self.state {
             return backup.fill_gap(&mut self.cx, from, nonce, entries);
@@ -466,13 +495,14 @@ impl Replica {
         let flow = match &mut self.state {
             ReplicaState::ViewChange(change) => change.on_install_progress(&mut self.cx, patience),
             ReplicaState::CatchingUp(catching) => catching.drive_install(&mut self.cx),
-            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::Backup(_) => return,
+            _ => return,
         };
         self.carry_out(flow);
     }
 
     fn on_durable(&mut self, seq: WriteSeq) {
         let grew = self.cx.on_durable(seq);
+        self.cx.commit_what_is_proven();
         if self.cx.rebase_is_durable() {
             self.report_again();
         }
@@ -483,11 +513,15 @@ impl Replica {
             ReplicaState::Backup(_) => return,
             ReplicaState::ViewChange(change) => change.on_durable(&mut self.cx),
             ReplicaState::CatchingUp(catching) => catching.drive_install(&mut self.cx),
+            ReplicaState::Entering(_) => return self.enter_when_durable(),
+            ReplicaState::Retired(retired) => return retired.on_durable(&mut self.cx),
         };
         self.carry_out(flow);
     }
 
     fn on_timeout(&mut self) {
+        self.cx.tell_the_untold();
+        self.cx.fetch_epoch();
         self.cx.ask_for_repairs();
         let flow = match &mut self.state {
             ReplicaState::Forming(forming) => forming.on_timeout(&mut self.cx),
@@ -495,6 +529,11 @@ impl Replica {
             ReplicaState::Backup(backup) => backup.watch.on_timeout(&mut self.cx),
             ReplicaState::ViewChange(change) => change.on_timeout(&mut self.cx),
             ReplicaState::CatchingUp(catching) => catching.on_timeout(&mut self.cx),
+            ReplicaState::Entering(_) => Flow::Continue(()),
+            ReplicaState::Retired(retired) => {
+                retired.on_timeout(&mut self.cx);
+                Flow::Continue(())
+            }
         };
         self.carry_out(flow);
         self.cx.transfer_timeout();
@@ -506,7 +545,10 @@ impl Replica {
             ReplicaState::Primary(primary) => primary.maybe_commit(&mut self.cx),
             ReplicaState::Backup(backup) => return backup.acknowledge(&mut self.cx),
             ReplicaState::ViewChange(change) => change.send_summary_again(&mut self.cx),
-            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) => return,
+            ReplicaState::Forming(_)
+            | ReplicaState::CatchingUp(_)
+            | ReplicaState::Entering(_)
+            | ReplicaState::Retired(_) => return,
         };
         self.carry_out(flow);
     }
@@ -592,7 +634,7 @@ impl Replica {
             ReplicaState::Primary(_) => {
                 self.as_primary(|primary, cx| primary.abdicate(cx, "its state was replaced"))
             }
-            ReplicaState::Forming(_) => {}
+            ReplicaState::Forming(_) | ReplicaState::Entering(_) | ReplicaState::Retired(_) => {}
         }
     }
 }

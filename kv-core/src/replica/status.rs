@@ -1,7 +1,8 @@
 //! The status of a replica, for its driver and for tests.
 
 use super::state::ReplicaState;
-use super::{Now, Replica, ReplicaStatus, Status};
+use super::{ChangeRefusal, Now, Replica, ReplicaStatus, Status};
+use crate::config::{ChangeRequest, Configuration};
 use crate::ids::{Anchor, Instant, MemberId, Op, Timestamp, View};
 use crate::message::{PeerStatus, SuccessorRefusal};
 use std::time::Duration;
@@ -80,6 +81,23 @@ impl Replica {
         }
     }
 
+    /// Rule M7: checks whether this member, if it is the primary, would order this change of the member list now.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn check_change(&self, change: &ChangeRequest, now: Instant) -> Result<(), ChangeRefusal> {
+        match &self.state {
+            ReplicaState::Primary(primary) => primary.check_change(&self.cx, change, now),
+            _ => Err(ChangeRefusal::Busy),
+        }
+    }
+
+    /// The configuration of the epoch that this member is in.
+    #[must_use]
+    pub const fn configuration(&self) -> &Configuration {
+        &self.cx.epochs.configuration
+    }
+
     /// Returns the stamp of an entry that would be made `now`; `None` if this member would make none. It is not a
     /// promise: a later call may know less.
     #[must_use]
@@ -133,7 +151,8 @@ impl Replica {
             ReplicaState::Backup(_) | ReplicaState::CatchingUp(_) if self.cx.is_damaged() => Status::Damaged,
             ReplicaState::Primary(_) | ReplicaState::Backup(_) => Status::Normal,
             ReplicaState::ViewChange(_) => Status::ViewChange,
-            ReplicaState::CatchingUp(_) => Status::CatchingUp,
+            ReplicaState::CatchingUp(_) | ReplicaState::Entering(_) => Status::CatchingUp,
+            ReplicaState::Retired(_) => Status::Removed,
         };
         let primary = match &self.state {
             ReplicaState::Primary(primary) if primary.is_serving() => Some(self.cx.me),
@@ -162,7 +181,11 @@ impl Replica {
             ReplicaState::Backup(_) => {
                 assert!(cx.log_view == cx.view, "a backup has installed its view's log");
             }
-            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) | ReplicaState::ViewChange(_) => {}
+            ReplicaState::Forming(_)
+            | ReplicaState::CatchingUp(_)
+            | ReplicaState::ViewChange(_)
+            | ReplicaState::Entering(_)
+            | ReplicaState::Retired(_) => {}
         }
         let normal = matches!(self.state, ReplicaState::Primary(_) | ReplicaState::Backup(_));
         assert!(!normal || !cx.is_damaged(), "a damaged member is not in normal status");

@@ -38,7 +38,7 @@ impl Party {
             Operation::OpenSession { .. } | Operation::CloseSession | Operation::Command(_) => {
                 matches!(self, Self::Client)
             }
-            Operation::Expire(_) => false,
+            Operation::Expire(_) | Operation::Reconfigure(_) => false,
         }
     }
 
@@ -77,6 +77,8 @@ const fn needs_data(message: &Message) -> bool {
         | Message::TooOld { .. }
         | Message::GetSnapshot { .. }
         | Message::SnapshotGone { .. }
-        | Message::Formation { .. } => false,
+        | Message::Formation { .. }
+        | Message::AskEpoch { .. }
+        | Message::Epoch { .. } => false,
     }
 }

@@ -1,7 +1,7 @@
 //! Rules for every message, whoever sent it. A message that decodes and violates one is refused.
 
 use super::{PROTOCOL, VersionRange, WireError};
-use crate::ids::{Op, Revision};
+use crate::ids::{Epoch, Op, Revision, View};
 use crate::message::{Chunk, ChunkEnd, Entry, Extent, LogSummary, Message};
 
 /// Keys are at most 64 KiB.
@@ -34,7 +34,17 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
         | Message::StateDigest { .. }
         | Message::SnapshotGone { .. }
         | Message::Formation { .. } => Ok(()),
+        Message::AskEpoch { epoch: asked } => epoch(*asked),
+        Message::Epoch { configuration, ended, .. } => {
+            require(configuration.is_sound(), "a configuration")?;
+            require(View::of_number(configuration.epoch, *ended).is_some(), "the number of a view")
+        }
     }
+}
+
+/// Views have few bits for their epochs.
+fn epoch(epoch: Epoch) -> Result<(), WireError> {
+    require(epoch.get() >> 22 == 0, "an epoch")
 }
 
 fn require(holds: bool, field: &'static str) -> Result<(), WireError> {

@@ -19,7 +19,7 @@ impl Context {
             return false;
         }
         if !keeps {
-            self.log.restart(point, self.view.epoch());
+            self.log.restart(point);
         }
         self.incarnation = self.incarnation.next();
         let seq = self.write(Write::Rebase(LogRebase { point, incarnation: self.incarnation }));

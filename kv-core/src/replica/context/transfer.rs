@@ -40,7 +40,7 @@ pub(crate) struct Transfer {
     pub(crate) stateless: bool,
     /// The part of a snapshot that the driver has stored, in this life or an earlier one.
     staged: Option<Staged>,
-    run: Option<Run>,
+    pub(super) run: Option<Run>,
     /// How long a run may make no progress before it restarts, if a source has answered that it no longer has the
     /// snapshot. Doubles each time, so that a transfer completes however slow its sources are.
     stall: Duration,
@@ -69,7 +69,7 @@ struct Staged {
 
 /// A transfer in progress. It continues across views, because committed entries stay committed.
 #[derive(Debug)]
-struct Run {
+pub(super) struct Run {
     /// Whom to ask next: the member that sent the last piece.
     source: MemberId,
     /// The member that sent the first piece, and so chose the anchor. Another one chooses next time.

@@ -57,7 +57,7 @@ impl Context {
     /// further below.
     pub(crate) fn checkpoint_of_witness(&mut self) {
         let now = self.now.monotonic;
-        let held = self.commit.min(self.log.durable().op);
+        let held = self.applicable().min(self.log.durable().op);
         if self.is_witness() && held > self.checkpoint && now >= self.trimming.next_at {
             self.trimming.next_at = now.after(self.options.failure_timeout_max);
             self.on_checkpointed(self.anchor(held));

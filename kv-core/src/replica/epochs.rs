@@ -1,0 +1,219 @@
+//! The end of an epoch and the beginning of the next: how a member learns that its epoch is over, enters the next one,
+//! or leaves the cluster (rules M1 to M5, M9, M12 and M13).
+
+use super::backup::Backup;
+use super::context::Context;
+use super::state::ReplicaState;
+use super::{Halt, Output, Replica};
+use crate::config::{ChangeRequest, Configuration};
+use crate::ids::{Anchor, Epoch, Instant, MemberId, View, WriteSeq};
+use crate::message::{Entry, Message, Write};
+use std::cmp::Ordering;
+use tracing::{debug, info};
+
+/// Makes the next epoch durable. Until then, this member takes part in nothing: it has left the epoch that is over, and
+/// has not entered the next (rule M3).
+#[derive(Debug)]
+pub(super) struct Entering {
+    configuration: Configuration,
+    written: WriteSeq,
+}
+
+/// This member was removed. It tells on what it knows until the epoch goes on without it (rule M9).
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub(super) ask_at: Instant,
+    written: Option<WriteSeq>,
+}
+
+impl Retired {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { ask_at: now, written: None }
+    }
+
+    pub(super) fn on_timeout(&mut self, cx: &mut Context) {
+        if cx.now.monotonic >= self.ask_at {
+            self.ask_at = cx.now.monotonic.after(cx.options.heartbeat * 4);
+            cx.broadcast(&Message::AskEpoch { epoch: cx.epoch() });
+        }
+    }
+
+    /// The epoch goes on without this member.
+    fn on_settled(&mut self, cx: &mut Context) {
+        if self.written.is_none() {
+            self.written = Some(cx.write(Write::Retire));
+        }
+    }
+
+    pub(super) fn on_durable(&self, cx: &mut Context) {
+        if self.written.is_some_and(|written| cx.is_durable(written)) {
+            cx.halt(Halt::Removed { epoch: cx.epoch() });
+        }
+    }
+}
+
+impl Replica {
+    // -- messages
+
+    /// Rule M4: a message in a view of another epoch is not acted upon. Whoever is in the earlier epoch is told.
+    pub(super) fn is_of_this_epoch(&mut self, from: MemberId, message: &Message) -> bool {
+        let Some(view) = message.view() else { return true };
+        match view.epoch().cmp(&self.cx.epoch()) {
+            Ordering::Equal => self.cx.epochs.knows(from),
+            Ordering::Less => self.cx.tell_epoch(from),
+            Ordering::Greater => self.cx.ask_epoch(from),
+        }
+        view.epoch() == self.cx.epoch()
+    }
+
+    pub(super) fn on_ask_epoch(&mut self, from: MemberId, epoch: Epoch) {
+        match epoch.cmp(&self.cx.epoch()) {
+            Ordering::Greater => return self.cx.ask_epoch(from),
+            Ordering::Equal => self.cx.epochs.knows(from),
+            Ordering::Less => {}
+        }
+        self.cx.tell_epoch(from);
+    }
+
+    /// A member has entered this epoch.
+    pub(super) fn on_epoch(
+        &mut self,
+        from: MemberId,
+        configuration: &Configuration,
+        settled: bool,
+        ended: u64,
+    ) {
+        match (configuration.epoch.cmp(&self.cx.epoch()), &mut self.state) {
+            (_, ReplicaState::Forming(_) | ReplicaState::Entering(_)) => {}
+            (Ordering::Less, _) => self.cx.tell_epoch(from),
+            (Ordering::Equal, state) => {
+                self.cx.epochs.knows(from);
+                if let ReplicaState::Retired(retired) = state
+                    && settled
+                {
+                    retired.on_settled(&mut self.cx);
+                }
+            }
+            // The epoch that removed this member has ended with a stop of its own.
+            (Ordering::Greater, ReplicaState::Retired(retired)) => retired.on_settled(&mut self.cx),
+            (Ordering::Greater, _) => self.on_later_epoch(from, configuration, ended),
+        }
+    }
+
+    /// The present epoch is over. What ends it is committed, and may be missing here.
+    fn on_later_epoch(&mut self, from: MemberId, configuration: &Configuration, ended: u64) {
+        self.cx.epochs.ended = self.cx.epochs.ended.max(ended);
+        if self.cx.own_stop() == Some(configuration.stop) {
+            // Rule M2: the log has that very entry.
+            self.cx.epochs.proven = configuration.stop;
+            return self.cx.commit_what_is_proven();
+        }
+        // Rule M13: what is committed comes from members of the later epoch. A primary of this one may not have it,
+        // unless its view began after all that has committed anything.
+        if self.cx.view.number() <= ended {
+            self.enter_view_change(View::of(self.cx.epoch(), ended + 1));
+        }
+        self.cx.fall_behind(from, configuration);
+        self.cx.fetch_epoch();
+    }
+
+    /// Committed entries up to the end of this epoch, from a member of a later one. An own entry that differs was never
+    /// committed. Returns true if the answer was awaited.
+    pub(super) fn on_committed_entries(&mut self, nonce: u64, entries: &[Entry]) -> bool {
+        if !self.cx.epochs.has_asked(nonce) {
+            return false;
+        }
+        // What is being installed contains the same entries. Two hands must not change one log.
+        if self.state.install_mut().is_some() || self.cx.transfer.is_rebasing() {
+            return true;
+        }
+        let (before, written) = (self.cx.proven(), self.cx.writes.last);
+        for entry in entries.iter().filter(|entry| entry.header.op > before) {
+            if !self.cx.take_committed(entry) {
+                break;
+            }
+        }
+        if let ReplicaState::ViewChange(change) = &mut self.state
+            && self.cx.writes.last > written
+        {
+            change.on_appended(&self.cx);
+        }
+        if self.cx.proven() > before {
+            self.cx.commit_what_is_proven();
+            self.cx.fetched_epoch();
+            self.cx.fetch_epoch();
+        }
+        true
+    }
+
+    // -- the end of the epoch
+
+    /// The stop of the epoch is committed and durable here: reads the change from it.
+    pub(super) fn end_epoch(&mut self) {
+        let is_taking_part = match self.state {
+            ReplicaState::Forming(_) | ReplicaState::Entering(_) | ReplicaState::Retired(_) => false,
+            ReplicaState::Primary(_)
+            | ReplicaState::Backup(_)
+            | ReplicaState::ViewChange(_)
+            | ReplicaState::CatchingUp(_) => true,
+        };
+        let cx = &mut self.cx;
+        let Some(stop) = cx.own_stop().filter(|_| is_taking_part && !cx.halted) else { return };
+        let is_over = cx.commit == stop.op && cx.log.durable() == stop && !cx.log.is_faulty(stop.op);
+        if !is_over || cx.transfer.is_rebasing() || cx.epochs.stop_asked == Some(stop) {
+            return;
+        }
+        debug!(?stop, epoch = %cx.epoch(), "the epoch is over");
+        cx.epochs.stop_asked = Some(stop);
+        if let ReplicaState::Primary(primary) = &self.state {
+            primary.send_commit(cx);
+        }
+        cx.outputs.push_back(Output::ReadStop { stop });
+    }
+
+    /// Rule M3: the next epoch is made durable before the first message in it.
+    pub(super) fn on_stop(&mut self, stop: Anchor, change: &ChangeRequest) {
+        let cx = &mut self.cx;
+        if cx.epochs.stop_asked != Some(stop) || matches!(self.state, ReplicaState::Entering(_)) {
+            return;
+        }
+        let configuration = match cx.epochs.configuration.after(change, stop) {
+            Ok(configuration) => configuration,
+            Err(why) => return cx.halt(Halt::InvalidChange { op: stop.op, why }),
+        };
+        if !cx.epochs.is_own_disk(&configuration, cx.me) {
+            return cx.halt(Halt::OtherDisk { epoch: configuration.epoch });
+        }
+        if let ReplicaState::Primary(primary) = &mut self.state {
+            primary.leave(cx);
+        }
+        cx.epochs.ended = cx.epochs.ended.max(cx.view.number());
+        let written = cx.write_epoch(&configuration);
+        self.state = ReplicaState::Entering(Entering { configuration, written });
+    }
+
+    /// The next epoch is durable, if this member is entering one.
+    pub(super) fn enter_when_durable(&mut self) {
+        let ReplicaState::Entering(entering) = &self.state else { return };
+        if !self.cx.is_durable(entering.written) {
+            return;
+        }
+        let configuration = entering.configuration.clone();
+        info!(epoch = %configuration.epoch, members = ?configuration.members.keys(), "a new epoch");
+        self.cx.enter(configuration);
+        self.begin_epoch();
+    }
+
+    /// The first state in an epoch: normal status in its first view, whose log ends with the stop.
+    fn begin_epoch(&mut self) {
+        let cx = &mut self.cx;
+        if cx.cluster.member(cx.me).is_none() {
+            self.state = ReplicaState::Retired(Retired::new(cx.now.monotonic));
+        } else if cx.primary() == cx.me {
+            self.become_primary();
+        } else {
+            self.state = ReplicaState::Backup(Backup::new(cx));
+        }
+        self.cx.fetch_state();
+    }
+}

@@ -1,0 +1,69 @@
+//! Changes of the member list: what the primary checks before it orders a stop (rules M1 and M7).
+
+use super::{Leaving, Primary, without_session};
+use crate::config::{Change, ChangeRequest, Role};
+use crate::ids::{Anchor, Hash, Instant, MemberId};
+use crate::message::Operation;
+use crate::replica::ChangeRefusal;
+use crate::replica::context::{Context, Flow};
+use tracing::info;
+
+impl Primary {
+    /// Rule M7: why this change is not ordered now. Nothing has changed.
+    pub(in crate::replica) fn check_change(
+        &self,
+        cx: &Context,
+        change: &ChangeRequest,
+        now: Instant,
+    ) -> Result<(), ChangeRefusal> {
+        if !self.is_serving() {
+            return Err(ChangeRefusal::Busy);
+        }
+        // The hash of the stop is not known yet. It decides nothing here.
+        let stop = Anchor::new(cx.log.head().op.next(), Hash::new(1));
+        let next = cx.epochs.configuration.after(change, stop).map_err(ChangeRefusal::Impossible)?;
+        let level = |id: MemberId| match id == cx.me {
+            true => !cx.transfer.stateless && !cx.transfer.is_running() && !cx.log.has_faulty(),
+            false => self.check_level(cx, id, now).is_ok(),
+        };
+        if let Some(id) = gains_vote(&change.change).into_iter().chain([change.first]).find(|id| !level(*id))
+        {
+            return Err(ChangeRefusal::NotLevel(id));
+        }
+        let cluster = next.cluster(cx.cluster.name()).expect("the next list is valid");
+        let needed = cluster.replication_quorum();
+        let count = cluster.voters().filter(|voter| level(voter.id)).count();
+        if count < needed {
+            return Err(ChangeRefusal::TooFewLevel { level: count, needed });
+        }
+        // A witness may lack what only the log of another member has: no data member may need it (rule T8).
+        let has_witness = cluster.voters().any(|voter| voter.role == Role::Witness);
+        let behind = cluster.voters().find(|voter| voter.role == Role::Data && !level(voter.id));
+        match behind.filter(|_| has_witness) {
+            Some(behind) => Err(ChangeRefusal::NotLevel(behind.id)),
+            None => Ok(()),
+        }
+    }
+
+    /// Rule M1: orders the last entry of the epoch.
+    pub(in crate::replica) fn on_change(&mut self, cx: &mut Context, change: Box<ChangeRequest>) -> Flow {
+        if self.check_change(cx, &change, cx.now.monotonic).is_err() {
+            return Flow::Continue(());
+        }
+        info!(view = %cx.view, change = ?change.change, "changing the member list");
+        // Rule M5: a quorum of this epoch may soon not be one any more.
+        self.rounds.refuse(cx);
+        let pending = Some(without_session(Operation::Reconfigure(change)));
+        self.leaving = Leaving::Stopping { pending };
+        self.seal_entries(cx);
+        self.maybe_commit(cx)
+    }
+}
+
+/// The member that the change gives a vote.
+fn gains_vote(change: &Change) -> Option<MemberId> {
+    match change {
+        Change::Promote { id, .. } | Change::Replace { new: id, .. } => Some(*id),
+        Change::Add { .. } | Change::Remove { .. } | Change::Address { .. } | Change::Role { .. } => None,
+    }
+}

@@ -346,7 +346,7 @@ impl Store {
     /// Rule D6b: the damage ends with the next save, and the next opening must not find it again, even if nothing is
     /// appended in between. If the checkpoint's own entry is missing, it counts as dropped, because the state covers
     /// it. If the newest segment is missing, another one follows it.
-    fn forget_the_damage(&mut self) -> Result<(), JournalWriteError> {
+    pub(super) fn forget_the_damage(&mut self) -> Result<(), JournalWriteError> {
         let floor = self.chain.floor();
         if floor.anchor.op > self.superblock.floor.anchor.op {
             self.superblock.floor = floor;

@@ -1,5 +1,6 @@
 //! A checkpoint that is being written, and what it holds besides the data.
 
+use super::members::Members;
 use crate::config::FixedOptions;
 use crate::engine::{Checkpointed, EngineError, Frozen, Progress, Row, Rows, Written};
 use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
@@ -66,6 +67,7 @@ pub struct Checkpoint {
     pub(super) meta: CheckpointMeta,
     pub(super) sessions: SessionChanges,
     pub(super) lifetimes: Vec<Row>,
+    pub(super) members: Option<Members>,
 }
 
 impl Checkpoint {
@@ -98,6 +100,7 @@ impl Checkpoint {
         for (id, session) in &self.sessions {
             rows.push(row(*id, session.as_deref()));
         }
+        rows.extend(self.members.as_ref().map(Members::row));
         rows.extend(self.lifetimes);
         Ok(WrittenCheckpoint { written: self.frozen.write(rows)? })
     }
@@ -130,7 +133,7 @@ fn row(id: SessionId, session: Option<&Session>) -> Row {
     ([SESSION, &id.get().to_be_bytes()].concat(), session.map(encode))
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data always encodes")
 }
 

@@ -1,8 +1,8 @@
 //! Log entries: a batch of requests under a header that contains the hash of the entry before. The layout here is that
 //! on disk and on the wire, because the hash covers the encoded header.
 
-use super::{Command, Operation, Request};
-use crate::config::ChangeRequest;
+use super::{Command, NextEpoch, Operation, Request};
+use crate::config::Configuration;
 use crate::ids::{Anchor, ClusterId, Epoch, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -192,7 +192,7 @@ impl Entry {
         if !requests.rest.is_empty() || count != self.header.requests() || count == 0 {
             return Err(EntryError::Requests);
         }
-        let is_stop = count == 1 && self.change().is_some();
+        let is_stop = count == 1 && changes == 1 && self.next_configuration().is_some();
         if self.header.is_stop() != is_stop || changes != u32::from(is_stop) {
             return Err(EntryError::Stop);
         }
@@ -200,14 +200,20 @@ impl Entry {
         if counted == found { Ok(()) } else { Err(EntryError::Revisions { counted, found }) }
     }
 
-    /// The change by which this entry, if it is a stop, ends its epoch.
+    /// The next epoch, if this entry is a stop. Its configuration names this entry.
     #[must_use]
-    pub fn change(&self) -> Option<Box<ChangeRequest>> {
+    pub fn next_epoch(&self) -> Option<(NextEpoch, Configuration)> {
         let first = self.requests().next().filter(|request| Request::changes_members(request))?;
-        match Request::decode(&first).ok()?.operation {
-            Operation::Reconfigure(change) if change.ends == self.header.view.epoch() => Some(change),
-            _ => None,
-        }
+        let Operation::Reconfigure(next) = Request::decode(&first).ok()?.operation else { return None };
+        let configuration = Configuration { stop: self.header.anchor(), ..next.configuration.clone() };
+        let follows = configuration.epoch == self.header.view.epoch().next() && configuration.is_sound();
+        follows.then(|| (*next, configuration))
+    }
+
+    /// The configuration of the next epoch, if this entry is a stop.
+    #[must_use]
+    pub fn next_configuration(&self) -> Option<Box<Configuration>> {
+        self.next_epoch().map(|(_, configuration)| Box::new(configuration))
     }
 
     /// The encoded requests in order, without copying.

@@ -51,10 +51,10 @@ pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use limits::{RequestError, SizeLimits};
 pub use load::{Latencies, Load};
 pub use request::{
-    Command, Effect, Operation, Outcome, Rejection, Request, Scanned, StepFailure, StepResult,
+    Command, Effect, NextEpoch, Operation, Outcome, Rejection, Request, Scanned, StepFailure, StepResult,
     TransactionRequest, TransactionStep,
 };
-pub use snapshot::{CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};
+pub use snapshot::{AdoptedEpoch, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};
 
 pub use watch::{Position, WatchQuery, after_prefix, successor};
 
@@ -233,6 +233,11 @@ pub enum Message {
         settled: bool,
         /// Nothing was committed in an earlier epoch in a view with a greater number (rule M13).
         ended: u64,
+        /// The view that the sender is in.
+        view: View,
+        /// The sender's durable checkpoint, if it is in this epoch. A witness that needs entries which were dropped
+        /// begins its log there (rule T9c).
+        checkpoint: Option<LogPoint>,
     },
 }
 

@@ -4,8 +4,8 @@ use super::{
     Condition, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, RequestError, SizeLimits,
     bounded,
 };
-use crate::config::ChangeRequest;
-use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
+use crate::config::Configuration;
+use crate::ids::{Epoch, LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,7 +41,16 @@ pub enum Operation {
     Expire(#[serde(deserialize_with = "bounded::list::<_, _, { Expiry::MOST }>")] Vec<Expiry>),
     /// Changes the member list, and so ends the epoch. It is the only request of a stop, and is in no other entry. It
     /// belongs to no session (rule M1).
-    Reconfigure(Box<ChangeRequest>),
+    Reconfigure(Box<NextEpoch>),
+}
+
+/// The epoch after a stop.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NextEpoch {
+    /// Identifies the change, so that a retry of it can be answered.
+    pub nonce: u128,
+    /// The configuration. It does not name the stop, because the stop contains it.
+    pub configuration: Configuration,
 }
 
 /// A change of the data.
@@ -268,6 +277,11 @@ pub enum Effect {
         /// The members keep at most this many revisions (`history_revisions`).
         kept: u64,
     },
+    /// The member list was changed.
+    EpochBegan {
+        /// The epoch that began with the change.
+        epoch: Epoch,
+    },
 }
 
 /// What one step of a transaction did or found.
@@ -376,7 +390,8 @@ impl Effect {
             | Self::LeaseFailed(_)
             | Self::Expired { .. }
             | Self::Touched { .. }
-            | Self::RevisionsSkipped { .. } => 0,
+            | Self::RevisionsSkipped { .. }
+            | Self::EpochBegan { .. } => 0,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::shared::{Shared, SharedParts};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
 use super::{Node, StartError, applier, folder};
-use crate::config::{Cluster, ConfigError, FixedOptions, Options, Role};
+use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
 use crate::detached;
 use crate::ids::MemberId;
 use crate::journal::{Identity, Journal, JournalOptions, OpenError};
@@ -364,7 +364,7 @@ fn open_state(
             Ok(Some(state))
         }
         CheckpointAlignment::Ahead => {
-            *recovered = journal.rebase_log(state.point())?;
+            *recovered = journal.rebase_log(state.point(), state.configuration(), DiskId(0))?;
             Ok(Some(state))
         }
         CheckpointAlignment::Lost if alone => {

@@ -214,7 +214,7 @@ impl Driver {
             match &what {
                 // Reads that wait for an op wait for it in the new state.
                 Input::StateLost => self.applied = Op::ZERO,
-                Input::SnapshotInstalled { point } => self.applied = point.anchor.op,
+                Input::SnapshotInstalled { point, .. } => self.applied = point.anchor.op,
                 _ => {}
             }
             self.step(what);
@@ -433,10 +433,11 @@ impl Driver {
             Output::ReadStop { stop } => {
                 // In memory, because it is not applied yet; on the disk only after a restart.
                 let read = shared.log().map(|log| log.read(stop.op));
-                let change =
-                    read.and_then(|entry| entry.ok()?.filter(|it| it.header.anchor() == stop)?.change());
-                let answer =
-                    change.map_or(Input::Faulty { op: stop.op }, |change| Input::Stop { stop, change });
+                let entry = read.and_then(|entry| entry.ok()?.filter(|it| it.header.anchor() == stop));
+                let answer = match entry.and_then(|entry| entry.next_configuration()) {
+                    Some(configuration) => Input::Stop { stop, configuration },
+                    None => Input::Faulty { op: stop.op },
+                };
                 self.replica.handle(self.shared.clock.now(), answer);
             }
             Output::Entered { .. } => {}

@@ -404,14 +404,14 @@ mod tests {
             next_revision: Revision::new(4),
             timestamp: crate::ids::Timestamp::ZERO,
         };
-        for what in [Input::StateLost, Input::SnapshotInstalled { point }] {
+        for what in [Input::StateLost, Input::SnapshotInstalled { point, configuration: None }] {
             inbox.applied(Op::new(5));
             inbox.transferred(what);
             assert_eq!(inbox.take(true, true).applied, None);
         }
         inbox.applied(Op::new(5));
         inbox.transferred(Input::StateLost);
-        inbox.transferred(Input::SnapshotInstalled { point });
+        inbox.transferred(Input::SnapshotInstalled { point, configuration: None });
         inbox.applied(Op::new(4));
         assert_eq!(inbox.take(true, true).applied, Some(Op::new(4)));
     }

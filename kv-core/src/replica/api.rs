@@ -112,6 +112,8 @@ pub enum Input {
     SnapshotInstalled {
         /// The point in the log that the state belongs to.
         point: LogPoint,
+        /// The configuration in it; `None` in epoch 0.
+        configuration: Option<Box<Configuration>>,
     },
     /// The stored snapshot was discarded: it could not be verified, or the own state is already ahead of it.
     SnapshotRefused {
@@ -143,8 +145,8 @@ pub enum Input {
     Stop {
         /// The stop that was read.
         stop: Anchor,
-        /// The change in it.
-        change: Box<ChangeRequest>,
+        /// The configuration in it.
+        configuration: Box<Configuration>,
     },
     /// Pass the primary role to this member, if this one has it and `Replica::check_successor` does not
     /// refuse it.
@@ -359,16 +361,6 @@ pub enum Halt {
     Removed {
         /// The first epoch without it.
         epoch: Epoch,
-    },
-    /// The last entry of an epoch contains a change that is not possible. No member orders one.
-    #[error(
-        "op {op} changes the member list in a way that is not possible: {why}; this is a bug, please report it"
-    )]
-    InvalidChange {
-        /// The op of the stop.
-        op: Op,
-        /// Why it is not possible.
-        why: ChangeRefused,
     },
     /// An entry that was applied here differs from the one that the cluster committed.
     #[error(

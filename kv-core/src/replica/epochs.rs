@@ -5,9 +5,9 @@ use super::backup::Backup;
 use super::context::Context;
 use super::state::ReplicaState;
 use super::{Halt, Output, Replica};
-use crate::config::{ChangeRequest, Configuration};
+use crate::config::Configuration;
 use crate::ids::{Anchor, Epoch, Instant, MemberId, View, WriteSeq};
-use crate::message::{Entry, Message, Write};
+use crate::message::{Entry, LogPoint, Message, Write};
 use std::cmp::Ordering;
 use tracing::{debug, info};
 
@@ -17,6 +17,17 @@ use tracing::{debug, info};
 pub(super) struct Entering {
     configuration: Configuration,
     written: WriteSeq,
+}
+
+/// What a member tells of the epoch that it is in.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) from: MemberId,
+    pub(super) configuration: Configuration,
+    pub(super) settled: bool,
+    pub(super) ended: u64,
+    pub(super) view: View,
+    pub(super) checkpoint: Option<LogPoint>,
 }
 
 /// This member was removed. It tells on what it knows until the epoch goes on without it (rule M9).
@@ -57,7 +68,10 @@ impl Replica {
 
     /// Rule M4: a message in a view of another epoch is not acted upon. Whoever is in the earlier epoch is told.
     pub(super) fn is_of_this_epoch(&mut self, from: MemberId, message: &Message) -> bool {
-        let Some(view) = message.view() else { return true };
+        // What is committed is the same in every epoch.
+        let Some(view) = message.view().filter(|_| !matches!(message, Message::SnapshotChunk { .. })) else {
+            return true;
+        };
         match view.epoch().cmp(&self.cx.epoch()) {
             Ordering::Equal => self.cx.epochs.knows(from),
             Ordering::Less => self.cx.tell_epoch(from),
@@ -76,32 +90,29 @@ impl Replica {
     }
 
     /// A member has entered this epoch.
-    pub(super) fn on_epoch(
-        &mut self,
-        from: MemberId,
-        configuration: &Configuration,
-        settled: bool,
-        ended: u64,
-    ) {
-        match (configuration.epoch.cmp(&self.cx.epoch()), &mut self.state) {
+    pub(super) fn on_epoch(&mut self, told: &Told) {
+        let from = told.from;
+        match (told.configuration.epoch.cmp(&self.cx.epoch()), &mut self.state) {
             (_, ReplicaState::Forming(_) | ReplicaState::Entering(_)) => {}
             (Ordering::Less, _) => self.cx.tell_epoch(from),
             (Ordering::Equal, state) => {
                 self.cx.epochs.knows(from);
                 if let ReplicaState::Retired(retired) = state
-                    && settled
+                    && told.settled
                 {
                     retired.on_settled(&mut self.cx);
                 }
             }
             // The epoch that removed this member has ended with a stop of its own.
             (Ordering::Greater, ReplicaState::Retired(retired)) => retired.on_settled(&mut self.cx),
-            (Ordering::Greater, _) => self.on_later_epoch(from, configuration, ended),
+            (Ordering::Greater, _) => self.on_later_epoch(told),
         }
     }
 
     /// The present epoch is over. What ends it is committed, and may be missing here.
-    fn on_later_epoch(&mut self, from: MemberId, configuration: &Configuration, ended: u64) {
+    fn on_later_epoch(&mut self, told: &Told) {
+        let Told { from, configuration, ended, view, checkpoint, .. } = told;
+        let ended = *ended;
         self.cx.epochs.ended = self.cx.epochs.ended.max(ended);
         if self.cx.own_stop() == Some(configuration.stop) {
             // Rule M2: the log has that very entry.
@@ -113,7 +124,7 @@ impl Replica {
         if self.cx.view.number() <= ended {
             self.enter_view_change(View::of(self.cx.epoch(), ended + 1));
         }
-        self.cx.fall_behind(from, configuration);
+        self.cx.fall_behind(*from, configuration, *view, *checkpoint);
         self.cx.fetch_epoch();
     }
 
@@ -146,6 +157,41 @@ impl Replica {
         true
     }
 
+    /// A source of the state is in a later epoch. Before anything of it is stored, no primary is followed any more that
+    /// may lack what it contains.
+    pub(super) fn on_piece_of_later_epoch(&mut self, from: MemberId, view: View) {
+        if !self.cx.epochs.is_told_of(view.epoch()) {
+            return self.cx.ask_epoch(from);
+        }
+        self.enter_view_change(View::of(self.cx.epoch(), view.number() + 1));
+        self.cx.transfer.joined = self.cx.writes.last;
+    }
+
+    /// The state was replaced by one of a later epoch, or, at a witness, the log begins in that epoch.
+    pub(super) fn adopt_epoch(&mut self, point: LogPoint, configuration: Configuration) {
+        if matches!(
+            self.state,
+            ReplicaState::Entering(_) | ReplicaState::Retired(_) | ReplicaState::Forming(_)
+        ) {
+            return;
+        }
+        if !self.cx.epochs.is_own_disk(&configuration, self.cx.me) {
+            return self.cx.halt(Halt::OtherDisk { epoch: configuration.epoch });
+        }
+        if let ReplicaState::Primary(primary) = &mut self.state {
+            primary.leave(&mut self.cx);
+        }
+        info!(epoch = %configuration.epoch, "a new epoch, with its state");
+        self.cx.epochs.ended = self.cx.epochs.ended.max(self.cx.view.number());
+        let seen = self.cx.epochs.seen;
+        self.cx.adopt(point, configuration, seen);
+        if self.cx.cluster.member(self.cx.me).is_none() {
+            self.state = ReplicaState::Retired(Retired::new(self.cx.now.monotonic));
+        } else {
+            self.catch_up(self.cx.view);
+        }
+    }
+
     // -- the end of the epoch
 
     /// The stop of the epoch is committed and durable here: reads the change from it.
@@ -172,15 +218,12 @@ impl Replica {
     }
 
     /// Rule M3: the next epoch is made durable before the first message in it.
-    pub(super) fn on_stop(&mut self, stop: Anchor, change: &ChangeRequest) {
+    pub(super) fn on_stop(&mut self, stop: Anchor, configuration: Configuration) {
         let cx = &mut self.cx;
         if cx.epochs.stop_asked != Some(stop) || matches!(self.state, ReplicaState::Entering(_)) {
             return;
         }
-        let configuration = match cx.epochs.configuration.after(change, stop) {
-            Ok(configuration) => configuration,
-            Err(why) => return cx.halt(Halt::InvalidChange { op: stop.op, why }),
-        };
+        assert!(configuration.stop == stop, "the entry at the stop was read");
         if !cx.epochs.is_own_disk(&configuration, cx.me) {
             return cx.halt(Halt::OtherDisk { epoch: configuration.epoch });
         }

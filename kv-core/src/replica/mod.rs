@@ -37,17 +37,20 @@ pub(crate) use primary::WINDOW_BYTES;
 #[cfg(feature = "internals")]
 pub use stall::{StallReason, Vote, stall_reason};
 
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
+use crate::ids::{Anchor, Epoch, Hash, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Age, Entry, FetchWhat, FormationStep, LogPoint, LogSummary, Message, Recovered};
 use backup::{Backup, Heartbeat};
 use catching_up::CatchingUp;
 use context::{ChunkOutcome, Context, Flow, Requester, Transition};
-use epochs::Retired;
+use epochs::{Retired, Told};
 use formation::Forming;
 use primary::{HeartbeatAck, Primary};
 use state::ReplicaState;
 use tracing::{debug, trace};
 use view_change::ViewChange;
+
+/// How far the view of a standby may be ahead.
+const NEAR_VIEWS: u64 = 1 << 10;
 
 /// The protocol state machine of one member. See the module's documentation for how to drive it.
 #[derive(Debug)]
@@ -104,16 +107,19 @@ impl Replica {
                 self.cx.epochs.stop_asked.take_if(|stop| stop.op == op);
                 self.cx.on_faulty(op);
             }
-            Input::Change { change } => self.as_primary(|primary, cx| primary.on_change(cx, change)),
-            Input::Stop { stop, change } => self.on_stop(stop, &change),
+            Input::Change { change } => self.as_primary(|primary, cx| primary.on_change(cx, &change)),
+            Input::Stop { stop, configuration } => self.on_stop(stop, *configuration),
             Input::PeerLost { peer } => {
                 let flow = self.state.on_peer_lost(&mut self.cx, peer);
                 self.carry_out(flow);
             }
             Input::Staged { at, end } => self.cx.on_staged(at, end),
-            Input::SnapshotInstalled { point } => {
+            Input::SnapshotInstalled { point, configuration } => {
                 self.cx.on_snapshot_installed(point);
-                self.rebase_log(point);
+                match configuration.filter(|it| it.epoch > self.cx.epoch()) {
+                    Some(configuration) => self.adopt_epoch(point, *configuration),
+                    None => self.rebase_log(point),
+                }
             }
             Input::SnapshotRefused { at } => self.cx.on_snapshot_refused(at),
             Input::OwnPiece { message } => self.on_piece(self.cx.me, message),
@@ -199,7 +205,8 @@ impl Replica {
             }
             self.cx.damage = None;
         }
-        if self.cx.log_view < self.cx.view && self.cx.is_voter() {
+        let is_first = self.cx.epoch() > Epoch::ZERO && self.cx.view == self.cx.epochs.configuration.first;
+        if self.cx.log_view < self.cx.view && self.cx.is_voter() && !is_first {
             // A member that restarts between views sends its summary again.
             let persisted = self.cx.writes.durable;
             let mut change = ViewChange::new(&mut self.cx, persisted);
@@ -326,8 +333,9 @@ impl Replica {
             }
             Message::StateDigest { op, digest } => self.cx.on_state_digest(from, op, digest),
             Message::AskEpoch { epoch } => self.on_ask_epoch(from, epoch),
-            Message::Epoch { configuration, settled, ended } => {
-                self.on_epoch(from, &configuration, settled, ended);
+            Message::Epoch { configuration, settled, ended, view, checkpoint } => {
+                let told = Told { from, configuration: *configuration, settled, ended, view, checkpoint };
+                self.on_epoch(&told);
             }
             Message::Formation { .. } => {}
         }
@@ -463,8 +471,10 @@ impl Replica {
     fn on_get_state(&mut self, from: MemberId, view: View, nonce: u64) {
         if view > self.cx.view {
             // The sender heard of that view from its primary, or has it on disk: a quorum moved some member there. A
-            // standby is no member of any quorum: its word moves no voter (rule V2).
-            if self.cx.cluster.is_voter(from) || !self.cx.is_voter() {
+            // standby is no member of any quorum, so its word moves a voter only a little: it may have a greater view
+            // on its disk than anybody else if it fetched a state from a member of another epoch (rule M13).
+            let is_near = view.number() - self.cx.view.number() <= NEAR_VIEWS;
+            if self.cx.cluster.is_voter(from) || !self.cx.is_voter() || is_near {
                 self.enter_view_change(view);
             }
         } else if matches!(self.state, ReplicaState::Primary(_)) {
@@ -560,6 +570,7 @@ impl Replica {
         let leads = primary_of == Some(cx.view) && from == cx.primary();
         let settled = cx.now.monotonic >= cx.transfer.settled_at;
         let asked = match &mut self.state {
+            _ if cx.epochs.has_asked(nonce) => true,
             ReplicaState::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
             state => state.install_mut().is_some_and(|install| install.has_nonce(nonce)),
         };
@@ -573,6 +584,11 @@ impl Replica {
             // committed.
             if leads {
                 self.rebase_log(checkpoint);
+            } else if let Some((beginning, configuration)) = cx.epochs.beginning() {
+                self.adopt_epoch(beginning, configuration);
+            } else if cx.epochs.has_asked(nonce) {
+                cx.send(from, Message::GetSnapshot { nonce, at: None, after: None });
+                cx.ask_epoch(from);
             }
             return;
         }
@@ -599,6 +615,7 @@ impl Replica {
                         self.enter_view_change(view);
                         self.cx.transfer.joined = self.cx.writes.last;
                     }
+                    ChunkOutcome::LaterEpoch => self.on_piece_of_later_epoch(from, view),
                     ChunkOutcome::Unusable => self.on_snapshot_gone(from, nonce, false),
                 }
             }
@@ -620,7 +637,7 @@ impl Replica {
 
     /// The log stands on a state that was fetched.
     fn rebase_log(&mut self, point: LogPoint) {
-        if !self.cx.rebase_log(point) {
+        if !self.cx.rebase_log(point, None) {
             return;
         }
         match &mut self.state {

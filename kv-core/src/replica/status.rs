@@ -87,7 +87,7 @@ impl Replica {
     /// Why it would not.
     pub fn check_change(&self, change: &ChangeRequest, now: Instant) -> Result<(), ChangeRefusal> {
         match &self.state {
-            ReplicaState::Primary(primary) => primary.check_change(&self.cx, change, now),
+            ReplicaState::Primary(primary) => primary.check_change(&self.cx, change, now).map(drop),
             _ => Err(ChangeRefusal::Busy),
         }
     }

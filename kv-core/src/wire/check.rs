@@ -35,8 +35,9 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
         | Message::SnapshotGone { .. }
         | Message::Formation { .. } => Ok(()),
         Message::AskEpoch { epoch: asked } => epoch(*asked),
-        Message::Epoch { configuration, ended, .. } => {
+        Message::Epoch { configuration, ended, view, .. } => {
             require(configuration.is_sound(), "a configuration")?;
+            require(view.epoch() == configuration.epoch, "the epoch of a view")?;
             require(View::of_number(configuration.epoch, *ended).is_some(), "the number of a view")
         }
     }

@@ -80,7 +80,7 @@ async fn d7_the_durable_op_goes_back_when_the_log_is_rebased() {
     let mut driver = Driver::new(shared.clone(), replica, Op::ZERO);
     let anchor = Anchor { op: Op::new(5), hash: Hash::of(b"another log") };
     let point = LogPoint { anchor, next_revision: Revision::new(6), timestamp: Timestamp::new(5) };
-    driver.step(Input::SnapshotInstalled { point });
+    driver.step(Input::SnapshotInstalled { point, configuration: None });
     assert_eq!(shared.durable_op(), Op::new(5));
 }
 

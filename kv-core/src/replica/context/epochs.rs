@@ -2,9 +2,9 @@
 //! that there is a later epoch (rules M2, M9 and M13).
 
 use super::{Context, Output, Repairs, Votes};
-use crate::config::{Configuration, DiskId};
-use crate::ids::{Anchor, Epoch, Instant, MemberId, Op, WriteSeq};
-use crate::message::{Cut, Entry, EpochRecord, FetchWhat, Message, Write};
+use crate::config::{Configuration, DiskId, Role};
+use crate::ids::{Anchor, Epoch, Instant, MemberId, Op, View, WriteSeq};
+use crate::message::{AdoptedEpoch, Cut, Entry, EpochRecord, FetchWhat, LogPoint, Message, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::debug;
@@ -31,6 +31,8 @@ pub(crate) struct Epochs {
     spoken: BTreeMap<MemberId, Instant>,
     /// What is known of a later epoch.
     behind: Option<Behind>,
+    /// The greatest view that a source of the state that is being fetched was in.
+    pub(crate) seen: View,
     /// The log up to here is committed. It counts as such as soon as it is durable.
     pub(crate) proven: Anchor,
 }
@@ -38,7 +40,9 @@ pub(crate) struct Epochs {
 /// There is a later epoch. The entries up to its stop are requested from those that have entered it.
 #[derive(Debug)]
 struct Behind {
-    epoch: Epoch,
+    configuration: Configuration,
+    /// The last checkpoint that a member of that epoch has told, and its view.
+    checkpoint: Option<LogPoint>,
     sources: Vec<MemberId>,
     /// The nonce of all requests.
     nonce: u64,
@@ -59,6 +63,7 @@ impl Epochs {
             tell_at: now,
             spoken: BTreeMap::new(),
             behind: None,
+            seen: View::ZERO,
             proven: Anchor::ZERO,
         }
     }
@@ -74,6 +79,34 @@ impl Epochs {
         self.behind.as_ref().is_some_and(|behind| behind.nonce == nonce)
     }
 
+    /// Those that may hold the state of the later epoch; `None` if there is no later epoch.
+    pub(crate) fn data_sources(&self) -> Option<Vec<MemberId>> {
+        let Behind { configuration, sources, .. } = self.behind.as_ref()?;
+        // A removed member that has told of the epoch may be the only one that holds its state.
+        let holds = |id: &&MemberId| configuration.members.get(id).is_none_or(|it| it.role == Role::Data);
+        Some(sources.iter().filter(holds).copied().collect())
+    }
+
+    /// Rules T4 and M13: whether a piece of a state may be stored whose source is in a view of a later epoch. The
+    /// number of the own view must be greater: then no primary of an earlier view is followed any more, and a restart
+    /// knows how far the source was.
+    pub(crate) fn is_prepared_for(&self, view: View, own: View) -> bool {
+        let told = self.behind.as_ref().map(|behind| behind.configuration.epoch);
+        told.is_some_and(|told| view.epoch() <= told) && own.number() > view.number()
+    }
+
+    /// Whether a member of this epoch or a later one has told of it.
+    pub(crate) fn is_told_of(&self, epoch: Epoch) -> bool {
+        self.behind.as_ref().is_some_and(|behind| behind.configuration.epoch >= epoch)
+    }
+
+    /// Rule T9c: where the log of a witness may begin, in the later epoch. What is below is committed, and nothing that
+    /// this member has acknowledged in the ended epoch is above.
+    pub(crate) fn beginning(&self) -> Option<(LogPoint, Configuration)> {
+        let Behind { checkpoint, configuration, .. } = self.behind.as_ref()?;
+        checkpoint.map(|checkpoint| (checkpoint, configuration.clone()))
+    }
+
     /// This member has entered this epoch. Everybody is told who may not know it (rule M13).
     pub(crate) fn enter(&mut self, configuration: Configuration, me: MemberId, now: Instant) {
         let known: BTreeSet<MemberId> =
@@ -83,7 +116,8 @@ impl Epochs {
         self.spoken.clear();
         self.stop_asked = None;
         let epoch = configuration.epoch;
-        self.behind.take_if(|behind| behind.epoch <= epoch);
+        self.behind.take_if(|behind| behind.configuration.epoch <= epoch);
+        self.seen = View::ZERO;
         if let Some(behind) = &mut self.behind {
             behind.retry_at = now;
         }
@@ -184,9 +218,15 @@ impl Context {
 
     /// The next epoch is durable. What belongs to the ended one is forgotten.
     pub(crate) fn enter(&mut self, configuration: Configuration) {
+        self.log_view = configuration.first;
+        let first = configuration.first;
+        self.change_epoch(configuration, first);
+    }
+
+    fn change_epoch(&mut self, configuration: Configuration, view: View) {
         let (me, now) = (self.me, self.now.monotonic);
         self.cluster = configuration.cluster(self.cluster.name()).expect("a configuration is valid");
-        (self.view, self.log_view) = (configuration.first, configuration.first);
+        self.view = view;
         self.damage = None;
         self.repairs = Repairs::default();
         self.votes = Votes::new(self.options.heartbeat * 8);
@@ -200,6 +240,17 @@ impl Context {
         self.epochs.enter(configuration, me, now);
         let commit = self.commit();
         self.outputs.push_back(Output::Commit { commit });
+    }
+
+    /// The state at this point is in a later epoch, and so is this member from now on (rule M3). It has installed the
+    /// log of no view there.
+    pub(crate) fn adopt(&mut self, point: LogPoint, configuration: Configuration, seen: View) {
+        let Epochs { disk, ended, .. } = self.epochs;
+        let adopted = AdoptedEpoch::of(configuration.clone(), disk, ended, seen);
+        let view = adopted.view;
+        self.log.forget_past_gap();
+        self.rebase_log(point, Some(Box::new(adopted)));
+        self.change_epoch(configuration, view);
     }
 
     /// Whether nothing was sent to this member about epochs since the last heartbeat.
@@ -223,8 +274,10 @@ impl Context {
 
     fn send_epoch(&mut self, to: MemberId) {
         let configuration = Box::new(self.epochs.configuration.clone());
-        let (settled, ended) = (self.is_settled(), self.epochs.ended);
-        self.send(to, Message::Epoch { configuration, settled, ended });
+        let (settled, ended, view) = (self.is_settled(), self.epochs.ended, self.view);
+        let checkpoint = self.log.point(self.reported_checkpoint());
+        let checkpoint = checkpoint.filter(|it| it.anchor.op >= configuration.stop.op);
+        self.send(to, Message::Epoch { configuration, settled, ended, view, checkpoint });
     }
 
     /// Asks a member for its epoch, which is a later one.
@@ -251,20 +304,32 @@ impl Context {
     }
 
     /// There is a later epoch, and this member lacks entries up to the end of its own.
-    pub(crate) fn fall_behind(&mut self, from: MemberId, configuration: &Configuration) {
+    pub(crate) fn fall_behind(
+        &mut self,
+        from: MemberId,
+        configuration: &Configuration,
+        view: View,
+        checkpoint: Option<LogPoint>,
+    ) {
         let (now, nonce) = (self.now.monotonic, self.nonce());
         let patience = self.options.failure_timeout_min;
         if let Some(behind) = &mut self.epochs.behind {
-            if behind.epoch < configuration.epoch {
-                behind.epoch = configuration.epoch;
+            if behind.configuration.epoch < configuration.epoch {
+                behind.configuration = configuration.clone();
                 behind.sources = sources(from, configuration, self.me);
+                (behind.checkpoint, self.epochs.seen) = (checkpoint, view);
+            } else if behind.configuration.epoch == configuration.epoch {
+                self.epochs.seen = self.epochs.seen.max(view);
+                behind.checkpoint = behind.checkpoint.max(checkpoint);
             }
             return;
         }
         debug!(epoch = %configuration.epoch, mine = %self.epoch(), "this member is behind the present epoch");
         let sources = sources(from, configuration, self.me);
+        let configuration = configuration.clone();
         self.epochs.behind =
-            Some(Behind { epoch: configuration.epoch, sources, nonce, turns: 0, retry_at: now, patience });
+            Some(Behind { configuration, checkpoint, sources, nonce, turns: 0, retry_at: now, patience });
+        self.epochs.seen = self.epochs.seen.max(view);
     }
 
     /// Requests committed entries, of any log (rule N6): what is committed is the same in all of them.

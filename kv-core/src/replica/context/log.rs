@@ -226,6 +226,10 @@ impl Log {
         self.faulty.range(op.next()..).copied()
     }
 
+    pub(crate) fn forget_past_gap(&mut self) {
+        self.past_gap.clear();
+    }
+
     pub(crate) fn has_faulty(&self) -> bool {
         !self.faulty.is_empty()
     }

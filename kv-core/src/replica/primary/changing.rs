@@ -1,21 +1,21 @@
 //! Changes of the member list: what the primary checks before it orders a stop (rules M1 and M7).
 
 use super::{Leaving, Primary, without_session};
-use crate::config::{Change, ChangeRequest, Role};
+use crate::config::{Change, ChangeRequest, Configuration, Role};
 use crate::ids::{Anchor, Hash, Instant, MemberId};
-use crate::message::Operation;
+use crate::message::{NextEpoch, Operation};
 use crate::replica::ChangeRefusal;
 use crate::replica::context::{Context, Flow};
 use tracing::info;
 
 impl Primary {
-    /// Rule M7: why this change is not ordered now. Nothing has changed.
+    /// Rule M7: the configuration that this change leads to, or why it is not ordered now.
     pub(in crate::replica) fn check_change(
         &self,
         cx: &Context,
         change: &ChangeRequest,
         now: Instant,
-    ) -> Result<(), ChangeRefusal> {
+    ) -> Result<Configuration, ChangeRefusal> {
         if !self.is_serving() {
             return Err(ChangeRefusal::Busy);
         }
@@ -41,20 +41,20 @@ impl Primary {
         let behind = cluster.voters().find(|voter| voter.role == Role::Data && !level(voter.id));
         match behind.filter(|_| has_witness) {
             Some(behind) => Err(ChangeRefusal::NotLevel(behind.id)),
-            None => Ok(()),
+            None => Ok(Configuration { stop: Anchor::ZERO, ..next }),
         }
     }
 
     /// Rule M1: orders the last entry of the epoch.
-    pub(in crate::replica) fn on_change(&mut self, cx: &mut Context, change: Box<ChangeRequest>) -> Flow {
-        if self.check_change(cx, &change, cx.now.monotonic).is_err() {
+    pub(in crate::replica) fn on_change(&mut self, cx: &mut Context, change: &ChangeRequest) -> Flow {
+        let Ok(configuration) = self.check_change(cx, change, cx.now.monotonic) else {
             return Flow::Continue(());
-        }
+        };
         info!(view = %cx.view, change = ?change.change, "changing the member list");
         // Rule M5: a quorum of this epoch may soon not be one any more.
         self.rounds.refuse(cx);
-        let pending = Some(without_session(Operation::Reconfigure(change)));
-        self.leaving = Leaving::Stopping { pending };
+        let next = Box::new(NextEpoch { nonce: change.nonce, configuration });
+        self.leaving = Leaving::Stopping { pending: Some(without_session(Operation::Reconfigure(next))) };
         self.seal_entries(cx);
         self.maybe_commit(cx)
     }

@@ -7,8 +7,8 @@ use crate::ids::{
     Anchor, Epoch, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq,
 };
 use crate::message::{
-    Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, EpochRecord, Extent, FormationStep, LogPoint,
-    LogRebase, Membership, Message, Operation, Recovered, Request, Write,
+    AdoptedEpoch, Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, EpochRecord, Extent,
+    FormationStep, LogPoint, LogRebase, Membership, Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use bytes::Bytes;
@@ -43,7 +43,7 @@ pub(super) struct Disk {
     pub(super) floor: (Anchor, Revision, Timestamp),
     /// Pieces of a snapshot, and the op of the engine after one was installed.
     pub(super) snapshot: Option<(Anchor, ChunkEnd)>,
-    pub(super) engine: Option<LogPoint>,
+    pub(super) engine: Option<(LogPoint, Option<Configuration>)>,
     pub(super) membership: Option<Membership>,
 }
 
@@ -136,7 +136,11 @@ impl Disk {
         }
     }
 
-    fn rebase(&mut self, LogRebase { point, incarnation }: LogRebase) {
+    fn rebase(&mut self, LogRebase { point, incarnation, adopted }: LogRebase) {
+        if let Some(adopted) = adopted {
+            assert!(adopted.view > self.view, "views only grow");
+            (self.membership, self.view, self.damaged) = (Some(adopted.membership), adopted.view, None);
+        }
         self.incarnation = incarnation;
         self.checkpoint = point.anchor;
         let (op, hash) = (point.anchor.op, point.anchor.hash);
@@ -154,8 +158,12 @@ impl Disk {
 
     /// The engine's state was replaced. If it is older than a lost one, the superblock's record of the lost one is
     /// void.
-    fn put_state(&mut self, point: LogPoint, writing: &mut VecDeque<(WriteSeq, Write)>) {
-        self.engine = Some(point);
+    fn put_state(
+        &mut self,
+        (point, configuration): (LogPoint, Option<Configuration>),
+        writing: &mut VecDeque<(WriteSeq, Write)>,
+    ) {
+        self.engine = Some((point, configuration));
         let under_way = writing.iter_mut().filter_map(|(_, write)| match write {
             Write::Checkpoint(anchor) => Some(anchor),
             _ => None,
@@ -191,11 +199,18 @@ impl Disk {
     }
 
     /// As a driver does when it opens a directory.
-    fn recover(&mut self) -> Recovered {
-        let later = self.engine.filter(|point| point.anchor.op > self.checkpoint.op);
+    fn recover(&mut self, disk: DiskId) -> Recovered {
+        let later = self.engine.clone().filter(|(point, _)| point.anchor.op > self.checkpoint.op);
         match later {
-            Some(point) if self.chain_holds(point.anchor) => self.checkpoint = point.anchor,
-            Some(point) => self.rebase(LogRebase { point, incarnation: self.incarnation.next() }),
+            Some((point, _)) if self.chain_holds(point.anchor) => self.checkpoint = point.anchor,
+            Some((point, configuration)) => {
+                let epoch = self.membership.as_ref().map_or(Epoch::ZERO, |it| it.configuration.epoch);
+                let ended = self.membership.as_ref().map_or(0, |it| it.ended).max(self.view.number());
+                let adopted = configuration.filter(|it| it.epoch > epoch).map(|configuration| {
+                    Box::new(AdoptedEpoch::of(configuration, disk, ended, View::new(ended)))
+                });
+                self.rebase(LogRebase { point, incarnation: self.incarnation.next(), adopted });
+            }
             None => {}
         }
         Recovered {
@@ -432,7 +447,7 @@ impl Group {
         config.stateless = member.stateless;
         config.disk = disk_of(MemberId::new(id));
         config.staged = member.disk.snapshot.clone();
-        let recovered = member.disk.recover();
+        let recovered = member.disk.recover(disk_of(MemberId::new(id)));
         member.staged = member.disk.entries.clone();
         member.replica = Some(Replica::new(config, recovered, now));
         self.drain(id);
@@ -616,8 +631,9 @@ impl Group {
                 }
                 Output::ReadStop { stop } => {
                     let entry = member.staged.get(&stop.op).filter(|entry| entry.header.anchor() == stop);
-                    let change = entry.and_then(Entry::change).expect("the stop is in the journal");
-                    self.input(id, Input::Stop { stop, change });
+                    let configuration =
+                        entry.and_then(Entry::next_configuration).expect("the stop is in the journal");
+                    self.input(id, Input::Stop { stop, configuration });
                 }
                 Output::Entered { configuration } => self.entered(id, *configuration),
                 Output::ReadReady { tickets, op } => {
@@ -683,13 +699,15 @@ impl Group {
                 continue;
             }
             let point = self.points[&at];
-            member.disk.put_state(point, &mut member.writing);
+            let known = self.configurations.values().filter(|it| it.stop.op <= at.op);
+            let configuration = known.last().cloned();
+            member.disk.put_state((point, configuration.clone()), &mut member.writing);
             member.stateless = false;
             self.installed += 1;
-            self.input(id, Input::SnapshotInstalled { point });
+            let configuration = configuration.map(Box::new);
+            self.input(id, Input::SnapshotInstalled { point, configuration });
             let member = &self.members[usize::from(id)];
-            let applied =
-                member.replica.as_ref().filter(|_| !member.hangs).map(|replica| replica.commit().op);
+            let applied = member.replica.as_ref().filter(|_| !member.hangs).map(|it| it.cx.applicable());
             if let Some(op) = applied {
                 self.input(id, Input::Applied { op });
             }
@@ -700,7 +718,7 @@ impl Group {
     /// Takes a checkpoint of the committed and durable entries.
     pub(super) fn checkpoint(&mut self, id: u8) {
         let replica = self.replica(id);
-        let checkpoint = replica.cx.anchor(replica.cx.commit.min(replica.cx.log.durable().op));
+        let checkpoint = replica.cx.anchor(replica.cx.applicable().min(replica.cx.log.durable().op));
         self.input(id, Input::Checkpointed { checkpoint });
     }
 

@@ -312,8 +312,14 @@ impl Random {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let pipeline_depth = if rng.bool() { 1 } else { Options::default().pipeline_depth };
-        let options = Options { pipeline_depth, ..Options::default() };
-        let mut group = Group::with_options(rng.u8(1..4), 0, options);
+        let mut options = Options { pipeline_depth, ..Options::default() };
+        let has_states = rng.bool();
+        if has_states {
+            options.journal_retention_bytes = [0, 0, 16 * 4096][rng.usize(..3)];
+        }
+        let (data, witnesses) = *rng.choice(&[(1, 0), (2, 0), (3, 0), (3, 0), (2, 1)]).expect("some");
+        let mut group = Group::with_options(data, witnesses, options);
+        group.checkpoints_when_asked = has_states;
         group.run_until("a primary serves", |group| group.serving() == Some(0));
         Self { group, rng, changed: 0 }
     }
@@ -345,7 +351,7 @@ impl Random {
             915..930 => self.group.heal(),
             930..950 if is_alive => self.group.crash(id),
             950..980 if !is_alive => self.start(id),
-            980..990 if self.group.checkpoints_when_asked && is_alive => self.group.checkpoint(id),
+            980..990 if self.group.checkpoints_when_asked && is_alive => self.checkpoint(id),
             _ => {
                 let stalled = &mut self.group.members[usize::from(id)].stalled;
                 *stalled = !*stalled;
@@ -361,6 +367,14 @@ impl Random {
         }
     }
 
+    /// A data member makes a checkpoint of what it has applied.
+    fn checkpoint(&mut self, member: u8) {
+        let cx = &self.group.replica(member).cx;
+        if !cx.is_witness() && !cx.transfer.stateless {
+            self.group.checkpoint(member);
+        }
+    }
+
     fn change(&mut self) {
         let Some(primary) = self.group.serving() else { return };
         let configuration = self.group.replica(primary).configuration().clone();
@@ -370,7 +384,11 @@ impl Random {
         };
         let (voter, standby) = (any(&mut self.rng, false), any(&mut self.rng, true));
         let change = match (self.rng.u8(..4), voter, standby) {
-            (0, _, None) if self.members() < 7 => add(self.group.machine()),
+            (0, _, None) if self.members() < 8 => {
+                let number = self.group.machine();
+                let role = if self.rng.u8(..4) == 0 { Role::Witness } else { Role::Data };
+                Change::Add { id: id(number), address: format!("member:{number}"), role }
+            }
             (1, _, Some(standby)) => promote(standby),
             (2, Some(voter), Some(standby)) => replace(voter, standby),
             (3, Some(voter), _) => remove(voter),

@@ -271,6 +271,7 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             | Effect::LeaseFailed(_)
             | Effect::Expired { .. }
             | Effect::Touched { .. }
+            | Effect::EpochBegan { .. }
             | Effect::RevisionsSkipped { .. }) => Ending::Lease { effect, revision },
             Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision },
         },

@@ -364,7 +364,7 @@ fn content(bytes: &[u8], format: u32) -> Option<Superblock> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Options;
+    use crate::config::{Cluster, Configuration, DiskId, HistoryId, Options};
     use crate::storage::simulated::Disk;
     use std::time::Duration;
 
@@ -441,7 +441,24 @@ mod tests {
             next_revision: Revision::new(u64::MAX >> 3),
             timestamp: Timestamp::new(u64::MAX >> 3),
         };
+        // As many members as there can be, with the longest addresses that fit.
+        let mut builder = Cluster::builder("any");
+        for id in 200..215_u8 {
+            builder = builder.member(id, format!("{id:0>70}"));
+        }
+        let mut configuration = Configuration::founding(&builder.build().unwrap());
+        configuration.epoch = Epoch::new((1 << 22) - 1);
+        configuration.first = View::of(configuration.epoch, 14);
+        (configuration.history, configuration.stop) = (Some(HistoryId(u128::MAX)), far.anchor);
+        for (number, member) in configuration.members.values_mut().enumerate() {
+            member.disk = Some(DiskId(u128::MAX - number as u128));
+        }
+        let bytes = configuration.encode().len();
+        assert!((1400..=1536).contains(&bytes), "{bytes}");
+        let disk = DiskId(u128::MAX);
+        let membership = Some(Membership { configuration, disk, retired: true, ended: (1 << 39) - 1 });
         let largest = Superblock {
+            membership,
             cluster: ClusterId::new(u128::MAX),
             cluster_name: "x".repeat(100),
             fingerprint: Hash::new(u128::MAX),
@@ -453,7 +470,7 @@ mod tests {
             synced_through: Op::new(u64::MAX >> 3),
             generation: Generation::new(u32::MAX),
             oldest: Generation::new(u32::MAX),
-            ..superblock(u64::MAX >> 24)
+            ..superblock((1 << 39) - 1)
         };
         assert!(largest.is_sound());
         let disk = Disk::new();

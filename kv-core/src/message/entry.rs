@@ -348,8 +348,9 @@ impl Request {
     /// Whether a request with these bytes would change the member list.
     #[must_use]
     pub fn changes_members(encoded: &[u8]) -> bool {
-        postcard::take_from_bytes::<RequestPrefix>(encoded)
-            .is_ok_and(|(request, _)| matches!(request.operation, OperationKind::Reconfigure))
+        let begins = postcard::take_from_bytes::<RequestPrefix>(encoded);
+        begins.is_ok_and(|(request, _)| matches!(request.operation, OperationKind::Reconfigure))
+            && Self::decode(encoded).is_ok()
     }
 
     /// Encodes the request for the body of an entry.

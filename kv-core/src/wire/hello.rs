@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// The protocol versions that this build speaks.
-pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 8 };
+/// The protocol versions that this build speaks. Version 9 adds the messages about epochs, which are sent only after a
+/// change of the member list.
+pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 9 };
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

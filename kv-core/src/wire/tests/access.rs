@@ -33,6 +33,8 @@ fn f_input_9_every_message_has_its_lane_and_its_senders() {
         ("SnapshotGone", Lane::Bulk, true),
         ("Formation", Lane::Control, true),
         ("StateDigest", Lane::Control, false),
+        ("AskEpoch", Lane::Control, true),
+        ("Epoch", Lane::Control, true),
     ];
     let messages = messages();
     for (code, (name, lane, witness)) in (0u8..).zip(table) {
@@ -84,6 +86,7 @@ fn f_input_9_every_operation_has_its_senders() {
         (Operation::CloseSession, true),
         (put, true),
         (Operation::Expire(Vec::new()), false),
+        (Operation::Reconfigure(Box::new(next_epoch())), false),
     ];
     for (operation, by_clients) in operations {
         for party in parties() {

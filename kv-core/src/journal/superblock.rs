@@ -26,8 +26,8 @@ use xxhash_rust::xxh3::xxh3_128;
 pub(super) const NAME: &str = "superblock";
 const NEW_NAME: &str = "superblock.new";
 const MAGIC: [u8; 8] = *b"kvsuperb";
-/// What is written from epoch 1 on. What is written before is in the format below, so that an older build can still read
-/// it.
+/// What is written from epoch 1 on. What is written before is in the format below, so that an older build can still
+/// read it.
 const FORMAT: u32 = 3;
 /// It contains no [`Membership`]. (Format 1 contained none of the options except `pipeline_depth`.)
 const FORMAT_OF_EPOCH_0: u32 = 2;

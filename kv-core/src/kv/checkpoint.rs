@@ -133,7 +133,7 @@ fn row(id: SessionId, session: Option<&Session>) -> Row {
     ([SESSION, &id.get().to_be_bytes()].concat(), session.map(encode))
 }
 
-pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
+fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data always encodes")
 }
 

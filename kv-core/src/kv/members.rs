@@ -1,6 +1,5 @@
 //! The member list in the state, from epoch 1 on.
 
-use super::checkpoint::encode;
 use crate::config::Configuration;
 use crate::engine::{EngineError, Row, Rows};
 use crate::ids::Epoch;
@@ -44,6 +43,6 @@ impl Members {
     }
 
     pub(super) fn row(&self) -> Row {
-        (MEMBERS.to_vec(), Some(encode(self)))
+        (MEMBERS.to_vec(), Some(postcard::to_stdvec(self).expect("plain data always encodes")))
     }
 }

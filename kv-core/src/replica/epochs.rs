@@ -2,22 +2,14 @@
 //! or leaves the cluster (rules M1 to M5, M9, M12 and M13).
 
 use super::backup::Backup;
-use super::context::Context;
+use super::outside::{Entering, Retired};
 use super::state::ReplicaState;
 use super::{Halt, Output, Replica};
 use crate::config::Configuration;
-use crate::ids::{Anchor, Epoch, Instant, MemberId, View, WriteSeq};
-use crate::message::{Entry, LogPoint, Message, Write};
+use crate::ids::{Anchor, Epoch, MemberId, View};
+use crate::message::{Entry, LogPoint, Message};
 use std::cmp::Ordering;
 use tracing::{debug, info};
-
-/// Makes the next epoch durable. Until then, this member takes part in nothing: it has left the epoch that is over, and
-/// has not entered the next (rule M3).
-#[derive(Debug)]
-pub(super) struct Entering {
-    configuration: Configuration,
-    written: WriteSeq,
-}
 
 /// What a member tells of the epoch that it is in.
 #[derive(Debug)]
@@ -28,39 +20,6 @@ pub(super) struct Told {
     pub(super) ended: u64,
     pub(super) view: View,
     pub(super) checkpoint: Option<LogPoint>,
-}
-
-/// This member was removed. It tells on what it knows until the epoch goes on without it (rule M9).
-#[derive(Debug)]
-pub(super) struct Retired {
-    pub(super) ask_at: Instant,
-    written: Option<WriteSeq>,
-}
-
-impl Retired {
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { ask_at: now, written: None }
-    }
-
-    pub(super) fn on_timeout(&mut self, cx: &mut Context) {
-        if cx.now.monotonic >= self.ask_at {
-            self.ask_at = cx.now.monotonic.after(cx.options.heartbeat * 4);
-            cx.broadcast(&Message::AskEpoch { epoch: cx.epoch() });
-        }
-    }
-
-    /// The epoch goes on without this member.
-    fn on_settled(&mut self, cx: &mut Context) {
-        if self.written.is_none() {
-            self.written = Some(cx.write(Write::Retire));
-        }
-    }
-
-    pub(super) fn on_durable(&self, cx: &mut Context) {
-        if self.written.is_some_and(|written| cx.is_durable(written)) {
-            cx.halt(Halt::Removed { epoch: cx.epoch() });
-        }
-    }
 }
 
 impl Replica {

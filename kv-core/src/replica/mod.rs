@@ -23,6 +23,7 @@ mod epochs;
 mod formation;
 mod install;
 mod monitor;
+mod outside;
 mod pace;
 mod primary;
 mod rounds;
@@ -42,8 +43,9 @@ use crate::message::{Age, Entry, FetchWhat, FormationStep, LogPoint, LogSummary,
 use backup::{Backup, Heartbeat};
 use catching_up::CatchingUp;
 use context::{ChunkOutcome, Context, Flow, Requester, Transition};
-use epochs::{Retired, Told};
+use epochs::Told;
 use formation::Forming;
+use outside::Retired;
 use primary::{HeartbeatAck, Primary};
 use state::ReplicaState;
 use tracing::{debug, trace};

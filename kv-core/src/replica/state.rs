@@ -3,10 +3,10 @@
 use super::backup::Backup;
 use super::catching_up::CatchingUp;
 use super::context::{Context, Flow, Suspicion};
-use super::epochs::{Entering, Retired};
 use super::formation::Forming;
 use super::install::Install;
 use super::monitor::PrimaryMonitor;
+use super::outside::{Entering, Retired};
 use super::primary::Primary;
 use super::view_change::ViewChange;
 use crate::ids::{Instant, MemberId, View};

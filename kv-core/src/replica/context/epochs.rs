@@ -146,8 +146,8 @@ impl Context {
         self.commit > self.epochs.configuration.stop.op
     }
 
-    /// Rule M2: whoever has entered an epoch knows that the stop before it is committed, also after a restart. It may be
-    /// the only one that can tell.
+    /// Rule M2: whoever has entered an epoch knows that the stop before it is committed, also after a restart. It may
+    /// be the only one that can tell.
     pub(crate) fn commit_what_was_entered(&mut self) {
         let stop = self.epochs.configuration.stop;
         if self.log.holds(stop) {

@@ -19,8 +19,8 @@ pub(crate) struct Log {
     floor: Anchor,
     floor_next_revision: Revision,
     floor_timestamp: Timestamp,
-    /// The epoch of the entry after the floor; `None` if it is not known. Then the entry whose parent is the floor shows
-    /// it.
+    /// The epoch of the entry after the floor; `None` if it is not known. Then the entry whose parent is the floor
+    /// shows it.
     floor_next_epoch: Option<Epoch>,
     /// Begins with op `floor + 1`. Each entry contains the hash of the one before.
     entries: VecDeque<EntryMeta>,

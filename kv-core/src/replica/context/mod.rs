@@ -205,8 +205,8 @@ impl Context {
         self.cluster.is_voter(self.me)
     }
 
-    /// Whether a message from this member counts. A standby has no vote. What is committed is the same in all epochs, so
-    /// members of another epoch, whom this one may not know, may ask for it and answer such requests.
+    /// Whether a message from this member counts. A standby has no vote. What is committed is the same in all epochs,
+    /// so members of another epoch, whom this one may not know, may ask for it and answer such requests.
     pub(super) fn hears(&self, from: MemberId, message: &Message) -> bool {
         let counts = match message {
             Message::StartViewChange { .. } | Message::DoViewChange { .. } => self.cluster.is_voter(from),

@@ -1,7 +1,7 @@
 //! The member list of an epoch, and how a change of it makes the next list. No cluster changes its list yet.
 
 use super::{Cluster, ConfigError, Member, Role};
-use crate::ids::{Anchor, Epoch, MemberId, View};
+use crate::ids::{Anchor, Epoch, Hash, MemberId, Op, View};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -264,7 +264,7 @@ impl Configuration {
         let turn = data.map(|member| member.id).position(|id| id == request.first);
         let turn = turn.ok_or(ChangeRefused::NoPrimary(request.first))?;
         next.first = View::of(next.epoch, turn as u64);
-        let bytes = next.encode().len();
+        let bytes = next.longest();
         if bytes > MOST_BYTES {
             return Err(ChangeRefused::TooLong { bytes });
         }
@@ -347,6 +347,12 @@ impl Configuration {
         postcard::to_stdvec(self).expect("a configuration always encodes")
     }
 
+    /// How many bytes it has encoded at most, whatever the stop is.
+    fn longest(&self) -> usize {
+        let stop = Anchor::new(Op::new(u64::MAX >> 2), Hash::new(u128::MAX));
+        Self { stop, ..self.clone() }.encode().len()
+    }
+
     /// Decodes what [`encode`](Self::encode) returned; `None` for anything else, and for a list that is not valid.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -369,6 +375,7 @@ impl Configuration {
         };
         begins
             && self.epoch <= LAST_EPOCH
+            && (self.epoch == Epoch::ZERO || self.longest() <= MOST_BYTES)
             && self.first.epoch() == self.epoch
             && self.first.number() < data
             && self.members.keys().all(|id| self.used.contains(*id))

@@ -282,7 +282,14 @@ impl Shared {
             }
             Write::Enter(record) => self.cut(record.cut.after.op),
             Write::Repair(entry) => self.replace(entry),
-            Write::Rebase(rebase) => self.restart(rebase.point.anchor),
+            Write::Rebase(rebase) => {
+                if rebase.adopted.is_some() {
+                    // Nothing of the own log is above.
+                    let last = self.head().min(rebase.point.anchor.op).max(self.floor);
+                    self.cut(last);
+                }
+                self.restart(rebase.point.anchor);
+            }
             Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Retire => {}
         }
     }

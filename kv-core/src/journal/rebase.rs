@@ -13,7 +13,7 @@ use super::store::Store;
 use super::superblock::Mark;
 use crate::config::{Configuration, DiskId};
 use crate::ids::{Epoch, View};
-use crate::message::{AdoptedEpoch, LogPoint, LogRebase, Recovered, Write};
+use crate::message::{AdoptedEpoch, Cut, LogPoint, LogRebase, Recovered, Write};
 use std::collections::VecDeque;
 
 impl From<LogPoint> for Mark {
@@ -33,19 +33,21 @@ impl Store {
         if op < self.superblock.checkpoint.anchor.op {
             return Err(JournalWriteError::UnknownPoint { op });
         }
-        if rebase.adopted.is_some() {
-            // What is known behind the own damage belongs to an ended epoch, and so is below the point.
-            self.past_gap.clear();
-        }
-        if self.chain.mark(op).is_none_or(|mark| mark.anchor != point.anchor) {
-            self.restart(point, CutRecord { after: op, incarnation })?;
-        }
+        let is_kept = self.chain.mark(op).is_some_and(|mark| mark.anchor == point.anchor);
         if let Some(adopted) = &rebase.adopted {
+            // What is known behind the own damage belongs to an ended epoch, and so is not above the point.
+            match is_kept {
+                true => self.cut(Cut { after: point.anchor, incarnation })?,
+                false => self.past_gap.clear(),
+            }
             let AdoptedEpoch { membership, view } = &**adopted;
             (self.superblock.membership, self.superblock.view) = (Some(membership.clone()), *view);
-            if self.superblock.damaged.take().is_some() {
-                self.forget_the_damage()?;
-            }
+        }
+        if !is_kept {
+            self.restart(point, CutRecord { after: op, incarnation })?;
+        }
+        if rebase.adopted.is_some() && self.superblock.damaged.take().is_some() {
+            self.forget_the_damage()?;
         }
         self.superblock.incarnation = incarnation;
         self.superblock.checkpoint = point;
@@ -97,8 +99,13 @@ impl Journal {
         let adopted = configuration.filter(|it| it.epoch > superblock.epoch()).map(|configuration| {
             // Before a piece of the state was stored, the number of the own view was raised above that of the source's
             // view, and above all in which an ended epoch has committed anything (rules T4 and M13).
-            let ended = superblock.membership.as_ref().map_or(0, |it| it.ended).max(superblock.view.number());
-            Box::new(AdoptedEpoch::of(configuration.clone(), disk, ended, View::of(Epoch::ZERO, ended)))
+            let before = superblock.membership.as_ref();
+            let ended = before.map_or(0, |it| it.ended).max(superblock.view.number());
+            let disk = before.map_or(disk, |it| it.disk);
+            let mut adopted =
+                AdoptedEpoch::of(configuration.clone(), disk, ended, View::of(Epoch::ZERO, ended));
+            adopted.membership.retired = before.is_some_and(|it| it.retired);
+            Box::new(adopted)
         });
         self.execute(&[Write::Rebase(LogRebase { point, incarnation, adopted })])?;
         Ok(self.store()?.recovered())

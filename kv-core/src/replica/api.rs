@@ -275,6 +275,17 @@ pub enum ChangeRefusal {
     /// A member on which the next list relies lacks data.
     #[error("member {0} is not reachable, or does not have all data yet: wait until it follows the primary")]
     NotLevel(MemberId),
+    /// A role is for ever.
+    #[error(
+        "a member keeps its role: add a new member with the other role and a new id, and remove this one"
+    )]
+    Role,
+    /// The request names another disk for a member than it has.
+    #[error("the request names another disk for member {0} than it has: list the members and decide again")]
+    OtherDisk(MemberId),
+    /// The last voter would be another one.
+    #[error("member {0} would be left alone, and only the primary can be: hand the role over to it first")]
+    LeftAlone(MemberId),
     /// The next list could not go on.
     #[error(
         "only {level} of the members that would vote have all data and are reachable, and {needed} are needed: bring the others back first"

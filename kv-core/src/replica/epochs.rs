@@ -2,8 +2,9 @@
 //! or leaves the cluster (rules M1 to M5, M9, M12 and M13).
 
 use super::backup::Backup;
-use super::outside::{Entering, Retired};
+use super::outside::{Arrived, Entering, Retired};
 use super::state::ReplicaState;
+use super::view_change::ViewChange;
 use super::{Halt, Output, Replica};
 use crate::config::Configuration;
 use crate::ids::{Anchor, Epoch, MemberId, View};
@@ -93,8 +94,15 @@ impl Replica {
         if !self.cx.epochs.has_asked(nonce) {
             return false;
         }
-        // What is being installed contains the same entries. Two hands must not change one log.
-        if self.state.install_mut().is_some() || self.cx.transfer.is_rebasing() {
+        // What is being installed contains the same entries, and two hands must not change one log. But those that are
+        // asked for the installation may all be gone.
+        if self.state.install_mut().is_some() {
+            if self.cx.epochs.has_waited_enough() {
+                self.enter_view_change(self.cx.view.next());
+            }
+            return true;
+        }
+        if self.cx.transfer.is_rebasing() {
             return true;
         }
         let (before, written) = (self.cx.proven(), self.cx.writes.last);
@@ -122,16 +130,26 @@ impl Replica {
         if !self.cx.epochs.is_told_of(view.epoch()) {
             return self.cx.ask_epoch(from);
         }
-        self.enter_view_change(View::of(self.cx.epoch(), view.number() + 1));
-        self.cx.transfer.joined = self.cx.writes.last;
+        if self.cx.view.number() <= view.number() {
+            self.enter_view_change(View::of(self.cx.epoch(), view.number() + 1));
+        }
+    }
+
+    /// The engine has a state that was fetched.
+    pub(super) fn on_state(&mut self, arrived: Arrived) {
+        if let ReplicaState::Entering(entering) = &mut self.state {
+            entering.arrived = Some(arrived);
+            return;
+        }
+        match arrived.configuration.filter(|it| it.epoch > self.cx.epoch()) {
+            Some(configuration) => self.adopt_epoch(arrived.point, *configuration),
+            None => self.rebase_log(arrived.point),
+        }
     }
 
     /// The state was replaced by one of a later epoch, or, at a witness, the log begins in that epoch.
     pub(super) fn adopt_epoch(&mut self, point: LogPoint, configuration: Configuration) {
-        if matches!(
-            self.state,
-            ReplicaState::Entering(_) | ReplicaState::Retired(_) | ReplicaState::Forming(_)
-        ) {
+        if matches!(self.state, ReplicaState::Entering(_) | ReplicaState::Forming(_)) {
             return;
         }
         if !self.cx.epochs.is_own_disk(&configuration, self.cx.me) {
@@ -146,7 +164,12 @@ impl Replica {
         self.cx.adopt(point, configuration, seen);
         if self.cx.cluster.member(self.cx.me).is_none() {
             self.state = ReplicaState::Retired(Retired::new(self.cx.now.monotonic));
+        } else if self.cx.is_voter() && self.cx.view > self.cx.epochs.configuration.first {
+            // As after a restart between two views: it does not know whether the view has a primary.
+            let persisted = self.cx.writes.last;
+            self.state = ReplicaState::ViewChange(ViewChange::new(&mut self.cx, persisted));
         } else {
+            // Nobody sends a vote for the first view of an epoch: those that have entered stand in it.
             self.catch_up(self.cx.view);
         }
     }
@@ -191,19 +214,22 @@ impl Replica {
         }
         cx.epochs.ended = cx.epochs.ended.max(cx.view.number());
         let written = cx.write_epoch(&configuration);
-        self.state = ReplicaState::Entering(Entering { configuration, written });
+        self.state = ReplicaState::Entering(Entering { configuration, written, arrived: None });
     }
 
     /// The next epoch is durable, if this member is entering one.
     pub(super) fn enter_when_durable(&mut self) {
-        let ReplicaState::Entering(entering) = &self.state else { return };
+        let ReplicaState::Entering(entering) = &mut self.state else { return };
         if !self.cx.is_durable(entering.written) {
             return;
         }
-        let configuration = entering.configuration.clone();
+        let (configuration, arrived) = (entering.configuration.clone(), entering.arrived.take());
         info!(epoch = %configuration.epoch, members = ?configuration.members.keys(), "a new epoch");
         self.cx.enter(configuration);
         self.begin_epoch();
+        if let Some(arrived) = arrived {
+            self.on_state(arrived);
+        }
     }
 
     /// The first state in an epoch: normal status in its first view, whose log ends with the stop.
@@ -213,6 +239,10 @@ impl Replica {
             self.state = ReplicaState::Retired(Retired::new(cx.now.monotonic));
         } else if cx.primary() == cx.me {
             self.become_primary();
+            if self.cx.transfer.stateless {
+                // Rule T9: it lost its state after it was named.
+                self.as_primary(|primary, cx| primary.abdicate(cx, "the state is lost"));
+            }
         } else {
             self.state = ReplicaState::Backup(Backup::new(cx));
         }

@@ -45,7 +45,7 @@ use catching_up::CatchingUp;
 use context::{ChunkOutcome, Context, Flow, Requester, Transition};
 use epochs::Told;
 use formation::Forming;
-use outside::Retired;
+use outside::{Arrived, Retired};
 use primary::{HeartbeatAck, Primary};
 use state::ReplicaState;
 use tracing::{debug, trace};
@@ -100,13 +100,22 @@ impl Replica {
                 _ => self.cx.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] }),
             },
             Input::Durable { seq } => self.on_durable(seq),
-            Input::Applied { op } => self.cx.on_applied(op),
+            Input::Applied { op } => {
+                self.cx.on_applied(op);
+                if self.cx.cluster.len() == 1 {
+                    // If the stop could not be read, it is read again now.
+                    self.cx.epochs.stop_asked = None;
+                }
+            }
             Input::Applying => self.cx.on_applying(),
             Input::StateDigest { op, digest } => self.cx.on_own_digest(op, digest),
             Input::Checkpointed { checkpoint } => self.cx.on_checkpointed(checkpoint),
             Input::Faulty { .. } if matches!(self.state, ReplicaState::Forming(_)) => {}
             Input::Faulty { op } => {
-                self.cx.epochs.stop_asked.take_if(|stop| stop.op == op);
+                // Another member may have it. Otherwise, reading it again at once would not help.
+                if self.cx.cluster.len() > 1 {
+                    self.cx.epochs.stop_asked.take_if(|stop| stop.op == op);
+                }
                 self.cx.on_faulty(op);
             }
             Input::Change { change } => self.as_primary(|primary, cx| primary.on_change(cx, &change)),
@@ -118,10 +127,7 @@ impl Replica {
             Input::Staged { at, end } => self.cx.on_staged(at, end),
             Input::SnapshotInstalled { point, configuration } => {
                 self.cx.on_snapshot_installed(point);
-                match configuration.filter(|it| it.epoch > self.cx.epoch()) {
-                    Some(configuration) => self.adopt_epoch(point, *configuration),
-                    None => self.rebase_log(point),
-                }
+                self.on_state(Arrived { point, configuration });
             }
             Input::SnapshotRefused { at } => self.cx.on_snapshot_refused(at),
             Input::OwnPiece { message } => self.on_piece(self.cx.me, message),
@@ -265,7 +271,8 @@ impl Replica {
         }
         if view > self.cx.view {
             self.cx.view = view;
-            self.cx.write_view(None);
+            // Rule T4: nothing of a state is stored before that is durable.
+            self.cx.transfer.joined = self.cx.write_view(None);
         }
     }
 
@@ -475,10 +482,9 @@ impl Replica {
             // The sender heard of that view from its primary, or has it on disk: a quorum moved some member there. A
             // standby is no member of any quorum, so its word moves a voter only a little: it may have a greater view
             // on its disk than anybody else if it fetched a state from a member of another epoch (rule M13).
-            let is_near = view.number() - self.cx.view.number() <= NEAR_VIEWS;
-            if self.cx.cluster.is_voter(from) || !self.cx.is_voter() || is_near {
-                self.enter_view_change(view);
-            }
+            let near = View::of(view.epoch(), self.cx.view.number() + NEAR_VIEWS);
+            let counts = self.cx.cluster.is_voter(from) || !self.cx.is_voter();
+            self.enter_view_change(if counts { view } else { view.min(near) });
         } else if matches!(self.state, ReplicaState::Primary(_)) {
             self.cx.send(from, Primary::start_view(&self.cx, nonce));
         }
@@ -572,7 +578,7 @@ impl Replica {
         let leads = primary_of == Some(cx.view) && from == cx.primary();
         let settled = cx.now.monotonic >= cx.transfer.settled_at;
         let asked = match &mut self.state {
-            _ if cx.epochs.has_asked(nonce) => true,
+            _ if cx.epochs.has_asked(nonce) => checkpoint.anchor.op > cx.proven(),
             ReplicaState::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
             state => state.install_mut().is_some_and(|install| install.has_nonce(nonce)),
         };
@@ -613,10 +619,7 @@ impl Replica {
             Message::SnapshotChunk { nonce, view, at, chunk } => {
                 match self.cx.on_snapshot_chunk(from, nonce, view, at, chunk) {
                     ChunkOutcome::Done => {}
-                    ChunkOutcome::NewerView => {
-                        self.enter_view_change(view);
-                        self.cx.transfer.joined = self.cx.writes.last;
-                    }
+                    ChunkOutcome::NewerView => self.enter_view_change(view),
                     ChunkOutcome::LaterEpoch => self.on_piece_of_later_epoch(from, view),
                     ChunkOutcome::Unusable => self.on_snapshot_gone(from, nonce, false),
                 }

@@ -151,6 +151,11 @@ impl Primary {
         heard.get(quorum - 1).copied()
     }
 
+    /// What this peer has acknowledged in this view.
+    fn acknowledged(&self, id: MemberId) -> Op {
+        self.peers.get(&id).map_or(Op::ZERO, |peer| peer.acked)
+    }
+
     #[cfg(feature = "internals")]
     pub(super) fn check_invariants(&self, head: Op) {
         for peer in self.peers.values() {

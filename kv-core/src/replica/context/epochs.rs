@@ -1,6 +1,7 @@
 //! What a member knows about epochs besides its own log: the present configuration, who has not heard of it yet, and
 //! that there is a later epoch (rules M2, M9 and M13).
 
+use super::digests::Digests;
 use super::{Context, Output, Repairs, Votes};
 use crate::config::{Configuration, DiskId, Role};
 use crate::ids::{Anchor, Epoch, Instant, MemberId, Op, View, WriteSeq};
@@ -11,6 +12,9 @@ use tracing::debug;
 
 /// How often a member that does not answer is told of the epoch.
 const MOST_TELLINGS: u32 = 100;
+
+/// How many answers with committed entries are left unused while another log is being installed.
+const PATIENCE: u32 = 8;
 
 #[derive(Debug)]
 pub(crate) struct Epochs {
@@ -33,6 +37,8 @@ pub(crate) struct Epochs {
     behind: Option<Behind>,
     /// The greatest view that a source of the state that is being fetched was in.
     pub(crate) seen: View,
+    /// The write by which the last epoch was adopted.
+    adopted: WriteSeq,
     /// The log up to here is committed. It counts as such as soon as it is durable.
     pub(crate) proven: Anchor,
 }
@@ -48,6 +54,8 @@ struct Behind {
     nonce: u64,
     /// The number of unanswered requests. Each goes to the next source.
     turns: usize,
+    /// How many answers were not used, because another log was being installed.
+    unused: u32,
     retry_at: Instant,
     patience: Duration,
 }
@@ -64,6 +72,7 @@ impl Epochs {
             spoken: BTreeMap::new(),
             behind: None,
             seen: View::ZERO,
+            adopted: WriteSeq::ZERO,
             proven: Anchor::ZERO,
         }
     }
@@ -93,6 +102,13 @@ impl Epochs {
     pub(crate) fn is_prepared_for(&self, view: View, own: View) -> bool {
         let told = self.behind.as_ref().map(|behind| behind.configuration.epoch);
         told.is_some_and(|told| view.epoch() <= told) && own.number() > view.number()
+    }
+
+    /// An answer is not used. Returns true if that was so for long.
+    pub(crate) fn has_waited_enough(&mut self) -> bool {
+        let Some(behind) = &mut self.behind else { return false };
+        behind.unused += 1;
+        behind.unused.is_multiple_of(PATIENCE)
     }
 
     /// Whether a member of this epoch or a later one has told of it.
@@ -143,7 +159,7 @@ impl Context {
 
     /// Rule M12: the epoch has committed an entry of its own.
     pub(crate) fn is_settled(&self) -> bool {
-        self.commit > self.epochs.configuration.stop.op
+        self.epoch() == Epoch::ZERO || self.commit > self.epochs.configuration.stop.op
     }
 
     /// Rule M2: whoever has entered an epoch knows that the stop before it is committed, also after a restart. It may
@@ -230,9 +246,10 @@ impl Context {
         self.damage = None;
         self.repairs = Repairs::default();
         self.votes = Votes::new(self.options.heartbeat * 8);
-        self.forget_digests();
-        // Rule M5: the last primary of the ended epoch answers no read by a lease since it knows of the stop.
-        self.promise = None;
+        self.digests = Digests::default();
+        // Rule M5: the last primary of the ended epoch answers no read by a lease since it knows of the stop. What was
+        // promised in an earlier life may have been promised in this epoch.
+        self.promise.take_if(|promise| promise.is_known());
         self.fresh = None;
         (self.sent_vote, self.attempts) = (None, 0);
         self.transfer.run = None;
@@ -250,7 +267,13 @@ impl Context {
         let view = adopted.view;
         self.log.forget_past_gap();
         self.rebase_log(point, Some(Box::new(adopted)));
+        self.epochs.adopted = self.writes.last;
         self.change_epoch(configuration, view);
+    }
+
+    /// Rule M3: the epoch that a fetched state is in is not durable here yet. Nothing is sent in it.
+    pub(crate) fn is_adopting(&self) -> bool {
+        !self.is_durable(self.epochs.adopted)
     }
 
     /// Whether nothing was sent to this member about epochs since the last heartbeat.
@@ -276,7 +299,7 @@ impl Context {
         let configuration = Box::new(self.epochs.configuration.clone());
         let (settled, ended, view) = (self.is_settled(), self.epochs.ended, self.view);
         let checkpoint = self.log.point(self.reported_checkpoint());
-        let checkpoint = checkpoint.filter(|it| it.anchor.op >= configuration.stop.op);
+        let checkpoint = checkpoint.filter(|it| it.anchor.op > configuration.stop.op);
         self.send(to, Message::Epoch { configuration, settled, ended, view, checkpoint });
     }
 
@@ -321,14 +344,27 @@ impl Context {
             } else if behind.configuration.epoch == configuration.epoch {
                 self.epochs.seen = self.epochs.seen.max(view);
                 behind.checkpoint = behind.checkpoint.max(checkpoint);
+                if !behind.sources.contains(&from) {
+                    // Those that are known may all be gone.
+                    behind.sources.push(from);
+                    behind.retry_at = now;
+                }
             }
             return;
         }
         debug!(epoch = %configuration.epoch, mine = %self.epoch(), "this member is behind the present epoch");
         let sources = sources(from, configuration, self.me);
         let configuration = configuration.clone();
-        self.epochs.behind =
-            Some(Behind { configuration, checkpoint, sources, nonce, turns: 0, retry_at: now, patience });
+        self.epochs.behind = Some(Behind {
+            configuration,
+            checkpoint,
+            sources,
+            nonce,
+            turns: 0,
+            unused: 0,
+            retry_at: now,
+            patience,
+        });
         self.epochs.seen = self.epochs.seen.max(view);
     }
 

@@ -49,7 +49,7 @@ pub(crate) struct Transfer {
     fruitless: u32,
     /// How often all sources were unusable since the last state arrived.
     rounds: u32,
-    /// The write of the view that a source was in. Nothing of its state is stored before that write is durable.
+    /// The write of the present view. Nothing of a state is stored before it is durable (rule T4).
     pub(crate) joined: WriteSeq,
     /// The write that rebases the log, until it is durable. Nothing is reported about the log before that.
     pub(crate) rebasing: Option<WriteSeq>,

@@ -22,15 +22,26 @@ impl Primary {
         // The hash of the stop is not known yet. It decides nothing here.
         let stop = Anchor::new(cx.log.head().op.next(), Hash::new(1));
         let next = cx.epochs.configuration.after(change, stop).map_err(ChangeRefusal::Impossible)?;
+        if matches!(change.change, Change::Role { .. }) {
+            return Err(ChangeRefusal::Role);
+        }
+        if !cx.epochs.is_own_disk(&next, cx.me) {
+            return Err(ChangeRefusal::OtherDisk(cx.me));
+        }
         let level = |id: MemberId| match id == cx.me {
             true => !cx.transfer.stateless && !cx.transfer.is_running() && !cx.log.has_faulty(),
-            false => self.check_level(cx, id, now).is_ok(),
+            // What it lacks is still in the log here.
+            false => self.check_level(cx, id, now).is_ok() && self.acknowledged(id) >= cx.trimmed(),
         };
         if let Some(id) = gains_vote(&change.change).into_iter().chain([change.first]).find(|id| !level(*id))
         {
             return Err(ChangeRefusal::NotLevel(id));
         }
         let cluster = next.cluster(cx.cluster.name()).expect("the next list is valid");
+        if cluster.voter_count() == 1 && !cluster.is_voter(cx.me) {
+            // What it cannot read, it does not know, and nobody is left who could.
+            return Err(ChangeRefusal::LeftAlone(change.first));
+        }
         let needed = cluster.replication_quorum();
         let count = cluster.voters().filter(|voter| level(voter.id)).count();
         if count < needed {

@@ -4,8 +4,9 @@ use super::group::Group;
 use crate::config::{Change, Options, Role};
 use crate::ids::{Epoch, MemberId, View};
 use crate::message::Message;
-use crate::replica::{ChangeRefusal, Halt, Replica, Status};
+use crate::replica::{ChangeRefusal, Halt, Input, Replica, Status};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 fn id(number: u8) -> MemberId {
     MemberId::new(number)
@@ -105,7 +106,17 @@ fn one_member_becomes_three_and_one_again() {
     }
     assert_eq!(group.replica(0).cx.cluster.voter_count(), 3);
     for gone in [0, 1] {
-        let primary = group.serving().expect("a primary serves");
+        let mut primary = group.serving().expect("a primary serves");
+        if gone == 1 {
+            // Whoever stays alone must be the primary: it knows what it cannot read.
+            let request = group.change_request(primary, remove(gone));
+            let refused = group.replica(primary).check_change(&request, group.now.monotonic);
+            assert_eq!(refused, Err(ChangeRefusal::LeftAlone(id(2))));
+            group.input(primary, Input::HandoverTo { successor: id(2) });
+            group.run_until("the role is passed on", |group| group.serving() == Some(2));
+            group.run_for(200);
+            primary = 2;
+        }
         let epoch = epoch_of(&group, primary) + 1;
         group.change(primary, remove(gone));
         let rest: Vec<u8> = (gone + 1..3).collect();
@@ -222,12 +233,8 @@ fn m4_a_late_view_of_the_ended_epoch_cuts_nothing() {
     settled(&mut group, 1, &[0, 1]);
     let before = (group.replica(1).view(), group.replica(1).head());
     let view = View::new(7);
-    group
-        .input(1, crate::replica::Input::Message { from: id(2), message: Message::StartViewChange { view } });
-    group.input(
-        1,
-        crate::replica::Input::Message { from: id(2), message: Message::GetState { view, nonce: 1 } },
-    );
+    group.input(1, Input::Message { from: id(2), message: Message::StartViewChange { view } });
+    group.input(1, Input::Message { from: id(2), message: Message::GetState { view, nonce: 1 } });
     assert_eq!((group.replica(1).view(), group.replica(1).head()), before);
 }
 
@@ -306,6 +313,7 @@ struct Random {
     group: Group,
     rng: fastrand::Rng,
     changed: u32,
+    tickets: u64,
 }
 
 impl Random {
@@ -314,6 +322,9 @@ impl Random {
         let pipeline_depth = if rng.bool() { 1 } else { Options::default().pipeline_depth };
         let mut options = Options { pipeline_depth, ..Options::default() };
         let has_states = rng.bool();
+        if rng.bool() {
+            options.read_lease = Duration::from_millis(100);
+        }
         if has_states {
             options.journal_retention_bytes = [0, 0, 16 * 4096][rng.usize(..3)];
         }
@@ -321,7 +332,7 @@ impl Random {
         let mut group = Group::with_options(data, witnesses, options);
         group.checkpoints_when_asked = has_states;
         group.run_until("a primary serves", |group| group.serving() == Some(0));
-        Self { group, rng, changed: 0 }
+        Self { group, rng, changed: 0, tickets: 0 }
     }
 
     fn members(&self) -> u8 {
@@ -341,6 +352,11 @@ impl Random {
                 if let Some(primary) = self.group.serving() {
                     self.group.propose(primary, "w");
                 }
+            }
+            // Whoever takes itself for the primary: a deposed one must not answer from its past.
+            700..720 if is_alive => {
+                self.tickets += 1;
+                self.group.read(id, self.tickets);
             }
             700..860 => (0..self.rng.u32(1..30)).for_each(|_| self.group.tick()),
             860..880 => self.change(),
@@ -398,7 +414,7 @@ impl Random {
         let now = self.group.now.monotonic;
         if self.group.replica(primary).check_change(&request, now).is_ok() {
             self.changed += 1;
-            self.group.input(primary, crate::replica::Input::Change { change: Box::new(request) });
+            self.group.input(primary, Input::Change { change: Box::new(request) });
         }
     }
 

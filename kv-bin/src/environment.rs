@@ -54,7 +54,7 @@ pub(crate) fn name_source(line: &str, option: &str, value: &str) -> String {
 }
 
 /// All variables that some flag reads.
-fn variables(command: &Command) -> BTreeSet<String> {
+pub(crate) fn variables(command: &Command) -> BTreeSet<String> {
     let own = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str().map(str::to_owned));
     own.chain(command.get_subcommands().flat_map(variables)).collect()
 }

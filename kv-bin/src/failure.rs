@@ -26,6 +26,15 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// The exit code after wrong usage or configuration.
+    const USAGE: u8 = 2;
+    /// The exit code of a member that must not be started again before someone has solved its problem. systemd shows
+    /// names for the codes up to 7, such as NOPERMISSION for 4; they would mislead.
+    const NEEDS_OPERATOR: u8 = 8;
+    /// The exit codes after which a supervisor must not start a member again. They are in the unit for systemd.
+    #[cfg(test)]
+    pub(crate) const NO_RESTART: [u8; 2] = [Self::USAGE, Self::NEEDS_OPERATOR];
+
     /// The command was tried and failed.
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
         Self::passed_on(1, message)
@@ -33,12 +42,17 @@ impl Failure {
 
     /// Wrong usage; nothing was tried.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
-        Self::passed_on(2, message)
+        Self::passed_on(Self::USAGE, message)
     }
 
     /// The outcome is unknown.
     pub(crate) fn unknown(message: impl fmt::Display) -> Self {
         Self::passed_on(3, message)
+    }
+
+    /// A member stopped, and would stop again until someone has solved the problem.
+    pub(crate) fn needs_operator(message: impl fmt::Display) -> Self {
+        Self::passed_on(Self::NEEDS_OPERATOR, message)
     }
 
     /// The process that was run has failed with this code.

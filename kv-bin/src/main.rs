@@ -27,12 +27,15 @@ mod log;
 mod manual;
 mod members;
 mod output;
+#[cfg(test)]
+mod packaging;
 mod progress;
 mod reads;
 mod redundancy;
 mod serve;
 mod shell;
 mod signals;
+mod supervisor;
 mod top;
 mod touch;
 mod txn;

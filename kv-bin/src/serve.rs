@@ -1,14 +1,16 @@
 //! `kv serve`: runs one member until a signal stops it.
 
-use crate::config::ServeConfig;
+use crate::config::{DoorConfig, ServeConfig};
 use crate::failure::Failure;
 use crate::folders;
 use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
+use crate::supervisor::Supervisor;
 use kv_core::Node;
 use kv_core::config::OptionMismatch;
 use kv_core::node::{MemberState, StartError};
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
+use kv_doors::http::{self, HttpOptions};
 use kv_doors::resp::{self, RespOptions};
 use std::convert::Infallible;
 use std::io::{ErrorKind, Read as _};
@@ -24,9 +26,11 @@ const FORMING: Duration = Duration::from_secs(3);
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     raise_open_files();
+    let supervisor = Supervisor::from_environment();
     let transport = config.transport.transport(config.tls.as_ref())?;
     warn(&config);
-    let door = open_door(&config).await?;
+    let doors = Doors::open(&config).await?;
+    supervisor.starting().await;
     let mut builder = Node::builder(config.cluster.clone(), config.id.get());
     if let Some(file) = &config.clients {
         builder = builder.clients(file);
@@ -42,49 +46,92 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     if let Some(folder) = config.exit_with_parent.clone() {
         std::thread::spawn(move || end_with_parent(&folder));
     }
-    announce(&config, node.local_address(), door.as_ref(), json);
-    let door = serve_door(&config, &node, door);
-    tokio::pin!(door);
+    let node = Arc::new(node);
+    announce(&config, node.local_address(), &doors, json);
+    let doors = doors.serve(&config, &node);
+    tokio::pin!(doors);
+    supervisor.ready(&node).await;
+    let watchdog = supervisor.feed_watchdog(&node);
+    tokio::pin!(watchdog);
     tokio::select! {
         reason = node.stopped() => {
-            return Err(Failure::failed(format!("member {} stopped: {reason}", config.id)));
+            let message = format!("member {} stopped: {reason}", config.id);
+            return Err(by_need(reason.needs_operator(), message));
         }
         signal = signals.next() => tracing::info!(%signal, "stopping: a second signal stops at once"),
         never = explain_forming(&node) => match never {},
-        failure = &mut door => return Err(failure),
+        never = supervisor.report(&node) => match never {},
+        never = &mut watchdog => match never {},
+        failure = &mut doors => return Err(failure),
     }
     let asked = Instant::now();
+    supervisor.stopping().await;
     tokio::select! {
         () = node.shutdown() => Ok(()),
         // Until the end, its clients are served: the other members answer them.
-        failure = door => Err(failure),
+        failure = doors => Err(failure),
+        never = watchdog => match never {},
         signal = signals.again(asked) => {
             Err(signal.ended(format!("stopped at once by a second signal ({signal})")))
         }
     }
 }
 
-/// Opens the port for clients of Redis, before anything is started.
-async fn open_door(config: &ServeConfig) -> Result<Option<TcpListener>, Failure> {
-    let Some(resp) = &config.resp else { return Ok(None) };
-    let listener = TcpListener::bind(&resp.listen).await.map_err(|error| {
+/// The ports for clients of other protocols.
+struct Doors {
+    resp: Option<TcpListener>,
+    http: Option<TcpListener>,
+}
+
+impl Doors {
+    /// Opens the ports, before anything is started.
+    async fn open(config: &ServeConfig) -> Result<Self, Failure> {
+        let resp = open(config.resp.as_ref(), "clients of Redis", "--resp").await?;
+        let http = open(config.http.as_ref(), "clients of HTTP", "--http").await?;
+        Ok(Self { resp, http })
+    }
+
+    /// Serves on the ports for as long as this is polled.
+    async fn serve(self, config: &ServeConfig, node: &Arc<Node>) -> Failure {
+        tokio::select! {
+            failure = serve_resp(config, node, self.resp) => failure,
+            failure = serve_http(config, node, self.http) => failure,
+        }
+    }
+}
+
+async fn open(door: Option<&DoorConfig>, clients: &str, flag: &str) -> Result<Option<TcpListener>, Failure> {
+    let Some(door) = door else { return Ok(None) };
+    let listener = TcpListener::bind(&door.listen).await.map_err(|error| {
+        let listen = &door.listen;
         Failure::failed(format!(
-            "cannot serve clients of Redis on {}: {error}; choose another address with --resp",
-            resp.listen
+            "cannot serve {clients} on {listen}: {error}; choose another address with {flag}"
         ))
     })?;
     Ok(Some(listener))
 }
 
-/// Serves clients of Redis for as long as this is polled.
-async fn serve_door(config: &ServeConfig, node: &Node, listener: Option<TcpListener>) -> Failure {
-    let (Some(listener), Some(resp)) = (listener, &config.resp) else { return std::future::pending().await };
+async fn serve_resp(config: &ServeConfig, node: &Node, listener: Option<TcpListener>) -> Failure {
+    let (Some(listener), Some(door)) = (listener, &config.resp) else { return std::future::pending().await };
     let mut options = RespOptions::default();
     config.cluster.name().clone_into(&mut options.master_name);
-    options.doors.clone_from(&resp.doors);
+    options.doors.clone_from(&door.doors);
     match resp::serve(listener, node.client(), options).await {
         Ok(()) => std::future::pending().await,
         Err(error) => Failure::failed(format!("cannot serve clients of Redis: {error}")),
+    }
+}
+
+async fn serve_http(config: &ServeConfig, node: &Arc<Node>, listener: Option<TcpListener>) -> Failure {
+    let (Some(listener), Some(door)) = (listener, &config.http) else { return std::future::pending().await };
+    let mut options = HttpOptions::default();
+    config.cluster.name().clone_into(&mut options.cluster);
+    options.doors.clone_from(&door.doors);
+    options.hosts.clone_from(&door.hosts);
+    options.pages_only = door.pages_only;
+    match http::serve(listener, node.client(), Some(node.clone()), options).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => Failure::failed(format!("cannot serve clients of HTTP: {error}")),
     }
 }
 
@@ -109,20 +156,31 @@ fn warn(config: &ServeConfig) {
              (--tls-dir; kv certs creates them)"
         );
     }
-    if let Some(resp) = config.resp.as_ref().filter(|resp| resp.is_exposed) {
-        tracing::warn!(
-            listen = resp.listen,
-            "insecure: anyone who can reach this port can read and write everything, as a client of Redis"
-        );
-    }
-    #[cfg(unix)]
-    if let Some(files) = &config.tls {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(&files.key).map(|data| data.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-            tracing::warn!(key = %files.key.display(), "accounts other than its owner can read the private key: run chmod 600 on it");
+    for (door, clients) in [(&config.resp, "Redis"), (&config.http, "HTTP")] {
+        if let Some(door) = door.as_ref().filter(|door| door.is_exposed) {
+            tracing::warn!(
+                listen = door.listen,
+                "insecure: anyone who can reach this port can read and write everything, as a client of {clients}"
+            );
         }
     }
+    #[cfg(unix)]
+    use std::os::unix::fs::MetadataExt as _;
+    #[cfg(unix)]
+    if let Some(files) = &config.tls
+        && let Ok(data) = std::fs::metadata(&files.key)
+        && is_key_exposed(data.mode(), data.uid())
+    {
+        tracing::warn!(key = %files.key.display(), "accounts other than its owner can read the private key: run chmod 600 on it");
+    }
+}
+
+/// Whether too many accounts can read a private key with this mode and owner. A key of root may be readable for one
+/// group: that is how services and containers, which do not run as root, get keys that they cannot change.
+#[cfg(unix)]
+const fn is_key_exposed(mode: u32, owner: u32) -> bool {
+    let others = if owner == 0 { 0o037 } else { 0o077 };
+    mode & others != 0
 }
 
 /// Logs what a cluster that does not form is waiting for.
@@ -136,24 +194,30 @@ async fn explain_forming(node: &Node) -> Infallible {
 
 /// Why a start failed, and what to do about it.
 fn explain(error: &StartError, data: &Path) -> Failure {
-    match error {
+    let message = match error {
+        StartError::OtherIdentity { .. } | StartError::ClientList { .. } => return Failure::usage(error),
         StartError::Transport(TransportError::Bind { source, .. })
             if source.kind() == ErrorKind::AddrInUse =>
         {
-            Failure::failed(format!("{error} with --listen"))
+            format!("{error} with --listen")
         }
-        _ if let Some(OptionMismatch { option, .. }) = error.other_option() => Failure::failed(format!(
+        _ if let Some(OptionMismatch { option, .. }) = error.other_option() => format!(
             "the data folder {}: {error} (set by --{}, KV_{}, or {option} under [options] in the file)",
             data.display(),
             option.replace('_', "-"),
             option.to_uppercase(),
-        )),
+        ),
         StartError::Journal(_) | StartError::Engine(_) | StartError::StateLost { .. } => {
-            Failure::failed(format!("the data folder {}: {error}", data.display()))
+            format!("the data folder {}: {error}", data.display())
         }
-        StartError::OtherIdentity { .. } | StartError::ClientList { .. } => Failure::usage(error),
-        _ => Failure::failed(error),
-    }
+        _ => error.to_string(),
+    };
+    by_need(error.needs_operator(), message)
+}
+
+/// The failure of a member that stopped or did not start.
+fn by_need(needs_operator: bool, message: String) -> Failure {
+    if needs_operator { Failure::needs_operator(message) } else { Failure::failed(message) }
 }
 
 /// A network with losses between members, but not for clients.
@@ -170,9 +234,10 @@ fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Trans
 }
 
 /// Prints the line that reports that the member serves.
-fn announce(config: &ServeConfig, address: &str, door: Option<&TcpListener>, json: bool) {
+fn announce(config: &ServeConfig, address: &str, doors: &Doors, json: bool) {
     let role = config.role;
-    let door = door.and_then(|door| door.local_addr().ok()).map(|address| address.to_string());
+    let address_of = |door: &Option<TcpListener>| Some(door.as_ref()?.local_addr().ok()?.to_string());
+    let (resp, http) = (address_of(&doors.resp), address_of(&doors.http));
     let line = if json {
         serde_json::json!({
             "event": "serving",
@@ -181,18 +246,20 @@ fn announce(config: &ServeConfig, address: &str, door: Option<&TcpListener>, jso
             "address": address,
             "cluster": config.cluster.name(),
             "data": config.data.display().to_string(),
-            "resp": door,
+            "resp": resp,
+            "http": http,
         })
         .to_string()
     } else {
         format!(
-            "{} {} ({role}) of cluster {:?} serves on {} with its data in {}{}",
+            "{} {} ({role}) of cluster {:?} serves on {} with its data in {}{}{}",
             styled(STRONG, "member"),
             styled(STRONG, config.id),
             config.cluster.name(),
             styled(STRONG, address),
             config.data.display(),
-            door.map(|address| format!(", and clients of Redis on {address}")).unwrap_or_default(),
+            resp.map(|address| format!(", and clients of Redis on {address}")).unwrap_or_default(),
+            http.map(|address| format!(", and HTTP on {address}")).unwrap_or_default(),
         )
     };
     // It is no reason to stop if nobody reads the line any more.
@@ -206,4 +273,18 @@ fn end_with_parent(folder: &Path) {
     while matches!(input.read(&mut buffer), Ok(read) if read > 0) {}
     folders::sweep(folder);
     std::process::exit(1);
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(unix)]
+    #[test]
+    fn only_root_may_share_a_key_with_a_group() {
+        const ROOT: u32 = 0;
+        let is_exposed = |mode: u32, owner| super::is_key_exposed(0o100_000 | mode, owner);
+        assert!(!is_exposed(0o600, 1000) && !is_exposed(0o400, 1000));
+        assert!(is_exposed(0o640, 1000) && is_exposed(0o604, 1000));
+        assert!(!is_exposed(0o600, ROOT) && !is_exposed(0o440, ROOT) && !is_exposed(0o640, ROOT));
+        assert!(is_exposed(0o660, ROOT) && is_exposed(0o444, ROOT) && is_exposed(0o604, ROOT));
+    }
 }

@@ -150,6 +150,8 @@ pub mod guide {
     pub mod failover {}
     #[doc = include_str!("../guide/operating.md")]
     pub mod operating {}
+    #[doc = include_str!("../guide/deploying.md")]
+    pub mod deploying {}
     #[doc = include_str!("../SECURITY.md")]
     pub mod security {}
     #[doc = include_str!("../guide/from_etcd.md")]

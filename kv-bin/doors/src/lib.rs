@@ -5,11 +5,16 @@
 //! | feature | module | protocol |
 //! |---|---|---|
 //! | `resp` | [`resp`] | the Redis protocol, RESP2 and RESP3 |
+//! | `http` | [`http`] | HTTP: the JSON gateway of etcd v3, and pages about the member |
 
 #![cfg_attr(
-    not(feature = "resp"),
-    allow(rustdoc::broken_intra_doc_links, reason = "the module is not compiled")
+    not(all(feature = "resp", feature = "http")),
+    allow(rustdoc::broken_intra_doc_links, reason = "a module is not compiled")
 )]
 
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(any(feature = "resp", feature = "http"))]
+mod memory;
 #[cfg(feature = "resp")]
 pub mod resp;

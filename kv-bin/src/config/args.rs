@@ -1,6 +1,6 @@
 //! The flags of a member and of a client.
 
-use super::doors::RespArgs;
+use super::doors::DoorArgs;
 use super::tls::{AdmissionArgs, TlsArgs};
 use super::transport::TransportKind;
 use super::tuning::Tuning;
@@ -50,7 +50,7 @@ pub(crate) struct ServeArgs {
     pub(crate) transport: Option<TransportKind>,
 
     #[command(flatten)]
-    pub(crate) resp: RespArgs,
+    pub(crate) doors: DoorArgs,
 
     #[command(flatten)]
     pub(crate) tuning: Tuning,

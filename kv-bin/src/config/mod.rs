@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub(crate) use args::{ConnectArgs, ServeArgs};
-pub(crate) use doors::RespConfig;
+pub(crate) use doors::DoorConfig;
 pub(crate) use tls::TlsFiles;
 pub(crate) use transport::TransportKind;
 pub(crate) use tuning::Tuning;
@@ -44,6 +44,7 @@ struct File {
     log: Option<String>,
     tls: tls::FileTls,
     resp: doors::FileResp,
+    http: doors::FileHttp,
     options: Tuning,
 }
 
@@ -73,7 +74,9 @@ pub(crate) struct ServeConfig {
     /// Whether the member can be reached from other machines, without any authentication.
     pub(crate) is_exposed: bool,
     /// Where clients of Redis are served; `None` for nowhere.
-    pub(crate) resp: Option<RespConfig>,
+    pub(crate) resp: Option<DoorConfig>,
+    /// Where HTTP is served; `None` for nowhere.
+    pub(crate) http: Option<DoorConfig>,
     pub(crate) options: Options,
     /// What to log, if the file configures it.
     pub(crate) log: Option<String>,
@@ -134,7 +137,8 @@ impl ServeConfig {
                  file)"
             )));
         }
-        let resp = doors::resp(&args.resp, &file.resp)?;
+        let resp = doors::resp(&args.doors, &file.resp)?;
+        let http = doors::http(&args.doors, &file.http)?;
         let transport = args.transport.or(file.transport).unwrap_or_default();
         transport.check()?;
         let mut options = Options::default();
@@ -151,6 +155,7 @@ impl ServeConfig {
             clients,
             is_exposed,
             resp,
+            http,
             options,
             log: file.log,
             exit_with_parent: args.exit_with_parent,

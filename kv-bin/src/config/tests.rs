@@ -33,11 +33,12 @@ fn the_example_file_states_every_setting_with_its_default() {
     assert_eq!(config.listen, "127.0.0.1:7001");
     assert_eq!(config.data, PathBuf::from("kv-data-1"));
     assert_eq!(config.transport, TransportKind::Tcp);
-    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, tls, resp, options } =
+    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, tls, resp, http, options } =
         File::parse(EXAMPLE).unwrap();
     assert_eq!(tls, tls::FileTls::default(), "TLS is off by default");
     assert_eq!(resp, doors::FileResp::default(), "clients of Redis are not served by default");
-    assert_eq!(config.resp, None);
+    assert_eq!(http, doors::FileHttp::default(), "HTTP is not served by default");
+    assert_eq!((config.resp, config.http), (None, None));
     // Settings that are off by default are in the file as comments.
     let all = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
         Some(setting) if off_by_default().any(|name| setting.starts_with(&format!("{name} = "))) => setting,
@@ -51,6 +52,9 @@ fn the_example_file_states_every_setting_with_its_default() {
     );
     let doors::FileResp { listen, insecure: resp_insecure, doors } = all.resp;
     assert!(listen.is_some() && resp_insecure == Some(false) && doors.len() == 3);
+    let doors::FileHttp { listen, insecure: http_insecure, doors, hosts, pages_only } = all.http;
+    assert!(listen.is_some() && http_insecure == Some(false) && doors.len() == 3 && hosts.len() == 1);
+    assert_eq!(pages_only, Some(false));
     assert!(
         cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some()
     );
@@ -402,5 +406,37 @@ fn clients_of_redis_are_served_only_on_request_and_on_loopback() {
     ] {
         let text = with(&flags).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn http_is_served_only_on_request_and_on_loopback() {
+    let members = ["--members", "0=127.0.0.1:7000", "--id", "0"];
+    let with = |flags: &[&str]| serve(&[&members[..], flags].concat()).map(|config| config.http);
+    assert_eq!(with(&["--http-insecure"]), Ok(None));
+    let local = with(&["--http", "localhost:2379", "--http-hosts", "kv.example,other"]).unwrap().unwrap();
+    assert!(!local.is_exposed);
+    assert_eq!(local.hosts, ["localhost", "kv.example", "other"]);
+    for open in ["0.0.0.0:2379", "kv.example:2379"] {
+        let text = with(&["--http", open, "--resp-insecure"]).unwrap_err().to_string();
+        assert!(text.contains(open) && text.contains("--http-insecure"), "{text}");
+    }
+    let open = ["--http", "kv.example:2379", "--http-insecure", "--http-doors", "1=other.example:2379"];
+    let open = with(&open).unwrap().unwrap();
+    assert!(open.is_exposed);
+    assert_eq!(open.hosts, ["other.example", "kv.example"], "its own names are permitted");
+    let pages = with(&["--http", "0.0.0.0:2379", "--http-pages-only"]).unwrap().unwrap();
+    assert!(pages.pages_only && !pages.is_exposed, "pages contain no keys");
+    let example = EXAMPLE.replace("# listen = \"127.0.0.1:2379\"", "listen = \"127.0.0.1:2379\"");
+    let (_folder, path) = file(&example.replace("# hosts =", "hosts ="));
+    let from_file = serve(&["--config", &path, "--id", "0"]).unwrap();
+    assert_eq!(
+        from_file.http.map(|http| http.hosts),
+        Some(vec!["127.0.0.1".to_owned(), "kv.example".to_owned()])
+    );
+    assert_eq!(from_file.resp, None);
+    for wrong in ["http://kv.example", "kv.example:2379"] {
+        let text = with(&["--http", "127.0.0.1:1", "--http-hosts", wrong]).unwrap_err().to_string();
+        assert!(text.contains("without scheme and port"), "{text}");
     }
 }

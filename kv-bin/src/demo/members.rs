@@ -149,6 +149,8 @@ impl Members {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KV_")) {
             command.env_remove(name);
         }
+        // A supervisor of this process must not take a member's messages for this process's.
+        command.env_remove("NOTIFY_SOCKET");
         let members: Vec<String> =
             self.addresses().iter().enumerate().map(|(id, address)| format!("{id}={address}")).collect();
         command

@@ -39,7 +39,7 @@ fn a_folder_in_use_is_refused() {
 fn a_folder_that_is_a_file_is_refused() {
     let cluster = Cluster::prepare(&["data"], &[]);
     fs::write(cluster.data(0), "precious").unwrap();
-    refused(&attempt(cluster.command(0)), 1, &["data-0", "not a directory"]);
+    refused(&attempt(cluster.command(0)), 8, &["data-0", "not a directory"]);
     assert_eq!(fs::read(cluster.data(0)).unwrap(), b"precious");
 }
 
@@ -59,19 +59,19 @@ fn the_folder_of_another_member_cluster_or_configuration_is_refused() {
     let before = contents(cluster.folder.path());
     let mut swapped = crate::harness::kv();
     swapped.args(["serve", "--id", "0", "--members", &cluster.members]).arg("--data").arg(cluster.data(1));
-    refused(&attempt(swapped), 1, &["data-1", "member 1", "member 0"]);
+    refused(&attempt(swapped), 8, &["data-1", "member 1", "member 0"]);
     let mut other = cluster.command(0);
     other.args(["--cluster", "other"]);
-    refused(&attempt(other), 1, &["data-0", "cluster", "other"]);
+    refused(&attempt(other), 8, &["data-0", "cluster", "other"]);
     let mut fewer = crate::harness::kv();
     let members = cluster.members.rsplit_once(',').unwrap().0;
     fewer.args(["serve", "--id", "0", "--members", members]).arg("--data").arg(cluster.data(0));
-    refused(&attempt(fewer), 1, &["data-0", "member"]);
+    refused(&attempt(fewer), 8, &["data-0", "member"]);
     let mut wider = cluster.command(0);
     wider.args(["--pipeline-depth", "64"]);
     refused(
         &attempt(wider),
-        1,
+        8,
         &["data-0", "pipeline_depth is 64", "set it back to 32", "--pipeline-depth", "KV_PIPELINE_DEPTH"],
     );
     let mut lower = cluster.command(1);
@@ -83,7 +83,7 @@ fn the_folder_of_another_member_cluster_or_configuration_is_refused() {
         "--max-value-bytes",
         "KV_MAX_VALUE_BYTES",
     ];
-    refused(&attempt(lower), 1, &reasons);
+    refused(&attempt(lower), 8, &reasons);
     assert!(contents(cluster.folder.path()) == before, "something was changed on disk");
 }
 
@@ -117,7 +117,7 @@ async fn a_member_with_a_wiped_folder_does_not_vote() {
     cluster.kill(wiped);
     fs::remove_dir_all(cluster.data(wiped)).unwrap();
     cluster.restart(wiped);
-    assert_eq!(cluster.ended(wiped).code(), Some(1), "it stops");
+    assert_eq!(cluster.ended(wiped).code(), Some(8), "a restart does not help");
     let log = cluster.log(wiped);
     let last = log.lines().last().unwrap_or_default();
     assert!(last.contains(&format!("member {wiped} stopped: ")), "{last}");
@@ -149,7 +149,7 @@ async fn a_flipped_byte_in_the_superblock_is_repaired_or_refused() {
     let before = contents(cluster.folder.path());
     let undo: Vec<_> = (0..3).map(|copy| flip(&superblock, copy * 4096 + 100)).collect();
     let damaged = contents(cluster.folder.path());
-    refused(&attempt(cluster.command(0)), 1, &["superblock"]);
+    refused(&attempt(cluster.command(0)), 8, &["superblock"]);
     assert!(contents(cluster.folder.path()) == damaged, "a refusal changes nothing");
     undo.into_iter().for_each(|undo| undo());
     assert!(contents(cluster.folder.path()) == before);

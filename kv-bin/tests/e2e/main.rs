@@ -11,12 +11,14 @@ mod config;
 mod count;
 mod crash;
 mod demo;
+mod dials;
 mod disk;
 mod dump;
 mod ends;
 mod handover;
 #[allow(dead_code, reason = "shared with the fault drills, which use the rest")]
 mod harness;
+mod http;
 #[cfg(target_os = "linux")]
 mod lock;
 mod members;
@@ -24,6 +26,8 @@ mod operator;
 mod pause;
 mod resp;
 mod shell;
+#[cfg(target_os = "linux")]
+mod supervisor;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod tls;

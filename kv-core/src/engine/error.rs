@@ -60,6 +60,16 @@ impl EngineError {
     /// What is done when the names of new files are made durable.
     pub(super) const SYNC_NAMES: &str = "make durable the name of";
 
+    /// Returns whether opening the state again fails in the same way until an operator has changed something.
+    pub(crate) const fn needs_operator(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Inconsistent { .. } | Self::Format { .. } | Self::OtherOption(_) => {
+                true
+            }
+            Self::Io { .. } | Self::Failed => false,
+        }
+    }
+
     pub(crate) fn damaged(detail: impl Into<String>) -> Self {
         Self::Damaged { detail: detail.into() }
     }

@@ -123,6 +123,12 @@ impl ReadView {
         }
     }
 
+    /// The length of the files.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.base.as_ref().map_or(0, |base| base.runs().iter().map(|run| run.bytes()).sum())
+    }
+
     /// The newest first.
     fn memtables(&self) -> impl Iterator<Item = &Memtable> {
         [Some(&self.active), self.frozen.as_ref()].into_iter().flatten().map(|memtable| &**memtable)

@@ -30,6 +30,7 @@ mod verdict;
 
 pub use error::{JournalReadError, JournalWriteError, OpenError};
 pub use reader::LogReader;
+pub(crate) use segment::is_segment;
 
 use crate::config::FixedOptions;
 use crate::ids::{ClusterId, Hash, MemberId, Timestamp};
@@ -163,7 +164,7 @@ impl Journal {
         let last = recovery.last_by_generation();
         for scan in &scans {
             segments.register(scan, last.get(&scan.generation).copied().unwrap_or_default(), &superblock);
-            reader.add_file(scan.segment.number, Arc::clone(&scan.segment.file));
+            reader.add_file(&scan.segment);
         }
         segments.rewrite(&scans, &recovery.unsynced).map_err(OpenError::from)?;
         let (floor, slots) = (superblock.floor.anchor.op, recovery.slots.clone());

@@ -5,7 +5,7 @@ use super::chain::HeldPastGap;
 use super::error::JournalReadError;
 use super::location::{EntryLocation, SegmentNumber};
 use super::scan::offset;
-use super::segment::Owner;
+use super::segment::{Owner, Segment};
 use super::{block::BLOCK_BYTES, record};
 use crate::ids::{Anchor, Epoch, Hash, Op};
 use crate::message::{Entry, Write};
@@ -41,7 +41,7 @@ struct Shared {
     /// Rewritten entries at or below `evicted`, the latest at the end: a reader that could not read them will come
     /// again.
     mended: VecDeque<Op>,
-    files: HashMap<SegmentNumber, Arc<dyn File>>,
+    files: HashMap<SegmentNumber, Segment>,
     /// Intact entries above the head of a damaged log, until they follow it.
     past_gap: BTreeMap<Op, HeldPastGap>,
 }
@@ -130,6 +130,13 @@ impl LogReader {
         (shared.floor.next(), shared.head())
     }
 
+    /// The length of all segment files, also of those that wait to be recycled.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        let blocks: u64 = self.lock().files.values().map(|segment| u64::from(segment.blocks)).sum();
+        blocks * BLOCK_BYTES as u64
+    }
+
     /// `None` if, while it was being read, the entry was dropped, cut or rewritten, and its blocks were used again.
     fn read_stored(&self, op: Op, stored: &Stored) -> Option<Result<Entry, JournalReadError>> {
         let Stored { hash, place, file } = stored;
@@ -167,8 +174,8 @@ impl LogReader {
         shared.past_gap.clone_from(past_gap);
     }
 
-    pub(super) fn add_file(&self, segment: SegmentNumber, file: Arc<dyn File>) {
-        self.lock().files.insert(segment, file);
+    pub(super) fn add_file(&self, segment: &Segment) {
+        self.lock().files.insert(segment.number, segment.clone());
     }
 
     /// The journal begins with a write that changes the log. Returns its number, for [`Self::placed`].
@@ -313,8 +320,8 @@ impl Shared {
     fn stored(&self, op: Op) -> Result<Option<Stored>, JournalReadError> {
         let Some((hash, place)) = self.find(op) else { return Ok(None) };
         let place = place.ok_or(JournalReadError::Faulty { op })?;
-        let file = self.files.get(&place.segment).ok_or(JournalReadError::Faulty { op })?;
-        Ok(Some(Stored { hash, place, file: Arc::clone(file) }))
+        let segment = self.files.get(&place.segment).ok_or(JournalReadError::Faulty { op })?;
+        Ok(Some(Stored { hash, place, file: Arc::clone(&segment.file) }))
     }
 
     /// As in the journal: entries behind the damage now follow the head, and become part of the log.

@@ -68,6 +68,11 @@ pub(super) fn parse_name(name: &str) -> Option<SegmentNumber> {
     (self::name(number) == name).then_some(number)
 }
 
+/// Whether this is the name of a segment, or of one that is being created.
+pub(crate) fn is_segment(name: &str) -> bool {
+    name == NEW_NAME || parse_name(name).is_some()
+}
+
 impl Segment {
     /// Creates a file of zeros, and gives it its name only when all of it is durable: a shorter one would be damaged,
     /// not new.

@@ -122,7 +122,7 @@ impl Segments {
                 }
             }
         };
-        reader.add_file(number, Arc::clone(&segment.file));
+        reader.add_file(&segment);
         Ok(segment)
     }
 

@@ -46,6 +46,12 @@ impl StateReader {
         self.reader.latest().revision()
     }
 
+    /// The length of the files of the state.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.latest().file_bytes()
+    }
+
     /// The oldest revision that is stored, whether or not it counts as kept.
     #[cfg(feature = "internals")]
     #[must_use]

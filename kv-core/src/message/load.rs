@@ -55,6 +55,17 @@ impl Latencies {
         Self { buckets }
     }
 
+    /// How many durations were shorter than each power of two, in microseconds, from 2 µs to about half a minute.
+    pub(crate) fn doublings(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let mut pairs = self.buckets.chunks(2);
+        let mut seen = 0_u64;
+        (1..Self::BUCKETS / 2).map(move |power| {
+            let both = pairs.next().unwrap_or_default();
+            seen = both.iter().fold(seen, |sum, count| sum.saturating_add(*count));
+            (Duration::from_micros(1 << power), seen)
+        })
+    }
+
     /// Returns the total number of calls.
     pub fn count(&self) -> u64 {
         self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))

@@ -387,9 +387,11 @@ impl Applier {
             self.shared.applier_queue.pause(PACE);
             return Ok(());
         }
+        let begun = std::time::Instant::now();
         let idle = self.frozen.is_none() && self.checkpoint.is_none();
         let limit = self.shared.options.checkpoint_bytes;
         let (Some(log), Some(state)) = (self.shared.log(), &mut self.state) else { return Ok(()) };
+        let before = state.applied().op;
         while state.applied().op < through && !state.is_full() {
             if idle && state.applied().op > self.nothing_at && is_enough(state, self.bytes, limit) {
                 // Stop at the op where the checkpoint is due, not where the batch ends. So members with the same log
@@ -420,6 +422,9 @@ impl Applier {
                 // A checkpoint will drop the history that is too old now, even if nobody writes any more.
                 lock(&self.shared.skips).note(self.shared.clock.monotonic(), state.revision());
             }
+        }
+        if state.applied().op > before {
+            self.shared.counters.applies.add(begun.elapsed());
         }
         self.shared.inbox.applied(state.applied().op);
         watches::published(&self.shared);
@@ -509,11 +514,13 @@ impl Applier {
 
     fn finish(&mut self, result: Result<CheckpointDone, EngineError>) -> Result<(), StopReason> {
         self.shared.applier_queue.with(|plan| plan.merging = None);
+        let took = self.shared.clock.monotonic().since(self.merge_began);
         if self.is_regular {
             // One that was only requested may have little to write. It does not show how long others take.
-            self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
+            self.merge_took = took;
         }
         let done = result?;
+        self.shared.counters.checkpoints.add(took);
         let anchor = done.anchor();
         assert!(self.checkpoint.is_some(), "a checkpoint that ends had begun");
         if let Some(state) = &mut self.state {

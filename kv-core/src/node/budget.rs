@@ -38,13 +38,11 @@ impl Budget {
         Arc::new(Self { memory, waiting: AtomicUsize::new(0), room: Notify::new() })
     }
 
-    #[cfg(test)]
     pub(super) fn limit(&self) -> usize {
         self.memory.limit()
     }
 
     /// How many bytes are reserved.
-    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.memory.held()
     }

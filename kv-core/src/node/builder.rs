@@ -1,6 +1,7 @@
 //! Configures and starts a node.
 
 use super::clock::Clock;
+use super::counters::Recorder;
 use super::credentials::{self, ClientList};
 use super::fence::Fence;
 use super::idle::IdleTracker;
@@ -219,6 +220,7 @@ impl NodeBuilder {
             span,
             fence,
             log: opened.journal.reader(),
+            syncs: opened.syncs,
             durable_op,
             clock,
             quiet: idle,
@@ -284,6 +286,8 @@ struct Opened {
     data: Option<applier::Opened>,
     /// How to create the state, on a data member that is not formatted yet.
     opener: Option<StateOpener>,
+    /// Counts the syncs of the journal.
+    syncs: Arc<Recorder>,
     /// The storage, for as long as any of the others holds it.
     storage: Weak<dyn Storage>,
 }
@@ -303,7 +307,8 @@ impl Opened {
             #[cfg(any(feature = "internals", feature = "testing"))]
             Disk::Storage(storage) => storage,
         };
-        let storage: Arc<dyn Storage> = Arc::new(Fence::new(storage, fence));
+        let syncs = Arc::<Recorder>::default();
+        let storage: Arc<dyn Storage> = Arc::new(Fence::new(storage, fence, syncs.clone()));
         let weak = Arc::downgrade(&storage);
         let identity = Identity {
             cluster: cluster.id(),
@@ -337,7 +342,7 @@ impl Opened {
                 data = Some(applier::Opened { state: opened, receiver, storage });
             }
         }
-        Ok(Self { journal, recovered, data, opener, storage: weak })
+        Ok(Self { journal, recovered, data, opener, syncs, storage: weak })
     }
 }
 

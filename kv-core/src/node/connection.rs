@@ -2,6 +2,7 @@
 
 use super::budget::{Share, Use};
 use super::inbox::{InboxCall, RequestKey};
+use super::metrics::RequestKind;
 use super::quota::Account;
 use super::reads::{self, MinApplied};
 use super::reply::{CallClass, Outbox, Responder};
@@ -250,7 +251,7 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
     let place = if matches!(what, ClientCall::Watch(_)) { CallClass::Watch } else { CallClass::Call };
     let permit = shared.admission.admit(outbox.account(), place, share);
     let overloaded = permit.is_none();
-    let reply = Responder::new(outbox.clone(), call, permit);
+    let reply = Responder::new(outbox.clone(), call, kind(&what), permit);
     match what {
         ClientCall::Status => reply.send(Answer::Status(Box::new(status::status(shared)))),
         ClientCall::Unwatch { call } => shared.watches.cancel(outbox, call),
@@ -269,6 +270,15 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
             Ok(()) => watches::begin(shared, query, call, reply),
             Err(refused) => reply.send(Answer::Refused(refused.to_string())),
         },
+    }
+}
+
+const fn kind(what: &ClientCall) -> RequestKind {
+    match what {
+        ClientCall::Read { .. } => RequestKind::Read,
+        ClientCall::Write(_) => RequestKind::Write,
+        ClientCall::Watch(_) => RequestKind::Watch,
+        ClientCall::Status | ClientCall::Unwatch { .. } | ClientCall::Handover { .. } => RequestKind::Admin,
     }
 }
 

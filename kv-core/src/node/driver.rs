@@ -1,18 +1,20 @@
 //! The driver: one task owns the replica, passes it its inputs, and carries out its outputs.
 
 use super::StopReason;
+use super::counters::count;
 use super::inbox::{Batch, InboxCall};
 use super::lanes::Entries;
 use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
+use super::stopwatch::Stopwatch;
 use super::transfer::{self, Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
-use crate::message::{Answer, Write};
-use crate::replica::{Input, Output, Replica};
+use crate::message::{Answer, Message, Write};
+use crate::replica::{Input, Output, Replica, Wrap};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ pub(super) struct Driver {
     replica: Replica,
     reads: Reads,
     reporter: Reporter,
+    stopwatch: Stopwatch,
     /// Collected for the journal thread until the end of the batch.
     writes: Vec<(WriteSeq, Write)>,
     timer: LazyTimer,
@@ -56,6 +59,7 @@ impl Driver {
             replica,
             reads: Reads::default(),
             reporter: Reporter::default(),
+            stopwatch: Stopwatch::default(),
             writes: Vec::new(),
             timer: LazyTimer::new(tokio::time::Instant::now()),
             commit: applied,
@@ -198,9 +202,10 @@ impl Driver {
     /// The Control lane comes first: it decides who is primary, and must not wait behind data.
     fn process(&mut self, batch: Batch) {
         for (from, message) in batch.control {
-            self.step(Input::Message { from, message });
+            self.on_message(from, message);
         }
         for peer in batch.lost {
+            self.stopwatch.lost(peer);
             self.step(Input::PeerLost { peer });
         }
         if let Some(seq) = batch.durable {
@@ -214,7 +219,10 @@ impl Driver {
             match &what {
                 // Reads that wait for an op wait for it in the new state.
                 Input::StateLost => self.applied = Op::ZERO,
-                Input::SnapshotInstalled { point, .. } => self.applied = point.anchor.op,
+                Input::SnapshotInstalled { point, .. } => {
+                    self.applied = point.anchor.op;
+                    count(&self.shared.counters.state_transfers);
+                }
                 _ => {}
             }
             self.step(what);
@@ -242,13 +250,22 @@ impl Driver {
             self.step(Input::Handover);
         }
         for (from, message) in batch.data {
-            self.step(Input::Message { from, message });
+            self.on_message(from, message);
         }
         self.on_calls(batch.calls);
         for (successor, reply) in batch.successors {
             let answer = self.hand_over(successor);
             reply.send(answer);
         }
+        if batch.ping {
+            self.shared.pings_answered.send_modify(|pings| *pings += 1);
+        }
+    }
+
+    fn on_message(&mut self, from: MemberId, message: Message) {
+        let shared = &self.shared;
+        self.stopwatch.heard(from, &message, || shared.clock.monotonic(), &shared.counters);
+        self.step(Input::Message { from, message });
     }
 
     /// A client asks for a handover, perhaps to a certain member. Nothing is given up before it is known that a member
@@ -388,7 +405,30 @@ impl Driver {
         }
     }
 
+    /// Measures for the metrics. The clock is read only if a measurement begins or ends.
+    fn measure(&mut self, output: &Output) {
+        let (shared, stopwatch) = (&self.shared, &mut self.stopwatch);
+        let now = || shared.clock.monotonic();
+        match output {
+            Output::Write { write: Write::Append(entries), .. } if self.replica.is_serving() => {
+                let last = entries.last().map(|entry| entry.header.op);
+                last.into_iter().for_each(|op| stopwatch.appended(op, now()));
+            }
+            Output::Write { write: Write::Repair(_), .. } => count(&shared.counters.repairs),
+            Output::Send { to, message: Message::Prepare { entry, .. } } => {
+                stopwatch.sent(*to, entry.header.op, now);
+            }
+            Output::SendEntries { to, through, wrap: Wrap::Prepare { .. }, .. } => {
+                stopwatch.sent(*to, through.op, now);
+            }
+            Output::Commit { commit } => stopwatch.committed(commit.op, now, &shared.counters),
+            Output::Status(_) => stopwatch.reset(),
+            _ => {}
+        }
+    }
+
     fn on_output(&mut self, output: Output) {
+        self.measure(&output);
         let shared = &self.shared;
         let transfer_task = |task| shared.applier_queue.change_one(|plan| plan.tasks.push_back(task));
         match output {

@@ -93,6 +93,25 @@ impl StartError {
             _ => None,
         }
     }
+
+    /// Returns whether another start will fail in the same way until an operator has changed something. A supervisor
+    /// should then not start the member again. If this is `false`, another start may succeed later: for example, after
+    /// another process has released the address.
+    #[must_use]
+    pub const fn needs_operator(&self) -> bool {
+        match self {
+            Self::Config(_)
+            | Self::NoTransport
+            | Self::NoStorage
+            | Self::OtherIdentity { .. }
+            | Self::ListWithoutCertificates
+            | Self::StateLost { .. } => true,
+            Self::Journal(error) => !matches!(error, OpenError::Disk { .. }),
+            Self::Engine(error) => error.needs_operator(),
+            Self::Directory(error) => matches!(error, DirectoryError::NotADirectory(_)),
+            Self::ClientList { .. } | Self::Transport(_) | Self::Thread(_) => false,
+        }
+    }
 }
 
 /// Why a node stopped.
@@ -165,6 +184,25 @@ impl StopReason {
             | Self::Missing { .. }
             | Self::Engine(_)
             | Self::DirectoryChanged(_)
+            | Self::Thread(_)
+            | Self::Panicked { .. } => false,
+        }
+    }
+
+    /// Returns whether the member would stop again until an operator has changed something, or could lose data if it
+    /// were restarted before that. A supervisor should then not start the member again. If this is `false`, a restart
+    /// is safe, and may help.
+    #[must_use]
+    pub const fn needs_operator(&self) -> bool {
+        match self {
+            Self::Halted(_) | Self::DirectoryChanged(_) => true,
+            Self::Engine(error) => error.needs_operator(),
+            Self::DiskHangs { stopped } => stopped.needs_operator(),
+            Self::Shutdown
+            | Self::Dropped
+            | Self::Journal(_)
+            | Self::Log(_)
+            | Self::Missing { .. }
             | Self::Thread(_)
             | Self::Panicked { .. } => false,
         }
@@ -285,6 +323,47 @@ mod tests {
             let advice =
                 ["free some space", "start", "check the disk"].map(|word| text.matches(word).count());
             assert_eq!(advice, [1, 1, 0], "{text}");
+        }
+    }
+
+    /// A supervisor that restarts a member in vain hides the problem, and one that does not restart it leaves the
+    /// cluster without redundancy.
+    #[test]
+    fn only_what_a_restart_cannot_solve_needs_an_operator() {
+        let disk = || EngineError::Io {
+            doing: "write",
+            source: Arc::new(io::Error::from(io::ErrorKind::StorageFull)),
+        };
+        let inconsistent = || EngineError::inconsistent("order");
+        let hangs = |stopped| StopReason::DiskHangs { stopped: Box::new(stopped) };
+        let stops = [
+            (StopReason::Shutdown, false),
+            (StopReason::Engine(disk()), false),
+            (hangs(StopReason::Engine(disk())), false),
+            (StopReason::Panicked { part: "the driver" }, false),
+            (StopReason::Engine(inconsistent()), true),
+            (StopReason::Halted(Halt::NoState), true),
+            (hangs(StopReason::Halted(Halt::NoState)), true),
+            (StopReason::DirectoryChanged(Arc::new(io::ErrorKind::NotFound.into())), true),
+        ];
+        for (reason, needs) in stops {
+            assert_eq!(reason.needs_operator(), needs, "{reason}");
+        }
+        let busy = StartError::Directory(DirectoryError::Locked(PathBuf::from("data")));
+        let file = StartError::Directory(DirectoryError::NotADirectory(PathBuf::from("data")));
+        let full = OpenError::Disk { doing: "write".into(), source: io::ErrorKind::StorageFull.into() };
+        let starts = [
+            (busy, false),
+            (StartError::Journal(full), false),
+            (StartError::Engine(disk()), false),
+            (StartError::Thread(io::ErrorKind::OutOfMemory.into()), false),
+            (file, true),
+            (StartError::Journal(OpenError::NewerFormat { found: 2, known: 1 }), true),
+            (StartError::Engine(inconsistent()), true),
+            (StartError::StateLost { found: Op::ZERO, recorded: Op::new(1) }, true),
+        ];
+        for (error, needs) in starts {
+            assert_eq!(error.needs_operator(), needs, "{error}");
         }
     }
 }

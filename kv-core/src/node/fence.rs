@@ -1,7 +1,9 @@
 //! A disk that a stopped node can no longer access. An operation that is still running when the node is dropped ends
 //! at its next access, as after `kill -9`.
 
+use super::counters::Recorder;
 use super::sync::lock;
+use crate::journal;
 use crate::storage::{File, Storage};
 use std::io;
 use std::ops::Range;
@@ -20,6 +22,8 @@ const LOOK_AT_FENCE_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Fence {
     storage: Fenced<dyn Storage>,
+    /// Counts the syncs of journal files.
+    syncs: Arc<Recorder>,
     /// When the last warning about a full disk was logged.
     warned: Mutex<Option<Instant>>,
 }
@@ -29,6 +33,8 @@ pub(super) struct Fence {
 struct Fenced<T: ?Sized> {
     inner: Arc<T>,
     closed: Arc<AtomicBool>,
+    /// Counts the syncs of this file.
+    syncs: Option<Arc<Recorder>>,
 }
 
 impl<T: ?Sized> Fenced<T> {
@@ -39,23 +45,24 @@ impl<T: ?Sized> Fenced<T> {
 }
 
 impl Fence {
-    /// Wraps `inner` until `closed` is set.
-    pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>) -> Self {
-        Self { storage: Fenced { inner, closed }, warned: Mutex::default() }
+    /// Wraps `inner` until `closed` is set. `syncs` counts the syncs of journal files.
+    pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>, syncs: Arc<Recorder>) -> Self {
+        Self { storage: Fenced { inner, closed, syncs: None }, syncs, warned: Mutex::default() }
     }
 
-    fn file(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(Fenced { inner: file?, closed: self.storage.closed.clone() }))
+    fn file(&self, name: &str, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
+        let syncs = journal::is_segment(name).then(|| self.syncs.clone());
+        Ok(Arc::new(Fenced { inner: file?, closed: self.storage.closed.clone(), syncs }))
     }
 }
 
 impl Storage for Fence {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.file(self.storage.get()?.open(name))
+        self.file(name, self.storage.get()?.open(name))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.file(self.storage.get()?.create(name))
+        self.file(name, self.storage.get()?.create(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -109,7 +116,11 @@ impl File for Fenced<dyn File> {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.get()?.sync()
+        let Some(syncs) = &self.syncs else { return self.get()?.sync() };
+        let begun = Instant::now();
+        self.get()?.sync()?;
+        syncs.add(begun.elapsed());
+        Ok(())
     }
 
     fn without_readahead(&self) {

@@ -109,7 +109,7 @@ impl Health {
     }
 
     /// How far a peer's clock is ahead, in milliseconds, if there is a recent reading.
-    fn clock(&self, peer: MemberId, now: Instant) -> Option<i64> {
+    pub(super) fn clock(&self, peer: MemberId, now: Instant) -> Option<i64> {
         let (ahead, at) = lock(&self.peers).get(&peer)?.clock?;
         (now.since(at) < CLOCK_KNOWN).then_some(ahead)
     }

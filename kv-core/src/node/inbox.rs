@@ -105,6 +105,8 @@ pub(super) struct Batch {
     pub(super) expiry: Option<Option<Bytes>>,
     /// Whether an expiry was applied.
     pub(super) expired: bool,
+    /// Whether someone waits for a sign of life of the driver.
+    pub(super) ping: bool,
 }
 
 impl Batch {
@@ -125,6 +127,7 @@ impl Batch {
             && self.deadlines.is_none()
             && self.expiry.is_none()
             && !self.expired
+            && !self.ping
     }
 }
 
@@ -252,6 +255,11 @@ impl Inbox {
         self.put(|batch| batch.expired = true);
     }
 
+    /// Requests a sign of life.
+    pub(super) fn ping(&self) {
+        self.put(|batch| batch.ping = true);
+    }
+
     fn put(&self, with: impl FnOnce(&mut Batch)) {
         with(&mut lock(&self.pending).batch);
         self.arrived.notify_one();
@@ -331,6 +339,7 @@ mod tests {
     use super::*;
     use crate::ids::View;
     use crate::message::LogPoint;
+    use crate::node::metrics::RequestKind;
 
     const PEER: MemberId = MemberId::new(1);
 
@@ -425,7 +434,10 @@ mod tests {
         );
         for call in 0..3 {
             let query = Query::Get { key: Bytes::new(), at: None };
-            inbox.call(InboxCall::Read { query, reply: Responder::new(outbox.clone(), call, None) });
+            inbox.call(InboxCall::Read {
+                query,
+                reply: Responder::new(outbox.clone(), call, RequestKind::Read, None),
+            });
             assert!(inbox.take(true, false).is_empty());
         }
         assert_eq!(inbox.take(true, true).calls.len(), 3);

@@ -22,6 +22,7 @@
 //   The other pool reads old entries and the state for peers.
 // - Each member opens one connection for each peer and lane (class of traffic), and sends to its peers only on these
 //   connections. It receives from its peers on the connections that it accepted.
+// - The parts count what they do (`counters`, `meter`, `stopwatch`), and `metrics` returns what was counted.
 // - `health` checks all of these parts twice a second, and logs the conditions that an operator must know.
 // - Every queue is bounded. Queues of messages are bounded by bytes: a full queue to a peer drops messages, and a full
 //   queue from a peer makes that peer wait. Calls and watches are bounded by number and bytes over all connections. The
@@ -33,6 +34,7 @@ mod budget;
 mod builder;
 mod clock;
 mod connection;
+mod counters;
 mod credentials;
 mod driver;
 mod error;
@@ -48,6 +50,7 @@ mod lanes;
 mod link;
 mod merges;
 mod meter;
+mod metrics;
 mod pool;
 mod quota;
 mod rate;
@@ -58,6 +61,7 @@ mod shared;
 mod skips;
 mod status;
 mod stop;
+mod stopwatch;
 mod sync;
 mod tasks;
 mod transfer;
@@ -69,6 +73,9 @@ pub use builder::NodeBuilder;
 #[cfg(feature = "testing")]
 pub(crate) use builder::Test;
 pub use error::{DiskProblem, HandoverError, StartError, StopReason};
+pub use metrics::{
+    Durations, Metrics, PeerMetrics, PrimaryChange, RequestCount, RequestKind, RequestOutcome,
+};
 
 pub use crate::engine::EngineError;
 pub use crate::ids::{Incarnation, Op};
@@ -176,6 +183,21 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> MemberStatus {
         status::status(&self.shared)
+    }
+
+    /// The numbers by which the member is monitored. This method never blocks, and reads a few hundred numbers.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        metrics::metrics(&self.shared)
+    }
+
+    /// Whether the member runs, and its main task does something within two seconds. If this returns false, only a
+    /// restart of the member helps. A member that cannot serve, for example because there is no quorum, is responsive.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn is_responsive(&self) -> bool {
+        metrics::is_responsive(&self.shared).await
     }
 
     /// A new client of the cluster. It reaches this member inside the process, and the other members through the

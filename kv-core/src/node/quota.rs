@@ -47,7 +47,6 @@ impl Quota {
     }
 
     /// How much is taken.
-    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::SeqCst)
     }

@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Share, Use};
 use super::meter::Meter;
+use super::metrics::RequestKind;
 use super::pool::JobOwner;
 use super::quota::{Account, COUNTED, Quota, REQUESTS};
 use super::sync::lock;
@@ -267,15 +268,16 @@ impl Drop for Outbox {
 pub(super) struct Responder {
     outbox: Arc<Outbox>,
     call: u64,
+    kind: RequestKind,
     begun: Instant,
     _permit: Option<Permit>,
 }
 
 impl Responder {
     /// Creates the responder for `call`. Only a call that is answered at once needs no permit.
-    pub(super) fn new(outbox: Arc<Outbox>, call: u64, permit: Option<Permit>) -> Self {
+    pub(super) fn new(outbox: Arc<Outbox>, call: u64, kind: RequestKind, permit: Option<Permit>) -> Self {
         lock(&outbox.state).open += 1;
-        Self { outbox, call, begun: Instant::now(), _permit: permit }
+        Self { outbox, call, kind, begun: Instant::now(), _permit: permit }
     }
 
     /// The owner of the job that answers this call.
@@ -305,7 +307,7 @@ impl Responder {
     }
 
     pub(super) fn send(self, answer: Answer) {
-        self.outbox.admission.meter.note(&answer, self.begun.elapsed());
+        self.outbox.admission.meter.note(self.kind, &answer, self.begun.elapsed());
         self.outbox.answer(self.call, answer);
     }
 }
@@ -428,15 +430,15 @@ mod tests {
         let admission = admission();
         let outbox = Outbox::new(admission.clone(), Arc::default());
         for call in 0..20 {
-            Responder::new(outbox.clone(), call, None).send(value(1 << 20));
+            Responder::new(outbox.clone(), call, RequestKind::Read, None).send(value(1 << 20));
         }
-        assert!(Responder::new(outbox.clone(), 20, None).is_backlogged());
+        assert!(Responder::new(outbox.clone(), 20, RequestKind::Read, None).is_backlogged());
         let answers = outbox.take(usize::MAX).await;
         let shed = answers.iter().filter(|(it, _)| it.answer == Answer::Overloaded).count();
         assert_eq!(answers.len(), 20);
         assert_eq!(shed, 5, "15 answers of a little over 1 MiB fit 16 MiB");
         // Answers count until they have been sent.
-        Responder::new(outbox.clone(), 20, None).send(value(1 << 20));
+        Responder::new(outbox.clone(), 20, RequestKind::Read, None).send(value(1 << 20));
         assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Overloaded);
         let bytes = answers.iter().map(|(_, share)| share.bytes()).sum();
         assert_eq!(admission.budget.held(), bytes);
@@ -461,8 +463,8 @@ mod tests {
             next: crate::message::Position::after(Revision::ZERO),
             more: false,
         };
-        Responder::new(outbox.clone(), 0, None).send(watched());
-        Responder::new(outbox.clone(), 1, None).send(watched());
+        Responder::new(outbox.clone(), 0, RequestKind::Read, None).send(watched());
+        Responder::new(outbox.clone(), 1, RequestKind::Read, None).send(watched());
         let answers = outbox.take(usize::MAX).await;
         assert!(matches!(answers[0].0.answer, Answer::Watched { .. }), "where nothing else waits");
         assert_eq!(answers[1].0.answer, Answer::Overloaded);
@@ -474,10 +476,12 @@ mod tests {
         let admission = admission();
         let crowd: Vec<_> = (0..10).map(|_| Outbox::new(admission.clone(), Arc::default())).collect();
         for outbox in &crowd {
-            (0..10).for_each(|call| Responder::new(outbox.clone(), call, None).send(value(1 << 20)));
+            (0..10).for_each(|call| {
+                Responder::new(outbox.clone(), call, RequestKind::Read, None).send(value(1 << 20))
+            });
         }
         assert!(admission.budget.held() <= 49 << 20, "three quarters of 64 MiB are for answers");
-        Responder::new(crowd[9].clone(), 10, None).send(Answer::Done);
+        Responder::new(crowd[9].clone(), 10, RequestKind::Read, None).send(Answer::Done);
         let last = crowd[9].take(usize::MAX).await;
         assert_eq!(last[0].0.answer, Answer::Overloaded);
         assert_eq!(last[10].0.answer, Answer::Done);
@@ -496,9 +500,9 @@ mod tests {
         let admission = Admission::new(256 << 20);
         let outbox = Outbox::new(admission.clone(), Arc::default());
         for call in 0..70 {
-            Responder::new(outbox.clone(), call, None).send(large.clone());
+            Responder::new(outbox.clone(), call, RequestKind::Read, None).send(large.clone());
         }
-        Responder::new(outbox.clone(), 70, None).send(written(vec![StepResult::Put; 64]));
+        Responder::new(outbox.clone(), 70, RequestKind::Read, None).send(written(vec![StepResult::Put; 64]));
         let answers = outbox.take(usize::MAX).await;
         let abandoned = answers.iter().filter(|(it, _)| it.answer == Answer::Abandoned).count();
         assert_eq!((answers.len(), abandoned), (71, 7), "63 of a little over 1 MiB fit 64 MiB");
@@ -508,8 +512,9 @@ mod tests {
     #[tokio::test]
     async fn a_connection_waits_for_room_when_too_many_calls_are_open() {
         let outbox = Outbox::new(admission(), Arc::default());
-        let mut open: Vec<_> =
-            (0..CALLS_PER_CONNECTION as u64).map(|call| Responder::new(outbox.clone(), call, None)).collect();
+        let mut open: Vec<_> = (0..CALLS_PER_CONNECTION as u64)
+            .map(|call| Responder::new(outbox.clone(), call, RequestKind::Read, None))
+            .collect();
         let mut room = Box::pin(outbox.wait_for_room());
         assert!(futures::poll!(&mut room).is_pending());
         drop(open.pop());
@@ -564,8 +569,8 @@ mod tests {
     fn a_closed_connection_takes_no_answers() {
         let admission = admission();
         let outbox = Outbox::new(admission.clone(), Arc::default());
-        let waiting = Responder::new(outbox.clone(), 1, None);
-        Responder::new(outbox.clone(), 2, None).send(Answer::Done);
+        let waiting = Responder::new(outbox.clone(), 1, RequestKind::Read, None);
+        Responder::new(outbox.clone(), 2, RequestKind::Read, None).send(Answer::Done);
         outbox.close();
         assert!(waiting.is_backlogged());
         waiting.send(Answer::Done);

@@ -3,6 +3,7 @@
 use super::StopReason;
 use super::applier::ApplierQueue;
 use super::clock::Clock;
+use super::counters::{Counters, Recorder};
 use super::credentials::ClientList;
 use super::health::Health;
 use super::idle::IdleTracker;
@@ -81,6 +82,8 @@ pub(super) struct Shared {
     pub(super) skips: Mutex<Skips>,
     /// What an operator must see.
     pub(super) health: Health,
+    /// What the parts count.
+    pub(super) counters: Counters,
     pub(super) admission: Arc<Admission>,
     /// What each client holds.
     pub(super) accounts: Accounts,
@@ -93,6 +96,8 @@ pub(super) struct Shared {
 
     /// What the driver reports about itself.
     pub(super) status: StatusCell,
+    /// How often the driver has given a sign of life on request.
+    pub(super) pings_answered: watch::Sender<u64>,
     /// Shutting down: no new calls.
     pub(super) closing: watch::Sender<bool>,
     /// Why the node is about to stop: it serves nobody any more, but gives the primary role away first.
@@ -136,6 +141,8 @@ pub(super) struct SharedParts {
     pub(super) span: tracing::Span,
     pub(super) fence: Arc<AtomicBool>,
     pub(super) log: LogReader,
+    /// Counts the syncs of the journal.
+    pub(super) syncs: Arc<Recorder>,
     pub(super) durable_op: Op,
     pub(super) clock: Clock,
     pub(super) quiet: IdleTracker,
@@ -146,6 +153,7 @@ impl Shared {
     pub(super) fn new(parts: SharedParts) -> Arc<Self> {
         Arc::new(Self {
             lanes: Lanes::new(&parts.cluster, parts.me),
+            counters: Counters::new(&parts.cluster, parts.me, parts.syncs),
             me: parts.me,
             role: parts.role,
             cluster: parts.cluster,
@@ -174,6 +182,7 @@ impl Shared {
             admission: Admission::new(parts.options.client_memory_bytes),
             options: parts.options,
             status: StatusCell::default(),
+            pings_answered: watch::Sender::new(0),
             closing: watch::Sender::new(false),
             retiring: watch::Sender::new(None),
             stop: watch::Sender::new(None),

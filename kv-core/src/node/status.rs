@@ -1,22 +1,29 @@
 //! The status of the member: written by the driver, and read by anyone without waiting.
 
+use super::counters::count;
+use super::metrics::PrimaryChange;
 use super::shared::Shared;
 use super::sync::lock;
 use crate::ids::{Instant, MemberId, Op, View};
 use crate::message::{MemberState, MemberStatus, Message, PeerStatus};
 use crate::replica::{Replica, ReplicaStatus, Status};
+use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// A suspicion older than this without a view change has been withdrawn.
 const SUSPICION: Duration = Duration::from_secs(5);
+/// How many primaries are remembered.
+const PRIMARIES: usize = 8;
 
 /// What the driver last reported.
 #[derive(Debug, Default)]
 pub(super) struct StatusCell {
     replica: watch::Sender<Option<ReplicaStatus>>,
     numbers: Mutex<Numbers>,
+    /// The last primaries, oldest first.
+    primaries: Mutex<VecDeque<PrimaryChange>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -39,6 +46,19 @@ impl StatusCell {
     pub(super) fn progress(&self) -> (Option<Op>, Vec<PeerStatus>) {
         let numbers = lock(&self.numbers);
         ((!numbers.peers.is_empty()).then_some(numbers.commit), numbers.peers.clone())
+    }
+
+    /// The last primaries that began to serve, oldest first.
+    pub(super) fn primaries(&self) -> Vec<PrimaryChange> {
+        lock(&self.primaries).iter().copied().collect()
+    }
+
+    fn remember(&self, change: PrimaryChange) {
+        let mut primaries = lock(&self.primaries);
+        if primaries.len() >= PRIMARIES {
+            primaries.pop_front();
+        }
+        primaries.push_back(change);
     }
 
     /// Notifies of every change.
@@ -84,16 +104,29 @@ impl Reporter {
             (Some(primary), Some((_, before))) if primary != before => {
                 let took = self.suspected.take().map(|since| now.since(since));
                 self.last_failover = took.or(self.last_failover);
-                self.served = Some((status.view, primary));
+                self.serves(status.view, primary, took, shared);
             }
             (Some(primary), _) => {
                 self.suspected = None;
-                self.served = Some((status.view, primary));
+                self.serves(status.view, primary, None, shared);
             }
             (None, Some(_)) => self.suspect(now),
             (None, None) => {}
         }
-        shared.status.replica.send_replace(Some(status));
+        let before = shared.status.replica.send_replace(Some(status));
+        if before.is_some_and(|before| before.view < status.view) {
+            count(&shared.counters.view_changes);
+        }
+    }
+
+    /// This member serves as the primary of this view.
+    fn serves(&mut self, view: View, primary: MemberId, took: Option<Duration>, shared: &Shared) {
+        let served = Some((view, primary));
+        if self.served != served {
+            let at = UNIX_EPOCH + shared.clock.wall();
+            shared.status.remember(PrimaryChange { view, primary, at, took });
+        }
+        self.served = served;
     }
 
     /// Updates the numbers.

@@ -74,6 +74,7 @@ impl Bench {
             span: tracing::Span::none(),
             fence: Arc::default(),
             log: journal.reader(),
+            syncs: Arc::default(),
             durable_op: Op::ZERO,
             seed: 1,
         });
@@ -304,7 +305,7 @@ async fn a_client_cannot_speak_as_a_member() {
 fn a_closed_fence_blocks_everything() {
     let dir = tempfile::tempdir().unwrap();
     let closed = Arc::<AtomicBool>::default();
-    let fence = Fence::new(Directory::open(dir.path()).unwrap(), closed.clone());
+    let fence = Fence::new(Directory::open(dir.path()).unwrap(), closed.clone(), Arc::default());
     let file = fence.create("file").unwrap();
     file.write_at(b"before", 0).unwrap();
     file.sync().unwrap();

@@ -83,6 +83,7 @@ mod tests {
     use super::*;
     use crate::ids::{RequestNumber, Revision, SessionId};
     use crate::message::Rejection;
+    use crate::node::metrics::RequestKind;
     use crate::node::reply::Admission;
 
     const KEY: RequestKey = RequestKey::Numbered(SessionId::new(1), RequestNumber::new(2));
@@ -101,21 +102,24 @@ mod tests {
     async fn a_retry_is_not_proposed_again_and_all_callers_are_answered() {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
-        assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, None)));
-        assert!(!waiters.join(KEY, Responder::new(outbox.clone(), 2, None)));
+        assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, RequestKind::Write, None)));
+        assert!(!waiters.join(KEY, Responder::new(outbox.clone(), 2, RequestKind::Write, None)));
         waiters.applied(vec![applied()]);
         let mut calls: Vec<u64> =
             outbox.take(usize::MAX).await.iter().map(|(answer, _)| answer.call).collect();
         calls.sort_unstable();
         assert_eq!(calls, [1, 2]);
-        assert!(waiters.join(KEY, Responder::new(outbox, 3, None)), "nobody waits any more");
+        assert!(
+            waiters.join(KEY, Responder::new(outbox, 3, RequestKind::Write, None)),
+            "nobody waits any more"
+        );
     }
 
     #[tokio::test]
     async fn abandoned_callers_get_an_unknown_outcome() {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
-        assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, None)));
+        assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, RequestKind::Write, None)));
         waiters.abandon();
         assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Abandoned);
         assert!(outbox.is_idle());
@@ -126,7 +130,7 @@ mod tests {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         for call in 0..100 {
-            waiters.join(KEY, Responder::new(outbox.clone(), call, None));
+            waiters.join(KEY, Responder::new(outbox.clone(), call, RequestKind::Write, None));
         }
         assert_eq!(lock(&waiters.waiting)[&KEY].more.len(), MORE);
     }

@@ -189,6 +189,10 @@ pub(crate) async fn f_disk_12_an_unreadable_journal_is_repaired_from_the_others(
             break;
         }
     }
+    eventually("a repair in the metrics", async || {
+        (0..3).any(|member| harness.node(member).metrics().repairs > 0)
+    })
+    .await;
     for n in 0..written {
         let record = client.get(format!("big/{n}")).await.expect("it can be read").expect("it is there");
         assert_eq!(record.value, value);

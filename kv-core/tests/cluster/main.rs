@@ -18,6 +18,7 @@ mod links;
 mod load;
 #[cfg(feature = "certs")]
 mod logs;
+mod metrics;
 mod offline;
 mod options;
 #[cfg(feature = "certs")]

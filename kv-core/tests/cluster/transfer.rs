@@ -71,6 +71,10 @@ pub(crate) async fn t8_a_member_that_was_away_for_long_receives_the_state_while_
     load.progress(50).await;
     caught_up(&harness, away).await;
     assert!(bytes_of(harness.dirs[away].path(), "state") > 4 << 20);
+    let (received, sent) = (harness.node(away).metrics(), harness.node(primary).metrics());
+    assert_eq!((received.state_transfers > 0, sent.state_transfers), (true, 0));
+    assert!(received.state_bytes > 4 << 20, "{} bytes", received.state_bytes);
+    assert!(sent.checkpoints.latencies().count() > 0, "there were many bytes to write");
     // Of pieces that were not needed in the end nothing stays, once the own checkpoint has come as far.
     fill(&client, 200, 8 << 10).await;
     let pieces = async || bytes_of(harness.dirs[away].path(), "state.transfer");

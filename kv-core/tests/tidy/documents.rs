@@ -26,6 +26,26 @@ pub(crate) fn stray_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<S
     strays.map(|name| format!("{name}: not part of the top level")).collect()
 }
 
+/// The folders of crates in the manifest of the workspace that the list of ignored files (`.dockerignore`) does not
+/// permit.
+pub(crate) fn missing_in_container(workspace: &str, list: &str) -> Vec<String> {
+    let members = workspace.lines().find_map(|line| line.strip_prefix("members = ")).unwrap_or_default();
+    let mut folders: Vec<&str> =
+        quoted(members).map(|path| path.split('/').next().unwrap_or_default()).collect();
+    folders.dedup();
+    assert!(!folders.is_empty(), "the workspace has members");
+    let is_there = |folder: &&str| list.lines().any(|line| line.strip_prefix('!') == Some(*folder));
+    folders
+        .into_iter()
+        .filter(|folder| !is_there(folder))
+        .map(|folder| format!("!{folder} is missing"))
+        .collect()
+}
+
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('"').skip(1).step_by(2)
+}
+
 /// The names at the top level.
 pub(crate) fn top_level() -> Vec<String> {
     let entries = fs::read_dir(root()).expect("the workspace is readable");
@@ -295,6 +315,13 @@ pub(crate) fn unknown_tests(rows: &[(String, Vec<String>)], sources: &[Source]) 
 
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crate_that_a_container_does_not_get_is_reported() {
+        let workspace = "[workspace]\nmembers = [\"a\", \"a/b\", \"c\", \"d\"]\n";
+        assert_eq!(missing_in_container(workspace, "*\n!a\n!c\n!d\n"), [""; 0]);
+        assert_eq!(missing_in_container(workspace, "*\n!a\n!cc\nd\n"), ["!c is missing", "!d is missing"]);
+    }
 
     #[test]
     fn an_example_that_names_a_closed_module_is_reported() {

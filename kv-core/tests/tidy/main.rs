@@ -105,6 +105,15 @@ fn the_top_level_is_as_designed() {
     assert!(strays.is_empty(), "{}", strays.join("\n"));
 }
 
+/// A build in a container gets only the folders that its list names.
+#[test]
+fn a_container_is_built_from_all_crates() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
+    let (workspace, list) = (read("Cargo.toml"), read("kv-bin/packaging/Dockerfile.dockerignore"));
+    let missing = documents::missing_in_container(&workspace, &list);
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 #[test]
 fn the_table_of_messages_matches_the_code() {
     let text =

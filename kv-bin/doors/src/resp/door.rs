@@ -3,11 +3,11 @@
 use super::clock::ClusterClock;
 use super::command::{Call, Direct, Run, Step};
 use super::cursors::Cursors;
-use super::memory::{Memory, Share};
 use super::overlay::{Change, Guard, Overlay};
 use super::registry::Registry;
 use super::reply::Reply;
 use super::{RespOptions, errors};
+use crate::memory::{Memory, Share};
 use bytes::Bytes;
 use kv_core::Client;
 use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transaction};

@@ -18,7 +18,6 @@ mod cursors;
 mod door;
 mod errors;
 mod glob;
-mod memory;
 mod overlay;
 mod parse;
 mod primary;

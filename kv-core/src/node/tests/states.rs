@@ -7,6 +7,7 @@ use crate::ids::{Anchor, Hash, Revision, Timestamp};
 use crate::message::{Answer, EntryMeta, FormationStep, LogPoint, Query, Recovered};
 use crate::node::StopReason;
 use crate::node::driver::Driver;
+use crate::node::metrics::RequestKind;
 use crate::node::reads::Reads;
 use crate::node::reply::{Admission, Outbox, Responder};
 use crate::replica::{Input, Replica, ReplicaConfig};
@@ -23,7 +24,7 @@ async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for
     let outbox = Outbox::new(Admission::new(64 << 20), Arc::default());
     let (shared, now) = (&bench.shared, bench.shared.clock.monotonic());
     let mut reads = Reads::default();
-    let reply = |call| Responder::new(outbox.clone(), call, None);
+    let reply = |call| Responder::new(outbox.clone(), call, RequestKind::Read, None);
     shared.set_state(state(3).reader());
     let ticket = reads.add(vec![(get(), reply(1))]);
     reads.confirmed(&[ticket], Op::new(3), Op::new(3), shared);

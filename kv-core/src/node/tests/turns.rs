@@ -8,6 +8,7 @@ use crate::message::{Command, Operation, Request};
 use crate::node::driver::Driver;
 use crate::node::inbox::{InboxCall, RequestKey};
 use crate::node::lanes::{Outgoing, Queue};
+use crate::node::metrics::RequestKind;
 use crate::node::reply::{Admission, Outbox, Responder};
 use crate::replica::{Replica, ReplicaConfig};
 use futures::FutureExt;
@@ -43,7 +44,7 @@ impl Turns {
 
     fn call(&mut self) {
         self.calls += 1;
-        let reply = Responder::new(self.outbox.clone(), self.calls, None);
+        let reply = Responder::new(self.outbox.clone(), self.calls, RequestKind::Read, None);
         let query = Query::Get { key: "key".into(), at: None };
         self.bench.shared.inbox.call(InboxCall::Read { query, reply });
     }
@@ -56,7 +57,7 @@ impl Turns {
         let put = Command::Put { key, value, condition: None, life: Default::default() };
         let operation = Operation::Command(put);
         let request = Request { session, number, acked_through: RequestNumber::ZERO, operation }.encode();
-        let reply = Responder::new(self.outbox.clone(), self.calls, None);
+        let reply = Responder::new(self.outbox.clone(), self.calls, RequestKind::Write, None);
         let key = RequestKey::Numbered(session, number);
         self.bench.shared.inbox.call(InboxCall::Write { key, request, reply });
     }
@@ -265,6 +266,21 @@ async fn the_journal_does_not_wait_for_other_tasks() {
     assert!(!turns.has_control(), "it does not wait for calls that cannot be taken");
     assert!(writes(&turns).0 > before, "it waits for the turn of others");
     assert_eq!(turns.waiting(), 1);
+}
+
+/// A watchdog must not restart a member because its disk hangs.
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_while_the_journal_has_no_room() {
+    let mut turns = Turns::new();
+    while turns.bench.shared.writes.with(|writes| writes.has_room()) {
+        (0..100).for_each(|_| turns.vote());
+        turns.turn();
+    }
+    let answered = turns.bench.shared.pings_answered.subscribe();
+    turns.bench.shared.inbox.ping();
+    assert!(!answered.has_changed().unwrap(), "the driver has not run");
+    turns.turn();
+    assert!(answered.has_changed().unwrap());
 }
 
 /// Rule R1: reads that arrive together share a round. A read that arrives after a round has begun waits for the next

@@ -10,10 +10,10 @@ mod transaction;
 
 use super::command::{Call, Direct, Refusal, Run, SessionCommand};
 use super::door::{Door, GroupError, NO_MEMORY, Reads, Watched};
-use super::memory::Share;
 use super::parse::{Parser, ParserLimits, bytes_of};
 use super::registry::Entry;
 use super::reply::{Protocol, Reply};
+use crate::memory::Share;
 use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::io;

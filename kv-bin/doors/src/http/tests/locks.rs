@@ -1,0 +1,121 @@
+//! Locks and elections of etcd's gateway.
+
+use super::*;
+
+async fn lease(connection: &mut Connection) -> Value {
+    connection.post("/v3/lease/grant", json!({"TTL": 60})).await["ID"].clone()
+}
+
+/// Sends a request on a connection of its own, and returns it before it is answered.
+async fn begin(door: &Arc<Door>, path: &str, body: Value) -> Connection {
+    let mut connection = Connection::open(door);
+    let body = body.to_string();
+    let length = body.len();
+    connection
+        .send(format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"))
+        .await;
+    connection
+}
+
+/// Waits until this many keys begin with the prefix.
+async fn until_waiting(door: &Arc<Door>, prefix: &str, count: u64) {
+    timeout(LIMIT, async {
+        while door.client.count(prefix).await.unwrap() != count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("they wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_has_one_holder_after_the_other() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let (one, other, third) =
+        (lease(&mut connection).await, lease(&mut connection).await, lease(&mut connection).await);
+    let request = |lease: &Value| json!({"name": b64("l"), "lease": lease});
+    let held = connection.post("/v3/lock/lock", request(&one)).await["key"].clone();
+    let name = format!("l/{:x}", one.as_str().unwrap().parse::<u64>().unwrap());
+    assert_eq!(held, b64(name));
+    // The same client has it already.
+    assert_eq!(connection.post("/v3/lock/lock", request(&one)).await["key"], held);
+    let mut second = begin(&door, "/v3/lock/lock", request(&other)).await;
+    until_waiting(&door, "l/", 2).await;
+    let mut last = begin(&door, "/v3/lock/lock", request(&third)).await;
+    until_waiting(&door, "l/", 3).await;
+    connection.post("/v3/lock/unlock", json!({"key": held})).await;
+    let answer = second.answer().await;
+    assert_eq!(answer.status, 200);
+    // It is passed on when a lease ends, too.
+    connection.post("/v3/lease/revoke", json!({"ID": other})).await;
+    let held = last.answer().await.json()["key"].clone();
+    connection.post("/v3/lock/unlock", json!({"key": held})).await;
+    until_waiting(&door, "l/", 0).await;
+    // Without a lease, one is granted.
+    let held = connection.post("/v3/lock/lock", json!({"name": b64("l")})).await;
+    assert!(held["key"].is_string());
+    connection
+        .refused("/v3/lock/lock", json!({"name": b64("l"), "lease": "77777"}), 5, "lease not found")
+        .await;
+    connection.refused("/v3/lock/lock", json!({}), 3, "name is empty").await;
+    assert_eq!(door.watches.available_permits(), door.options.max_watches);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_gone_or_has_lost_its_lease_gets_no_lock() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let (one, other, third) =
+        (lease(&mut connection).await, lease(&mut connection).await, lease(&mut connection).await);
+    let held = connection.post("/v3/lock/lock", json!({"name": b64("l"), "lease": one})).await["key"].clone();
+    let gone = begin(&door, "/v3/lock/lock", json!({"name": b64("l"), "lease": other})).await;
+    until_waiting(&door, "l/", 2).await;
+    let mut expired = begin(&door, "/v3/lock/lock", json!({"name": b64("l"), "lease": third})).await;
+    until_waiting(&door, "l/", 3).await;
+    drop(gone);
+    until_waiting(&door, "l/", 2).await;
+    connection.post("/v3/lease/revoke", json!({"ID": third})).await;
+    connection.post("/v3/lock/unlock", json!({"key": held})).await;
+    let answer = expired.answer().await;
+    assert_eq!((answer.status, &answer.json()["message"]), (400, &json!("mutex: session is expired")));
+    until_waiting(&door, "l/", 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_election_has_one_leader_after_the_other() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let name = json!({"name": b64("e")});
+    connection.refused("/v3/election/leader", name.clone(), 5, "election: no leader").await;
+    let mut observer = begin(&door, "/v3/election/observe", name.clone()).await;
+    assert_eq!(observer.head().await.unwrap().status, 200);
+    let (one, other) = (lease(&mut connection).await, lease(&mut connection).await);
+    let campaign =
+        |lease: &Value, value: &str| json!({"name": b64("e"), "lease": lease, "value": b64(value)});
+    let first = connection.post("/v3/election/campaign", campaign(&one, "ann")).await["leader"].clone();
+    assert_eq!((&first["name"], &first["lease"]), (&json!(b64("e")), &one));
+    let leader = connection.post("/v3/election/leader", name.clone()).await;
+    assert_eq!((&leader["kv"]["value"], &leader["kv"]["key"]), (&json!(b64("ann")), &first["key"]));
+    let mut next = begin(&door, "/v3/election/campaign", campaign(&other, "bob")).await;
+    until_waiting(&door, "e/", 2).await;
+    let proclaim = json!({"leader": first, "value": b64("anne")});
+    connection.post("/v3/election/proclaim", proclaim.clone()).await;
+    // A campaign that is repeated with another value changes it.
+    connection.post("/v3/election/campaign", campaign(&one, "anna")).await;
+    assert_eq!(connection.post("/v3/election/leader", name).await["kv"]["value"], b64("anna"));
+    connection.post("/v3/election/resign", json!({"leader": first})).await;
+    let second = next.answer().await.json()["leader"].clone();
+    connection.refused("/v3/election/proclaim", proclaim, 9, "election: not leader").await;
+    connection.refused("/v3/election/proclaim", json!({"value": ""}), 3, "\"leader\"").await;
+    // One that leads no more resigns nobody else.
+    connection.post("/v3/election/resign", json!({"leader": first})).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&json!(b64("bob"))) {
+        let line: Value = serde_json::from_slice(&observer.chunk().await).unwrap();
+        seen.push(line["result"]["kv"]["value"].clone());
+    }
+    assert_eq!(seen, ["ann", "anne", "anna", "bob"].map(|value| json!(b64(value))));
+    connection.post("/v3/election/resign", json!({"leader": second})).await;
+    until_waiting(&door, "e/", 0).await;
+}

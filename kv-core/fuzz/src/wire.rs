@@ -69,6 +69,8 @@ pub fn hello(data: &[u8]) {
         cluster: CLUSTER.into(),
         me: MemberId::new(1),
         members: (0..3).map(member).collect(),
+        is_changed: false,
+        former: Vec::new(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&Options::default()),
         life: 1,

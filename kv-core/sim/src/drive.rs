@@ -179,6 +179,8 @@ impl World {
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadStop { stop } => self.read_stop(member, stop),
             Output::Entered { configuration } => self.entered(member, *configuration),
+            // Everybody can reach everybody.
+            Output::Reach { .. } => {}
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
             Output::Status(status) => {

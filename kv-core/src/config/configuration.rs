@@ -21,6 +21,14 @@ pub struct DiskId(pub u128);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct HistoryId(pub u128);
 
+impl HistoryId {
+    /// What members of later epochs compare, instead of their member lists.
+    #[must_use]
+    pub fn fingerprint(self) -> Hash {
+        Hash::of(&self.0.to_le_bytes())
+    }
+}
+
 /// The ids that members have or had: one bit for each.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct UsedIds([u8; 32]);

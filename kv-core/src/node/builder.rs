@@ -5,6 +5,7 @@ use super::counters::Recorder;
 use super::credentials::{self, ClientList};
 use super::fence::Fence;
 use super::idle::IdleTracker;
+use super::members::{Members, member_infos};
 use super::shared::{Shared, SharedParts};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
@@ -17,7 +18,7 @@ use crate::kv::{self, Receiver, StateMachine};
 use crate::message::{CheckpointAlignment, FormationStep, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, DirectoryError, Storage};
-use crate::wire::{Expectation, Limits, MemberInfo};
+use crate::wire::{Expectation, Limits};
 use kv_transport::{Listener, Peer, Transport, TransportError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
@@ -209,11 +210,16 @@ impl NodeBuilder {
         };
 
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
+        let formed = expectation(&cluster, me, &options);
+        let members =
+            Members::new(me, cluster.clone(), Expectation { authenticated, life: random(), ..formed });
+        if let Some(membership) = &opened.recovered.membership {
+            members.enter(&membership.configuration);
+        }
         let shared = Shared::new(SharedParts {
             me,
             role,
-            expectation: Expectation { authenticated, life: random(), ..expectation(&cluster, me, &options) },
-            cluster: cluster.clone(),
+            members,
             options: options.clone(),
             transport,
             clients,
@@ -404,17 +410,14 @@ async fn bind(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listen
 
 /// What the hello of a caller is checked against.
 pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) -> Expectation {
-    let members = cluster.members().map(|member| MemberInfo {
-        id: member.id,
-        address: member.address.clone(),
-        role: member.role,
-    });
     let small = |bytes: usize| u32::try_from(bytes).expect("checked by Options::check");
     Expectation {
         cluster: cluster.name().to_owned(),
         me,
-        members: members.collect(),
+        members: member_infos(cluster),
         fingerprint: cluster.fingerprint(),
+        is_changed: false,
+        former: Vec::new(),
         options: FixedOptions::from(options),
         limits: Limits {
             max_key_bytes: small(options.max_key_bytes),

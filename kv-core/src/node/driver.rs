@@ -4,6 +4,7 @@ use super::StopReason;
 use super::counters::count;
 use super::inbox::{Batch, InboxCall};
 use super::lanes::Entries;
+use super::link;
 use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
@@ -275,7 +276,8 @@ impl Driver {
             return self.not_primary();
         }
         let (me, now) = (self.shared.me, self.shared.clock.monotonic());
-        let others = self.shared.cluster.voters().filter(|it| it.role == Role::Data && it.id != me);
+        let members = self.shared.members.now();
+        let others = members.cluster.voters().filter(|it| it.role == Role::Data && it.id != me);
         let candidates: Vec<MemberId> =
             successor.map_or_else(|| others.map(|other| other.id).collect(), |named| vec![named]);
         let checks = candidates.iter().map(|id| self.replica.check_successor(*id, now));
@@ -480,7 +482,8 @@ impl Driver {
                 };
                 self.replica.handle(self.shared.clock.now(), answer);
             }
-            Output::Entered { .. } => {}
+            Output::Entered { configuration } => link::open(shared, shared.members.enter(&configuration)),
+            Output::Reach { configuration } => link::open(shared, shared.members.reach(&configuration)),
             Output::ReadReady { tickets, op } => self.reads.confirmed(&tickets, op, self.applied, shared),
             Output::ReadsRefused { tickets } => {
                 let answer = self.not_primary();

@@ -98,7 +98,7 @@ impl Shared {
 
     /// Whether another state can take the place of one that failed so.
     pub(super) fn can_replace_state(&self, error: &EngineError) -> bool {
-        matches!(error, EngineError::Damaged { .. }) && has_data_peer(&self.cluster, self.me)
+        matches!(error, EngineError::Damaged { .. }) && has_data_peer(&self.members.now().cluster, self.me)
     }
 }
 

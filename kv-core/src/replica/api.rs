@@ -235,6 +235,11 @@ pub enum Output {
         /// The configuration of the epoch.
         configuration: Box<Configuration>,
     },
+    /// There is a later epoch, and this member lacks what leads to it: members of this configuration must be called.
+    Reach {
+        /// The configuration of that epoch.
+        configuration: Box<Configuration>,
+    },
     /// Everything up to this point is committed. Apply it in order from the journal (the entry may still be in its
     /// memory only).
     Commit {

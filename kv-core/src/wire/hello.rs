@@ -12,6 +12,12 @@ use std::time::Duration;
 /// change of the member list.
 pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 9 };
 
+/// The first version of the protocol with the messages about epochs.
+const FIRST_WITH_EPOCHS: u16 = 9;
+
+/// The feature of a member whose member list has been changed: its fingerprint is that of the cluster's history.
+const CHANGED: u64 = 1;
+
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VersionRange {
@@ -53,7 +59,7 @@ pub struct Hello {
     /// The lane of this connection.
     #[serde(with = "lane_code")]
     pub lane: Lane,
-    /// Optional features, one bit each. Unknown ones are ignored. None exist yet.
+    /// Optional features, one bit each. Unknown ones are ignored.
     pub features: u64,
     /// Who it is.
     pub caller: Caller,
@@ -100,7 +106,8 @@ impl Hello {
             life: expectation.life,
         };
         let cluster = ClusterId::of_name(&expectation.cluster);
-        Self { protocol: PROTOCOL, cluster, lane, features: 0, caller }
+        let features = if expectation.is_changed { CHANGED } else { 0 };
+        Self { protocol: PROTOCOL, cluster, lane, features, caller }
     }
 }
 
@@ -192,8 +199,12 @@ pub struct Expectation {
     /// The id of this member.
     pub me: MemberId,
     pub members: Vec<MemberInfo>,
-    /// The hash of the member list: name, ids and roles.
+    /// The hash of the member list: name, ids and roles. After a change of the list, that of the cluster's history.
     pub fingerprint: Hash,
+    /// The member list has been changed.
+    pub is_changed: bool,
+    /// The members that the last change removed.
+    pub former: Vec<MemberId>,
     /// The options that are fixed when the cluster forms.
     pub options: FixedOptions,
     /// The limits for clients.
@@ -251,6 +262,16 @@ pub enum Refusal {
          (addresses may differ)"
     )]
     Configuration {
+        /// The id of this member.
+        me: MemberId,
+        /// The id of the caller.
+        id: MemberId,
+    },
+    /// The histories differ.
+    #[error(
+        "member {id} belongs to another cluster than member {me}, which was formed with the same name: check the addresses"
+    )]
+    OtherHistory {
         /// The id of this member.
         me: MemberId,
         /// The id of the caller.
@@ -352,19 +373,35 @@ impl Expectation {
         if hello.lane != lane || for_client != (lane == Lane::Client) {
             return Err(Refusal::Lane { lane });
         }
-        self.judge_identity(&hello.caller, peer)?;
+        let theirs_changed = hello.features & CHANGED != 0;
+        let is_changed = self.is_changed || theirs_changed;
+        if is_changed && protocol < FIRST_WITH_EPOCHS && !for_client {
+            return Err(Refusal::Version { me, theirs });
+        }
+        self.judge_identity(&hello.caller, peer, is_changed)?;
         if let Caller::Member { id, to, fingerprint, ref options, .. } = hello.caller {
             if to != me {
                 return Err(Refusal::OtherMember { me, wanted: to });
             }
-            if id == me || self.member(id).is_none() {
+            // A member that has missed a change is told of it. One that was removed may lack, or be the only one that has,
+            // what the epoch before has committed.
+            let is_heard = match self.member(id) {
+                Some(_) => true,
+                None if self.former.contains(&id) => lane != Lane::Log,
+                None => is_changed && lane == Lane::Control,
+            };
+            if id == me || !is_heard {
                 return Err(Refusal::NotAPeer { me, id });
             }
             if let Err(OptionMismatch { option, formed: ours, found: theirs }) = self.options.check(options) {
                 return Err(Refusal::OtherOption { me, id, option, theirs, ours });
             }
-            if fingerprint != self.fingerprint {
-                return Err(Refusal::Configuration { me, id });
+            // If only one of the two has changed, the other one lacks a change, or has another history. Its log shows it.
+            if theirs_changed == self.is_changed && fingerprint != self.fingerprint {
+                return Err(match is_changed {
+                    true => Refusal::OtherHistory { me, id },
+                    false => Refusal::Configuration { me, id },
+                });
             }
         }
         Ok(Welcome { protocol, features: 0, member: me, members: self.members.clone(), limits: self.limits })

@@ -47,6 +47,8 @@ fn expectation(me: MemberId) -> Expectation {
         cluster: "test".into(),
         me,
         members: [A, B, C].map(info).to_vec(),
+        is_changed: false,
+        former: Vec::new(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&Options::default()),
         life: 1,

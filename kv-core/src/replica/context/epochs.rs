@@ -339,6 +339,7 @@ impl Context {
         if let Some(behind) = &mut self.epochs.behind {
             if behind.configuration.epoch < configuration.epoch {
                 behind.configuration = configuration.clone();
+                self.outputs.push_back(Output::Reach { configuration: Box::new(configuration.clone()) });
                 behind.sources = sources(from, configuration, self.me);
                 (behind.checkpoint, self.epochs.seen) = (checkpoint, view);
             } else if behind.configuration.epoch == configuration.epoch {
@@ -355,6 +356,7 @@ impl Context {
         debug!(epoch = %configuration.epoch, mine = %self.epoch(), "this member is behind the present epoch");
         let sources = sources(from, configuration, self.me);
         let configuration = configuration.clone();
+        self.outputs.push_back(Output::Reach { configuration: Box::new(configuration.clone()) });
         self.epochs.behind = Some(Behind {
             configuration,
             checkpoint,

@@ -636,6 +636,7 @@ impl Group {
                     self.input(id, Input::Stop { stop, configuration });
                 }
                 Output::Entered { configuration } => self.entered(id, *configuration),
+                Output::Reach { .. } => {}
                 Output::ReadReady { tickets, op } => {
                     for ticket in tickets {
                         let least = self.reads.remove(&(id, ticket)).unwrap_or(0);

@@ -328,6 +328,8 @@ fn expectation() -> Expectation {
         cluster: "test".into(),
         me: MemberId::new(0),
         members: vec![member(0, Role::Data), member(1, Role::Data), member(2, Role::Witness)],
+        is_changed: false,
+        former: Vec::new(),
         fingerprint: Hash::of(b"configuration"),
         options: FixedOptions::from(&Options::default()),
         life: 1,

@@ -2,6 +2,7 @@
 
 use kv_core::error::{Cause, LeaseFailure, LockError, ReadError, RequestError, WriteError};
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 /// The units of times, in milliseconds.
@@ -43,6 +44,16 @@ impl Failure {
     /// Wrong usage; nothing was tried.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::passed_on(Self::USAGE, message)
+    }
+
+    /// A file of the configuration cannot be read. The configuration is wrong if the file does not exist or contains no
+    /// text; everything else may pass, such as a network file system that is away.
+    pub(crate) fn unreadable(error: &io::Error, message: impl fmt::Display) -> Self {
+        use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound};
+        match error.kind() {
+            NotFound | NotADirectory | IsADirectory | InvalidData => Self::usage(message),
+            _ => Self::failed(message),
+        }
     }
 
     /// The outcome is unknown.

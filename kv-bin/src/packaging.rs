@@ -89,4 +89,10 @@ fn the_manifest_configures_every_member() {
     }
     let image = concat!("          image: kv:", env!("CARGO_PKG_VERSION"));
     assert!(MANIFEST.contains(image), "this is another version");
+    let update = "  updateStrategy:\n    type: OnDelete\n";
+    let parallel = "  podManagementPolicy: Parallel\n";
+    assert!(
+        MANIFEST.contains(update) && MANIFEST.contains(parallel),
+        "a rolling update would not wait for members"
+    );
 }

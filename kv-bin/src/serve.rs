@@ -35,14 +35,21 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     if let Some(file) = &config.clients {
         builder = builder.clients(file);
     }
-    let node = builder
+    let start = builder
         .transport(lossy(transport, config.lose))
         .data_dir(&config.data)
         .options(config.options.clone())
         .listen(&config.listen)
-        .start()
-        .await
-        .map_err(|error| explain(&error, &config.data))?;
+        .start();
+    let node = tokio::select! {
+        started = start => started.map_err(|error| explain(&error, &config.data))?,
+        // To open the data may take long, and a member that does not serve yet has nothing to hand over.
+        signal = signals.next() => {
+            tracing::info!(%signal, "stopping: the member has not started yet");
+            supervisor.stopping().await;
+            return Ok(());
+        }
+    };
     if let Some(folder) = config.exit_with_parent.clone() {
         std::thread::spawn(move || end_with_parent(&folder));
     }
@@ -195,7 +202,8 @@ async fn explain_forming(node: &Node) -> Infallible {
 /// Why a start failed, and what to do about it.
 fn explain(error: &StartError, data: &Path) -> Failure {
     let message = match error {
-        StartError::OtherIdentity { .. } | StartError::ClientList { .. } => return Failure::usage(error),
+        StartError::OtherIdentity { .. } => return Failure::usage(error),
+        StartError::ClientList { source, .. } => return Failure::unreadable(source, error),
         StartError::Transport(TransportError::Bind { source, .. })
             if source.kind() == ErrorKind::AddrInUse =>
         {
@@ -277,11 +285,29 @@ fn end_with_parent(folder: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::io::Error;
+
+    #[test]
+    fn the_exit_code_of_a_start_says_whether_a_restart_may_help() {
+        let list = |kind: ErrorKind| StartError::ClientList { file: "clients".into(), source: kind.into() };
+        for (error, expected) in [
+            (list(ErrorKind::NotFound), Failure::usage("")),
+            (list(ErrorKind::InvalidData), Failure::usage("")),
+            (list(ErrorKind::PermissionDenied), Failure::failed("")),
+            (list(ErrorKind::StaleNetworkFileHandle), Failure::failed("")),
+            (StartError::Thread(Error::from(ErrorKind::WouldBlock)), Failure::failed("")),
+        ] {
+            assert_eq!(explain(&error, Path::new("data")).code(), expected.code(), "{error}");
+            assert!(!error.needs_operator(), "{error}");
+        }
+    }
+
     #[cfg(unix)]
     #[test]
     fn only_root_may_share_a_key_with_a_group() {
         const ROOT: u32 = 0;
-        let is_exposed = |mode: u32, owner| super::is_key_exposed(0o100_000 | mode, owner);
+        let is_exposed = |mode: u32, owner| is_key_exposed(0o100_000 | mode, owner);
         assert!(!is_exposed(0o600, 1000) && !is_exposed(0o400, 1000));
         assert!(is_exposed(0o640, 1000) && is_exposed(0o604, 1000));
         assert!(!is_exposed(0o600, ROOT) && !is_exposed(0o440, ROOT) && !is_exposed(0o640, ROOT));

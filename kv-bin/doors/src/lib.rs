@@ -12,6 +12,8 @@
     allow(rustdoc::broken_intra_doc_links, reason = "a module is not compiled")
 )]
 
+#[cfg(any(feature = "resp", feature = "http"))]
+mod attempts;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(any(feature = "resp", feature = "http"))]

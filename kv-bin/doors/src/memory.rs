@@ -37,6 +37,17 @@ pub(crate) struct Share {
 }
 
 impl Share {
+    /// Makes this share larger. The result is that of [`set`](Self::set).
+    #[cfg(feature = "http")]
+    pub(crate) fn add(&mut self, bytes: usize) -> bool {
+        self.set(self.bytes.saturating_add(bytes))
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Sets the size of this share. Returns `false` if it has grown and all shares are too large together. The owner
     /// must then give the memory back soon.
     pub(crate) fn set(&mut self, bytes: usize) -> bool {

@@ -196,9 +196,9 @@ impl File {
         let Some(path) = path else { return Ok(Self::default()) };
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::usage(format!(
-                "cannot read the configuration file {shown}: {error}; name one that exists"
-            ))
+            let message =
+                format!("cannot read the configuration file {shown}: {error}; name one that exists");
+            Failure::unreadable(&error, message)
         })?;
         Self::parse(&text)
             .map_err(|(line, problem)| Failure::usage(format!("{shown} line {line}: {problem}")))

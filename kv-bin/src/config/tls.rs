@@ -89,8 +89,25 @@ impl TlsFiles {
         Identity::from_files(files).map_err(|error| {
             let own = [&self.certificate, &self.key, &self.roots];
             let is_there = own.into_iter().chain(&self.client_roots).all(|file| file.exists());
-            Failure::usage(if is_there { error.to_string() } else { format!("{error}; kv certs creates it") })
+            let message = if is_there { error.to_string() } else { format!("{error}; kv certs creates it") };
+            explain(&error, message)
         })
+    }
+}
+
+/// The failure to load certificates. What a file says may be wrong in itself; but if two files do not match or a
+/// certificate is not valid now, that may pass: the files may be about to be replaced.
+#[cfg(feature = "tls")]
+fn explain(error: &kv_core::transport::tls::TlsError, message: String) -> Failure {
+    use kv_core::transport::tls::TlsError;
+    match error {
+        TlsError::Read { source, .. } => Failure::unreadable(source, message),
+        TlsError::Pem { .. }
+        | TlsError::EncryptedKey { .. }
+        | TlsError::Usage { .. }
+        | TlsError::Unusable { .. }
+        | TlsError::Nameless { .. } => Failure::usage(message),
+        _ => Failure::failed(message),
     }
 }
 
@@ -186,9 +203,9 @@ fn client_in(folder: &Path, name: Option<&str>) -> Result<TlsFiles, Failure> {
     }
     let shown = folder.display();
     let entries = std::fs::read_dir(folder).map_err(|error| {
-        Failure::usage(format!(
-            "cannot read the folder of certificates {shown}: {error}; create it with kv certs"
-        ))
+        let message =
+            format!("cannot read the folder of certificates {shown}: {error}; create it with kv certs");
+        Failure::unreadable(&error, message)
     })?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut stems: Vec<_> = names
@@ -208,6 +225,41 @@ fn client_in(folder: &Path, name: Option<&str>) -> Result<TlsFiles, Failure> {
                 "{shown} contains several clients: choose one with --tls-name {}",
                 names.join(" or --tls-name ")
             )))
+        }
+    }
+}
+
+#[cfg(all(test, feature = "tls"))]
+mod tests {
+    use super::*;
+    use kv_core::transport::tls::TlsError;
+    use std::io::{Error, ErrorKind};
+    use std::time::Duration;
+
+    #[test]
+    fn a_failure_to_load_certificates_is_one_of_the_configuration_if_it_cannot_pass() {
+        let path = PathBuf::from("member-0.pem");
+        let read = |kind: ErrorKind| TlsError::Read { path: path.clone(), source: Error::from(kind) };
+        let of = |error: TlsError| explain(&error, error.to_string());
+        for wrong in [
+            read(ErrorKind::NotFound),
+            read(ErrorKind::IsADirectory),
+            TlsError::Pem { path: path.clone(), wanted: "certificate", reason: "it is empty".to_owned() },
+            TlsError::EncryptedKey { path: path.clone() },
+            TlsError::Unusable { path: path.clone(), reason: "its kind".to_owned() },
+        ] {
+            assert_eq!(of(wrong).code(), Failure::usage("").code());
+        }
+        for passing in [
+            read(ErrorKind::PermissionDenied),
+            read(ErrorKind::StaleNetworkFileHandle),
+            read(ErrorKind::Other),
+            TlsError::OtherKey { certificate: path.clone(), key: path.clone() },
+            TlsError::Untrusted { certificate: path.clone(), roots: path.clone() },
+            TlsError::Dates { path: path.clone(), expired: true, by: Duration::from_secs(1) },
+            TlsError::Dates { path: path.clone(), expired: false, by: Duration::from_secs(1) },
+        ] {
+            assert_eq!(of(passing).code(), Failure::failed("").code());
         }
     }
 }

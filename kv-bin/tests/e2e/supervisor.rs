@@ -18,7 +18,11 @@ impl Supervisor {
     /// Starts member 0, and no other, with these variables. `name`: that of the socket; by default, the socket has a
     /// path.
     fn start(roles: &[&str], name: Option<&str>, variables: &[(&str, &str)]) -> Self {
-        let cluster = Cluster::prepare(roles, &[]);
+        Self::of(Cluster::prepare(roles, &[]), name, variables)
+    }
+
+    /// Starts member 0 of this cluster.
+    fn of(cluster: Cluster, name: Option<&str>, variables: &[(&str, &str)]) -> Self {
         let path = cluster.folder.path().join("notify");
         let (address, name) = match name {
             Some(name) => (SocketAddr::from_abstract_name(name), format!("@{name}").into()),
@@ -114,4 +118,19 @@ fn a_member_serves_although_its_supervisor_cannot_be_notified() {
         member.kill().unwrap();
         member.wait().unwrap();
     }
+}
+
+/// The file of the lock is a pipe that nobody reads, so the member opens its data until it is stopped.
+#[test]
+fn a_member_that_opens_its_data_stops_when_it_is_asked_to() {
+    let cluster = Cluster::prepare(&["data"], &[]);
+    let data = cluster.data(0);
+    std::fs::create_dir_all(&data).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(data.join("LOCK")).status().unwrap();
+    assert!(made.success());
+    let mut supervisor = Supervisor::of(cluster, None, &[]);
+    supervisor.expect("STATUS=opening");
+    let last = supervisor.stop();
+    assert!(last.iter().any(|message| message.contains("STOPPING=1")), "{last:?}");
+    assert!(!last.iter().any(|message| message.contains("READY=1")), "{last:?}");
 }

@@ -347,11 +347,12 @@ pub enum MemberState {
     Forming,
     /// The member serves as the primary.
     Primary,
-    /// The member follows a primary, or waits until a primary serves.
+    /// The member follows a primary and keeps up with it, or waits until a primary serves.
     Backup,
     /// The member is changing from one view to the next.
     ViewChange,
-    /// The member replaces its log with the log of the view. It acknowledges nothing yet.
+    /// The member is not ready to replace its primary: it replaces its log with the log of the view, it fetches a state
+    /// or has none, it lacks more than 10,000 committed entries, or it has not heard from the primary yet.
     CatchingUp,
     /// The member's log is damaged. The member votes, but acknowledges nothing until it has received the log from a
     /// primary.

@@ -1,4 +1,4 @@
-//! What a node counts for its [`Metrics`](super::Metrics). To count something never waits: each of these is one relaxed
+//! What a node counts for its [`Metrics`](super::Metrics). To count something never waits: each of these is one
 //! addition to a number, or two to the numbers of a [`Recorder`].
 
 use super::metrics::Durations;
@@ -28,7 +28,8 @@ impl Recorder {
     pub(super) fn add(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[Latencies::bucket(took)].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        // Whoever reads this addition also reads the one above.
+        self.nanos.fetch_add(nanos, Ordering::Release);
     }
 
     pub(super) fn latencies(&self) -> Latencies {
@@ -37,7 +38,7 @@ impl Recorder {
 
     pub(super) fn durations(&self) -> Durations {
         // The sum is read first, so that it contains no duration that the buckets do not.
-        let sum = Duration::from_nanos(self.nanos.load(Ordering::Relaxed));
+        let sum = Duration::from_nanos(self.nanos.load(Ordering::Acquire));
         Durations::new(self.latencies(), sum)
     }
 }

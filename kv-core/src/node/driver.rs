@@ -7,7 +7,7 @@ use super::lanes::Entries;
 use super::link;
 use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
-use super::status::Reporter;
+use super::status::{Reporter, commit_in};
 use super::stopwatch::Stopwatch;
 use super::transfer::{self, Piece, Task};
 use crate::config::Role;
@@ -266,7 +266,11 @@ impl Driver {
     fn on_message(&mut self, from: MemberId, message: Message) {
         let shared = &self.shared;
         self.stopwatch.heard(from, &message, || shared.clock.monotonic(), &shared.counters);
+        let commit = commit_in(&message);
         self.step(Input::Message { from, message });
+        if let Some((view, op)) = commit {
+            self.reporter.heard(from, view, op, &self.replica);
+        }
     }
 
     /// A client asks for a handover, perhaps to a certain member. Nothing is given up before it is known that a member

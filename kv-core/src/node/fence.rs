@@ -35,6 +35,8 @@ struct Fenced<T: ?Sized> {
     closed: Arc<AtomicBool>,
     /// Counts the syncs of this file.
     syncs: Option<Arc<Recorder>>,
+    /// Whether the next sync follows the creation of the file. It writes all of the file, and no entry waits for it.
+    is_new: AtomicBool,
 }
 
 impl<T: ?Sized> Fenced<T> {
@@ -47,22 +49,27 @@ impl<T: ?Sized> Fenced<T> {
 impl Fence {
     /// Wraps `inner` until `closed` is set. `syncs` counts the syncs of journal files.
     pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>, syncs: Arc<Recorder>) -> Self {
-        Self { storage: Fenced { inner, closed, syncs: None }, syncs, warned: Mutex::default() }
+        Self {
+            storage: Fenced { inner, closed, syncs: None, is_new: AtomicBool::new(false) },
+            syncs,
+            warned: Mutex::default(),
+        }
     }
 
-    fn file(&self, name: &str, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
+    fn file(&self, name: &str, file: io::Result<Arc<dyn File>>, is_new: bool) -> io::Result<Arc<dyn File>> {
         let syncs = journal::is_segment(name).then(|| self.syncs.clone());
-        Ok(Arc::new(Fenced { inner: file?, closed: self.storage.closed.clone(), syncs }))
+        let (closed, is_new) = (self.storage.closed.clone(), AtomicBool::new(is_new));
+        Ok(Arc::new(Fenced { inner: file?, closed, syncs, is_new }))
     }
 }
 
 impl Storage for Fence {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.file(name, self.storage.get()?.open(name))
+        self.file(name, self.storage.get()?.open(name), false)
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.file(name, self.storage.get()?.create(name))
+        self.file(name, self.storage.get()?.create(name), true)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -119,7 +126,9 @@ impl File for Fenced<dyn File> {
         let Some(syncs) = &self.syncs else { return self.get()?.sync() };
         let begun = Instant::now();
         self.get()?.sync()?;
-        syncs.add(begun.elapsed());
+        if !self.is_new.swap(false, Ordering::Relaxed) {
+            syncs.add(begun.elapsed());
+        }
         Ok(())
     }
 
@@ -141,5 +150,32 @@ impl File for Fenced<dyn File> {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.get()?.set_len(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Directory;
+
+    /// A new file is filled with zeros under another name, and then used under the same handle.
+    #[test]
+    fn syncs_of_journal_files_count_except_those_that_fill_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let syncs = Arc::<Recorder>::default();
+        let inner = Directory::open(folder.path()).unwrap();
+        let fence = Fence::new(inner, Arc::default(), syncs.clone());
+        let count = || syncs.latencies().count();
+        let new = fence.create("journal.new").unwrap();
+        new.sync().unwrap();
+        assert_eq!(count(), 0);
+        fence.rename("journal.new", "journal-00000001").unwrap();
+        new.sync().unwrap();
+        assert_eq!(count(), 1);
+        fence.open("journal-00000001").unwrap().sync().unwrap();
+        assert_eq!(count(), 2);
+        fence.create("superblock").unwrap().sync().unwrap();
+        fence.open("superblock").unwrap().sync().unwrap();
+        assert_eq!(count(), 2);
     }
 }

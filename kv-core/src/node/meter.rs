@@ -18,7 +18,8 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// Counts an answered call. How long it took counts only for reads and writes that were carried out.
+    /// Counts an answered call, with the answer that the client gets. How long it took counts only for reads and writes
+    /// that were carried out.
     pub(super) fn note(&self, kind: RequestKind, answer: &Answer, took: Duration) {
         let outcome = outcome(answer);
         match self.recorder(kind, outcome) {

@@ -21,11 +21,14 @@ const RESPONSIVE_WITHIN: Duration = Duration::from_secs(2);
 pub struct Metrics {
     /// The status of the member.
     pub status: MemberStatus,
+    /// The view of the member, without its epoch. This is a small number, which monitoring can represent exactly.
+    pub view_number: u64,
     /// How often the member has moved to a later view.
     pub view_changes: u64,
     /// The last eight primaries that the member has seen begin to serve, oldest first.
     pub primaries: Vec<PrimaryChange>,
-    /// The syncs of journal files, which make entries durable.
+    /// The syncs of journal files, which make entries durable. The sync that follows the creation of a file does not
+    /// count.
     pub journal_syncs: Durations,
     /// Only on the primary: from when it has ordered an entry until the entry is committed. Entries that are written to
     /// the journal together count as one.
@@ -68,7 +71,10 @@ pub struct PeerMetrics {
     pub id: MemberId,
     /// Whether the two members have connections in both directions.
     pub is_connected: bool,
-    /// Only on the primary: how many entries of the log the peer has not acknowledged.
+    /// Only on the primary: whether the peer has answered recently.
+    pub is_alive: Option<bool>,
+    /// Only on the primary: how many entries of the log the peer has not acknowledged. `None` until it has acknowledged
+    /// anything in this view.
     pub lag: Option<u64>,
     /// Only on the primary: from when entries were sent to the peer until it acknowledged them. So this includes the
     /// sync of its disk. Not all entries are measured.
@@ -237,18 +243,23 @@ pub(super) fn metrics(shared: &Shared) -> Metrics {
     let counters = &shared.counters;
     let admission: &Admission = &shared.admission;
     let now = shared.clock.monotonic();
+    let acknowledging = shared.status.acknowledging();
     let peer = |id: MemberId| {
         let seen = status.peers.iter().find(|peer| peer.id == id);
         let recorder = counters.acknowledgements.get(&id);
         PeerMetrics {
             id,
             is_connected: shared.lanes.is_reachable(id) && shared.incoming.has(id),
-            lag: seen.map(|peer| status.head.distance_from(peer.acknowledged)),
+            is_alive: seen.map(|peer| peer.alive),
+            lag: seen
+                .filter(|peer| acknowledging.contains(&peer.id))
+                .map(|peer| status.head.distance_from(peer.acknowledged)),
             acknowledgements: recorder.map(|it| it.durations()).unwrap_or_default(),
             clock_ahead_ms: shared.health.clock(id, now),
         }
     };
     Metrics {
+        view_number: status.view.number(),
         view_changes: read(&counters.view_changes),
         primaries: shared.status.primaries(),
         journal_syncs: counters.journal_syncs.durations(),

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -228,7 +229,9 @@ impl Outbox {
         state.closed || state.bytes > ANSWERS_PER_CONNECTION - ONE_ANSWER
     }
 
-    fn answer(&self, call: u64, mut answer: Answer) {
+    /// Queues the answer, or another one if there is no room for it, and counts what is queued. If the connection is
+    /// closed, the answer is dropped.
+    fn answer(&self, call: u64, kind: RequestKind, took: Duration, mut answer: Answer) {
         let budget = &self.admission.budget;
         let mut state = lock(&self.state);
         if state.closed {
@@ -250,6 +253,8 @@ impl Outbox {
             size = weight(&answer);
             Share::force_reserve(budget, &self.account, size)
         });
+        // Before the client has the answer, so that it finds it counted.
+        self.admission.meter.note(kind, &answer, took);
         state.bytes += size;
         state.answers.push_back((ServerMessage { call, answer }, share));
         drop(state);
@@ -307,8 +312,7 @@ impl Responder {
     }
 
     pub(super) fn send(self, answer: Answer) {
-        self.outbox.admission.meter.note(self.kind, &answer, self.begun.elapsed());
-        self.outbox.answer(self.call, answer);
+        self.outbox.answer(self.call, self.kind, self.begun.elapsed(), answer);
     }
 }
 
@@ -403,6 +407,7 @@ mod tests {
     use super::*;
     use crate::ids::{Revision, Timestamp};
     use crate::message::{Effect, Outcome, StepResult};
+    use crate::node::metrics::RequestOutcome;
 
     fn value(bytes: usize) -> Answer {
         let record = Record {
@@ -437,6 +442,12 @@ mod tests {
         let shed = answers.iter().filter(|(it, _)| it.answer == Answer::Overloaded).count();
         assert_eq!(answers.len(), 20);
         assert_eq!(shed, 5, "15 answers of a little over 1 MiB fit 16 MiB");
+        let counted = |outcome| {
+            let all = admission.meter.requests();
+            all.iter().find(|it| (it.kind, it.outcome) == (RequestKind::Read, outcome)).map(|it| it.count)
+        };
+        let counts = [RequestOutcome::Done, RequestOutcome::Overloaded].map(counted);
+        assert_eq!(counts, [Some(15), Some(5)], "what the client gets is counted");
         // Answers count until they have been sent.
         Responder::new(outbox.clone(), 20, RequestKind::Read, None).send(value(1 << 20));
         assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Overloaded);
@@ -575,6 +586,7 @@ mod tests {
         assert!(waiting.is_backlogged());
         waiting.send(Answer::Done);
         assert!(outbox.is_idle());
+        assert_eq!(admission.meter.reads.latencies().count(), 1, "the client gets no second answer");
         assert_eq!(admission.budget.held(), 0);
     }
 }

@@ -4,7 +4,7 @@
 use super::counters::Counters;
 use crate::ids::{Instant, MemberId, Op};
 use crate::message::Message;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What is being measured. A member that does not serve as the primary measures nothing.
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub(super) struct Stopwatch {
     appended: VecDeque<(Op, Instant)>,
     /// For each peer, an op that was sent to it and when. Only one at a time: a sample is enough, and costs little.
     sent: BTreeMap<MemberId, (Op, Instant)>,
+    /// The peers whose connection broke, and that have not acknowledged anything since.
+    away: BTreeSet<MemberId>,
 }
 
 impl Stopwatch {
@@ -34,6 +36,9 @@ impl Stopwatch {
 
     /// Entries up to this op are sent to the peer. `now` is called only if that begins a measurement.
     pub(super) fn sent(&mut self, peer: MemberId, op: Op, now: impl FnOnce() -> Instant) {
+        if self.away.contains(&peer) {
+            return;
+        }
         self.sent.entry(peer).or_insert_with(|| (op, now()));
     }
 
@@ -48,6 +53,7 @@ impl Stopwatch {
         let (Message::PrepareOk { log, .. } | Message::CommitOk { log: Some(log), .. }) = message else {
             return;
         };
+        self.away.remove(&peer);
         if self.sent.get(&peer).is_some_and(|(op, _)| *op <= log.op)
             && let Some((_, since)) = self.sent.remove(&peer)
             && let Some(recorder) = counters.acknowledgements.get(&peer)
@@ -56,14 +62,17 @@ impl Stopwatch {
         }
     }
 
-    /// The connection with the peer broke. What it would acknowledge later says nothing about how fast it is.
+    /// The connection with the peer broke. What was sent to it, and what is sent until it acknowledges something again,
+    /// says nothing about how fast it is.
     pub(super) fn lost(&mut self, peer: MemberId) {
         self.sent.remove(&peer);
+        self.away.insert(peer);
     }
 
     /// The status of this member has changed: it may be another view, and what was measured may never end.
     pub(super) fn reset(&mut self) {
-        *self = Self::default();
+        // A peer that was away still is.
+        *self = Self { away: std::mem::take(&mut self.away), ..Self::default() };
     }
 }
 
@@ -121,7 +130,13 @@ mod tests {
         assert_eq!(sum(), Duration::from_millis(20));
         stopwatch.sent(peer, Op::new(9), || at(50));
         stopwatch.lost(peer);
-        stopwatch.heard(peer, &ok(9), || at(9000), &counters);
+        stopwatch.sent(peer, Op::new(10), || at(60));
+        stopwatch.reset();
+        stopwatch.sent(peer, Op::new(11), || at(70));
+        stopwatch.heard(peer, &ok(11), || at(9000), &counters);
         assert_eq!(sum(), Duration::from_millis(20), "it was away");
+        stopwatch.sent(peer, Op::new(12), || at(9010));
+        stopwatch.heard(peer, &ok(12), || at(9015), &counters);
+        assert_eq!(sum(), Duration::from_millis(25), "it is back");
     }
 }

@@ -5,6 +5,7 @@ use super::{ChangeRefusal, Now, Replica, ReplicaStatus, Status};
 use crate::config::{ChangeRequest, Configuration};
 use crate::ids::{Anchor, Instant, MemberId, Op, Timestamp, View};
 use crate::message::{PeerStatus, SuccessorRefusal};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Replica {
@@ -66,6 +67,16 @@ impl Replica {
         match &self.state {
             ReplicaState::Primary(primary) => primary.peer_status(&self.cx),
             _ => Vec::new(),
+        }
+    }
+
+    /// If this member is the primary: the peers that have acknowledged anything in this view. The progress of the
+    /// others is not known.
+    #[must_use]
+    pub fn acknowledging(&self) -> BTreeSet<MemberId> {
+        match &self.state {
+            ReplicaState::Primary(primary) => primary.acknowledging().collect(),
+            _ => BTreeSet::new(),
         }
     }
 
@@ -131,7 +142,6 @@ impl Replica {
     }
 
     /// Returns whether a state is being fetched. Until it is complete, this member is behind and cannot be primary.
-    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn is_transferring(&self) -> bool {
         self.cx.transfer.is_running()

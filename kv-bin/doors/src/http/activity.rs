@@ -26,8 +26,12 @@ struct Limits {
 
 #[derive(Clone, Copy, Debug)]
 struct State {
-    /// While a request is processed: `None`. Otherwise when the next one must have arrived.
+    /// While a request is processed or its answer is written: `None`. Otherwise when the next one must have arrived.
     next_head: Option<Instant>,
+    /// How many requests are processed. A further one can begin a moment before the last one is dropped.
+    requests: u32,
+    /// Whether the body of the request is incomplete.
+    reads_body: bool,
     /// Whether a part of the next head has arrived.
     has_begun: bool,
     /// When it began to wait for the next head.
@@ -46,6 +50,8 @@ impl Activity {
         // The first head is expected at once.
         let state = State {
             next_head: Some(since + limits.head),
+            requests: 0,
+            reads_body: false,
             has_begun: true,
             since,
             is_given_up: false,
@@ -83,20 +89,29 @@ impl Activity {
 
     /// The client has taken everything.
     pub(super) fn on_flushed(&self) {
-        self.state().write = None;
+        let mut state = self.state();
+        state.write = None;
+        if state.requests == 0 && state.next_head.is_none() {
+            state.since = Instant::now();
+            (state.next_head, state.has_begun) = (Some(state.since + self.limits.idle), false);
+        }
     }
 
-    /// A request has arrived. The result is dropped when its answer is complete.
+    /// The head of a request has arrived. The result is dropped when its answer has been handed out.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
-        self.state().next_head = None;
+        let mut state = self.state();
+        (state.next_head, state.reads_body) = (None, true);
+        state.since = Instant::now();
+        state.requests += 1;
         Busy(self.clone())
     }
 
     /// How well it can be closed for the sake of another connection: the smallest value first. `None` while it has a
-    /// request. A head that is incomplete is worth less than a client that has been served.
+    /// request. A request that is incomplete is worth less than a client that has been served.
     pub(super) fn worth(&self) -> Option<(bool, Instant)> {
         let state = self.state();
-        (state.next_head.is_some() && !state.is_given_up).then_some((!state.has_begun, state.since))
+        let is_waiting = state.next_head.is_some() || state.reads_body;
+        (is_waiting && !state.is_given_up).then_some((!state.has_begun && !state.reads_body, state.since))
     }
 
     /// Closes the connection.
@@ -127,15 +142,22 @@ impl Activity {
     }
 }
 
-/// The time while a request is processed and answered.
+/// The time while a request is processed and answered. The connection waits for the next one when it has also written
+/// what was handed to it.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Activity>);
 
+impl Busy {
+    /// The request is complete, or nothing more of it is read.
+    pub(super) fn received(&self) {
+        self.0.state().reads_body = false;
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
-        let idle = self.0.limits.idle;
         let mut state = self.0.state();
-        state.since = Instant::now();
-        (state.next_head, state.has_begun) = (Some(state.since + idle), false);
+        state.requests -= 1;
+        state.reads_body = false;
     }
 }

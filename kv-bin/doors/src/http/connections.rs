@@ -31,8 +31,8 @@ impl Connections {
         Open { all: self.clone(), id }
     }
 
-    /// Closes the connection that can best be closed, so that there is room for another one. Returns `false` if all have
-    /// requests.
+    /// Closes the connection that can best be closed, so that there is room for another one. Returns `false` if all
+    /// have requests.
     pub(super) fn make_room(&self) -> bool {
         let inner = self.inner();
         let waiting = inner.open.values().filter_map(|activity| Some((activity.worth()?, activity)));

@@ -12,7 +12,10 @@ use kv_core::error::ReadError;
 use kv_core::{Client, Node};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+/// How many reads that visit many keys run at the same time.
+const MAX_EXPENSIVE_READS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Door {
@@ -29,6 +32,8 @@ pub(super) struct Door {
     pub(super) connections: Arc<Connections>,
     /// Each request that waits for changes takes one of these.
     pub(super) watches: Arc<Semaphore>,
+    /// Each read that visits many keys for a short answer takes one of these meanwhile.
+    expensive_reads: Semaphore,
     pub(super) leases: Leases,
     /// All members with their addresses, once they are known.
     pub(super) members: OnceLock<Vec<(MemberId, Role, String)>>,
@@ -50,6 +55,7 @@ impl Door {
             samples: Samples::default(),
             connections: Arc::default(),
             watches,
+            expensive_reads: Semaphore::new(MAX_EXPENSIVE_READS),
             leases: Leases::default(),
             members: OnceLock::new(),
             seen: AtomicU64::new(0),
@@ -64,6 +70,12 @@ impl Door {
                 format!("the server has {max} watches and waiting clients already, which is the most");
             Failure::new(Code::ResourceExhausted, message)
         })
+    }
+
+    /// Waits until there are few reads that visit many keys. They are not refused, because each of them ends.
+    pub(super) async fn expensive_read(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.expensive_reads.acquire().await.ok()
     }
 
     /// The newest revision that is known here. The cluster may have a newer one.

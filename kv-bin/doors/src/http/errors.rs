@@ -79,6 +79,20 @@ impl Failure {
         Self { outcome_unknown: true, ..Self::new(Code::DeadlineExceeded, message) }
     }
 
+    /// This failure after a part of the request may have taken effect: its outcome is unknown.
+    pub(super) fn after(self, what: impl std::fmt::Display) -> Self {
+        if self.outcome_unknown {
+            self
+        } else {
+            Self::outcome_unknown(format_args!("{what}: {}", self.message))
+        }
+    }
+
+    /// All connections have requests, and this one is for what is answered at once.
+    pub(super) fn too_many_connections() -> Self {
+        Self::with_status(StatusCode::SERVICE_UNAVAILABLE, Code::ResourceExhausted, "too many connections")
+    }
+
     /// All connections take too much memory together.
     pub(super) fn no_memory() -> Self {
         let message =

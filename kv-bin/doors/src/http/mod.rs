@@ -48,8 +48,9 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct HttpOptions {
     /// How many connections may be open. For a further connection, one without a request is closed, first of all one
-    /// that has not sent a whole request yet. If all have requests, the new connection gets an error. A connection has
-    /// one request at a time, so this also limits the number of requests. Default 1,000.
+    /// that has not sent a whole request yet. If all have requests, the new connection serves only `/livez`,
+    /// `/readyz`, `/primary` and `/metrics`, and gets an error for everything else; there are 32 such connections at
+    /// most. A connection has one request at a time, so this also limits the number of requests. Default 1,000.
     pub max_connections: usize,
     /// How many bytes the first line and the headers of a request may have: at least 8 KiB. Default 16 KiB.
     pub max_head_bytes: usize,

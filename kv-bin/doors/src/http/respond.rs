@@ -18,13 +18,18 @@ pub(super) type Response = hyper::Response<Payload>;
 /// The body of an answer.
 pub(super) struct Payload {
     content: Content,
-    /// The memory of the content; it is given back when the content has been written.
+    /// The memory of the content; it is given back when almost all of the content has been written.
     _share: Option<Share>,
     busy: Option<Busy>,
 }
 
+/// At most so many bytes of a whole answer are handed out at once. The server asks for more when it has written these,
+/// so the rest is still here while it is in memory.
+const PART_BYTES: usize = 16 << 10;
+
 enum Content {
-    Whole(Bytes),
+    /// All bytes, and how many of them have been handed out.
+    Whole(Bytes, usize),
     Parts(BoxStream<'static, Bytes>),
 }
 
@@ -50,20 +55,27 @@ impl Body for Payload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let part = match &mut self.content {
-            Content::Whole(bytes) if bytes.is_empty() => None,
-            Content::Whole(bytes) => Some(std::mem::take(bytes)),
+            Content::Whole(bytes, taken) if *taken == bytes.len() => None,
+            Content::Whole(bytes, taken) => {
+                let from = *taken;
+                *taken = bytes.len().min(from + PART_BYTES);
+                // A slice would keep all bytes in memory when this is dropped.
+                let is_all = *taken - from == bytes.len();
+                Some(if is_all { bytes.clone() } else { Bytes::copy_from_slice(&bytes[from..*taken]) })
+            }
             Content::Parts(parts) => ready!(parts.poll_next_unpin(cx)),
         };
         Poll::Ready(part.map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+        // If this was true after the last part, the server would drop this before it has written that part.
+        matches!(&self.content, Content::Whole(bytes, _) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Whole(bytes, taken) => SizeHint::with_exact((bytes.len() - taken) as u64),
             Content::Parts(_) => SizeHint::default(),
         }
     }
@@ -86,7 +98,7 @@ fn respond(
 
 /// An answer with these bytes.
 pub(super) fn bytes(status: StatusCode, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
-    respond(status, content_type, Content::Whole(bytes.into()), None)
+    respond(status, content_type, Content::Whole(bytes.into(), 0), None)
 }
 
 /// An answer in JSON.
@@ -94,12 +106,12 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     bytes(status, "application/json", encode(value))
 }
 
-/// An answer in JSON whose memory is counted.
+/// An answer in JSON whose memory has been counted, together with that of the request.
 pub(super) fn json_of(mut share: Share, value: &impl Serialize) -> Response {
     let bytes = encode(value);
-    // It is there already, so this refuses nothing.
+    // Only these bytes are left. If they are more than was counted, then by little.
     share.set(bytes.len());
-    respond(StatusCode::OK, "application/json", Content::Whole(bytes), Some(share))
+    respond(StatusCode::OK, "application/json", Content::Whole(bytes, 0), Some(share))
 }
 
 /// An answer in parts, as they become available.

@@ -1,5 +1,6 @@
 //! Which request is answered by what.
 
+use super::activity::Busy;
 use super::body;
 use super::dials;
 use super::door::Door;
@@ -31,13 +32,13 @@ fn find(path: &str) -> Option<Target> {
     })
 }
 
-/// Answers a request.
-pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>) -> Response
+/// Answers a request; on a connection that `is_spare`, only one for a page that is answered at once.
+pub(super) async fn answer<B>(door: &Arc<Door>, request: Request<B>, busy: &Busy, is_spare: bool) -> Response
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
     let mut is_unread = !request.body().is_end_stream();
-    let failure = match route(door, request, &mut is_unread).await {
+    let failure = match route(door, request, (busy, is_spare), &mut is_unread).await {
         Ok(response) => return response,
         Err(failure) => failure,
     };
@@ -53,7 +54,12 @@ where
 }
 
 /// Answers a request, or returns why it failed, and whether a part of the body may be unread.
-async fn route<B>(door: &Arc<Door>, request: Request<B>, is_unread: &mut bool) -> Result<Response, Failure>
+async fn route<B>(
+    door: &Arc<Door>,
+    request: Request<B>,
+    (busy, is_spare): (&Busy, bool),
+    is_unread: &mut bool,
+) -> Result<Response, Failure>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
@@ -74,6 +80,12 @@ where
         let message = format!("{path} is called with {allowed}, not with {}", request.method());
         return Err(Failure::not_offered(message).with_allowed(allowed));
     }
+    if is_spare && !dials::PROMPT.contains(&path) {
+        return Err(Failure::too_many_connections());
+    }
+    if !matches!(target, Target::Call(_)) || door.options.pages_only {
+        busy.received();
+    }
     match target {
         Target::Version => Ok(etcd::version()),
         Target::Health => Ok(etcd::health(door, request.uri().query()).await),
@@ -90,6 +102,7 @@ where
             let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
             let body = body::read(door, request.into_body(), &mut share).await?;
             *is_unread = false;
+            busy.received();
             etcd::run(door, call, &body, share, host.as_deref()).await
         }
     }

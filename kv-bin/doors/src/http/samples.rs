@@ -4,9 +4,8 @@ use kv_core::Client;
 use kv_core::client::MemberReport;
 use kv_core::node::{Latencies, MemberStatus};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// Members are asked at most this often, however many people look.
@@ -36,21 +35,62 @@ impl Sample {
 
 /// The recent samples. There is one for each time that somebody looked, and only those of about [`WINDOW`].
 #[derive(Debug, Default)]
-pub(super) struct Samples(Mutex<VecDeque<Arc<Sample>>>);
+pub(super) struct Samples {
+    recent: Mutex<VecDeque<Arc<Sample>>>,
+    /// Whoever asks the members holds this.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// A sample, and an earlier one to compare it with.
+type Found = (Arc<Sample>, Option<Arc<Sample>>);
 
 impl Samples {
-    /// Returns a sample that is at most about a second old, and an earlier one to compare it with. Everybody who asks
-    /// at the same time gets the same sample.
-    pub(super) async fn take(&self, client: &Client) -> (Arc<Sample>, Option<Arc<Sample>>) {
-        let mut samples = self.0.lock().await;
-        if samples.back().is_none_or(|last| last.at.elapsed() >= EVERY) {
-            let members = client.cluster_status().await;
-            keep(&mut samples, Arc::new(Sample { at: Instant::now(), members }));
-        }
-        let newest = samples.back().expect("one was just added").clone();
-        let earlier = samples.front().filter(|first| !Arc::ptr_eq(first, &newest)).cloned();
-        (newest, earlier)
+    /// Returns a sample that is at most about a second old, and an earlier one to compare it with. While the members
+    /// are being asked, which takes long if one of them does not answer, others get the last sample if it is younger
+    /// than [`WINDOW`].
+    pub(super) async fn take(&self, client: &Client) -> Found {
+        self.take_from(async || client.cluster_status().await).await
     }
+
+    async fn take_from(&self, ask: impl AsyncFnOnce() -> Vec<MemberReport>) -> Found {
+        if let Some(found) = self.within(EVERY) {
+            return found;
+        }
+        let _asking = match self.asking.try_lock() {
+            Ok(asking) => asking,
+            Err(_) => {
+                if let Some(found) = self.within(WINDOW) {
+                    return found;
+                }
+                let asking = self.asking.lock().await;
+                if let Some(found) = self.within(EVERY) {
+                    return found;
+                }
+                asking
+            }
+        };
+        let members = ask().await;
+        let new = Arc::new(Sample { at: Instant::now(), members });
+        let mut recent = self.recent();
+        keep(&mut recent, new.clone());
+        with_earlier(&recent, new)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, VecDeque<Arc<Sample>>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest sample, if it is younger than this.
+    fn within(&self, age: Duration) -> Option<Found> {
+        let recent = self.recent();
+        let newest = recent.back().filter(|last| last.at.elapsed() < age)?.clone();
+        Some(with_earlier(&recent, newest))
+    }
+}
+
+fn with_earlier(samples: &VecDeque<Arc<Sample>>, newest: Arc<Sample>) -> Found {
+    let earlier = samples.front().filter(|first| !Arc::ptr_eq(first, &newest)).cloned();
+    (newest, earlier)
 }
 
 /// Adds a sample, and drops those that no rate needs any more.
@@ -99,6 +139,25 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_looks_while_the_members_are_asked_gets_the_last_sample() {
+        let samples = Samples::default();
+        let (first, _) = samples.take_from(async || Vec::new()).await;
+        let (again, _) = samples.take_from(async || panic!("it is new")).await;
+        assert!(Arc::ptr_eq(&first, &again));
+        tokio::time::advance(EVERY).await;
+        let mut slow = Box::pin(samples.take_from(std::future::pending));
+        assert!(futures::poll!(&mut slow).is_pending());
+        let (last, _) = samples.take_from(async || panic!("one asks already")).await;
+        assert!(Arc::ptr_eq(&first, &last));
+        tokio::time::advance(WINDOW).await;
+        let mut late = Box::pin(samples.take_from(async || Vec::new()));
+        assert!(futures::poll!(&mut late).is_pending(), "that sample is too old");
+        drop(slow);
+        let (new, earlier) = late.await;
+        assert!(!Arc::ptr_eq(&first, &new) && earlier.is_some_and(|earlier| Arc::ptr_eq(&first, &earlier)));
+    }
 
     #[test]
     fn samples_cover_the_window_and_no_more() {

@@ -25,6 +25,9 @@ use tokio::time::timeout;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the server reads on after it has closed a connection, so that the client gets the last answer.
 const LINGER: Duration = Duration::from_secs(2);
+/// How many more connections are served if all have requests. They serve only the pages that are answered at once, so
+/// that the programs that watch the member do not take it for dead because its clients wait for something.
+const SPARE: usize = 32;
 /// How many headers a request may have.
 const MAX_HEADERS: usize = 64;
 /// The most bytes that are read of a connection before they are used. hyper needs at least 8 KiB.
@@ -33,7 +36,8 @@ const MIN_HEAD_BYTES: usize = 8 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Serves HTTP on `listener`, with calls of `client`. Runs until the future is dropped, which also closes all
-/// connections. Anyone who can reach the listener can read and write everything.
+/// connections. Anyone who can reach the listener can read and write everything, unless the options say that only pages
+/// are served.
 ///
 /// `node` is the member that the pages describe. Without it, only `/livez` is there, and answers do not name a member.
 ///
@@ -72,7 +76,9 @@ pub async fn serve(
 }
 
 fn accept(door: &Arc<Door>, mut stream: TcpStream, connections: &mut JoinSet<()>) {
-    if door.connections.len() >= door.options.max_connections && !door.connections.make_room() {
+    let (open, most) = (door.connections.len(), door.options.max_connections);
+    let is_spare = open >= most && !door.connections.make_room();
+    if is_spare && open >= most.saturating_add(SPARE) {
         // The socket's buffer is empty, so this does not wait; the client is not owed more than an attempt.
         connections.spawn(async move {
             let body = r#"{"error":"too many connections","code":8,"message":"too many connections"}"#;
@@ -88,9 +94,9 @@ fn accept(door: &Arc<Door>, mut stream: TcpStream, connections: &mut JoinSet<()>
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "cannot set the options of a connection");
     }
-    let door = door.clone();
+    let run = run(door, stream, is_spare);
     connections.spawn(async move {
-        if let Err(error) = run(&door, stream).await {
+        if let Err(error) = run.await {
             tracing::debug!(%error, "the connection of a client has failed");
         }
     });
@@ -103,17 +109,38 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Serves one connection until it ends.
-pub(super) async fn run<S>(door: &Arc<Door>, mut stream: S) -> Result<(), hyper::Error>
+/// Serves one connection until it ends. It counts as open from the call on. One that `is_spare` serves one request, and
+/// only for a page that is answered at once.
+pub(super) fn run<S>(
+    door: &Arc<Door>,
+    stream: S,
+    is_spare: bool,
+) -> impl Future<Output = Result<(), hyper::Error>> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Activity::new(&door.options);
-    let _open = door.connections.add(activity.clone());
+    let open = door.connections.add(activity.clone());
+    let door = door.clone();
+    async move {
+        let _open = open;
+        run_open(&door, &activity, stream, is_spare).await
+    }
+}
+
+async fn run_open<S>(
+    door: &Arc<Door>,
+    activity: &Arc<Activity>,
+    mut stream: S,
+    is_spare: bool,
+) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(|request: Request<Incoming>| {
         let (door, busy) = (door.clone(), activity.begin());
         async move {
-            let mut response: Response = routes::answer(&door, request).await;
+            let mut response: Response = routes::answer(&door, request, &busy, is_spare).await;
             response.body_mut().hold(busy);
             Ok::<_, Infallible>(response)
         }
@@ -122,6 +149,7 @@ where
     builder
         .max_buf_size(door.options.max_head_bytes.max(MIN_HEAD_BYTES))
         .max_headers(MAX_HEADERS)
+        .keep_alive(!is_spare)
         // `Activity` does more than this.
         .header_read_timeout(None);
     let io = Stream { inner: &mut stream, activity: activity.clone() };

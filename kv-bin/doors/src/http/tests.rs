@@ -3,6 +3,7 @@
 mod etcd;
 mod limits;
 mod locks;
+mod model;
 mod watches;
 
 use super::HttpOptions;
@@ -80,9 +81,14 @@ struct Connection {
 
 impl Connection {
     fn open(door: &Arc<Door>) -> Self {
-        let (stream, server) = duplex(16 << 10);
+        Self::with_capacity(door, 16 << 10)
+    }
+
+    /// A connection on which up to this many bytes are under way.
+    fn with_capacity(door: &Arc<Door>, bytes: usize) -> Self {
+        let (stream, server) = duplex(bytes);
         let door = door.clone();
-        tokio::spawn(async move { server::run(&door, server).await });
+        tokio::spawn(async move { server::run(&door, server, false).await });
         Self { stream: BufReader::new(stream) }
     }
 

@@ -7,6 +7,7 @@ use super::overlay::{Change, Guard, Overlay};
 use super::registry::Registry;
 use super::reply::Reply;
 use super::{RespOptions, errors};
+use crate::attempts::{MAX_ATTEMPTS, pause};
 use crate::memory::{Memory, Share};
 use bytes::Bytes;
 use kv_core::Client;
@@ -22,11 +23,6 @@ use tokio::sync::watch;
 const MAX_KEYS: usize = 1000;
 /// How many conditions one transaction may have.
 const MAX_CONDITIONS: usize = 64;
-/// How often a command is computed again because others have changed its keys meanwhile.
-const MAX_ATTEMPTS: u32 = 100;
-/// The longest pause between two such attempts.
-const MAX_PAUSE: Duration = Duration::from_millis(20);
-
 /// Which reads a connection makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reads {
@@ -417,10 +413,4 @@ fn keys_of<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Vec<Bytes> {
     let mut seen = HashSet::new();
     let keys = calls.into_iter().flat_map(Call::keys);
     keys.filter(|key| seen.insert(*key)).cloned().collect()
-}
-
-/// Waits a random time, which is longer after more attempts, so that commands that compete for a key get their turns.
-async fn pause(attempt: u32) {
-    let most = MAX_PAUSE.min(Duration::from_micros(200) * 2_u32.saturating_pow(attempt.min(10)));
-    tokio::time::sleep(most.mul_f64(fastrand::f64())).await;
 }

@@ -9,6 +9,11 @@ use crate::replica::{Output, Wrap};
 pub(crate) const WINDOW_BYTES: usize = 6 << 20;
 
 impl Primary {
+    /// The peers that have acknowledged anything in this view.
+    pub(in crate::replica) fn acknowledging(&self) -> impl Iterator<Item = MemberId> {
+        self.peers.iter().filter(|(_, peer)| peer.installed).map(|(id, _)| *id)
+    }
+
     /// Sends a peer the entries that it lacks, within its window.
     pub(super) fn replicate_to(&mut self, cx: &mut Context, to: MemberId) {
         let peer = self.peer(to);

@@ -209,8 +209,9 @@ fn t4_a_member_that_installs_a_state_is_in_the_view_that_committed_it() {
     group.run_until("level", Group::level);
 }
 
-/// T4: the member has joined a later view because of a vote, and its slow disk has not stored that yet. If a whole state
-/// came first, a crash would leave a state of the later view beside an older one, whose primary may lack what is in it.
+/// T4: the member has joined a later view because of a vote, and its slow disk has not stored that yet. If a whole
+/// state came first, a crash would leave a state of the later view beside an older one, whose primary may lack what is
+/// in it.
 #[test]
 fn t4_nothing_of_a_state_is_stored_before_the_view_is_durable() {
     let mut group = away(3, 0);

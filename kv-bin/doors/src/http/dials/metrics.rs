@@ -43,7 +43,7 @@ fn member(out: &mut Exposition, metrics: &Metrics, cluster: &str) {
     });
     let has_primary = u8::from(status.primary.is_some());
     out.gauge("kv_has_primary", "1 if the member knows a primary that serves, and 0 otherwise.", has_primary);
-    out.gauge("kv_view", "The view of the member.", status.view);
+    out.gauge("kv_view", "The number of the member's view, within its epoch.", metrics.view_number);
     out.counter(
         "kv_view_changes_total",
         "How often the member has moved to a later view.",
@@ -61,12 +61,13 @@ fn log(out: &mut Exposition, metrics: &Metrics) {
     for (name, help, durations) in [
         (
             "kv_journal_fsync_duration_seconds",
-            "How long syncs of journal files took.",
+            "How long syncs of journal files took, except those that fill a new file.",
             &metrics.journal_syncs,
         ),
         (
             "kv_commit_duration_seconds",
-            "On the primary: from when it has ordered an entry until the entry is committed.",
+            "On the primary: from when it has ordered entries until the last of them is committed. Those that are \
+             written together count as one.",
             &metrics.commits,
         ),
         (
@@ -90,7 +91,15 @@ fn peers(out: &mut Exposition, metrics: &Metrics) {
     out.gauges("kv_peer_connected", connected, |sample| {
         peers.iter().for_each(|peer| sample(&[("peer", &peer.id.get())], &u8::from(peer.is_connected)));
     });
-    let lag = "On the primary: how many entries of the log the peer has not acknowledged.";
+    let alive = "On the primary: 1 if the peer has answered recently, and 0 otherwise.";
+    out.gauges("kv_peer_alive", alive, |sample| {
+        for peer in peers {
+            let alive = peer.is_alive.map(u8::from);
+            alive.iter().for_each(|alive| sample(&[("peer", &peer.id.get())], alive));
+        }
+    });
+    let lag = "On the primary: how many entries of the log the peer has not acknowledged. No sample until it has \
+               acknowledged anything in this view.";
     out.gauges("kv_peer_lag_entries", lag, |sample| {
         for peer in peers {
             peer.lag.iter().for_each(|lag| sample(&[("peer", &peer.id.get())], lag));
@@ -115,13 +124,17 @@ fn clients(out: &mut Exposition, metrics: &Metrics) {
     let load = &metrics.status.load;
     out.gauge("kv_client_connections", "How many clients are connected.", load.clients);
     out.gauge("kv_watches", "How many watches wait for a change.", load.watches);
-    out.counters("kv_requests_total", "The answered calls of clients.", |sample| {
-        for it in &metrics.requests {
-            sample(&[("kind", &it.kind), ("outcome", &it.outcome)], &it.count);
-        }
-    });
+    out.counters(
+        "kv_requests_total",
+        "The answered calls of clients, except gets that were answered in the task of the caller.",
+        |sample| {
+            for it in &metrics.requests {
+                sample(&[("kind", &it.kind), ("outcome", &it.outcome)], &it.count);
+            }
+        },
+    );
     let duration = "How long calls took, from when the member has read them until it has the answer. Only those that \
-                    were carried out.";
+                    were carried out, and not the gets that were answered in the task of the caller.";
     let each: [(&dyn Display, _); 2] = [(&"read", &metrics.reads), (&"write", &metrics.writes)];
     out.histograms("kv_request_duration_seconds", duration, "kind", each);
     let used = "How much memory the requests and answers of clients use.";

@@ -12,22 +12,25 @@ mod tests;
 use super::door::Door;
 use super::respond::{self, Response};
 use hyper::StatusCode;
+use kv_core::node::MemberStatus;
 
 /// The paths of all pages.
 pub(super) const PATHS: [&str; 6] = ["/", "/livez", "/readyz", "/primary", "/metrics", "/status"];
 
+/// Those that ask no other member, so that each is answered at once or, if this member hangs, soon.
+pub(super) const PROMPT: [&str; 4] = ["/livez", "/readyz", "/primary", "/metrics"];
+
 /// The page at this path, if there is one.
 pub(super) async fn answer(door: &Door, path: &str) -> Option<Response> {
     let metrics = || door.node.as_ref().map(|node| node.metrics());
-    let member = || door.node.as_ref().map(|node| node.status());
     Some(match path {
         "/" => page::answer(door).await,
         "/livez" => match &door.node {
             Some(node) => probe(probes::live(node).await),
             None => probe(Ok("ok".to_owned())),
         },
-        "/readyz" => member().map_or_else(no_member, |status| probe(probes::ready(&status))),
-        "/primary" => member().map_or_else(no_member, |status| probe(probes::primary(&status))),
+        "/readyz" => of_member(door, probes::ready).await,
+        "/primary" => of_member(door, probes::primary).await,
         "/metrics" => metrics().map_or_else(no_member, |metrics| {
             let text = metrics::text(&metrics, &door.options.cluster);
             respond::bytes(StatusCode::OK, exposition::CONTENT_TYPE, text)
@@ -38,6 +41,12 @@ pub(super) async fn answer(door: &Door, path: &str) -> Option<Response> {
         }
         _ => return None,
     })
+}
+
+/// What `ask` finds in the status of the member. A member that does not respond does not update its status either.
+async fn of_member(door: &Door, ask: fn(&MemberStatus) -> Result<String, String>) -> Response {
+    let Some(node) = &door.node else { return no_member() };
+    probe(probes::live(node).await.and_then(|_| ask(&node.status())))
 }
 
 /// One line, and a status that tells the same.

@@ -2,10 +2,10 @@
 
 use kv_core::Node;
 use kv_core::config::Role;
-use kv_core::node::{MemberState, MemberStatus};
+use kv_core::node::{MemberState, MemberStatus, Op};
 
-/// A member whose state lacks more committed entries than this is not ready. A member that keeps up lacks a few
-/// hundred, even under load.
+/// A primary whose state lacks more committed entries than this is not ready. A backup that lacks so much reports that
+/// it is catching up.
 const MAX_LAG: u64 = 10_000;
 
 /// Whether the member runs. If not, only a restart helps. A member without a quorum runs.
@@ -27,11 +27,14 @@ pub(super) fn ready(status: &MemberStatus) -> Result<String, String> {
         (MemberState::Damaged, _) => {
             Err("the log is damaged, and is being repaired from other members".to_owned())
         }
-        (MemberState::CatchingUp, _) => Err("catching up: the log of this view is being fetched".to_owned()),
+        (MemberState::CatchingUp, _) => {
+            Err("catching up: this member lacks entries or its state, or has not heard from the primary yet"
+                .to_owned())
+        }
         (MemberState::ViewChange, _) => Err("the members are choosing a primary".to_owned()),
         (_, None) => Err("no primary serves".to_owned()),
         (MemberState::Primary | MemberState::Backup, Some(_))
-            if status.role == Role::Data && lag > MAX_LAG =>
+            if status.role == Role::Data && (lag > MAX_LAG || (lag > 0 && status.applied == Op::ZERO)) =>
         {
             Err(format!("catching up: {lag} committed entries are not in the state yet"))
         }
@@ -71,6 +74,8 @@ mod tests {
             ("primary", Some(1), 50_000, 49_000, "data", true),
             ("backup", Some(0), 50_000, 50_000, "data", true),
             ("backup", Some(0), 50_000, 0, "data", false),
+            ("primary", Some(1), 50_000, 0, "data", false),
+            ("primary", Some(1), 50, 0, "data", false),
             ("backup", Some(0), 50_000, 50_000, "witness", true),
             ("backup", None, 50_000, 50_000, "data", false),
             ("forming", None, 0, 0, "data", false),

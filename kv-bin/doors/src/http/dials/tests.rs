@@ -177,6 +177,24 @@ async fn probes_tell_which_member_is_ready_and_which_is_the_primary() {
     assert_eq!(members.get(last, "/livez").await.status, 200);
     assert_eq!(members.get(last, "/primary").await.status, 503);
     assert_eq!(members.get(last, "/metrics").await.value("kv_has_primary"), 0.0);
+    // After a restart, it knows whose view it was in, but that primary has not been heard.
+    members.kill(last).await;
+    members.start(last).await;
+    let ready = members.get(last, "/readyz").await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!(members.get(last, "/metrics").await.value("kv_state{state=\"backup\"}"), 0.0);
+}
+
+/// Nothing updates the status of a member that has stopped or hangs, so its last status does not count.
+#[tokio::test]
+async fn a_member_that_does_not_respond_is_neither_ready_nor_the_primary() {
+    let members = Members::started().await;
+    eventually("a member that is ready", async || members.get(0, "/readyz").await.status == 200).await;
+    members.nodes[0].as_ref().unwrap().shutdown().await;
+    for path in ["/livez", "/readyz", "/primary"] {
+        let found = members.get(0, path).await;
+        assert!(found.status == 503 && found.body.contains("does not respond"), "{path} {found:?}");
+    }
 }
 
 #[tokio::test]
@@ -218,7 +236,9 @@ async fn the_metrics_are_those_of_the_member() {
         members.get(primary, "/metrics").await.value(&format!("kv_peer_connected{{peer=\"{other}\"}}")) == 1.0
     })
     .await;
-    check_format(&members.get(primary, "/metrics").await.body);
+    let found = members.get(primary, "/metrics").await;
+    assert_eq!(found.value(&format!("kv_peer_alive{{peer=\"{other}\"}}")), 1.0);
+    check_format(&found.body);
 }
 
 /// Every sample belongs to the metric above it, every metric is there once and has a help text and a type, and the

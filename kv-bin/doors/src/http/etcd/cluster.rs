@@ -3,14 +3,14 @@
 use super::super::door::Door;
 use super::super::errors::{Code, Failure};
 use super::super::respond::{self, Response};
-use super::json::{is_default, number};
-use super::messages::Header;
+use super::json::{Unsigned, is_default, number, parse};
+use super::messages::{Done, Header};
 use hyper::StatusCode;
 use kv_core::client::Revision;
 use kv_core::config::{MemberId, Role};
 use kv_core::error::AdminError;
 use kv_core::node::MemberStatus;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;
 
@@ -29,6 +29,11 @@ impl Door {
             revision: revision.unwrap_or(known).get(),
             raft_term: self.node.as_ref().map_or(0, |node| node.status().view.get()),
         }
+    }
+
+    /// The header of an answer at the newest revision that is known here, which is at least this one.
+    pub(super) fn header_since(&self, least: Revision) -> Header {
+        self.header(Some(self.known_revision(least)))
     }
 
     /// The id that etcd would give to the cluster: a hash of its name (FNV-1a).
@@ -146,6 +151,33 @@ async fn primary(door: &Door) -> Result<MemberStatus, Failure> {
     let answers = reports.into_iter().filter_map(|report| report.status.ok());
     let primary = answers.filter(|status| status.primary == Some(status.id)).max_by_key(|status| status.view);
     primary.ok_or_else(|| Failure::new(Code::Unavailable, AdminError::NoPrimary.to_string()))
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(default)]
+struct TransferRequest {
+    /// A `uint64`, which may be greater than any `int64`.
+    #[serde(rename = "targetID", alias = "target_id")]
+    target: Unsigned,
+}
+
+/// Makes another member the primary.
+pub(super) async fn transfer_leadership(door: &Door, body: &[u8]) -> Result<Response, Failure> {
+    let request: TransferRequest = parse(body)?;
+    let [member, ..] = request.target.0.to_le_bytes();
+    let member = MemberId::new(member);
+    if door.member_id(member) != request.target.0 {
+        return Err(Failure::new(Code::NotFound, "etcdserver: member not found"));
+    }
+    door.client.handover_to(member).await.map_err(|error| {
+        let code = match &error {
+            AdminError::Successor(_) => Code::FailedPrecondition,
+            AdminError::UnknownMember(_) => Code::NotFound,
+            _ => Code::Unavailable,
+        };
+        Failure::new(code, error.to_string())
+    })?;
+    Ok(respond::json(StatusCode::OK, &Done { header: door.header(None) }))
 }
 
 pub(super) fn no_authentication() -> Failure {

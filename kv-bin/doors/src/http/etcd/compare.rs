@@ -4,7 +4,6 @@ use super::super::door::Door;
 use super::super::errors::{self, Failure};
 use super::json::{Blob, Int, choices};
 use super::messages::KeyValue;
-use super::range::check_size;
 use crate::memory::Share;
 use bytes::Bytes;
 use kv_core::client::{Revision, Transaction};
@@ -155,17 +154,17 @@ impl Compares {
         share: &mut Share,
     ) -> Result<Option<(bool, Guards)>, Failure> {
         let mut guards = BTreeMap::new();
-        let mut bytes = 0;
+        let others = share.bytes();
         let mut holds = true;
         for comparison in &self.all {
             let key = &comparison.key.0;
             let record = door.client.get(key).await?;
             let record = record.map(|record| KeyValue::new(key.clone(), record));
-            bytes += record.as_ref().map_or(0, KeyValue::weight);
-            check_size(door, bytes)?;
-            if !share.set(bytes) {
+            // One record is there at a time.
+            if !share.set(others + record.as_ref().map_or(0, KeyValue::weight)) {
                 return Err(Failure::no_memory());
             }
+            share.set(others);
             let revision = record.as_ref().map(|record| Revision::new(record.mod_revision));
             if guards.insert(key.clone(), revision).is_some_and(|before| before != revision) {
                 return Ok(None);

@@ -100,6 +100,29 @@ impl Int {
     }
 }
 
+/// A whole number that can be greater than an `int64`: `uint64`, as a number or as a string.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Unsigned(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Unsigned {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Number(u64),
+            Text(String),
+        }
+        match Option::deserialize(deserializer)? {
+            None => Ok(Self(0)),
+            Some(Form::Number(number)) => Ok(Self(number)),
+            Some(Form::Text(text)) => text
+                .parse()
+                .map(Self)
+                .map_err(|_| D::Error::custom(format_args!("{text:?} is no whole number"))),
+        }
+    }
+}
+
 /// Bytes, in base64.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Blob(pub(super) Bytes);

@@ -5,11 +5,13 @@
 //! does not list leases, nor the keys of one; the keys are found by reading all keys, up to a limit.
 
 use super::super::door::Door;
-use super::super::errors::{Code, Failure};
+use super::super::errors::{self, Code, Failure};
 use super::super::respond::{self, Response};
 use super::json::{Flag, Int, blobs, is_default, number, parse, parse_all, signed};
 use super::messages::{Done, Header};
+use super::range::again;
 use super::write::lease_of;
+use crate::memory::Share;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use hyper::StatusCode;
@@ -137,7 +139,7 @@ async fn renew(door: &Door, lease: LeaseId) -> Result<Option<u64>, Failure> {
     }
 }
 
-pub(super) async fn time_to_live(door: &Door, body: &[u8]) -> Result<Response, Failure> {
+pub(super) async fn time_to_live(door: &Door, body: &[u8], mut share: Share) -> Result<Response, Failure> {
     let request: LeaseRequest = parse(body)?;
     let ended = |header| TimeToLive { header, id: request.id.0, ttl: ENDED, granted: 0, keys: Vec::new() };
     let Ok(Some(lease)) = lease_of(request.id) else { return respond_ok(&ended(door.header(None))) };
@@ -147,18 +149,35 @@ pub(super) async fn time_to_live(door: &Door, body: &[u8]) -> Result<Response, F
     let header = door.header(Some(now.revision));
     let Some(info) = info else { return respond_ok(&ended(header)) };
     let left_ms = info.deadline.get().saturating_sub(now.timestamp.get()).min(info.ttl_ms);
-    let keys = if request.keys.0 && info.keys > 0 { keys_of(door, lease).await? } else { Vec::new() };
-    respond_ok(&TimeToLive {
+    let keys =
+        if request.keys.0 && info.keys > 0 { keys_of(door, lease, &mut share).await? } else { Vec::new() };
+    let response = TimeToLive {
         header,
         id: request.id.0,
         ttl: i64::try_from(left_ms / 1000).unwrap_or(i64::MAX),
         granted: info.ttl_ms / 1000,
         keys,
-    })
+    };
+    Ok(respond::json_of(share, &response))
 }
 
 /// The keys of a lease, which are found by reading all keys.
-async fn keys_of(door: &Door, lease: LeaseId) -> Result<Vec<Bytes>, Failure> {
+async fn keys_of(door: &Door, lease: LeaseId, share: &mut Share) -> Result<Vec<Bytes>, Failure> {
+    let _permit = door.expensive_read().await;
+    let others = share.bytes();
+    let mut attempt = 0;
+    loop {
+        match find_keys_of(door, lease, share).await {
+            Err(failure) if failure == errors::compacted() => {
+                share.set(others);
+                again(&mut attempt).await?;
+            }
+            found => return found,
+        }
+    }
+}
+
+async fn find_keys_of(door: &Door, lease: LeaseId, share: &mut Share) -> Result<Vec<Bytes>, Failure> {
     let mut all = pin!(door.client.scan("").keys_only().stream().enumerate());
     let mut keys = Vec::new();
     while let Some((index, record)) = all.next().await {
@@ -169,14 +188,13 @@ async fn keys_of(door: &Door, lease: LeaseId) -> Result<Vec<Bytes>, Failure> {
         }
         let (key, record) = record?;
         if record.lease == Some(lease) {
+            if !share.add(3 * (key.len() + 64)) {
+                return Err(Failure::no_memory());
+            }
             keys.push(key);
         }
     }
     Ok(keys)
-}
-
-pub(super) fn list() -> Failure {
-    Failure::not_offered("kv does not list its leases")
 }
 
 fn respond_ok(value: &impl Serialize) -> Result<Response, Failure> {

@@ -5,12 +5,14 @@
 //! clients of etcd that do the same with transactions and watches take part, but clients of kv's own locks do not.
 
 use super::super::door::Door;
-use super::super::errors::{self, Code, Failure};
+use super::super::errors::{Code, Failure};
 use super::super::respond::{self, Response};
 use super::json::{Blob, Int, blob, is_default, number, parse};
 use super::lease::result_line;
-use super::messages::{Done, Header, KeyValue};
+use super::messages::{Done, Header, KeyValue, count};
+use super::range::again;
 use super::write::lease_of;
+use crate::memory::Share;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use hyper::StatusCode;
@@ -96,14 +98,11 @@ struct Leader {
 
 pub(super) async fn lock(door: &Arc<Door>, body: &[u8]) -> Result<Response, Failure> {
     let request: LockRequest = parse(body)?;
-    let place = Place::take(door, &request.name, request.lease, &Bytes::new()).await?;
-    place.wait().await?;
-    // The lease may have ended during the wait.
-    let Some(record) = door.client.get(&place.key).await?.filter(|record| record.created == place.created)
-    else {
+    let place = Place::take(door, &request.name, request.lease, Bytes::new()).await?;
+    let Some(revision) = place.hold().await? else {
         return Err(Failure::new(Code::FailedPrecondition, "mutex: session is expired"));
     };
-    let header = door.header(Some(record.modified.max(place.created)));
+    let header = door.header(Some(revision));
     let key = place.keep();
     Ok(respond::json(StatusCode::OK, &Locked { header, key }))
 }
@@ -116,17 +115,11 @@ pub(super) async fn unlock(door: &Door, body: &[u8]) -> Result<Response, Failure
 
 pub(super) async fn campaign(door: &Arc<Door>, body: &[u8]) -> Result<Response, Failure> {
     let request: CampaignRequest = parse(body)?;
-    let place = Place::take(door, &request.name, request.lease, &request.value.0).await?;
-    if let Some(former) = place.former.as_ref().filter(|former| former.value != request.value.0) {
-        // An earlier campaign of this client, perhaps one without an answer, had another value.
-        change(door, &place.key, former.created, &request.value.0).await?;
-    }
-    place.wait().await?;
-    let Some(record) = door.client.get(&place.key).await?.filter(|record| record.created == place.created)
-    else {
+    let place = Place::take(door, &request.name, request.lease, request.value.0).await?;
+    let Some(revision) = place.hold().await? else {
         return Err(Failure::new(Code::FailedPrecondition, "election: session is expired"));
     };
-    let header = door.header(Some(record.modified));
+    let header = door.header(Some(revision));
     let (rev, lease) = (place.created.get(), place.lease.get());
     let leader = Tenure { name: request.name.0, key: place.keep(), rev, lease };
     Ok(respond::json(StatusCode::OK, &Elected { header, leader }))
@@ -163,11 +156,12 @@ pub(super) async fn resign(door: &Door, body: &[u8]) -> Result<Response, Failure
     Ok(respond::json(StatusCode::OK, &Done { header: door.header(Some(done.revision)) }))
 }
 
-pub(super) async fn leader(door: &Door, body: &[u8]) -> Result<Response, Failure> {
+pub(super) async fn leader(door: &Door, body: &[u8], mut share: Share) -> Result<Response, Failure> {
     let request: LeaderRequest = parse(body)?;
     let (leader, revision) = first(door, &prefix(&request.name)?).await?;
     let kv = leader.ok_or_else(|| Failure::new(Code::NotFound, "election: no leader"))?;
-    Ok(respond::json(StatusCode::OK, &Leader { header: door.header(Some(revision)), kv }))
+    count(std::slice::from_ref(&kv), &mut share)?;
+    Ok(respond::json_of(share, &Leader { header: door.header(Some(revision)), kv }))
 }
 
 /// The leader now, and each later leader and value: a line for each.
@@ -178,15 +172,13 @@ pub(super) async fn observe(door: &Arc<Door>, body: &[u8]) -> Result<Response, F
         prefix: prefix(&request.name)?,
         leader: None,
         seen: None,
+        share: door.memory.share(),
         _permit: door.watch_permit()?,
     };
     let lines = stream::unfold(Some(observer), |observer| async {
         let mut observer = observer?;
-        match observer.next().await {
-            Ok((kv, revision)) => {
-                let header = observer.door.header(Some(revision));
-                Some((result_line(&Leader { header, kv }).into(), Some(observer)))
-            }
+        match observer.line().await {
+            Ok(line) => Some((line.into(), Some(observer))),
             Err(failure) => Some((failure.stream_line(), None)),
         }
     });
@@ -203,7 +195,17 @@ fn prefix(name: &Blob) -> Result<Bytes, Failure> {
 
 /// The key with this prefix that was created first, and the revision at which it was read.
 async fn first(door: &Door, prefix: &Bytes) -> Result<(Option<KeyValue>, Revision), Failure> {
-    let at = door.newest(false).await?;
+    let mut attempt = 0;
+    loop {
+        let at = door.newest(false).await?;
+        match first_at(door, prefix, at).await {
+            Err(error) if error.is_compacted() => again(&mut attempt).await?,
+            found => return Ok((found?, at)),
+        }
+    }
+}
+
+async fn first_at(door: &Door, prefix: &Bytes, at: Revision) -> Result<Option<KeyValue>, ReadError> {
     let mut all = pin!(door.client.scan(prefix).keys_only().at(at).stream());
     let mut first: Option<(Bytes, Record)> = None;
     while let Some(found) = all.next().await {
@@ -212,9 +214,9 @@ async fn first(door: &Door, prefix: &Bytes) -> Result<(Option<KeyValue>, Revisio
             first = Some((key, record));
         }
     }
-    let Some((key, _)) = first else { return Ok((None, at)) };
+    let Some((key, _)) = first else { return Ok(None) };
     let record = door.client.get(&key).at(at).await?;
-    Ok((record.map(|record| KeyValue::new(key, record)), at))
+    Ok(record.map(|record| KeyValue::new(key, record)))
 }
 
 /// The place of a client among those that wait.
@@ -223,41 +225,74 @@ struct Place {
     prefix: Bytes,
     key: Bytes,
     created: Revision,
+    /// The revision at which this request wrote the key.
+    written: Revision,
     lease: LeaseId,
-    /// The record of the key, if the client had a place already.
-    former: Option<Record>,
     is_kept: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
-    async fn take(door: &Arc<Door>, name: &Blob, lease: Int, value: &Bytes) -> Result<Self, Failure> {
-        let prefix = prefix(name)?;
+    /// Takes a place, or joins the place that the client has.
+    async fn take(door: &Arc<Door>, name: &Blob, lease: Int, value: Bytes) -> Result<Self, Failure> {
+        let (prefix, lease) = (prefix(name)?, lease_of(lease)?);
         let permit = door.watch_permit()?;
-        let lease = match lease_of(lease)? {
+        // A client that is gone meanwhile must not leave a place behind: if nobody waits for the result, it is dropped.
+        let taken = tokio::spawn(Self::write(door.clone(), prefix, lease, value, permit)).await;
+        taken.unwrap_or_else(|error| Err(Failure::outcome_unknown(error)))
+    }
+
+    async fn write(
+        door: Arc<Door>,
+        prefix: Bytes,
+        lease: Option<LeaseId>,
+        value: Bytes,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Self, Failure> {
+        let lease = match lease {
             Some(lease) => lease,
             None => door.client.lease(TTL).detached().await?.id(),
         };
         let key: Bytes = [&prefix[..], format!("{:x}", lease.get()).as_bytes()].concat().into();
-        let life = Lifetime::lease(lease);
-        let put = door.client.transaction().if_absent(&key).put_for(&key, value.clone(), life);
-        let done = put.otherwise().get(&key).await?;
-        let former = match done.results.into_iter().next() {
-            Some(StepResult::Got(record)) if !done.succeeded => record.map(|record| *record),
-            _ => None,
+        // A key that is there is written too. Its `modified` revision then shows that this request relies on it, so an
+        // earlier request of the same client does not remove it when it gives up.
+        let put = door.client.transaction().get(&key).put_for(&key, value, Lifetime::lease(lease));
+        let done = put.await?;
+        let former = done.results.first().and_then(StepResult::record);
+        let created = former.map_or(done.revision, |record| record.created);
+        // The client may hold the lock by the key that was there, so it is not removed if this request fails.
+        let is_kept = former.is_some();
+        let written = done.revision;
+        Ok(Self { door, prefix, key, created, written, lease, is_kept, _permit: permit })
+    }
+
+    /// Waits until it is this place's turn, and returns a revision at which it was; `None` if the lease has ended.
+    async fn hold(&self) -> Result<Option<Revision>, Failure> {
+        // The place is taken, so this failure does not mean that nothing was changed.
+        let unknown = |failure: Failure| {
+            let key = String::from_utf8_lossy(&self.key);
+            failure.after(format_args!("the key {key:?} may keep its place until its lease ends"))
         };
-        let created = former.as_ref().map_or(done.revision, |record| record.created);
-        Ok(Self { door: door.clone(), prefix, key, created, lease, former, is_kept: false, _permit: permit })
+        self.wait().await.map_err(unknown)?;
+        let read = self.door.client.get(&self.key).with_revision().await;
+        let read = read.map_err(|error| unknown(error.into()))?;
+        let is_there = read.found.is_some_and(|record| record.created == self.created);
+        Ok(is_there.then_some(read.revision))
     }
 
     /// Waits until all keys that were created earlier are gone.
     async fn wait(&self) -> Result<(), Failure> {
+        let mut attempt = 0;
         loop {
             let at = self.door.newest(false).await?;
             let before = match self.before(at).await {
-                Err(error) if error.is_compacted() => continue,
+                Err(error) if error.is_compacted() => {
+                    again(&mut attempt).await?;
+                    continue;
+                }
                 before => before?,
             };
+            attempt = 0;
             let Some(key) = before else { return Ok(()) };
             let mut events = self.door.watcher.watch_key(&key).after(at).stream();
             loop {
@@ -298,7 +333,8 @@ impl Drop for Place {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return };
-        let leave = self.door.client.transaction().if_created(&self.key, self.created).delete(&self.key);
+        // If a later request of the client has joined this place, the key has another revision, and stays.
+        let leave = self.door.client.transaction().if_revision(&self.key, self.written).delete(&self.key);
         // Otherwise, the key goes when its lease ends.
         runtime.spawn(async move { leave.await.map(drop) });
     }
@@ -312,10 +348,22 @@ struct Observer {
     leader: Option<(Bytes, Revision)>,
     /// The revision of the last line.
     seen: Option<Revision>,
+    /// The memory of a line that has not been taken yet.
+    share: Share,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Observer {
+    /// The next line of the answer.
+    async fn line(&mut self) -> Result<Vec<u8>, Failure> {
+        self.share.set(0);
+        let (kv, revision) = self.next().await?;
+        count(std::slice::from_ref(&kv), &mut self.share)?;
+        let line = result_line(&Leader { header: self.door.header(Some(revision)), kv });
+        self.share.set(line.len());
+        Ok(line)
+    }
+
     /// The next leader, or the next value of the same leader.
     async fn next(&mut self) -> Result<(KeyValue, Revision), Failure> {
         loop {
@@ -333,10 +381,7 @@ impl Observer {
                 }
                 self.leader = None;
             }
-            let (leader, at) = match first(&self.door, &self.prefix).await {
-                Err(failure) if failure == errors::compacted() => continue,
-                found => found?,
-            };
+            let (leader, at) = first(&self.door, &self.prefix).await?;
             self.seen = Some(at);
             if let Some(kv) = leader {
                 self.leader = Some((kv.key.clone(), Revision::new(kv.create_revision)));

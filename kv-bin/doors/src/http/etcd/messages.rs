@@ -1,6 +1,8 @@
 //! The messages of etcd's gateway that several calls share.
 
+use super::super::errors::Failure;
 use super::json::{Blob, Flag, Int, blob, choices, is_default, number};
+use crate::memory::Share;
 use bytes::Bytes;
 use kv_core::client::Record;
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,13 @@ impl KeyValue {
     pub(super) fn weight(&self) -> usize {
         self.key.len() + self.value.len() + 128
     }
+}
+
+/// Counts the memory of records until they have been answered.
+pub(super) fn count(records: &[KeyValue], share: &mut Share) -> Result<(), Failure> {
+    // The answer in JSON takes more than the records, and both are there at the same time.
+    let bytes = 3 * records.iter().map(KeyValue::weight).sum::<usize>();
+    if share.add(bytes) { Ok(()) } else { Err(Failure::no_memory()) }
 }
 
 choices!(

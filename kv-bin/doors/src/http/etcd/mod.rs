@@ -32,7 +32,6 @@ pub(super) enum Call {
     LeaseRevoke,
     LeaseKeepAlive,
     LeaseTimeToLive,
-    LeaseList,
     Watch,
     Lock,
     Unlock,
@@ -43,7 +42,10 @@ pub(super) enum Call {
     Observe,
     MemberList,
     Status,
+    TransferLeadership,
     Authenticate,
+    /// A call of etcd that kv does not offer, and why.
+    NotOffered(&'static str),
 }
 
 impl Call {
@@ -60,7 +62,6 @@ impl Call {
             "lease/revoke" | "kv/lease/revoke" => Self::LeaseRevoke,
             "lease/keepalive" => Self::LeaseKeepAlive,
             "lease/timetolive" | "kv/lease/timetolive" => Self::LeaseTimeToLive,
-            "lease/leases" | "kv/lease/leases" => Self::LeaseList,
             "watch" => Self::Watch,
             "lock/lock" => Self::Lock,
             "lock/unlock" => Self::Unlock,
@@ -71,7 +72,26 @@ impl Call {
             "election/observe" => Self::Observe,
             "cluster/member/list" => Self::MemberList,
             "maintenance/status" => Self::Status,
+            "maintenance/transfer-leadership" => Self::TransferLeadership,
             "auth/authenticate" => Self::Authenticate,
+            "lease/leases" | "kv/lease/leases" => Self::NotOffered("kv does not list its leases"),
+            "cluster/member/add"
+            | "cluster/member/remove"
+            | "cluster/member/update"
+            | "cluster/member/promote" => {
+                Self::NotOffered("the members of a cluster of kv are fixed when it forms")
+            }
+            "maintenance/snapshot" => {
+                Self::NotOffered("a snapshot of kv has a form of its own: use kv backup")
+            }
+            "maintenance/defragment" => Self::NotOffered("kv returns the space of removed data on its own"),
+            "maintenance/alarm" => {
+                Self::NotOffered("kv has no alarms: see the log and the status of its members")
+            }
+            "maintenance/hash" | "maintenance/downgrade" => {
+                Self::NotOffered("this call of etcd is not offered")
+            }
+            path if path.starts_with("auth/") => Self::NotOffered("kv has no users and roles of etcd"),
             _ => return None,
         })
     }
@@ -95,18 +115,19 @@ pub(super) async fn run(
         Call::LeaseGrant => lease::grant(door, body).await,
         Call::LeaseRevoke => lease::revoke(door, body).await,
         Call::LeaseKeepAlive => lease::keep_alive(door, body).await,
-        Call::LeaseTimeToLive => lease::time_to_live(door, body).await,
-        Call::LeaseList => Err(lease::list()),
+        Call::LeaseTimeToLive => lease::time_to_live(door, body, share).await,
         Call::Watch => watch::run(door, body).await,
         Call::Lock => lock::lock(door, body).await,
         Call::Unlock => lock::unlock(door, body).await,
         Call::Campaign => lock::campaign(door, body).await,
-        Call::Leader => lock::leader(door, body).await,
+        Call::Leader => lock::leader(door, body, share).await,
         Call::Proclaim => lock::proclaim(door, body).await,
         Call::Resign => lock::resign(door, body).await,
         Call::Observe => lock::observe(door, body).await,
         Call::MemberList => cluster::members(door, host).await,
         Call::Status => cluster::status(door).await,
+        Call::TransferLeadership => cluster::transfer_leadership(door, body).await,
         Call::Authenticate => Err(cluster::no_authentication()),
+        Call::NotOffered(why) => Err(Failure::not_offered(why)),
     }
 }

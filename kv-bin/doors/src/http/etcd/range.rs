@@ -1,19 +1,23 @@
 //! `/v3/kv/range`, and the reads of transactions.
 
 use super::super::door::Door;
-use super::super::errors::{Code, Failure};
+use super::super::errors::{self, Code, Failure};
 use super::super::respond::{self, Response};
 use super::json::parse;
-use super::messages::{KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget};
+use super::messages::{KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget, count};
 use super::span::Span;
+use crate::attempts::pause;
 use crate::memory::Share;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use kv_core::client::{Record, Revision, Scan};
+use std::cmp::Ordering;
 use std::pin::pin;
 
 /// The most keys that are read at first. Most ranges have fewer, and then the revision is known at once.
 const FIRST: usize = 500;
+/// How often a read of the present is tried that takes several requests, all at one revision.
+const MAX_ATTEMPTS_TO_READ: u32 = 5;
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -104,25 +108,35 @@ impl Selection {
         within(self.modified, record.mod_revision) && within(self.created, record.create_revision)
     }
 
-    /// Leaves out, sorts, and cuts what was found.
-    fn finish(&self, found: &mut Found) {
-        let records = &mut found.records;
-        records.retain(|record| self.is_wanted(record));
-        match self.target {
-            // It was read in this order.
-            SortTarget::Key => {}
-            SortTarget::Version => records.sort_by_key(|record| record.version),
-            SortTarget::Create => records.sort_by_key(|record| record.create_revision),
-            SortTarget::Mod => records.sort_by_key(|record| record.mod_revision),
-            SortTarget::Value => records.sort_by(|one, other| one.value.cmp(&other.value)),
+    /// The order in which the records are wanted, if they were not read in it.
+    fn order(&self, one: &KeyValue, other: &KeyValue) -> Ordering {
+        let order = match self.target {
+            SortTarget::Key => Ordering::Equal,
+            SortTarget::Version => one.version.cmp(&other.version),
+            SortTarget::Create => one.create_revision.cmp(&other.create_revision),
+            SortTarget::Mod => one.mod_revision.cmp(&other.mod_revision),
+            SortTarget::Value => one.value.cmp(&other.value),
+        };
+        let order = order.then_with(|| one.key.cmp(&other.key));
+        if self.order == SortOrder::Descend { order.reverse() } else { order }
+    }
+
+    /// Sorts what was found, and cuts what is beyond the limit.
+    fn sort_and_cut(&self, found: &mut Found) {
+        if !self.is_by_key() {
+            found.records.sort_unstable_by(|one, other| self.order(one, other));
         }
-        if !self.is_by_key() && self.order == SortOrder::Descend {
-            records.reverse();
-        }
-        if let Some(limit) = self.limit.filter(|limit| *limit < records.len()) {
-            records.truncate(limit);
+        if let Some(limit) = self.limit.filter(|limit| *limit < found.records.len()) {
+            found.records.truncate(limit);
             found.more = true;
         }
+    }
+
+    /// Leaves out, sorts, and cuts what was found.
+    fn finish(&self, found: &mut Found) {
+        found.records.retain(|record| self.is_wanted(record));
+        self.sort_and_cut(found);
+        let records = &mut found.records;
         if self.count_only {
             (found.more, *records) = (false, Vec::new());
         }
@@ -151,7 +165,9 @@ impl Selection {
                 State::At(at) => get.at(at),
             };
             let read = read.with_revision().await?;
-            return Ok(self.of_record(read.found, read.revision));
+            let found = self.of_record(read.found, read.revision);
+            count(&found.records, share)?;
+            return Ok(found);
         }
         if self.span.is_empty() {
             let revision = match state {
@@ -163,10 +179,21 @@ impl Selection {
         if self.count_only {
             return self.count(door, state).await;
         }
-        self.read_range(door, state, share).await
+        let others = share.bytes();
+        let mut attempt = 0;
+        loop {
+            match self.read_range(door, state, share).await {
+                Err(failure) if failure == errors::compacted() && !matches!(state, State::At(_)) => {
+                    share.set(others);
+                    again(&mut attempt).await?;
+                }
+                read => return read,
+            }
+        }
     }
 
     async fn count(&self, door: &Door, state: State) -> Result<Found, Failure> {
+        let _permit = door.expensive_read().await;
         let count = self.span.count(&door.client);
         let read = match state {
             State::Newest => count,
@@ -218,6 +245,7 @@ impl Selection {
         }
         if !sees_all && self.limit.is_some_and(|limit| found.count > limit as u64) {
             // etcd counts also the keys beyond the limit.
+            let _permit = door.expensive_read().await;
             let count = self.span.count(&door.client).at(found.revision);
             let count = if state == State::Local { count.at_least(found.revision) } else { count };
             found.count = count.await?;
@@ -239,13 +267,30 @@ impl Selection {
         }
         *bytes += record.weight();
         check_size(door, *bytes)?;
-        // The answer in JSON takes more than the records, and both are there at the same time.
-        if !share.set(3 * *bytes) {
-            return Err(Failure::no_memory());
-        }
+        count(std::slice::from_ref(&record), share)?;
         found.records.push(record);
+        // Everything must be seen for some orders, but not kept.
+        if !self.is_by_key() && self.limit.is_some_and(|limit| found.records.len() / 2 >= limit) {
+            self.sort_and_cut(found);
+            let kept = found.records.iter().map(KeyValue::weight).sum();
+            let freed = std::mem::replace(bytes, kept) - kept;
+            share.set(share.bytes() - 3 * freed);
+        }
         Ok(())
     }
+}
+
+/// Waits before a read of the present is repeated, because the history that it needs was dropped meanwhile. After a few
+/// attempts, this is an error.
+pub(super) async fn again(attempt: &mut u32) -> Result<(), Failure> {
+    *attempt += 1;
+    if *attempt == MAX_ATTEMPTS_TO_READ {
+        let message = "the members drop the history of the keys faster than they can be read here: read less at once, or \
+                       let them keep more revisions";
+        return Err(Failure::new(Code::Unavailable, message));
+    }
+    pause(*attempt).await;
+    Ok(())
 }
 
 /// Refuses an answer with too many bytes.
@@ -267,12 +312,12 @@ pub(super) async fn run(door: &Door, body: &[u8], mut share: Share) -> Result<Re
         None => State::Newest,
     };
     let found = selection.read(door, state, &mut share).await?;
-    // A read of the past also reports the present revision, as far as it is known.
-    let revision = match state {
-        State::At(_) => None,
-        _ => Some(found.revision),
+    let header = match state {
+        // A read of the past reports the present revision, as far as it is known: at least that of the read.
+        State::At(_) => door.header_since(found.revision),
+        _ => door.header(Some(found.revision)),
     };
     let mut response = found.response();
-    response.header = Some(door.header(revision));
+    response.header = Some(header);
     Ok(respond::json_of(share, &response))
 }

@@ -15,17 +15,18 @@ use super::compare::{Compares, Comparison};
 use super::json::{List, is_default, parse};
 use super::messages::{
     DeleteRangeRequest, DeleteRangeResponse, Header, KeyValue, PutRequest, PutResponse, RangeRequest,
-    RangeResponse,
+    RangeResponse, count,
 };
 use super::range::{Found, Selection, State, check_size};
 use super::span::Span;
-use super::write::{MAX_ATTEMPTS, lease_of, pause, too_busy};
+use super::write::{lease_of, too_busy};
+use crate::attempts::{MAX_ATTEMPTS, pause};
 use crate::memory::Share;
 use bytes::Bytes;
 use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transaction};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// The most comparisons: as many conditions as a transaction of kv has.
 const MAX_COMPARES: usize = 64;
@@ -86,6 +87,8 @@ enum Op {
         key: Bytes,
         previous: bool,
     },
+    /// The removal of a key that the transaction has removed already.
+    DeleteAgain,
     /// A key as it was before the transaction.
     Get(Selection),
     /// A range that is read when the transaction has been applied.
@@ -99,7 +102,7 @@ impl Op {
     fn changes(&self) -> Option<&Bytes> {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } => Some(key),
-            Self::Get(_) | Self::Read { .. } => None,
+            Self::DeleteAgain | Self::Get(_) | Self::Read { .. } => None,
         }
     }
 
@@ -115,7 +118,7 @@ impl Op {
                 transaction.delete(key)
             }
             Self::Get(selection) => selection.single().into_iter().fold(transaction, Transaction::get),
-            Self::Read { .. } => transaction,
+            Self::DeleteAgain | Self::Read { .. } => transaction,
         }
     }
 }
@@ -123,7 +126,8 @@ impl Op {
 /// Checks the requests of a list, and decides how each is done.
 fn plan(requests: &[RequestOp]) -> Result<Vec<Op>, Failure> {
     let mut ops = Vec::new();
-    let mut changed = HashSet::new();
+    // The keys that are changed, and whether they are removed.
+    let mut changed = HashMap::new();
     for request in requests {
         let op = match request {
             RequestOp { request_txn: Some(_), .. } => {
@@ -160,12 +164,13 @@ fn plan(requests: &[RequestOp]) -> Result<Vec<Op>, Failure> {
             }
             _ => return Err(Failure::invalid("each request of a transaction has exactly one of its fields")),
         };
-        if let Some(key) = op.changes()
-            && !changed.insert(key.clone())
-        {
-            return Err(Failure::invalid("etcdserver: duplicate key given in txn request"));
-        }
-        ops.push(op);
+        let is_removal = matches!(op, Op::Delete { .. });
+        let before = op.changes().and_then(|key| changed.insert(key.clone(), is_removal));
+        ops.push(match before {
+            None => op,
+            Some(true) if is_removal => Op::DeleteAgain,
+            Some(_) => return Err(Failure::invalid("etcdserver: duplicate key given in txn request")),
+        });
     }
     let changes: Vec<Option<Bytes>> = ops.iter().map(|op| op.changes().cloned()).collect();
     for (index, op) in ops.iter_mut().enumerate() {
@@ -206,11 +211,10 @@ pub(super) async fn run(door: &Door, body: &[u8], mut share: Share) -> Result<Re
     let revision = done.revision;
     let responses = answer(door, ops, done, &mut share).await.map_err(|failure| {
         // The answer is lost, but not what the transaction has done.
-        let message = format_args!(
-            "the transaction was applied at revision {revision}, but what it reads was not: {}",
-            failure.message
+        let what = format_args!(
+            "the transaction was applied at revision {revision}, but what it reads was not read"
         );
-        if ops.iter().any(|op| op.changes().is_some()) { Failure::outcome_unknown(message) } else { failure }
+        if ops.iter().any(|op| op.changes().is_some()) { failure.after(what) } else { failure }
     })?;
     let response = TxnResponse { header: door.header(Some(revision)), succeeded, responses };
     Ok(respond::json_of(share, &response))
@@ -257,7 +261,7 @@ async fn answer(
                 let before = if *previous { record(results.next()) } else { None };
                 results.next();
                 let prev_kv = before.map(|record| KeyValue::new(key.clone(), record));
-                bytes += prev_kv.as_ref().map_or(0, KeyValue::weight);
+                bytes += weigh(prev_kv.as_slice(), share)?;
                 ResponseOp::Put(PutResponse { header, prev_kv })
             }
             Op::Delete { key, previous } => {
@@ -265,37 +269,48 @@ async fn answer(
                 let deleted = matches!(results.next(), Some(StepResult::Deleted { existed: true }));
                 let prev_kvs: Vec<_> =
                     before.into_iter().map(|record| KeyValue::new(key.clone(), record)).collect();
-                bytes += prev_kvs.iter().map(KeyValue::weight).sum::<usize>();
+                bytes += weigh(&prev_kvs, share)?;
                 let deleted = deleted.into();
                 ResponseOp::DeleteRange(DeleteRangeResponse { header, deleted, prev_kvs })
             }
+            Op::DeleteAgain => {
+                ResponseOp::DeleteRange(DeleteRangeResponse { header, deleted: 0, prev_kvs: Vec::new() })
+            }
             Op::Get(selection) => {
                 let found = selection.of_record(record(results.next()), done.revision);
-                bytes += found.records.iter().map(KeyValue::weight).sum::<usize>();
+                bytes += weigh(&found.records, share)?;
                 range_response(found, header)
             }
             Op::Read { selection, sees_changes } => {
                 let at = if *sees_changes { done.revision } else { done.revision.back(1) };
-                let found = read_at(door, selection, at).await?;
+                let found = read_at(door, selection, at, share).await?;
                 bytes += found.records.iter().map(KeyValue::weight).sum::<usize>();
                 range_response(found, header)
             }
         };
         check_size(door, bytes)?;
-        if !share.set(3 * bytes) {
-            return Err(Failure::no_memory());
-        }
         responses.push(response);
     }
     Ok(responses)
 }
 
-async fn read_at(door: &Door, selection: &Selection, at: Revision) -> Result<Found, Failure> {
+/// Counts the memory of records, and returns their weight.
+fn weigh(records: &[KeyValue], share: &mut Share) -> Result<usize, Failure> {
+    count(records, share)?;
+    Ok(records.iter().map(KeyValue::weight).sum())
+}
+
+async fn read_at(
+    door: &Door,
+    selection: &Selection,
+    at: Revision,
+    share: &mut Share,
+) -> Result<Found, Failure> {
     if at == Revision::ZERO {
         // Before the first change, nothing was there.
         return Ok(Found::default());
     }
-    selection.read(door, State::At(at), &mut door.memory.share()).await
+    selection.read(door, State::At(at), share).await
 }
 
 fn range_response(found: Found, header: Header) -> ResponseOp {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// Events that are there at the same time are sent together, up to about so many bytes.
 const LINE_BYTES: usize = 64 << 10;
@@ -131,6 +131,8 @@ struct Watching {
     filters: Vec<Filter>,
     /// Whether the client wants to know from time to time how far it is.
     progress: bool,
+    /// When the client was last told how far it is.
+    last_sent: Instant,
     /// The first line.
     created: Option<Vec<u8>>,
     /// Why the watch ends.
@@ -182,6 +184,7 @@ pub(super) async fn run(door: &Arc<Door>, body: &[u8]) -> Result<Response, Failu
         id,
         filters: request.filters.0,
         progress: request.progress_notify.0,
+        last_sent: Instant::now(),
         created: Some(result_line(&created)),
         end: None,
         compacted: None,
@@ -200,6 +203,12 @@ impl Watching {
     /// The next line; `None` at the end.
     async fn line(&mut self) -> Option<Vec<u8>> {
         self.share.set(0);
+        let line = self.next_line().await;
+        self.last_sent = Instant::now();
+        line
+    }
+
+    async fn next_line(&mut self) -> Option<Vec<u8>> {
         if let Some(created) = self.created.take() {
             return Some(created);
         }
@@ -226,7 +235,7 @@ impl Watching {
     /// Collects events, so that all events of a revision are sent together. `None` if there is nothing to send.
     async fn collect(&mut self) -> Option<WatchResponse> {
         let first = if self.progress {
-            match timeout(PROGRESS, self.events.next()).await {
+            match timeout_at(self.last_sent + PROGRESS, self.events.next()).await {
                 Ok(first) => first,
                 Err(_) => return self.progress(),
             }
@@ -282,7 +291,9 @@ impl Watching {
         self.door.header(Some(self.events.complete()))
     }
 
-    fn progress(&self) -> Option<WatchResponse> {
+    fn progress(&mut self) -> Option<WatchResponse> {
+        // If nothing is known yet, it is asked again after the same time.
+        self.last_sent = Instant::now();
         let is_known = self.events.complete() > Revision::ZERO;
         is_known.then(|| WatchResponse {
             header: Some(self.header()),

@@ -1,6 +1,7 @@
 //! The calls of etcd's gateway.
 
 use super::*;
+use kv_core::config::Options;
 
 #[tokio::test(start_paused = true)]
 async fn records_have_the_revisions_of_kv() {
@@ -95,6 +96,20 @@ async fn ranges_are_sorted_cut_counted_and_filtered() {
     }
 }
 
+/// Clients rely on a header that is not older than what it comes with.
+#[tokio::test(start_paused = true)]
+async fn the_header_of_a_read_of_the_past_is_not_older() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let put = Connection::open(&door).put("a", "x").await;
+    let revision = &put["header"]["revision"];
+    // This door knows of no revision.
+    let other = Arc::new(Door::new(door.client.clone(), None, HttpOptions::default()));
+    let past = json!({"key": b64("a"), "revision": revision});
+    let found = Connection::open(&other).post("/v3/kv/range", past).await;
+    assert_eq!(found["kvs"][0]["mod_revision"], *revision);
+    assert!(number(&found["header"]["revision"]) >= number(revision), "{found}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_range_is_read_at_one_revision() {
     let (_cluster, door) = start(HttpOptions::default()).await;
@@ -122,11 +137,48 @@ async fn a_long_range_is_read_at_one_revision() {
     let cut =
         connection.post("/v3/kv/range", range("k", "l", json!({"limit": 700, "keys_only": true}))).await;
     assert_eq!((keys(&cut).len(), &cut["more"], &cut["count"]), (700, &json!(true), &json!("1100")));
-    connection.refused("/v3/kv/deleterange", range("k", "l", json!({"prev_kv": true})), 8, "999 keys").await;
+    connection.refused("/v3/kv/deleterange", range("k", "l", json!({"prev_kv": true})), 8, "499 keys").await;
     let some = connection.post("/v3/kv/deleterange", range("k00", "k01", json!({"prev_kv": true}))).await;
     assert_eq!((&some["deleted"], some["prev_kvs"].as_array().unwrap().len()), (&json!("100"), 100));
     let deleted = connection.post("/v3/kv/deleterange", range("k", "l", json!({}))).await;
     assert_eq!(deleted["deleted"], "1000");
+}
+
+/// A long read of the present is not refused because history is dropped meanwhile: its client knows nothing of that.
+#[tokio::test(start_paused = true)]
+async fn a_long_read_is_repeated_if_history_is_dropped() {
+    let mut options = Options::default();
+    options.history_revisions = 0;
+    let cluster = TestCluster::in_memory(1).options(options).start().await;
+    let door = Arc::new(Door::new(cluster.client().await, None, HttpOptions::default()));
+    let mut connection = Connection::open(&door);
+    let lease = connection.post("/v3/lease/grant", json!({"TTL": 60})).await["ID"].clone();
+    connection.post("/v3/kv/put", json!({"key": b64("k"), "lease": lease})).await;
+    for part in 0..3 {
+        let puts = (0..900)
+            .fold(door.client.transaction(), |puts, number| puts.put(format!("k{part}{number}"), "x"));
+        puts.await.unwrap();
+    }
+    let client = door.client.clone();
+    let writer = tokio::spawn(async move {
+        loop {
+            client.put("other", "x").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut answered = 0;
+    for _ in 0..20 {
+        for (path, body) in [
+            ("/v3/kv/range", range("k", "l", json!({"keys_only": true}))),
+            ("/v3/lease/timetolive", json!({"ID": lease, "keys": true})),
+        ] {
+            let answer = connection.try_post(path, &body).await;
+            assert!([200, 503].contains(&answer.status), "{path}: {}", String::from_utf8_lossy(&answer.body));
+            answered += u32::from(answer.status == 200);
+        }
+    }
+    assert!(answered > 0);
+    writer.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,10 +359,23 @@ async fn requests_of_a_transaction_see_those_before_them() {
         (&json!("1"), "c".to_owned())
     );
     assert_eq!(keys(range_of(6)), ["b", "a"]);
+    // Only the first removal of a key changes it.
+    let put_c = connection.put("c", "c").await;
+    let c = json!({"request_range": {"key": b64("c")}});
+    let body = json!({"success": [delete, c, delete]});
+    let done = connection.post("/v3/kv/txn", body).await;
+    let answers = done["responses"].as_array().unwrap();
+    let removals = [0, 2].map(|index| &answers[index]["response_delete_range"]);
+    assert_eq!((&removals[0]["deleted"], removals[1].get("deleted")), (&json!("1"), None));
+    assert_eq!(removals[0]["prev_kvs"][0]["mod_revision"], put_c["header"]["revision"]);
+    assert_eq!((removals[1].get("prev_kvs"), answers[1]["response_range"].get("kvs")), (None, None));
     let before = number(&done["header"]["revision"]);
     for (list, code, part) in [
         (json!([put("a", "1"), all, put("b", "2")]), 12, "before and after it"),
         (json!([put("a", "1"), put("a", "2")]), 3, "duplicate key"),
+        (json!([put("c", "1"), delete]), 3, "duplicate key"),
+        (json!([delete, put("c", "1")]), 3, "duplicate key"),
+        (json!([delete, delete, put("c", "1")]), 3, "duplicate key"),
         (json!([{"request_txn": {}}]), 12, "inside of another one"),
         (json!([{"request_delete_range": range("a", "c", json!({}))}]), 12, "removal of a range"),
         (json!([{"request_range": {"key": b64("a"), "revision": 1}}]), 12, "at a revision"),
@@ -380,28 +445,59 @@ async fn members_have_ids_and_doors() {
     assert_eq!(status["version"], "3.5.0");
 }
 
-/// While there is no primary, a read fails and a write has an unknown outcome only if it may have happened.
+#[tokio::test(start_paused = true)]
+async fn leadership_is_passed_on_and_what_is_missing_is_named() {
+    let (cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let list = connection.post("/v3/cluster/member/list", json!({})).await;
+    let successor = (cluster.primary().await + 1) % 3;
+    let target = list["members"][usize::from(successor)]["ID"].clone();
+    let transfer = json!({"targetID": target});
+    timeout(LIMIT, async {
+        // At first, the primary has heard from nobody.
+        while connection.try_post("/v3/maintenance/transfer-leadership", &transfer).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while cluster.primary().await != successor {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it takes over");
+    for unknown in [json!(7), json!("7"), json!(0), json!(null)] {
+        let body = json!({"targetID": unknown});
+        connection.refused("/v3/maintenance/transfer-leadership", body, 5, "member not found").await;
+    }
+    for (path, part) in [
+        ("cluster/member/add", "fixed"),
+        ("maintenance/snapshot", "kv backup"),
+        ("maintenance/defragment", "on its own"),
+        ("maintenance/alarm", "no alarms"),
+        ("auth/enable", "users and roles"),
+        ("lease/leases", "does not list"),
+    ] {
+        assert_eq!(connection.refused(&format!("/v3/{path}"), json!({}), 12, part).await.status, 501);
+    }
+}
+
+/// A write whose outcome is unknown is not reported as one that has failed.
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_said_so() {
     let (mut cluster, door) = start(HttpOptions::default()).await;
     let mut connection = Connection::open(&door);
     connection.put("a", "1").await;
     let primary = cluster.primary().await;
-    // The request reaches the primary, which cannot commit it and never answers.
-    cluster.partition(&[primary]);
-    let others: Vec<u8> = (0..3).filter(|id| *id != primary).collect();
-    others.iter().for_each(|id| cluster.kill(*id));
-    let late = connection.try_post("/v3/kv/put", &json!({"key": b64("a"), "value": b64("2")})).await;
-    let body = late.json();
-    match late.status {
-        504 => {
-            assert_eq!((&body["code"], &body["reason"]), (&json!(4), &json!("outcome_unknown")));
-            assert!(body["message"].as_str().unwrap().starts_with("outcome_unknown: "), "{body}");
-        }
-        503 => assert_eq!((&body["code"], body.get("reason")), (&json!(14), None)),
-        status => panic!("{status}: {body}"),
-    }
-    connection.refused("/v3/kv/range", json!({"key": b64("a")}), 14, "not read").await;
+    // The primary gets the request, and cannot commit it.
+    (0..3).filter(|id| *id != primary).for_each(|id| cluster.kill(id));
+    let put = json!({"key": b64("a"), "value": b64("2")});
+    let late = connection.refused("/v3/kv/put", put.clone(), 4, "outcome_unknown: ").await;
+    assert_eq!((late.status, &late.json()["reason"]), (504, &json!("outcome_unknown")));
+    let read = connection.refused("/v3/kv/range", json!({"key": b64("a")}), 14, "not read").await;
+    assert_eq!((read.status, read.json().get("reason")), (503, None));
     let health = connection.get("/health").await;
     assert_eq!((health.status, &health.json()["health"]), (503, &json!("false")));
+    // Now no member gets the request.
+    cluster.kill(primary);
+    let refused = connection.refused("/v3/kv/put", put, 14, "not applied").await;
+    assert_eq!((refused.status, refused.json().get("reason")), (503, None));
 }

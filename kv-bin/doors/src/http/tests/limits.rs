@@ -118,7 +118,18 @@ async fn a_flood_of_connections_does_not_keep_others_out() {
     let mut end = Vec::new();
     let _ = timeout(LIMIT, flood[0].read_to_end(&mut end)).await.expect("it is closed");
     assert_eq!(end, b"");
-    // If all have requests, there is no room.
+    // A request whose body is incomplete is closed like one whose head is.
+    let mut slow = Vec::new();
+    for _ in 0..30 {
+        let mut body = connect().await;
+        body.write_all(b"POST /v3/kv/put HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{")
+            .await
+            .unwrap();
+        slow.push(body);
+    }
+    assert_eq!(call(&mut connect().await).await.unwrap(), "HTTP/1.1 200 OK");
+    drop(slow);
+    // If all have requests, there is room only for the programs that watch the member.
     let mut watches = Vec::new();
     for _ in 0..10 {
         let mut watch = connect().await;
@@ -130,9 +141,66 @@ async fn a_flood_of_connections_does_not_keep_others_out() {
         timeout(LIMIT, watch.read_exact(&mut answer)).await.unwrap().unwrap();
         watches.push(watch);
     }
-    let mut refused = String::new();
-    let _ = timeout(LIMIT, connect().await.read_to_string(&mut refused)).await.expect("it is closed");
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.ends_with("connections\"}"), "{refused}");
+    for (path, status) in [("/livez", 200), ("/status", 503), ("/health", 503), ("/version", 503)] {
+        let mut spare = connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        spare.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(LIMIT, spare.read_to_string(&mut answer)).await.expect("it is closed").unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        assert_eq!(answer.ends_with("connections\"}"), status == 503, "{path}: {answer}");
+    }
+}
+
+/// Until an answer has been written, its memory counts, and its connection is not closed for the sake of others.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_unread_keeps_its_memory_and_its_connection() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    for (key, bytes) in [("large", 200_000), ("small", 9_000)] {
+        connection.put(key, &"x".repeat(bytes)).await;
+    }
+    drop(connection);
+    for (key, capacity) in [("large", 16 << 10), ("small", 1 << 10)] {
+        timeout(LIMIT, async {
+            while door.connections.len() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the connection ends");
+        let mut connection = Connection::with_capacity(&door, capacity);
+        let body = json!({"key": b64(key)}).to_string();
+        let length = body.len();
+        connection
+            .send(format!(
+                "POST /v3/kv/range HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"
+            ))
+            .await;
+        let answer = connection.head().await.unwrap();
+        assert_eq!(answer.status, 200);
+        // More of it does not come before it is read.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if key == "large" {
+            let used = door.memory.used();
+            assert!((200_000..400_000).contains(&used), "{used}");
+        }
+        assert!(!door.connections.make_room(), "{key}: it has a request");
+        let length = answer.header("content-length").unwrap().parse().unwrap();
+        let mut body = vec![0; length];
+        timeout(LIMIT, connection.stream.read_exact(&mut body)).await.unwrap().unwrap();
+        let found: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(decode(&found["kvs"][0]["key"]), key);
+        assert_eq!(connection.get("/livez").await.body, b"ok\n", "the connection goes on");
+        assert_eq!(door.memory.used(), 0);
+        timeout(LIMIT, async {
+            while !door.connections.make_room() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("it is idle");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,13 +321,29 @@ async fn the_memory_of_all_connections_is_bounded() {
     let mut connection = Connection::open(&door);
     let one = connection.post("/v3/kv/range", json!({"key": b64("a")})).await;
     assert_eq!(one["kvs"][0]["value"].as_str().unwrap().len(), 80_000);
+    // The request and the answer are there at the same time.
+    let padded = format!("{}{}", json!({"key": b64("a")}), " ".repeat(100_000));
+    assert_eq!(connection.post_text("/v3/kv/range", &padded).await.status, 429);
     assert_eq!(door.memory.used(), 0);
     let options = HttpOptions { max_answer_bytes: 100_000, ..HttpOptions::default() };
     let door = Arc::new(Door::new(door.client.clone(), None, options));
     let mut connection = Connection::open(&door);
     connection.refused("/v3/kv/range", all, 8, "with limit").await;
+    // Of a range in an order of its own, only the first records are kept.
+    for number in 0..8 {
+        connection.put(&format!("c{number}"), &format!("{number}{}", "x".repeat(20_000))).await;
+    }
+    for (order, expected) in [("ASCEND", ["c0", "c1"]), ("DESCEND", ["c7", "c6"])] {
+        for target in ["MOD", "CREATE"] {
+            let sort = json!({"sort_target": target, "sort_order": order, "limit": 2});
+            let found = connection.post("/v3/kv/range", range("c", "z", sort)).await;
+            assert_eq!((keys(&found), &found["count"]), (expected.map(str::to_owned).to_vec(), &json!("8")));
+            assert_eq!(found["more"], true);
+        }
+    }
+    assert_eq!(door.memory.used(), 0);
     let counted = json!({"key": b64("a"), "range_end": b64("z"), "count_only": true});
-    assert_eq!(connection.post("/v3/kv/range", counted).await["count"], "2");
+    assert_eq!(connection.post("/v3/kv/range", counted).await["count"], "10");
 }
 
 /// Random bytes and random JSON get an answer or the end of the connection, and the door goes on.

@@ -119,3 +119,75 @@ async fn an_election_has_one_leader_after_the_other() {
     connection.post("/v3/election/resign", json!({"leader": second})).await;
     until_waiting(&door, "e/", 0).await;
 }
+
+/// Waits until this key was changed after the revision, and returns its record.
+async fn until_changed(door: &Arc<Door>, key: &str, after: u64) -> kv_core::client::Record {
+    timeout(LIMIT, async {
+        loop {
+            let record = door.client.get(key).await.unwrap();
+            if let Some(record) = record.filter(|record| record.modified.get() > after) {
+                return record;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it changes")
+}
+
+/// Whether requests that were given up earlier have removed what they remove: a later write of the same client of kv is
+/// done.
+async fn settle(door: &Arc<Door>) {
+    for _ in 0..20 {
+        door.client.put("other", "x").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A client that asks again, perhaps because it got no answer, and then gives up, does not lose the lock.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_releases_no_lock_that_is_held() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let (one, other) = (lease(&mut connection).await, lease(&mut connection).await);
+    let request = |lease: &Value| json!({"name": b64("l"), "lease": lease});
+    let name = |lease: &Value| format!("l/{:x}", lease.as_str().unwrap().parse::<u64>().unwrap());
+    let held = connection.post("/v3/lock/lock", request(&one)).await;
+    let locked_at = number(&held["header"]["revision"]);
+    // It asks again, and is gone before it has the answer.
+    let again = begin(&door, "/v3/lock/lock", request(&one)).await;
+    let record = until_changed(&door, &name(&one), locked_at).await;
+    drop(again);
+    settle(&door).await;
+    assert_eq!(door.client.get(name(&one)).await.unwrap(), Some(record), "it holds the lock");
+    // The same client waits twice. When the first request is given up, the second one keeps the place.
+    let first = begin(&door, "/v3/lock/lock", request(&other)).await;
+    let waits = until_changed(&door, &name(&other), 0).await;
+    let mut second = begin(&door, "/v3/lock/lock", request(&other)).await;
+    let record = until_changed(&door, &name(&other), waits.modified.get()).await;
+    assert_eq!(record.created, waits.created);
+    drop(first);
+    settle(&door).await;
+    assert_eq!(door.client.get(name(&other)).await.unwrap(), Some(record), "it waits");
+    let unlocked = connection.post("/v3/lock/unlock", json!({"key": held["key"]})).await;
+    let answer = second.answer().await;
+    assert_eq!((answer.status, &answer.json()["key"]), (200, &json!(b64(name(&other)))));
+    // It became the holder when the other one released the lock, not when it began to wait.
+    let (released, locked) = (&unlocked["header"]["revision"], &answer.json()["header"]["revision"]);
+    assert!(number(locked) >= number(released), "{locked} {released}");
+}
+
+/// Once a client has a place, an error does not mean that nothing was changed.
+#[tokio::test(start_paused = true)]
+async fn an_error_after_the_place_was_taken_is_an_unknown_outcome() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let other = lease(&mut connection).await;
+    connection.post("/v3/lock/lock", json!({"name": b64("l")})).await;
+    let mut waiting = begin(&door, "/v3/lock/lock", json!({"name": b64("l"), "lease": other})).await;
+    until_waiting(&door, "l/", 2).await;
+    let client = door.client.clone();
+    tokio::spawn(async move { client.close().await });
+    let answer = waiting.answer().await;
+    assert_eq!((answer.status, &answer.json()["reason"]), (504, &json!("outcome_unknown")));
+}

@@ -128,6 +128,20 @@ async fn a_client_learns_of_the_progress_of_its_watch() {
     assert_eq!(known, revision);
     connection.put("a", "1").await;
     assert_eq!(watcher.events().await, [event("PUT", "a", "1")]);
+    // Events that are left out do not delay that.
+    let filtered = range("a", "c", json!({"progress_notify": true, "filters": ["NOPUT"]}));
+    let (mut watcher, _) = Watcher::create(&door, filtered).await;
+    let puts = async {
+        for _ in 0..100 {
+            connection.put("a", "2").await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    };
+    let line = tokio::select! {
+        line = watcher.next() => line,
+        () = puts => panic!("no line comes"),
+    };
+    assert!(line.get("events").is_none() && number(&line["header"]["revision"]) > revision, "{line}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ pub use configuration::{
     Change, ChangeRefused, ChangeRequest, Configuration, ConfiguredMember, DiskId, HistoryId, UsedIds,
 };
 #[cfg(not(feature = "internals"))]
-pub(crate) use configuration::{ChangeRefused, ChangeRequest, Configuration, DiskId};
+pub(crate) use configuration::{Change, ChangeRefused, ChangeRequest, Configuration, DiskId, HistoryId};
 #[cfg(feature = "internals")]
 pub use fixed::FixedOptions;
 #[cfg(not(feature = "internals"))]

@@ -560,7 +560,7 @@ fn place_of(message: &Message) -> u64 {
         Message::SnapshotChunk { at, .. } => at.op.get(),
         Message::SnapshotGone { .. } => 0,
         Message::StateDigest { op, .. } => op.get(),
-        Message::AskEpoch { epoch } => u64::from(epoch.get()),
+        Message::AskEpoch { epoch, .. } => u64::from(epoch.get()),
         Message::Epoch { view, .. } => view.get(),
         Message::Formation { step, ask } => u64::from(*ask) << 8 | *step as u64,
     }

@@ -3,8 +3,8 @@
 
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
-    ClientMessage, Command, Event, MemberStatus, Outcome, Position, Query, ReadMode, Record, ServerMessage,
-    SuccessorRefusal, WatchQuery,
+    ChangeCall, ClientMessage, Command, Event, MemberStatus, MembersAnswer, Outcome, Position, Query,
+    ReadMode, Record, ServerMessage, SuccessorRefusal, WatchQuery,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -71,6 +71,18 @@ pub enum Call {
         member: MemberId,
         /// The member that must be the next primary; `None` for any.
         to: Option<MemberId>,
+    },
+    /// Ask this member for the member list. The client makes only one attempt.
+    Members {
+        /// The member that must answer.
+        member: MemberId,
+    },
+    /// Ask this member to change the member list. The client makes only one attempt.
+    Change {
+        /// The member that must answer.
+        member: MemberId,
+        /// The change.
+        change: Box<ChangeCall>,
     },
     /// Close the session when all earlier writes have ended.
     CloseSession,
@@ -191,6 +203,10 @@ pub enum Reply {
     Status(Box<MemberStatus>),
     /// The primary has kept its role, because the named successor cannot take over now.
     HandoverRefused(SuccessorRefusal),
+    /// The member list.
+    Members(Box<MembersAnswer>),
+    /// The primary does not order this change of the member list.
+    ChangeRefused(String),
     /// The result of any other call.
     Done,
 }

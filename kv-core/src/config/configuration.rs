@@ -78,6 +78,8 @@ pub struct Configuration {
     pub first: View,
     /// The stop of the epoch before; [`Anchor::ZERO`] in epoch 0.
     pub stop: Anchor,
+    /// Identifies the change that led to it; 0 in epoch 0.
+    pub nonce: u128,
 }
 
 /// A change of one member.
@@ -221,6 +223,7 @@ impl Configuration {
             used,
             first: View::ZERO,
             stop: Anchor::ZERO,
+            nonce: 0,
         }
     }
 
@@ -255,6 +258,7 @@ impl Configuration {
             epoch: self.epoch.next(),
             history: self.history.or(Some(request.history)),
             stop,
+            nonce: request.nonce,
             ..self.clone()
         };
         next.change(&request.change)?;

@@ -35,8 +35,8 @@ mod snapshot;
 mod watch;
 
 pub use client::{
-    Answer, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus, PeerStatus, Query,
-    ReadMode, Record, ServerMessage, SuccessorRefusal,
+    Answer, ChangeCall, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus,
+    MembersAnswer, PeerStatus, Query, ReadMode, Record, ServerMessage, SuccessorRefusal,
 };
 pub use condition::Condition;
 pub use durable::{
@@ -58,7 +58,7 @@ pub use snapshot::{AdoptedEpoch, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogReba
 
 pub use watch::{Position, WatchQuery, after_prefix, successor};
 
-use crate::config::Configuration;
+use crate::config::{Configuration, DiskId};
 use crate::ids::{Anchor, Epoch, Hash, Instant, Op, Round, View};
 use bytes::Bytes;
 use kv_transport::Lane;
@@ -224,6 +224,8 @@ pub enum Message {
     AskEpoch {
         /// The epoch that the sender is in.
         epoch: Epoch,
+        /// The sender's disk.
+        disk: DiskId,
     },
     /// The epoch that the sender is in, which it has entered: the stop of the epoch before is committed (rule M2).
     Epoch {

@@ -432,7 +432,7 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
 }
 
 /// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

@@ -1,8 +1,9 @@
 //! The driver: one task owns the replica, passes it its inputs, and carries out its outputs.
 
 use super::StopReason;
+use super::builder::random;
 use super::counters::count;
-use super::inbox::{Batch, InboxCall};
+use super::inbox::{AdminCall, Batch, InboxCall};
 use super::lanes::Entries;
 use super::link;
 use super::reads::{MinApplied, Reads};
@@ -10,11 +11,11 @@ use super::shared::Shared;
 use super::status::{Reporter, commit_in};
 use super::stopwatch::Stopwatch;
 use super::transfer::{self, Piece, Task};
-use crate::config::Role;
+use crate::config::{HistoryId, Role};
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
-use crate::message::{Answer, Message, Write};
+use crate::message::{Answer, ChangeCall, MembersAnswer, Message, Write};
 use crate::replica::{Input, Output, Replica, Wrap};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -254,8 +255,12 @@ impl Driver {
             self.on_message(from, message);
         }
         self.on_calls(batch.calls);
-        for (successor, reply) in batch.successors {
-            let answer = self.hand_over(successor);
+        for (call, reply) in batch.admin {
+            let answer = match call {
+                AdminCall::Handover(successor) => self.hand_over(successor),
+                AdminCall::Members => self.members(),
+                AdminCall::Change(call) => self.change(*call),
+            };
             reply.send(answer);
         }
         if batch.ping {
@@ -270,6 +275,30 @@ impl Driver {
         self.step(Input::Message { from, message });
         if let Some((view, op)) = commit {
             self.reporter.heard(from, view, op, &self.replica);
+        }
+    }
+
+    fn members(&self) -> Answer {
+        Answer::Members(Box::new(MembersAnswer {
+            configuration: self.replica.configuration().clone(),
+            settled: self.replica.is_settled(),
+            ended: self.replica.ended(),
+        }))
+    }
+
+    /// A client asks for another member list. If it is refused, nothing has changed.
+    fn change(&mut self, call: ChangeCall) -> Answer {
+        let ChangeCall { ends, nonce, change } = call;
+        let history = HistoryId(u128::from(random()) << 64 | u128::from(random()));
+        let Some(change) = self.replica.change_request((ends, nonce, history), change) else {
+            return self.not_primary();
+        };
+        match self.replica.check_change(&change, self.shared.clock.monotonic()) {
+            Ok(()) => {
+                self.step(Input::Change { change: Box::new(change) });
+                Answer::Done
+            }
+            Err(refusal) => Answer::ChangeRefused(refusal.to_string()),
         }
     }
 

@@ -6,7 +6,7 @@ use super::outside::{Arrived, Entering, Retired};
 use super::state::ReplicaState;
 use super::view_change::ViewChange;
 use super::{Halt, Output, Replica};
-use crate::config::Configuration;
+use crate::config::{Configuration, DiskId};
 use crate::ids::{Anchor, Epoch, MemberId, View};
 use crate::message::{Entry, LogPoint, Message};
 use std::cmp::Ordering;
@@ -40,7 +40,10 @@ impl Replica {
         view.epoch() == self.cx.epoch()
     }
 
-    pub(super) fn on_ask_epoch(&mut self, from: MemberId, epoch: Epoch) {
+    pub(super) fn on_ask_epoch(&mut self, from: MemberId, epoch: Epoch, disk: DiskId) {
+        if self.cx.cluster.member(from).is_some() {
+            self.cx.epochs.disks.insert(from, disk);
+        }
         match epoch.cmp(&self.cx.epoch()) {
             Ordering::Greater => return self.cx.ask_epoch(from),
             Ordering::Equal => self.cx.epochs.knows(from),

@@ -341,7 +341,7 @@ impl Replica {
                 self.on_piece(from, piece);
             }
             Message::StateDigest { op, digest } => self.cx.on_state_digest(from, op, digest),
-            Message::AskEpoch { epoch } => self.on_ask_epoch(from, epoch),
+            Message::AskEpoch { epoch, disk } => self.on_ask_epoch(from, epoch, disk),
             Message::Epoch { configuration, settled, ended, view, checkpoint } => {
                 let told = Told { from, configuration: *configuration, settled, ended, view, checkpoint };
                 self.on_epoch(&told);

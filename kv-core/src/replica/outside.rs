@@ -4,7 +4,7 @@ use super::Halt;
 use super::context::Context;
 use crate::config::Configuration;
 use crate::ids::{Instant, WriteSeq};
-use crate::message::{LogPoint, Message, Write};
+use crate::message::{LogPoint, Write};
 
 /// Makes the next epoch durable. Until then, this member takes part in nothing: it has left the epoch that is over, and
 /// has not entered the next (rule M3).
@@ -38,7 +38,7 @@ impl Retired {
     pub(super) fn on_timeout(&mut self, cx: &mut Context) {
         if cx.now.monotonic >= self.ask_at {
             self.ask_at = cx.now.monotonic.after(cx.options.heartbeat * 4);
-            cx.broadcast(&Message::AskEpoch { epoch: cx.epoch() });
+            cx.broadcast(&cx.ask());
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::state::ReplicaState;
 use super::{ChangeRefusal, Now, Replica, ReplicaStatus, Status};
-use crate::config::{ChangeRequest, Configuration};
-use crate::ids::{Anchor, Instant, MemberId, Op, Timestamp, View};
+use crate::config::{Change, ChangeRequest, Configuration, HistoryId};
+use crate::ids::{Anchor, Epoch, Instant, MemberId, Op, Timestamp, View};
 use crate::message::{PeerStatus, SuccessorRefusal};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -101,6 +101,28 @@ impl Replica {
             ReplicaState::Primary(primary) => primary.check_change(&self.cx, change, now).map(drop),
             _ => Err(ChangeRefusal::Busy),
         }
+    }
+
+    /// If this member is the primary: its request for this change of the member list, which ends the epoch `ends`.
+    /// `history` is used if this is the first change.
+    #[must_use]
+    pub fn change_request(&self, id: (Epoch, u128, HistoryId), change: Change) -> Option<ChangeRequest> {
+        match &self.state {
+            ReplicaState::Primary(primary) => Some(primary.change_request(&self.cx, id, change)),
+            _ => None,
+        }
+    }
+
+    /// Rule M12: whether the epoch has committed an entry of its own.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.cx.is_settled()
+    }
+
+    /// Rule M13: no ended epoch has committed anything in a view with a greater number.
+    #[must_use]
+    pub const fn ended(&self) -> u64 {
+        self.cx.epochs.ended
     }
 
     /// The configuration of the epoch that this member is in.

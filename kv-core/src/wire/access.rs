@@ -51,7 +51,9 @@ impl Party {
             | ClientCall::Watch(_)
             | ClientCall::Unwatch { .. }
             | ClientCall::Status
-            | ClientCall::Handover { .. } => {
+            | ClientCall::Handover { .. }
+            | ClientCall::Members
+            | ClientCall::Change(_) => {
                 matches!(self, Self::Client)
             }
         }

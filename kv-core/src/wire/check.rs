@@ -37,7 +37,7 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
         | Message::StateDigest { .. }
         | Message::SnapshotGone { .. }
         | Message::Formation { .. } => Ok(()),
-        Message::AskEpoch { epoch: asked } => epoch(*asked),
+        Message::AskEpoch { epoch: asked, .. } => epoch(*asked),
         Message::Epoch { configuration, ended, view, checkpoint, .. } => {
             require(configuration.is_sound(), "a configuration")?;
             require(view.epoch() == configuration.epoch, "the epoch of a view")?;

@@ -44,6 +44,10 @@ impl ClientProtocol {
             Answer::HandoverRefused(refusal) => {
                 self.on_result(now, number, attempt, Reply::HandoverRefused(refusal));
             }
+            Answer::Members(members) => self.on_result(now, number, attempt, Reply::Members(members)),
+            Answer::ChangeRefused(why) => {
+                self.on_result(now, number, attempt, Reply::ChangeRefused(why));
+            }
             Answer::NotPrimary { hint } => {
                 let doubtful = self.search.not_primary(now, member, hint);
                 self.unsuccessful(now, number, FailureReason::NoPrimary, false);
@@ -100,6 +104,8 @@ impl ClientProtocol {
             (Kind::Watch { .. }, Reply::Watched { .. } | Reply::Compacted { .. }) => true,
             (Kind::Status(_), Reply::Status(_)) => true,
             (Kind::Handover { .. }, Reply::Done | Reply::HandoverRefused(_)) => true,
+            (Kind::Members(_), Reply::Members(_)) => true,
+            (Kind::Change { .. }, Reply::Done | Reply::ChangeRefused(_)) => true,
             _ => false,
         };
         if fits {
@@ -126,7 +132,9 @@ impl ClientProtocol {
             | Kind::Anywhere { .. }
             | Kind::Watch { .. }
             | Kind::Status(_)
-            | Kind::Handover { .. } => {
+            | Kind::Handover { .. }
+            | Kind::Members(_)
+            | Kind::Change { .. } => {
                 return self.on_nonsense(now, number, attempt);
             }
         };

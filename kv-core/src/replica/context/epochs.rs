@@ -22,6 +22,8 @@ pub(crate) struct Epochs {
     pub(crate) configuration: Configuration,
     /// The id of the own disk.
     pub(crate) disk: DiskId,
+    /// The disks that other members have told of, in this life.
+    pub(crate) disks: BTreeMap<MemberId, DiskId>,
     /// Nothing was committed in an earlier epoch in a view with a greater number. Whoever tells of a later epoch tells
     /// this too.
     pub(crate) ended: u64,
@@ -65,6 +67,7 @@ impl Epochs {
         Self {
             configuration,
             disk,
+            disks: BTreeMap::new(),
             ended,
             stop_asked: None,
             untold: BTreeMap::new(),
@@ -303,10 +306,15 @@ impl Context {
         self.send(to, Message::Epoch { configuration, settled, ended, view, checkpoint });
     }
 
+    /// Asks for a later epoch, and tells the own disk.
+    pub(crate) fn ask(&self) -> Message {
+        Message::AskEpoch { epoch: self.epoch(), disk: self.epochs.disk }
+    }
+
     /// Asks a member for its epoch, which is a later one.
     pub(crate) fn ask_epoch(&mut self, to: MemberId) {
         if self.may_speak(to) {
-            self.send(to, Message::AskEpoch { epoch: self.epoch() });
+            self.send(to, self.ask());
         }
     }
 

@@ -64,7 +64,7 @@ impl Context {
         }
         if self.epoch() > Epoch::ZERO {
             // It may have been removed.
-            self.broadcast(&Message::AskEpoch { epoch: self.epoch() });
+            self.broadcast(&self.ask());
         }
         Flow::Continue(())
     }

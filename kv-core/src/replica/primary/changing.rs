@@ -1,8 +1,8 @@
 //! Changes of the member list: what the primary checks before it orders a stop (rules M1 and M7).
 
 use super::{Leaving, Primary, without_session};
-use crate::config::{Change, ChangeRequest, Configuration, Role};
-use crate::ids::{Anchor, Hash, Instant, MemberId};
+use crate::config::{Change, ChangeRequest, Configuration, DiskId, HistoryId, Role};
+use crate::ids::{Anchor, Epoch, Hash, Instant, MemberId};
 use crate::message::{NextEpoch, Operation};
 use crate::replica::ChangeRefusal;
 use crate::replica::context::{Context, Flow};
@@ -28,12 +28,21 @@ impl Primary {
         if !cx.epochs.is_own_disk(&next, cx.me) {
             return Err(ChangeRefusal::OtherDisk(cx.me));
         }
+        let told =
+            |(id, disk): (MemberId, DiskId)| cx.epochs.disks.get(&id).is_some_and(|told| *told == disk);
+        if let Some((id, _)) = disk_named(&change.change).filter(|named| !told(*named)) {
+            return Err(ChangeRefusal::OtherDisk(id));
+        }
         let level = |id: MemberId| match id == cx.me {
             true => !cx.transfer.stateless && !cx.transfer.is_running() && !cx.log.has_faulty(),
             // What it lacks is still in the log here.
             false => self.check_level(cx, id, now).is_ok() && self.acknowledged(id) >= cx.trimmed(),
         };
-        if let Some(id) = gains_vote(&change.change).into_iter().chain([change.first]).find(|id| !level(*id))
+        if let Some(id) = disk_named(&change.change)
+            .map(|(id, _)| id)
+            .into_iter()
+            .chain([change.first])
+            .find(|id| !level(*id))
         {
             return Err(ChangeRefusal::NotLevel(id));
         }
@@ -56,6 +65,39 @@ impl Primary {
         }
     }
 
+    /// The request for this change: it names the disks of members that stay, and the first primary of the next epoch,
+    /// which is this member if it stays.
+    pub(in crate::replica) fn change_request(
+        &self,
+        cx: &Context,
+        (ends, nonce, history): (Epoch, u128, HistoryId),
+        mut change: Change,
+    ) -> ChangeRequest {
+        let disk_of = |id: MemberId| match id == cx.me {
+            true => Some(cx.epochs.disk),
+            false => cx.epochs.disks.get(&id).copied(),
+        };
+        let mut gone = None;
+        match &mut change {
+            Change::Promote { id, disk } => *disk = disk_of(*id).unwrap_or(*disk),
+            Change::Replace { old, new, disk } => {
+                *disk = disk_of(*new).unwrap_or(*disk);
+                gone = Some(*old);
+            }
+            Change::Remove { id } => gone = Some(*id),
+            Change::Add { .. } | Change::Address { .. } | Change::Role { .. } => {}
+        }
+        let stay = || cx.cluster.voters().filter(|voter| Some(voter.id) != gone);
+        let data = stay().filter(|voter| voter.role == Role::Data).map(|voter| voter.id);
+        // The one that has most, if this member goes.
+        let first = data.max_by_key(|id| (*id == cx.me, self.acknowledged(*id))).or(match &change {
+            Change::Replace { new, .. } => Some(*new),
+            _ => None,
+        });
+        let disks = stay().filter_map(|voter| Some((voter.id, disk_of(voter.id)?))).collect();
+        ChangeRequest { ends, nonce, change, first: first.unwrap_or(cx.me), history, disks }
+    }
+
     /// Rule M1: orders the last entry of the epoch.
     pub(in crate::replica) fn on_change(&mut self, cx: &mut Context, change: &ChangeRequest) -> Flow {
         let Ok(configuration) = self.check_change(cx, change, cx.now.monotonic) else {
@@ -71,10 +113,10 @@ impl Primary {
     }
 }
 
-/// The member that the change gives a vote.
-fn gains_vote(change: &Change) -> Option<MemberId> {
+/// The member that the change gives a vote, and its disk.
+const fn disk_named(change: &Change) -> Option<(MemberId, DiskId)> {
     match change {
-        Change::Promote { id, .. } | Change::Replace { new: id, .. } => Some(*id),
+        Change::Promote { id, disk } | Change::Replace { new: id, disk, .. } => Some((*id, *disk)),
         Change::Add { .. } | Change::Remove { .. } | Change::Address { .. } | Change::Role { .. } => None,
     }
 }

@@ -154,6 +154,7 @@ fn behind_a_stop(view: View) -> (Replica, Now, Entry) {
         history: Some(HistoryId(1)),
         first: view,
         stop: stop.header.anchor(),
+        nonce: 1,
         ..Configuration::founding(&cluster)
     };
     let membership = Membership { configuration, disk: DiskId(1), retired: false, ended: 0 };

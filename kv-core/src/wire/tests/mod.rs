@@ -154,7 +154,7 @@ fn messages() -> Vec<Message> {
         Message::SnapshotChunk { nonce: 2, view: View::new(3), at: anchor(4), chunk: chunk(ChunkEnd::Last) },
         Message::SnapshotGone { nonce: 3, stateless: true },
         Message::StateDigest { op: Op::new(1024), digest: Hash::of(b"state") },
-        Message::AskEpoch { epoch: Epoch::new(3) },
+        Message::AskEpoch { epoch: Epoch::new(3), disk: DiskId(6) },
         Message::Epoch {
             configuration: Box::new(configuration()),
             settled: true,

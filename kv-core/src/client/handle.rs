@@ -11,6 +11,8 @@ use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
 use crate::ids::{LeaseId, MemberId, Revision};
 use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode, SuccessorRefusal, millis};
+#[cfg(feature = "internals")]
+use crate::message::{ChangeCall, MembersAnswer};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -373,6 +375,43 @@ impl Client {
             Ok(Reply::Status(status)) => Ok(*status),
             Ok(other) => unreachable!("a status call was answered by {other:?}"),
             Err(error) => Err(AdminError::of(error)),
+        }
+    }
+
+    /// Asks one member for the member list.
+    ///
+    /// # Errors
+    /// As [`member_status`](Self::member_status).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    #[cfg(feature = "internals")]
+    pub async fn members_at(&self, member: MemberId) -> Result<MembersAnswer, AdminError> {
+        let deadline = STATUS_TIMEOUT.min(self.shared.deadline);
+        match self.call(Call::Members { member }, 0, deadline).await? {
+            Ok(Reply::Members(members)) => Ok(*members),
+            Ok(other) => unreachable!("a call for the members was answered by {other:?}"),
+            Err(error) => Err(AdminError::of(error)),
+        }
+    }
+
+    /// Asks the primary, which must be this member, to change the member list. `Ok(Err(why))`: it does not.
+    ///
+    /// # Errors
+    /// As [`member_status`](Self::member_status). Then it is not known whether the list changes.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the list may still change.
+    #[cfg(feature = "internals")]
+    pub async fn change_at(
+        &self,
+        member: MemberId,
+        change: ChangeCall,
+    ) -> Result<Result<(), String>, AdminError> {
+        let call = Call::Change { member, change: Box::new(change) };
+        match self.call(call, 0, self.shared.deadline).await?.map_err(AdminError::of)? {
+            Reply::ChangeRefused(why) => Ok(Err(why)),
+            _ => Ok(Ok(())),
         }
     }
 

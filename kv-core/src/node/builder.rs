@@ -15,7 +15,7 @@ use crate::detached;
 use crate::ids::MemberId;
 use crate::journal::{Identity, Journal, JournalOptions, OpenError};
 use crate::kv::{self, Receiver, StateMachine};
-use crate::message::{CheckpointAlignment, FormationStep, Recovered};
+use crate::message::{CheckpointAlignment, FormationStep, MembersAnswer, Membership, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, DirectoryError, Storage};
 use crate::wire::{Expectation, Limits};
@@ -48,6 +48,8 @@ pub struct NodeBuilder {
     disk: Option<Disk>,
     listen: Option<String>,
     clients: Option<PathBuf>,
+    /// What a member of the cluster has told, for a member that joins it.
+    join: Option<MembersAnswer>,
     #[cfg(feature = "testing")]
     test: Option<Test>,
 }
@@ -80,9 +82,18 @@ impl NodeBuilder {
             disk: None,
             listen: None,
             clients: None,
+            join: None,
             #[cfg(feature = "testing")]
             test: None,
         }
+    }
+
+    /// Starts as a standby that joins a cluster which runs already. The members must have it in their list; `answer` is
+    /// what one of them has told. A directory that is not empty is opened as usual, and the answer does not count.
+    #[cfg(feature = "internals")]
+    pub fn join(mut self, answer: MembersAnswer) -> Self {
+        self.join = Some(answer);
+        self
     }
 
     /// Runs the node in a test: its wall clock is tokio's clock, and a paused clock waits for the threads of the
@@ -174,7 +185,7 @@ impl NodeBuilder {
     /// Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
-        let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;
+        let Self { cluster, me, options, transport, disk, listen, clients, join, .. } = self;
         let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
@@ -196,8 +207,8 @@ impl NodeBuilder {
             let opening = {
                 let (cluster, options, fence, span) =
                     (cluster.clone(), options.clone(), fence.clone(), span.clone());
-                let disk = disk.clone();
-                move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
+                let (disk, join) = (disk.clone(), join.clone());
+                move || span.in_scope(|| Opened::open(disk, &cluster, (me, role), &options, join, fence))
             };
             let opened = open_detached(&idle, opening).await?;
             giving_up.disarm();
@@ -236,6 +247,7 @@ impl NodeBuilder {
         // The replica does not get the seed of the node, so that the two do not use the same random numbers for their
         // jitter.
         let mut config = ReplicaConfig::new(cluster, me, options, !seed);
+        config.disk = random_disk();
         config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
         config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
@@ -303,9 +315,9 @@ impl Opened {
     fn open(
         disk: Disk,
         cluster: &Cluster,
-        me: MemberId,
-        role: Role,
+        (me, role): (MemberId, Role),
         options: &Options,
+        join: Option<MembersAnswer>,
         fence: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
         let storage: Arc<dyn Storage> = match disk {
@@ -335,6 +347,13 @@ impl Opened {
             }
             error
         })?;
+        if let Some(MembersAnswer { configuration, ended, .. }) =
+            join.filter(|_| recovered.formation == FormationStep::Empty)
+        {
+            let disk = random_disk();
+            let joined = journal.join(Membership { configuration, disk, retired: false, ended });
+            recovered = joined.map_err(OpenError::from)?;
+        }
         let limits = kv::Limits::from(options);
         let (mut data, mut opener) = (None, None);
         match role {
@@ -375,7 +394,7 @@ fn open_state(
             Ok(Some(state))
         }
         CheckpointAlignment::Ahead => {
-            *recovered = journal.rebase_log(state.point(), state.configuration(), DiskId(0))?;
+            *recovered = journal.rebase_log(state.point(), state.configuration(), random_disk())?;
             Ok(Some(state))
         }
         CheckpointAlignment::Lost if alone => {
@@ -432,6 +451,11 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
 }
 
 /// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
+/// The id of a disk that has none yet. It counts from when the superblock contains it.
+fn random_disk() -> DiskId {
+    DiskId(u128::from(random()) << 64 | u128::from(random()))
+}
+
 pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

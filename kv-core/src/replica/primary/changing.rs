@@ -74,7 +74,8 @@ impl Primary {
         mut change: Change,
     ) -> ChangeRequest {
         let disk_of = |id: MemberId| match id == cx.me {
-            true => Some(cx.epochs.disk),
+            // In epoch 0 it is durable only with the change.
+            true => Some(cx.epochs.disk).filter(|_| cx.epoch() > Epoch::ZERO),
             false => cx.epochs.disks.get(&id).copied(),
         };
         let mut gone = None;

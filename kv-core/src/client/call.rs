@@ -112,6 +112,8 @@ pub enum ProtocolInput {
         /// The message that arrived.
         message: ServerMessage,
     },
+    /// The data members of the cluster are these now: its member list was changed.
+    Members(Vec<MemberId>),
     /// The connection to this member broke. Messages that were sent on the connection may or may not have arrived.
     ConnectionLost {
         /// The member at the other end.
@@ -139,6 +141,11 @@ pub enum ProtocolOutput {
         member: MemberId,
         /// The message to send.
         message: ClientMessage,
+    },
+    /// This member knows members that this client does not know. A new connection to it shows its list.
+    Outdated {
+        /// The member.
+        member: MemberId,
     },
     /// A call has ended.
     Done {

@@ -1,7 +1,7 @@
 //! The handle of a client.
 
 use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
-use super::driver::{DriverCommand, NewCall};
+use super::driver::{DriverCommand, KnownMembers, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
     Add, Batch, ClientBuilder, Compact, Count, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle,
@@ -90,7 +90,7 @@ struct Shared {
     next_call: AtomicU64,
     closed: AtomicBool,
     room: Arc<Semaphore>,
-    members: Vec<MemberInfo>,
+    members: KnownMembers,
     limits: Limits,
     /// The member that runs in this process, if there is one.
     local: Option<Arc<dyn LocalMember>>,
@@ -153,7 +153,7 @@ impl Client {
         commands: mpsc::Sender<DriverCommand>,
         cancels: mpsc::UnboundedSender<CallId>,
         ended: watch::Receiver<()>,
-        members: Vec<MemberInfo>,
+        members: KnownMembers,
         limits: Limits,
         local: Option<Arc<dyn LocalMember>>,
         deadline: Duration,
@@ -351,7 +351,7 @@ impl Client {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn cluster_status(&self) -> Vec<MemberReport> {
-        join_all(self.shared.members.iter().map(|member| async {
+        join_all(self.shared.members.now().iter().map(|member| async {
             let MemberInfo { id, address, role } = member.clone();
             MemberReport { id, address, role, status: self.member_status(id).await }
         }))
@@ -367,7 +367,7 @@ impl Client {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn member_status(&self, member: MemberId) -> Result<MemberStatus, AdminError> {
-        if !self.shared.members.iter().any(|known| known.id == member) {
+        if !self.shared.members.now().iter().any(|known| known.id == member) {
             return Err(AdminError::UnknownMember(member));
         }
         let deadline = STATUS_TIMEOUT.min(self.shared.deadline);
@@ -439,7 +439,7 @@ impl Client {
     /// # Cancel safety
     /// If the future is dropped, the handover may still take place.
     pub async fn handover_to(&self, successor: MemberId) -> Result<(), AdminError> {
-        match self.shared.members.iter().find(|known| known.id == successor).map(|known| known.role) {
+        match self.shared.members.now().iter().find(|known| known.id == successor).map(|known| known.role) {
             None => Err(SuccessorRefusal::Unknown(successor).into()),
             Some(Role::Witness) => Err(SuccessorRefusal::Witness(successor).into()),
             Some(Role::Data) => self.hand_over(Some(successor)).await,
@@ -531,7 +531,7 @@ impl Client {
 
     /// Returns an error if `id` is not a data member.
     pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), ReadError> {
-        match self.shared.members.iter().find(|member| member.id == id) {
+        match self.shared.members.now().iter().find(|member| member.id == id) {
             Some(member) if member.holds_data() => Ok(()),
             Some(_) => Err(ReadError::Witness(id)),
             None => Err(ReadError::UnknownMember(id)),

@@ -12,7 +12,7 @@ use super::writer::StateOpener;
 use super::{Node, StartError, applier, folder};
 use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
 use crate::detached;
-use crate::ids::MemberId;
+use crate::ids::{Epoch, MemberId};
 use crate::journal::{Identity, Journal, JournalOptions, OpenError};
 use crate::kv::{self, Receiver, StateMachine};
 use crate::message::{CheckpointAlignment, FormationStep, MembersAnswer, Membership, Recovered};
@@ -435,7 +435,7 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
         me,
         members: member_infos(cluster),
         fingerprint: cluster.fingerprint(),
-        is_changed: false,
+        epoch: Epoch::ZERO,
         former: Vec::new(),
         options: FixedOptions::from(options),
         limits: Limits {

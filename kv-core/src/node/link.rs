@@ -218,7 +218,7 @@ impl Link {
             return;
         }
         let members = self.shared.members.now();
-        if members.expectation.is_changed {
+        if members.expectation.is_changed() {
             // The log decides, and whoever has another address is told.
             return;
         }

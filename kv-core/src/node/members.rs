@@ -54,7 +54,7 @@ impl Members {
         let expectation = Expectation {
             members: member_infos(&cluster),
             fingerprint: configuration.history.map_or(cluster.fingerprint(), |history| history.fingerprint()),
-            is_changed: configuration.history.is_some(),
+            epoch: configuration.epoch,
             former,
             ..before.expectation.clone()
         };

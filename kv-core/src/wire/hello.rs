@@ -1,7 +1,7 @@
 //! The hello: who is calling, which cluster it expects, and whether the two ends match.
 
 use crate::config::{FixedOptions, OptionMismatch, Role};
-use crate::ids::{ClusterId, Hash, MemberId};
+use crate::ids::{ClusterId, Epoch, Hash, MemberId};
 use crate::message::SizeLimits;
 use kv_transport::{Lane, Peer};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,9 @@ use std::time::Duration;
 /// The protocol versions that this build speaks. Version 9 adds the messages about epochs, which are sent only after a
 /// change of the member list.
 pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 9 };
+
+/// Where the epoch stands in the features of a welcome.
+const EPOCH_BITS: u32 = 32;
 
 /// The first version of the protocol with the messages about epochs.
 const FIRST_WITH_EPOCHS: u16 = 9;
@@ -106,7 +109,7 @@ impl Hello {
             life: expectation.life,
         };
         let cluster = ClusterId::of_name(&expectation.cluster);
-        let features = if expectation.is_changed { CHANGED } else { 0 };
+        let features = if expectation.is_changed() { CHANGED } else { 0 };
         Self { protocol: PROTOCOL, cluster, lane, features, caller }
     }
 }
@@ -138,13 +141,22 @@ impl From<&Refusal> for HelloReply {
 pub struct Welcome {
     /// The version of the protocol that both ends use from now on.
     pub protocol: u16,
-    /// Optional features that both ends have.
+    /// Optional features that both ends have, in the lower half. The upper half is the epoch of the member list, which is
+    /// 0 for members that know of none.
     pub features: u64,
     /// Who answers.
     pub member: MemberId,
     pub members: Vec<MemberInfo>,
     /// The limits of requests.
     pub limits: Limits,
+}
+
+impl Welcome {
+    /// The epoch of the member list: a client keeps the newest.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.features >> EPOCH_BITS
+    }
 }
 
 /// A member, as it is announced to callers.
@@ -201,8 +213,8 @@ pub struct Expectation {
     pub members: Vec<MemberInfo>,
     /// The hash of the member list: name, ids and roles. After a change of the list, that of the cluster's history.
     pub fingerprint: Hash,
-    /// The member list has been changed.
-    pub is_changed: bool,
+    /// The epoch of the member list.
+    pub epoch: Epoch,
     /// The members that the last change removed.
     pub former: Vec<MemberId>,
     /// The options that are fixed when the cluster forms.
@@ -352,6 +364,12 @@ impl Refusal {
 }
 
 impl Expectation {
+    /// Whether the member list has been changed.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.epoch > Epoch::ZERO
+    }
+
     /// The member with this id.
     #[must_use]
     pub fn member(&self, id: MemberId) -> Option<&MemberInfo> {
@@ -374,7 +392,7 @@ impl Expectation {
             return Err(Refusal::Lane { lane });
         }
         let theirs_changed = hello.features & CHANGED != 0;
-        let is_changed = self.is_changed || theirs_changed;
+        let is_changed = self.is_changed() || theirs_changed;
         if is_changed && protocol < FIRST_WITH_EPOCHS && !for_client {
             return Err(Refusal::Version { me, theirs });
         }
@@ -397,14 +415,15 @@ impl Expectation {
                 return Err(Refusal::OtherOption { me, id, option, theirs, ours });
             }
             // If only one of the two has changed, the other one lacks a change, or has another history. Its log shows it.
-            if theirs_changed == self.is_changed && fingerprint != self.fingerprint {
+            if theirs_changed == self.is_changed() && fingerprint != self.fingerprint {
                 return Err(match is_changed {
                     true => Refusal::OtherHistory { me, id },
                     false => Refusal::Configuration { me, id },
                 });
             }
         }
-        Ok(Welcome { protocol, features: 0, member: me, members: self.members.clone(), limits: self.limits })
+        let features = u64::from(self.epoch.get()) << EPOCH_BITS;
+        Ok(Welcome { protocol, features, member: me, members: self.members.clone(), limits: self.limits })
     }
 }
 

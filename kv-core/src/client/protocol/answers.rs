@@ -2,7 +2,7 @@
 
 use super::pending::{Body, Kind, Phase};
 use super::session::Session;
-use super::{Attempt, ClientProtocol};
+use super::{Attempt, ClientProtocol, ProtocolOutput};
 use crate::client::call::{CallError, CallId, Cause, FailureReason, Reply};
 use crate::ids::{Instant, MemberId};
 use crate::message::{Answer, Outcome, ReadMode, Rejection, Request, ServerMessage};
@@ -49,6 +49,9 @@ impl ClientProtocol {
                 self.on_result(now, number, attempt, Reply::ChangeRefused(why));
             }
             Answer::NotPrimary { hint } => {
+                if hint.is_some_and(|hint| !self.search.members().contains(&hint)) {
+                    self.outputs.push_back(ProtocolOutput::Outdated { member });
+                }
                 let doubtful = self.search.not_primary(now, member, hint);
                 self.unsuccessful(now, number, FailureReason::NoPrimary, false);
                 if let Some(hint) = doubtful.filter(|_| self.parked.contains(&id)) {

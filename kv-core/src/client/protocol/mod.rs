@@ -103,6 +103,8 @@ impl ClientProtocol {
             ProtocolInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
             ProtocolInput::Cancel { id } => drop(self.remove(id)),
             ProtocolInput::Answer { member, message } => self.on_answer(now, member, message),
+            ProtocolInput::Members(members) if members.is_empty() => {}
+            ProtocolInput::Members(members) => self.search.set_members(members),
             ProtocolInput::ConnectionLost { member } => {
                 self.on_lost(now, member, FailureReason::ConnectionLost)
             }

@@ -7,17 +7,17 @@ mod hello;
 mod io;
 
 use super::*;
-use crate::config::{Cluster, Configuration, DiskId, FixedOptions, HistoryId, Options, Role};
+use crate::config::{Change, Cluster, Configuration, DiskId, FixedOptions, HistoryId, Options, Role};
 use crate::ids::{
     Anchor, ClusterId, Epoch, Hash, Instant, LeaseId, MemberId, Op, RequestNumber, Revision, Round,
     SessionId, Timestamp, View,
 };
 use crate::message::{
-    Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError, EntryHeader,
-    Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure, LeaseInfo, Lifetime,
-    Load, LogPoint, LogSummary, MemberState, MemberStatus, Moment, NextEpoch, Operation, Outcome, PeerStatus,
-    Position, Query, ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult,
-    SuccessorRefusal, WatchQuery, body_of,
+    Age, Answer, ChangeCall, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError,
+    EntryHeader, Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure,
+    LeaseInfo, Lifetime, Load, LogPoint, LogSummary, MemberState, MemberStatus, MembersAnswer, Moment,
+    NextEpoch, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request,
+    Scanned, Slot, StepFailure, StepResult, SuccessorRefusal, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -204,6 +204,17 @@ fn client_messages() -> Vec<ClientMessage> {
         ClientCall::Status,
         ClientCall::Handover { to: None },
         ClientCall::Handover { to: Some(MemberId::new(2)) },
+        ClientCall::Members,
+        ClientCall::Change(Box::new(ChangeCall {
+            ends: Epoch::new(1),
+            nonce: 1 << 100,
+            change: Change::Add { id: MemberId::new(5), address: "e:1".to_owned(), role: Role::Data },
+        })),
+        ClientCall::Change(Box::new(ChangeCall {
+            ends: Epoch::new(2),
+            nonce: 6,
+            change: Change::Remove { id: MemberId::new(0) },
+        })),
     ];
     (1..).zip(calls).map(|(call, what)| ClientMessage { call, what }).collect()
 }
@@ -288,6 +299,8 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Refused("too long".into()),
         Answer::Counted { count: 1 << 40, next: Some("next".into()), revision },
         Answer::HandoverRefused(SuccessorRefusal::Behind(MemberId::new(2))),
+        Answer::Members(Box::new(MembersAnswer { configuration: configuration(), settled: true, ended: 1 })),
+        Answer::ChangeRefused("it is no standby".into()),
     ]);
     (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
 }
@@ -328,7 +341,7 @@ fn expectation() -> Expectation {
         cluster: "test".into(),
         me: MemberId::new(0),
         members: vec![member(0, Role::Data), member(1, Role::Data), member(2, Role::Witness)],
-        is_changed: false,
+        epoch: Epoch::ZERO,
         former: Vec::new(),
         fingerprint: Hash::of(b"configuration"),
         options: FixedOptions::from(&Options::default()),

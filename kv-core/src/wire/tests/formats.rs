@@ -40,8 +40,7 @@ fn frames_of_the_earlier_version_are_encoded_as_then() {
     assert_eq!(lines.next(), Some(&*format!("wire protocol {}", PROTOCOL.min)));
     let listed = listed();
     // The hellos name the versions themselves.
-    let lost = lines
-        .filter(|line| !line.starts_with("Hello"))
-        .find(|line| !listed.lines().any(|now| now == *line));
+    let lost =
+        lines.filter(|line| !line.starts_with("Hello")).find(|line| !listed.lines().any(|now| now == *line));
     assert_eq!(lost, None, "a member with version {} cannot read this frame any more", PROTOCOL.min);
 }

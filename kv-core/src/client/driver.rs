@@ -3,10 +3,11 @@
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
 use super::protocol::ClientProtocol;
+use crate::config::{Configuration, ConfiguredMember};
 use crate::ids::{Instant, MemberId};
 use crate::lazy_timer::LazyTimer;
-use crate::message::{ClientCall, ClientMessage};
-use crate::wire::{self, FrameWriter, Limits, MemberInfo, Welcome};
+use crate::message::{Answer, ClientCall, ClientMessage};
+use crate::wire::{self, FrameWriter, Limits, MemberInfo};
 use futures::FutureExt;
 use futures::stream::{AbortHandle, Abortable, BoxStream, SelectAll, StreamExt};
 use kv_transport::Writer;
@@ -304,12 +305,15 @@ impl Driver {
                 if let Some(link) = self.links.get_mut(&member) {
                     link.asked = None;
                 }
+                if let Answer::Members(answer) = &message.answer {
+                    self.on_list(now, &answer.configuration);
+                }
                 self.protocol.handle(now, ProtocolInput::Answer { member, message });
             }
             LinkEvent::Closed(reason) => self.close_link(now, member, &reason),
             LinkEvent::Open(writer, welcome) => {
                 tracing::debug!(%member, "connected");
-                self.on_welcome(now, *welcome);
+                self.take_over(now, welcome.epoch(), welcome.members);
                 let Some(link) = self.links.get_mut(&member) else { return };
                 let opened = LinkState::Open(writer);
                 if let LinkState::Opening(waiting, _) = std::mem::replace(&mut link.state, opened) {
@@ -324,17 +328,28 @@ impl Driver {
         }
     }
 
-    /// A member has announced its list, which may be a newer one.
-    fn on_welcome(&mut self, now: Instant, welcome: Welcome) {
-        if welcome.epoch() <= self.epoch {
+    /// A member has sent its list.
+    fn on_list(&mut self, now: Instant, configuration: &Configuration) {
+        let info = |(id, member): (&MemberId, &ConfiguredMember)| MemberInfo {
+            id: *id,
+            address: member.address.clone(),
+            role: member.role,
+        };
+        let members = configuration.members.iter().map(info).collect();
+        self.take_over(now, configuration.epoch.get().into(), members);
+    }
+
+    /// Takes over the member list of an epoch, if it is newer.
+    fn take_over(&mut self, now: Instant, epoch: u64, members: Vec<MemberInfo>) {
+        if epoch <= self.epoch {
             return;
         }
-        tracing::debug!(epoch = welcome.epoch(), "the member list was changed");
-        self.epoch = welcome.epoch();
-        self.members = welcome.members.iter().map(|member| (member.id, member.clone())).collect();
-        let data = welcome.members.iter().filter(|member| member.holds_data()).map(|member| member.id);
+        tracing::debug!(epoch, "the member list was changed");
+        self.epoch = epoch;
+        self.members = members.iter().map(|member| (member.id, member.clone())).collect();
+        let data = members.iter().filter(|member| member.holds_data()).map(|member| member.id);
         self.protocol.handle(now, ProtocolInput::Members(data.collect()));
-        self.known.set(welcome.members);
+        self.known.set(members);
     }
 
     /// Closes a connection, and reports to the protocol that it was lost or could not be opened. A connection that was

@@ -11,8 +11,6 @@ use crate::config::Role;
 use crate::error::{AdminError, ConnectError, ReadError};
 use crate::ids::{LeaseId, MemberId, Revision};
 use crate::message::{Answer, MemberState, MemberStatus, Query, ReadMode, SuccessorRefusal, millis};
-#[cfg(feature = "internals")]
-use crate::message::{ChangeCall, MembersAnswer};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -370,48 +368,10 @@ impl Client {
         if !self.shared.members.now().iter().any(|known| known.id == member) {
             return Err(AdminError::UnknownMember(member));
         }
-        let deadline = STATUS_TIMEOUT.min(self.shared.deadline);
-        match self.call(Call::Status { member }, 0, deadline).await? {
+        match self.call(Call::Status { member }, 0, self.status_deadline()).await? {
             Ok(Reply::Status(status)) => Ok(*status),
             Ok(other) => unreachable!("a status call was answered by {other:?}"),
             Err(error) => Err(AdminError::of(error)),
-        }
-    }
-
-    /// Asks one member for the member list.
-    ///
-    /// # Errors
-    /// As [`member_status`](Self::member_status).
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    #[cfg(feature = "internals")]
-    pub async fn members_at(&self, member: MemberId) -> Result<MembersAnswer, AdminError> {
-        let deadline = STATUS_TIMEOUT.min(self.shared.deadline);
-        match self.call(Call::Members { member }, 0, deadline).await? {
-            Ok(Reply::Members(members)) => Ok(*members),
-            Ok(other) => unreachable!("a call for the members was answered by {other:?}"),
-            Err(error) => Err(AdminError::of(error)),
-        }
-    }
-
-    /// Asks the primary, which must be this member, to change the member list. `Ok(Err(why))`: it does not.
-    ///
-    /// # Errors
-    /// As [`member_status`](Self::member_status). Then it is not known whether the list changes.
-    ///
-    /// # Cancel safety
-    /// If the future is dropped, the list may still change.
-    #[cfg(feature = "internals")]
-    pub async fn change_at(
-        &self,
-        member: MemberId,
-        change: ChangeCall,
-    ) -> Result<Result<(), String>, AdminError> {
-        let call = Call::Change { member, change: Box::new(change) };
-        match self.call(call, 0, self.shared.deadline).await?.map_err(AdminError::of)? {
-            Reply::ChangeRefused(why) => Ok(Err(why)),
-            _ => Ok(Ok(())),
         }
     }
 
@@ -447,16 +407,20 @@ impl Client {
     }
 
     async fn hand_over(&self, to: Option<MemberId>) -> Result<(), AdminError> {
-        let reports = self.cluster_status().await;
-        let answers = reports.into_iter().filter_map(|report| report.status.ok());
-        let primary =
-            answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view);
-        let member = primary.ok_or(AdminError::NoPrimary)?.id;
+        let member = self.primary().await.ok_or(AdminError::NoPrimary)?;
         let call = Call::Handover { member, to };
         match self.call(call, 0, self.shared.deadline).await?.map_err(AdminError::of)? {
             Reply::HandoverRefused(refusal) => Err(refusal.into()),
             _ => Ok(()),
         }
+    }
+
+    /// The member that says that it is the primary.
+    pub(super) async fn primary(&self) -> Option<MemberId> {
+        let answers = self.cluster_status().await;
+        let answers = answers.into_iter().filter_map(|report| report.status.ok());
+        let primaries = answers.filter(|status| status.state == MemberState::Primary);
+        primaries.max_by_key(|status| status.view).map(|status| status.id)
     }
 
     /// Closes the client and all of its clones. The client refuses new operations. When the writes in flight have
@@ -527,6 +491,15 @@ impl Client {
 
     pub(super) fn default_deadline(&self) -> Duration {
         self.shared.deadline
+    }
+
+    /// How long a call to one member may take that only asks.
+    pub(super) fn status_deadline(&self) -> Duration {
+        STATUS_TIMEOUT.min(self.shared.deadline)
+    }
+
+    pub(super) fn known_members(&self) -> Arc<[MemberInfo]> {
+        self.shared.members.now()
     }
 
     /// Returns an error if `id` is not a data member.

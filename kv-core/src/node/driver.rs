@@ -16,7 +16,7 @@ use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, ChangeCall, MembersAnswer, Message, Write};
-use crate::replica::{Input, Output, Replica, Wrap};
+use crate::replica::{ChangeRefusal, Input, Output, Replica, Wrap};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -298,6 +298,8 @@ impl Driver {
                 self.step(Input::Change { change: Box::new(change) });
                 Answer::Done
             }
+            // It passes, so the client tries again.
+            Err(ChangeRefusal::Busy) => Answer::Overloaded,
             Err(refusal) => Answer::ChangeRefused(refusal.to_string()),
         }
     }

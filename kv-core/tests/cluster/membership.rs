@@ -1,10 +1,11 @@
 //! The member list changes while clients write.
 
 use super::harness::{Harness, Net, eventually, id};
-use kv_core::client::Client;
-use kv_core::config::{Change, DiskId, Role};
+use kv_core::client::{Client, MemberChange};
+use kv_core::config::Role;
+use kv_core::error::MembershipError;
 use kv_core::ids::Epoch;
-use kv_core::message::{ChangeCall, MembersAnswer};
+use kv_core::message::MembersAnswer;
 use kv_core::node::{MemberState, Node};
 
 /// What the members of the newest epoch say of it.
@@ -23,28 +24,22 @@ async fn newest(harness: &Harness) -> MembersAnswer {
     found.expect("a member answers")
 }
 
-/// Changes the list, and waits until that is done. Returns the list.
-async fn change(harness: &Harness, change: Change) -> MembersAnswer {
-    let ends = newest(harness).await.configuration.epoch;
-    let nonce = u128::from(ends.get()) + 77;
-    eventually("the change is ordered", async || {
-        let primary = harness.primary().await;
-        let client: Client = harness.node(primary).client();
-        let call = ChangeCall { ends, nonce, change: change.clone() };
-        match client.change_at(id(primary), call).await {
-            Ok(Ok(())) => true,
-            // The newcomer may not have caught up.
-            Ok(Err(_)) | Err(_) => false,
+/// Changes the list. Returns what the members say of it then.
+async fn change(harness: &Harness, client: &Client, change: MemberChange) -> MembersAnswer {
+    let before = newest(harness).await.configuration.epoch;
+    eventually("the newcomer has caught up, and the change is done", async || {
+        match client.change_members(change.clone()).await {
+            Ok(list) => {
+                assert!(list.settled);
+                true
+            }
+            Err(MembershipError::Refused(_)) => false,
+            Err(error) => panic!("{error}"),
         }
     })
     .await;
-    eventually("the change is done", async || {
-        let list = newest(harness).await;
-        list.configuration.epoch == ends.next() && list.settled
-    })
-    .await;
     let list = newest(harness).await;
-    assert_eq!(list.configuration.nonce, nonce);
+    assert_eq!(list.configuration.epoch, before.next());
     list
 }
 
@@ -70,29 +65,32 @@ async fn join(harness: &mut Harness, list: &MembersAnswer) {
 /// so.
 pub(crate) async fn each_of_three_members_is_replaced(net: Net) {
     let mut harness = Harness::three(net).await;
-    write(&harness, 0).await;
+    // One client for all: in the end it knows none of the members of which it was told first.
+    let client = harness.client().await;
+    write(&client, 0).await;
     for old in 0..3 {
         let new = harness.nodes.len();
         let number = u8::try_from(new).expect("few");
         let address = harness.net.address();
         harness.net.name_member(&address, number);
-        let list = change(&harness, Change::Add { id: id(new), address, role: Role::Data }).await;
+        let list =
+            change(&harness, &client, MemberChange::Add { id: id(new), address, role: Role::Data }).await;
         join(&mut harness, &list).await;
         eventually("it follows the primary", async || harness.status(new).state == MemberState::Backup).await;
-        let list = change(&harness, Change::Replace { old: id(old), new: id(new), disk: DiskId(0) }).await;
+        let list = change(&harness, &client, MemberChange::Replace { old: id(old), new: id(new) }).await;
         assert!(!list.configuration.members.contains_key(&id(old)));
         assert_eq!(list.configuration.epoch, Epoch::new(2 * (u32::try_from(old).expect("few") + 1)));
         let removed = harness.nodes[old].take().expect("it runs");
         let why = removed.stopped().await;
         assert!(why.to_string().contains("was removed"), "{why}");
-        write(&harness, new).await;
+        write(&client, new).await;
     }
+    let members: Vec<_> = client.members().await.expect("a member answers").members;
+    assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [id(3), id(4), id(5)]);
 }
 
 /// Writes some keys, and reads all that were written before.
-async fn write(harness: &Harness, stage: usize) {
-    let primary = harness.primary().await;
-    let client = harness.node(primary).client();
+async fn write(client: &Client, stage: usize) {
     for key in 0..50 {
         client.put(format!("{stage}/{key}"), "value").await.expect("the cluster serves");
     }

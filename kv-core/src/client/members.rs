@@ -202,7 +202,7 @@ impl Client {
         }
     }
 
-    async fn newest_list(&self) -> Result<MembersAnswer, AdminError> {
+    pub(crate) async fn newest_list(&self) -> Result<MembersAnswer, AdminError> {
         let members = self.known_members();
         let answers = join_all(members.iter().map(|member| self.list_of(member.id))).await;
         let age = |answer: &MembersAnswer| -> (Epoch, bool) { (answer.configuration.epoch, answer.settled) };

@@ -9,7 +9,7 @@ use super::members::{Members, member_infos};
 use super::shared::{Shared, SharedParts};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
-use super::{Node, StartError, applier, folder};
+use super::{Node, StartError, applier, folder, joining};
 use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
 use crate::detached;
 use crate::ids::{Epoch, MemberId};
@@ -48,8 +48,8 @@ pub struct NodeBuilder {
     disk: Option<Disk>,
     listen: Option<String>,
     clients: Option<PathBuf>,
-    /// What a member of the cluster has told, for a member that joins it.
-    join: Option<MembersAnswer>,
+    /// Whether to join a cluster that runs already.
+    join: bool,
     #[cfg(feature = "testing")]
     test: Option<Test>,
 }
@@ -82,17 +82,23 @@ impl NodeBuilder {
             disk: None,
             listen: None,
             clients: None,
-            join: None,
+            join: false,
             #[cfg(feature = "testing")]
             test: None,
         }
     }
 
-    /// Starts as a standby that joins a cluster which runs already. The members must have it in their list; `answer` is
-    /// what one of them has told. A directory that is not empty is opened as usual, and the answer does not count.
-    #[cfg(feature = "internals")]
-    pub fn join(mut self, answer: MembersAnswer) -> Self {
-        self.join = Some(answer);
+    /// Joins a cluster that runs already, if the data directory is empty. Without this, an empty directory means that a
+    /// new cluster forms. A directory that is not empty is opened as usual, so this may be set for ever.
+    ///
+    /// The member must have been added before ([`Client::change_members`](crate::Client::change_members)), and the
+    /// cluster of this builder must name it and at least one member that runs. The start asks them for the present
+    /// list. The member then follows the others as a standby, without a vote, until it is promoted.
+    ///
+    /// An id stands for what its member has stored. So a member that has lost its directory does not join again under
+    /// its id: add a member with another id, and let it replace the lost one.
+    pub const fn join(mut self) -> Self {
+        self.join = true;
         self
     }
 
@@ -207,8 +213,8 @@ impl NodeBuilder {
             let opening = {
                 let (cluster, options, fence, span) =
                     (cluster.clone(), options.clone(), fence.clone(), span.clone());
-                let (disk, join) = (disk.clone(), join.clone());
-                move || span.in_scope(|| Opened::open(disk, &cluster, (me, role), &options, join, fence))
+                let disk = disk.clone();
+                move || span.in_scope(|| Opened::open(disk, &cluster, (me, role), &options, fence))
             };
             let opened = open_detached(&idle, opening).await?;
             giving_up.disarm();
@@ -218,6 +224,16 @@ impl NodeBuilder {
                 }
                 opened => break (opened?, fence),
             }
+        };
+
+        let opened = match opened.recovered.formation {
+            FormationStep::Empty if join => {
+                let answer = joining::ask(&cluster, me, role, transport.clone()).await?;
+                let (span, cluster) = (span.clone(), cluster.clone());
+                let joining = move || span.in_scope(|| opened.join(&cluster, me, answer));
+                open_detached(&idle, joining).await??
+            }
+            _ => opened,
         };
 
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
@@ -317,7 +333,6 @@ impl Opened {
         cluster: &Cluster,
         (me, role): (MemberId, Role),
         options: &Options,
-        join: Option<MembersAnswer>,
         fence: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
         let storage: Arc<dyn Storage> = match disk {
@@ -347,13 +362,6 @@ impl Opened {
             }
             error
         })?;
-        if let Some(MembersAnswer { configuration, ended, .. }) =
-            join.filter(|_| recovered.formation == FormationStep::Empty)
-        {
-            let disk = random_disk();
-            let joined = journal.join(Membership { configuration, disk, retired: false, ended });
-            recovered = joined.map_err(OpenError::from)?;
-        }
         let limits = kv::Limits::from(options);
         let (mut data, mut opener) = (None, None);
         match role {
@@ -368,6 +376,20 @@ impl Opened {
             }
         }
         Ok(Self { journal, recovered, data, opener, syncs, storage: weak })
+    }
+
+    /// Formats an empty directory as that of a standby of a cluster that runs already. Blocks.
+    fn join(mut self, cluster: &Cluster, me: MemberId, answer: MembersAnswer) -> Result<Self, StartError> {
+        let MembersAnswer { configuration, ended, .. } = answer;
+        let membership = Membership { configuration, disk: random_disk(), retired: false, ended };
+        self.recovered = self.journal.join(membership).map_err(OpenError::from)?;
+        if let Some(StateOpener { storage, limits }) = self.opener.take() {
+            let found = (cluster, me);
+            let state = open_state(&storage, &limits, found, &mut self.journal, &mut self.recovered)?;
+            let receiver = Receiver::open(storage.clone(), limits)?;
+            self.data = Some(applier::Opened { state, receiver, storage });
+        }
+        Ok(self)
     }
 }
 

@@ -46,6 +46,7 @@ mod idle;
 mod in_process;
 mod inbox;
 mod incoming;
+mod joining;
 mod lanes;
 mod link;
 mod members;
@@ -73,7 +74,7 @@ mod writer;
 pub use builder::NodeBuilder;
 #[cfg(feature = "testing")]
 pub(crate) use builder::Test;
-pub use error::{DiskProblem, HandoverError, StartError, StopReason};
+pub use error::{DiskProblem, HandoverError, JoinError, StartError, StopReason};
 pub use metrics::{
     Durations, Metrics, PeerMetrics, PrimaryChange, RequestCount, RequestKind, RequestOutcome,
 };

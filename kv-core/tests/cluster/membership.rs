@@ -53,7 +53,7 @@ async fn join(harness: &mut Harness, list: &MembersAnswer) {
         .transport(harness.net.transport(&address))
         .options(harness.options.clone())
         .data_dir(dir.path())
-        .join(list.clone())
+        .join()
         .start()
         .await
         .expect("it starts");

@@ -19,8 +19,8 @@ pub enum EngineError {
     },
     /// A file does not contain what the member wrote. The member no longer uses the state for answers.
     #[error(
-        "the state is damaged ({detail}). It was not deleted. Restore the member's data directory from an intact copy with everything that it acknowledged, \
-         or set up a new cluster from a backup"
+        "the state is damaged ({detail}). It was not deleted. If another data member has an intact state, start this member: it fetches that state. If none has, \
+         restore this member's data directory from an intact copy with everything that it acknowledged, or set up a new cluster from a backup"
     )]
     Damaged {
         /// Where the damage is, and how it was detected.

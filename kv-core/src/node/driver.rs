@@ -149,7 +149,11 @@ impl Driver {
         if !self.halted {
             // The clock is read after the input was taken in, so that nothing appears to be older than it is (rule
             // N7).
+            let was_damaged = self.replica.has_damaged_log();
             self.replica.handle(self.shared.clock.now(), input);
+            if was_damaged && !self.replica.has_damaged_log() {
+                count(&self.shared.counters.repairs);
+            }
             self.carry_out();
             #[cfg(feature = "internals")]
             self.replica.check_invariants();
@@ -224,6 +228,9 @@ impl Driver {
                 Input::SnapshotInstalled { point, .. } => {
                     self.applied = point.anchor.op;
                     count(&self.shared.counters.state_transfers);
+                    if self.replica.has_lost_state() {
+                        count(&self.shared.counters.repairs);
+                    }
                 }
                 _ => {}
             }

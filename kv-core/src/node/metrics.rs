@@ -47,7 +47,8 @@ pub struct Metrics {
     pub requests: Vec<RequestCount>,
     /// The other members.
     pub peers: Vec<PeerMetrics>,
-    /// How many entries of the journal were written again because their stored copies could not be read.
+    /// How often something that this member had stored could not be read, and was fetched from other members: entries
+    /// of its journal while it ran, each counted; the end of a journal that was damaged when it started; and its state.
     pub repairs: u64,
     /// How often the member has replaced its state with that of another member.
     pub state_transfers: u64,

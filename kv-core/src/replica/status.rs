@@ -175,6 +175,13 @@ impl Replica {
         self.cx.transfer.stateless
     }
 
+    /// Returns whether the log lacks entries that this member may have acknowledged. They are fetched from other
+    /// members.
+    #[must_use]
+    pub fn has_damaged_log(&self) -> bool {
+        self.cx.is_damaged()
+    }
+
     /// The status of this replica.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {

@@ -83,6 +83,7 @@ on_every_transport! {
     transfer::{
         t8_a_member_that_was_away_for_long_receives_the_state_while_writes_go_on,
         t6_a_member_killed_during_a_transfer_still_receives_the_state,
+        a_journal_damaged_at_the_start_counts_as_repaired,
         t9_a_damaged_state_is_replaced_from_a_peer,
         t9_a_damaged_state_is_replaced_in_a_quiet_cluster,
         t9_a_state_damaged_during_use_is_replaced,

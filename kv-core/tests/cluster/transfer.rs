@@ -73,6 +73,7 @@ pub(crate) async fn t8_a_member_that_was_away_for_long_receives_the_state_while_
     assert!(bytes_of(harness.dirs[away].path(), "state") > 4 << 20);
     let (received, sent) = (harness.node(away).metrics(), harness.node(primary).metrics());
     assert_eq!((received.state_transfers > 0, sent.state_transfers), (true, 0));
+    assert_eq!((received.repairs, sent.repairs), (0, 0), "nothing was damaged");
     assert!(received.state_bytes > 4 << 20, "{} bytes", received.state_bytes);
     assert!(sent.checkpoints.latencies().count() > 0, "there were many bytes to write");
     // Of pieces that were not needed in the end nothing stays, once the own checkpoint has come as far.
@@ -188,7 +189,34 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_from_a_peer(net: Net) {
     harness.start(damaged).await;
     load.progress(50).await;
     caught_up(&harness, damaged).await;
+    assert!(harness.node(damaged).metrics().repairs > 0);
     load.check(&harness).await;
+}
+
+/// A journal that is damaged when its member starts is repaired from the others, which the metrics show.
+pub(crate) async fn a_journal_damaged_at_the_start_counts_as_repaired(net: Net) {
+    /// The journal is written in blocks of this many bytes.
+    const BLOCK: usize = 4096;
+    let mut harness = Harness::with(net, &[Role::Data; 3], options()).await;
+    let client = harness.client().await;
+    fill(&client, 256, 8 << 10).await;
+    // What was written last and is unreadable would count as never written.
+    harness.level().await;
+    let damaged = harness.backup().await;
+    harness.kill(damaged);
+    // One block in the middle: the intact ones after it show that it was there.
+    let files = std::fs::read_dir(harness.dirs[damaged].path()).expect("it is there").filter_map(Result::ok);
+    let journals = files.filter(|entry| entry.file_name().to_string_lossy().starts_with("journal-"));
+    let journals = journals.map(|entry| (std::fs::read(entry.path()).expect("it is there"), entry.path()));
+    let used = |bytes: &[u8]| bytes.chunks(BLOCK).filter(|block| block.iter().any(|byte| *byte > 0)).count();
+    let (mut bytes, path) = journals.max_by_key(|(bytes, _)| used(bytes)).expect("it has a journal");
+    let at = used(&bytes) / 2 * BLOCK + 100;
+    bytes[at] ^= 4;
+    std::fs::write(path, bytes).expect("it is writable");
+    harness.start(damaged).await;
+    eventually("a repair in the metrics", async || harness.node(damaged).metrics().repairs > 0).await;
+    caught_up(&harness, damaged).await;
+    assert_eq!(harness.node(damaged).metrics().state_transfers, 0);
 }
 
 /// T9: nobody writes, so nobody would make a checkpoint by himself; and the last ones may lie before the damaged

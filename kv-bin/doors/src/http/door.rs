@@ -39,6 +39,8 @@ pub(super) struct Door {
     pub(super) members: OnceLock<Vec<(MemberId, Role, String)>>,
     /// The newest revision that an answer has named.
     seen: AtomicU64,
+    /// The latest view that an answer has named.
+    view: AtomicU64,
 }
 
 impl Door {
@@ -59,6 +61,7 @@ impl Door {
             leases: Leases::default(),
             members: OnceLock::new(),
             seen: AtomicU64::new(0),
+            view: AtomicU64::new(0),
         }
     }
 
@@ -83,6 +86,13 @@ impl Door {
         let applied = self.node.as_ref().map_or(Revision::ZERO, |node| node.status().revision);
         let known = applied.max(least).get();
         Revision::new(self.seen.fetch_max(known, Ordering::Relaxed).max(known))
+    }
+
+    /// The latest view that is known here, which is at least this one. Clients take an earlier view than before for an
+    /// answer of a member that was cut off.
+    pub(super) fn known_view(&self, least: u64) -> u64 {
+        let known = self.node.as_ref().map_or(0, |node| node.status().view.get()).max(least);
+        self.view.fetch_max(known, Ordering::Relaxed).max(known)
     }
 
     /// The newest revision: of the cluster or, if `local`, of any member.

@@ -4,6 +4,7 @@ mod etcd;
 mod limits;
 mod locks;
 mod model;
+mod transactions;
 mod watches;
 
 use super::HttpOptions;

@@ -79,7 +79,8 @@ fn log(out: &mut Exposition, metrics: &Metrics) {
     ] {
         out.histogram(name, help, durations);
     }
-    let repaired = "How many entries of the journal were written again because they could not be read.";
+    let repaired = "How often stored data could not be read and was fetched from other members: \
+                    entries of the journal while the member ran, a journal damaged at the start, and the state.";
     out.counter("kv_repairs_total", repaired, metrics.repairs);
     let transfers = "How often the member has replaced its state with that of another member.";
     out.counter("kv_state_transfers_total", transfers, metrics.state_transfers);

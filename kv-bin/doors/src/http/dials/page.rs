@@ -210,7 +210,7 @@ fn this_member(out: &mut String, metrics: &Metrics) {
 /// The last primaries that this member has seen.
 fn primaries(out: &mut String, metrics: &Metrics) {
     out.push_str(
-        "<h2>Changes of the primary</h2><div class=\"table\"><table><thead><tr><th class=\"text\">When</th>\
+        "<h2>Changes of the primary, as this member saw them</h2><div class=\"table\"><table><thead><tr><th class=\"text\">When</th>\
          <th class=\"text\">Primary</th><th>View</th><th>Took</th></tr></thead><tbody>",
     );
     for change in metrics.primaries.iter().rev() {

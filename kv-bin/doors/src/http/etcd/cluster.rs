@@ -27,7 +27,7 @@ impl Door {
             cluster_id: self.cluster_id(),
             member_id: self.node.as_ref().map_or(0, |node| self.member_id(node.id())),
             revision: revision.unwrap_or(known).get(),
-            raft_term: self.node.as_ref().map_or(0, |node| node.status().view.get()),
+            raft_term: self.known_view(0),
         }
     }
 
@@ -135,12 +135,13 @@ pub(super) async fn status(door: &Door) -> Result<Response, Failure> {
         Some(node) => node.status(),
         None => primary(door).await?,
     };
+    let term = door.known_view(status.view.get());
     let response = StatusResponse {
         header: door.header(None),
         version: ETCD_VERSION,
         leader: status.primary.map_or(0, |primary| door.member_id(primary)),
         index: status.commit.get(),
-        term: status.view.get(),
+        term,
         applied: status.applied.get(),
     };
     Ok(respond::json(StatusCode::OK, &response))

@@ -146,14 +146,14 @@ impl Compares {
         })
     }
 
-    /// Makes the comparisons now. Returns whether all hold, and the revisions of the keys on which that depends; `None`
-    /// for a key that does not exist. Returns nothing if a key has changed meanwhile.
+    /// Makes the comparisons now, and returns whether all hold. Adds the keys on which that depends to `guards`.
+    /// Returns nothing if a key has changed meanwhile.
     pub(super) async fn decide(
         &self,
         door: &Door,
         share: &mut Share,
-    ) -> Result<Option<(bool, Guards)>, Failure> {
-        let mut guards = BTreeMap::new();
+        guards: &mut Guards,
+    ) -> Result<Option<bool>, Failure> {
         let others = share.bytes();
         let mut holds = true;
         for comparison in &self.all {
@@ -171,7 +171,7 @@ impl Compares {
             }
             holds &= comparison.holds(record.as_ref());
         }
-        Ok(Some((holds, guards)))
+        Ok(Some(holds))
     }
 }
 

@@ -23,7 +23,7 @@ const USUAL: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
 const FOR_URLS: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONFIG);
 
 /// Reads a request. No body is an empty request.
-pub(super) fn parse<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
+pub(super) fn parse<'a, T: Deserialize<'a> + Default>(body: &'a [u8]) -> Result<T, Failure> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());
     }

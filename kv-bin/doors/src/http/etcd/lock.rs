@@ -16,16 +16,19 @@ use crate::memory::Share;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use hyper::StatusCode;
-use kv_core::client::{LeaseId, Lifetime, Record, Revision, StepResult};
+use kv_core::client::{LeaseHandle, LeaseId, Lifetime, Record, Revision, StepResult};
 use kv_core::error::{ReadError, WatchError};
 use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 
-/// How long a lock without a lease is held, if it is not released.
+/// How long a lock without a lease is held, if it is not released. While the client waits, it is renewed.
 const TTL: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize, Debug, Default)]
@@ -228,6 +231,8 @@ struct Place {
     /// The revision at which this request wrote the key.
     written: Revision,
     lease: LeaseId,
+    /// The lease, if the client has named none: nobody else can renew it.
+    own: Option<LeaseHandle>,
     is_kept: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -249,9 +254,12 @@ impl Place {
         value: Bytes,
         permit: OwnedSemaphorePermit,
     ) -> Result<Self, Failure> {
-        let lease = match lease {
-            Some(lease) => lease,
-            None => door.client.lease(TTL).detached().await?.id(),
+        let (lease, own) = match lease {
+            Some(lease) => (lease, None),
+            None => {
+                let own = door.client.lease(TTL).detached().await?;
+                (own.id(), Some(own))
+            }
         };
         let key: Bytes = [&prefix[..], format!("{:x}", lease.get()).as_bytes()].concat().into();
         // A key that is there is written too. Its `modified` revision then shows that this request relies on it, so an
@@ -263,7 +271,7 @@ impl Place {
         // The client may hold the lock by the key that was there, so it is not removed if this request fails.
         let is_kept = former.is_some();
         let written = done.revision;
-        Ok(Self { door, prefix, key, created, written, lease, is_kept, _permit: permit })
+        Ok(Self { door, prefix, key, created, written, lease, own, is_kept, _permit: permit })
     }
 
     /// Waits until it is this place's turn, and returns a revision at which it was; `None` if the lease has ended.
@@ -273,11 +281,26 @@ impl Place {
             let key = String::from_utf8_lossy(&self.key);
             failure.after(format_args!("the key {key:?} may keep its place until its lease ends"))
         };
-        self.wait().await.map_err(unknown)?;
+        let waited = tokio::select! {
+            waited = self.wait() => waited,
+            never = self.renew() => match never {},
+        };
+        waited.map_err(unknown)?;
         let read = self.door.client.get(&self.key).with_revision().await;
         let read = read.map_err(|error| unknown(error.into()))?;
         let is_there = read.found.is_some_and(|record| record.created == self.created);
         Ok(is_there.then_some(read.revision))
+    }
+
+    /// Renews a lease that nobody else can renew.
+    async fn renew(&self) -> Infallible {
+        let Some(own) = &self.own else { return pending().await };
+        loop {
+            sleep(TTL / 3).await;
+            // If this fails, the next one may succeed in time. If the lease has ended, the key is gone, which is
+            // noticed when it is the turn of the client.
+            own.keep_alive().await.ok();
+        }
     }
 
     /// Waits until all keys that were created earlier are gone.

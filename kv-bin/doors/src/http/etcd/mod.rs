@@ -6,6 +6,7 @@ mod json;
 mod lease;
 mod lock;
 mod messages;
+mod plan;
 mod range;
 mod span;
 mod txn;

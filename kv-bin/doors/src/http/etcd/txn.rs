@@ -6,54 +6,23 @@
 //! show. A range of which earlier and later steps change keys is refused.
 //!
 //! Comparisons that kv has no condition for are made here, on the condition that their keys do not change until the
-//! transaction is applied. If they do, they are made again.
+//! transaction is applied. If they do, they are made again. So are all comparisons if transactions are inside of the
+//! transaction: in etcd, too, each of them sees the state before the outer transaction. The requests of the lists that
+//! are run then become one transaction of kv.
 
 use super::super::door::Door;
 use super::super::errors::Failure;
 use super::super::respond::{self, Response};
-use super::compare::{Compares, Comparison};
-use super::json::{List, is_default, parse};
-use super::messages::{
-    DeleteRangeRequest, DeleteRangeResponse, Header, KeyValue, PutRequest, PutResponse, RangeRequest,
-    RangeResponse, count,
-};
+use super::compare::Guards;
+use super::json::is_default;
+use super::messages::{DeleteRangeResponse, Header, KeyValue, PutResponse, RangeResponse, count};
+use super::plan::{Op, Outcomes, Step, Txn, add_all};
 use super::range::{Found, Selection, State, check_size};
-use super::span::Span;
-use super::write::{lease_of, too_busy};
+use super::write::too_busy;
 use crate::attempts::{MAX_ATTEMPTS, pause};
 use crate::memory::Share;
-use bytes::Bytes;
-use kv_core::client::{Lifetime, Record, Revision, StepResult, Transacted, Transaction};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-
-/// The most comparisons: as many conditions as a transaction of kv has.
-const MAX_COMPARES: usize = 64;
-/// The most requests in a list. Each becomes up to two steps of kv, which has up to 1,000.
-const MAX_REQUESTS: usize = 500;
-
-#[derive(Deserialize, Debug, Default)]
-#[serde(default)]
-struct TxnRequest {
-    compare: List<Comparison, MAX_COMPARES>,
-    success: List<RequestOp, MAX_REQUESTS>,
-    failure: List<RequestOp, MAX_REQUESTS>,
-}
-
-/// One of the fields is set.
-#[derive(Deserialize, Debug, Default)]
-#[serde(default)]
-struct RequestOp {
-    #[serde(alias = "requestRange")]
-    request_range: Option<RangeRequest>,
-    #[serde(alias = "requestPut")]
-    request_put: Option<PutRequest>,
-    #[serde(alias = "requestDeleteRange")]
-    request_delete_range: Option<DeleteRangeRequest>,
-    #[serde(alias = "requestTxn")]
-    request_txn: Option<IgnoredAny>,
-}
+use kv_core::client::{Record, Revision, StepResult, Transacted};
+use serde::Serialize;
 
 #[derive(Serialize, Debug)]
 struct TxnResponse {
@@ -72,179 +41,104 @@ enum ResponseOp {
     Put(PutResponse),
     #[serde(rename = "response_delete_range")]
     DeleteRange(DeleteRangeResponse),
-}
-
-/// A request of a list.
-#[derive(Debug)]
-enum Op {
-    Put {
-        key: Bytes,
-        value: Bytes,
-        life: Lifetime,
-        previous: bool,
-    },
-    Delete {
-        key: Bytes,
-        previous: bool,
-    },
-    /// The removal of a key that the transaction has removed already.
-    DeleteAgain,
-    /// A key as it was before the transaction.
-    Get(Selection),
-    /// A range that is read when the transaction has been applied.
-    Read {
-        selection: Selection,
-        sees_changes: bool,
-    },
-}
-
-impl Op {
-    fn changes(&self) -> Option<&Bytes> {
-        match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } => Some(key),
-            Self::DeleteAgain | Self::Get(_) | Self::Read { .. } => None,
-        }
-    }
-
-    /// Adds the steps of the request to a transaction.
-    fn add_to(&self, transaction: Transaction) -> Transaction {
-        match self {
-            Self::Put { key, value, life, previous } => {
-                let transaction = if *previous { transaction.get(key) } else { transaction };
-                transaction.put_for(key, value.clone(), *life)
-            }
-            Self::Delete { key, previous } => {
-                let transaction = if *previous { transaction.get(key) } else { transaction };
-                transaction.delete(key)
-            }
-            Self::Get(selection) => selection.single().into_iter().fold(transaction, Transaction::get),
-            Self::DeleteAgain | Self::Read { .. } => transaction,
-        }
-    }
-}
-
-/// Checks the requests of a list, and decides how each is done.
-fn plan(requests: &[RequestOp]) -> Result<Vec<Op>, Failure> {
-    let mut ops = Vec::new();
-    // The keys that are changed, and whether they are removed.
-    let mut changed = HashMap::new();
-    for request in requests {
-        let op = match request {
-            RequestOp { request_txn: Some(_), .. } => {
-                return Err(Failure::not_offered("a transaction inside of another one is not offered"));
-            }
-            RequestOp {
-                request_range: Some(range), request_put: None, request_delete_range: None, ..
-            } => {
-                if range.revision.0 > 0 {
-                    let message =
-                        "a range at a revision is not offered inside of a transaction: read it on its own";
-                    return Err(Failure::not_offered(message));
-                }
-                Op::Read { selection: Selection::new(range)?, sees_changes: false }
-            }
-            RequestOp { request_range: None, request_put: Some(put), request_delete_range: None, .. } => {
-                if put.ignore_value.0 || put.ignore_lease.0 {
-                    let message = "ignore_value and ignore_lease are not offered inside of a transaction";
-                    return Err(Failure::not_offered(message));
-                }
-                let (key, value) = (put.key.0.clone(), put.value.0.clone());
-                let life = Lifetime { ttl_ms: None, lease: lease_of(put.lease)? };
-                Op::Put { key, value, life, previous: put.prev_kv.0 }
-            }
-            RequestOp {
-                request_range: None, request_put: None, request_delete_range: Some(delete), ..
-            } => {
-                let Span::Key(key) = Span::new(&delete.key, &delete.range_end)? else {
-                    let message = "the removal of a range is not offered inside of a transaction: remove single keys, or the \
-                                   range on its own";
-                    return Err(Failure::not_offered(message));
-                };
-                Op::Delete { key, previous: delete.prev_kv.0 }
-            }
-            _ => return Err(Failure::invalid("each request of a transaction has exactly one of its fields")),
-        };
-        let is_removal = matches!(op, Op::Delete { .. });
-        let before = op.changes().and_then(|key| changed.insert(key.clone(), is_removal));
-        ops.push(match before {
-            None => op,
-            Some(true) if is_removal => Op::DeleteAgain,
-            Some(_) => return Err(Failure::invalid("etcdserver: duplicate key given in txn request")),
-        });
-    }
-    let changes: Vec<Option<Bytes>> = ops.iter().map(|op| op.changes().cloned()).collect();
-    for (index, op) in ops.iter_mut().enumerate() {
-        let Op::Read { selection, sees_changes } = op else { continue };
-        let is_changed =
-            |changes: &[Option<Bytes>]| changes.iter().flatten().any(|key| selection.span.contains(key));
-        match (is_changed(&changes[..index]), is_changed(&changes[index..])) {
-            (true, true) => {
-                let message = "a range of which requests before and after it change keys is not offered inside of a \
-                               transaction";
-                return Err(Failure::not_offered(message));
-            }
-            (true, false) => *sees_changes = true,
-            (false, _) if selection.single().is_some() => *op = Op::Get(selection.clone()),
-            (false, _) => {}
-        }
-    }
-    Ok(ops)
-}
-
-fn add_all(ops: &[Op], transaction: Transaction) -> Transaction {
-    ops.iter().fold(transaction, |transaction, op| op.add_to(transaction))
+    #[serde(rename = "response_txn")]
+    Txn(TxnResponse),
 }
 
 pub(super) async fn run(door: &Door, body: &[u8], mut share: Share) -> Result<Response, Failure> {
-    let request: TxnRequest = parse(body)?;
-    let compares = Compares::new(request.compare.0)?;
-    let (then, otherwise) = (plan(&request.success.0)?, plan(&request.failure.0)?);
-    let transaction = door.client.transaction();
-    let (succeeded, done) = if compares.are_conditions() {
-        let transaction = add_all(&then, compares.conditions(transaction));
-        let done = add_all(&otherwise, transaction.otherwise()).await?;
-        (done.succeeded, done)
+    let txn = Txn::new(body)?;
+    let Run { outcomes, ops, done } = if txn.is_nested() {
+        decide(door, &txn, &mut share).await?
     } else {
-        decide(door, &compares, &then, &otherwise, &mut share).await?
+        // Both lists are checked, whichever of them is run.
+        let (then, otherwise) = (txn.ops(&vec![Some(true)])?, txn.ops(&vec![Some(false)])?);
+        if txn.compares.are_conditions() {
+            submit(door, &txn, then, otherwise).await?
+        } else {
+            decide(door, &txn, &mut share).await?
+        }
     };
-    let ops = if succeeded { &then } else { &otherwise };
     let revision = done.revision;
-    let responses = answer(door, ops, done, &mut share).await.map_err(|failure| {
+    let responses = answer(door, &ops, done, &mut share).await.map_err(|failure| {
         // The answer is lost, but not what the transaction has done.
         let what = format_args!(
             "the transaction was applied at revision {revision}, but what it reads was not read"
         );
         if ops.iter().any(|op| op.changes().is_some()) { failure.after(what) } else { failure }
     })?;
-    let response = TxnResponse { header: door.header(Some(revision)), succeeded, responses };
+    let response = response(&txn, &outcomes, door.header(Some(revision)), &mut responses.into_iter());
     Ok(respond::json_of(share, &response))
 }
 
-/// Makes the comparisons here, and runs one of the lists on the condition that they would have the same results then.
-async fn decide(
-    door: &Door,
-    compares: &Compares,
-    then: &[Op],
-    otherwise: &[Op],
-    share: &mut Share,
-) -> Result<(bool, Transacted), Failure> {
+/// A transaction that was applied.
+struct Run {
+    outcomes: Outcomes,
+    /// The requests that were run.
+    ops: Vec<Op>,
+    done: Transacted,
+}
+
+/// Runs a transaction whose comparisons the cluster makes.
+async fn submit(door: &Door, txn: &Txn, then: Vec<Op>, otherwise: Vec<Op>) -> Result<Run, Failure> {
+    let transaction = add_all(&then, txn.compares.conditions(door.client.transaction()));
+    let done = add_all(&otherwise, transaction.otherwise()).await?;
+    let ops = if done.succeeded { then } else { otherwise };
+    Ok(Run { outcomes: vec![Some(done.succeeded)], ops, done })
+}
+
+/// Makes the comparisons here, and runs the lists that they choose on the condition that they would have the same
+/// results then.
+async fn decide(door: &Door, txn: &Txn, share: &mut Share) -> Result<Run, Failure> {
     for attempt in 0..MAX_ATTEMPTS {
-        let Some((succeeded, guards)) = compares.decide(door, share).await? else { continue };
+        let Some((outcomes, guards)) = compare(door, txn, share).await? else { continue };
+        let ops = txn.ops(&outcomes)?;
         let transaction =
             guards.iter().fold(door.client.transaction(), |transaction, (key, seen)| match seen {
                 Some(revision) => transaction.if_revision(key, *revision),
                 None => transaction.if_absent(key),
             });
-        let done = add_all(if succeeded { then } else { otherwise }, transaction).await?;
+        let done = add_all(&ops, transaction).await?;
         if done.succeeded {
-            return Ok((succeeded, done));
+            return Ok(Run { outcomes, ops, done });
         }
         pause(attempt).await;
     }
     Err(too_busy())
 }
 
-/// The answers to the requests of the list that was run.
+/// Makes the comparisons of the transaction, and of those inside of it that are run. Returns nothing if a key has
+/// changed meanwhile.
+async fn compare(door: &Door, txn: &Txn, share: &mut Share) -> Result<Option<(Outcomes, Guards)>, Failure> {
+    let (mut outcomes, mut guards) = (Outcomes::new(), Guards::new());
+    let mut left = vec![txn];
+    while let Some(txn) = left.pop() {
+        let Some(succeeded) = txn.compares.decide(door, share, &mut guards).await? else { return Ok(None) };
+        txn.set_outcome(&mut outcomes, succeeded);
+        left.extend(txn.list(succeeded).iter().filter_map(|step| match step {
+            Step::Txn(txn) => Some(txn),
+            Step::Op(_) => None,
+        }));
+    }
+    Ok(Some((outcomes, guards)))
+}
+
+/// The answer to a transaction, which takes the answers to its requests from `responses`.
+fn response(
+    txn: &Txn,
+    outcomes: &Outcomes,
+    header: Header,
+    responses: &mut impl Iterator<Item = ResponseOp>,
+) -> TxnResponse {
+    let succeeded = txn.outcome(outcomes);
+    let steps = txn.list(succeeded).iter();
+    let responses = steps.filter_map(|step| match step {
+        Step::Op(_) => responses.next(),
+        Step::Txn(txn) => Some(ResponseOp::Txn(response(txn, outcomes, header, responses))),
+    });
+    TxnResponse { header, succeeded, responses: responses.collect() }
+}
+
+/// The answers to the requests that were run.
 async fn answer(
     door: &Door,
     ops: &[Op],

@@ -62,6 +62,24 @@ async fn a_lock_has_one_holder_after_the_other() {
     assert_eq!(door.watches.available_permits(), door.options.max_watches);
 }
 
+/// Nobody else can renew the lease of a client that has named none.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_a_lock_has_granted_does_not_end_while_the_client_waits() {
+    let (_cluster, door) = start(HttpOptions::default()).await;
+    let mut connection = Connection::open(&door);
+    let holder = connection.post("/v3/lease/grant", json!({"TTL": 1000})).await["ID"].clone();
+    let request = json!({"name": b64("l"), "lease": holder});
+    let held = connection.post("/v3/lock/lock", request).await["key"].clone();
+    let mut waiting = begin(&door, "/v3/lock/lock", json!({"name": b64("l")})).await;
+    until_waiting(&door, "l/", 2).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(door.client.count("l/").await.unwrap(), 2, "the place is still taken");
+    connection.post("/v3/lock/unlock", json!({"key": held})).await;
+    assert_eq!(waiting.answer().await.status, 200);
+    // From then on, it is not renewed.
+    until_waiting(&door, "l/", 0).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_gone_or_has_lost_its_lease_gets_no_lock() {
     let (_cluster, door) = start(HttpOptions::default()).await;

@@ -6,8 +6,8 @@ use anstyle::Style;
 use kv_core::Client;
 use kv_core::client::MemberReport;
 use kv_core::config::Role;
-use kv_core::error::{AdminError, Cause, FailureReason};
 use kv_core::node::{MemberState, MemberStatus, Op};
+use kv_doors::http::{explain, status_fields};
 use serde_json::{Value, json};
 
 /// One member: the status that it reported, or why there is none.
@@ -44,21 +44,11 @@ pub(crate) fn newest_primary<'a>(
     primaries.max_by_key(|status| status.view)
 }
 
-/// Why one member has not reported its status.
-pub(crate) fn explain(error: &AdminError) -> String {
-    match error {
-        AdminError::Unavailable(Cause::Failed(FailureReason::Unreachable)) => {
-            "it cannot be reached".to_owned()
-        }
-        error => error.to_string(),
-    }
-}
-
 impl Seen {
     pub(crate) fn json(&self) -> Value {
         let object = json!({ "id": self.id, "address": self.address, "role": self.role });
         let fields = match &self.status {
-            Ok(status) => status_json(status),
+            Ok(status) => status_fields(status),
             Err(error) => json!({ "error": error }),
         };
         merged(object, fields)
@@ -76,31 +66,6 @@ impl Seen {
         }
         row
     }
-}
-
-fn status_json(status: &MemberStatus) -> Value {
-    json!({
-        "state": status.state,
-        "view": status.view.get(),
-        "primary": status.primary.map(|id| id.get()),
-        "head": status.head.get(),
-        "commit": status.commit.get(),
-        "applied": status.applied.get(),
-        "revision": status.revision.get(),
-        "checkpoint": status.checkpoint.get(),
-        "last_failover_ms": status.last_failover_ms,
-        "clients": status.load.clients,
-        "watches": status.load.watches,
-        "reads": status.load.reads.count(),
-        "writes": status.load.writes.count(),
-        "uptime_ms": status.uptime_ms,
-        "version": status.version,
-        "peers": status.peers.iter().map(|peer| json!({
-            "id": peer.id.get(),
-            "acknowledged": peer.acknowledged.get(),
-            "alive": peer.alive,
-        })).collect::<Vec<_>>(),
-    })
 }
 
 fn state(status: &MemberStatus) -> Cell {

@@ -8,11 +8,12 @@ use crate::commands::{print_line, still_read};
 use crate::config::ConnectConfig;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::members::{self, Seen};
+use crate::members::Seen;
 use crate::output;
 use crate::signals::Signals;
 use kv_core::Client;
 use kv_core::config::MemberId;
+use kv_doors::http::explain;
 use screen::Screen;
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
@@ -72,7 +73,7 @@ fn poll(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<New
             loop {
                 ticks.tick().await;
                 let status = client.member_status(MemberId::new(member.id)).await;
-                let status = status.map_err(|error| members::explain(&error));
+                let status = status.map_err(|error| explain(&error));
                 if sender
                     .send(News::Member(Box::new(Seen { status, ..member.clone() }), Instant::now()))
                     .await

@@ -39,6 +39,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use dials::{explain, status_fields};
 pub use server::serve;
 
 use std::time::Duration;

@@ -9,6 +9,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use status::{explain, status_fields};
+
 use super::door::Door;
 use super::respond::{self, Response};
 use hyper::StatusCode;

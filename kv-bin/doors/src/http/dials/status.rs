@@ -12,7 +12,7 @@ pub(super) fn object(members: &[MemberReport]) -> Value {
 fn member(report: &MemberReport) -> Value {
     let mut object = json!({ "id": report.id.get(), "address": report.address, "role": report.role });
     let fields = match &report.status {
-        Ok(status) => fields(status),
+        Ok(status) => status_fields(status),
         Err(error) => json!({ "error": explain(error) }),
     };
     if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
@@ -21,8 +21,9 @@ fn member(report: &MemberReport) -> Value {
     object
 }
 
-/// Why a member has not reported its status.
-pub(super) fn explain(error: &AdminError) -> String {
+/// Why a member has not reported its status, as the pages and `kv status` show it.
+#[must_use]
+pub fn explain(error: &AdminError) -> String {
     match error {
         AdminError::Unavailable(Cause::Failed(FailureReason::Unreachable)) => {
             "it cannot be reached".to_owned()
@@ -31,7 +32,9 @@ pub(super) fn explain(error: &AdminError) -> String {
     }
 }
 
-fn fields(status: &MemberStatus) -> Value {
+/// What `/status` and `kv status --json` contain of the status of a member.
+#[must_use]
+pub fn status_fields(status: &MemberStatus) -> Value {
     json!({
         "state": status.state,
         "view": status.view.get(),

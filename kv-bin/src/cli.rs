@@ -7,6 +7,7 @@ use crate::bench::BenchArgs;
 use crate::config::listed;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
 use crate::encoding::Encoding;
+use crate::member::MemberCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -127,6 +128,9 @@ pub(crate) enum ClientCommand {
     /// answer has the state `unreachable`, and `-` as its lag and version. With --json, each line is an object with
     /// these fields.
     Members(ConnectArgs),
+    /// Show the member list, or change it while the cluster runs.
+    #[command(subcommand)]
+    Member(MemberCommand),
 }
 
 impl ClientCommand {
@@ -150,6 +154,7 @@ impl ClientCommand {
             | Self::Handover(HandoverArgs { connect, .. })
             | Self::Status(StatusArgs { connect, .. })
             | Self::Members(connect) => connect,
+            Self::Member(command) => command.connect(),
             Self::Lease(command) => match command {
                 LeaseCommand::Grant(GrantArgs { connect, .. })
                 | LeaseCommand::KeepAlive(LeaseIdArgs { connect, .. })

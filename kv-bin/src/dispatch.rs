@@ -5,8 +5,8 @@ use crate::cli::{ClientCommand, GetArgs, ScanArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{
-    backup, commands, compact, count, dump, handover, leases, load, lock, reads, redundancy, touch, txn,
-    watch,
+    backup, commands, compact, count, dump, handover, leases, load, lock, member, reads, redundancy, touch,
+    txn, watch,
 };
 
 /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
@@ -34,6 +34,7 @@ pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -
         ClientCommand::Backup(args) => backup::backup(context, args, json).await,
         ClientCommand::Restore(args) => backup::restore(context, args, json).await,
         ClientCommand::Compact(args) => compact::compact(context, args, json).await,
+        ClientCommand::Member(command) => member::member(context, command, json).await,
         ClientCommand::Members(_) => commands::members(context, json).await,
         ClientCommand::Status(StatusArgs { wait: true, .. }) => redundancy::wait(context, json).await,
         ClientCommand::Status(_) => commands::status(context, json).await,

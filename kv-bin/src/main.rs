@@ -25,6 +25,7 @@ mod load;
 mod lock;
 mod log;
 mod manual;
+mod member;
 mod members;
 mod output;
 #[cfg(test)]

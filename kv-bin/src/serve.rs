@@ -35,6 +35,9 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     if let Some(file) = &config.clients {
         builder = builder.clients(file);
     }
+    if config.join {
+        builder = builder.join();
+    }
     let start = builder
         .transport(lossy(transport, config.lose))
         .data_dir(&config.data)

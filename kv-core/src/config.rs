@@ -1,11 +1,14 @@
 //! The configurations of a cluster and of a node. A `Cluster` is always valid; a node checks `Options` when it starts.
 
-#[cfg(any(test, feature = "internals"))]
 mod configuration;
 mod difference;
 mod fixed;
 mod setters;
 
+#[cfg(not(feature = "internals"))]
+pub(crate) use configuration::{
+    Change, ChangeRefused, ChangeRequest, Configuration, ConfiguredMember, DiskId, HistoryId,
+};
 #[cfg(feature = "internals")]
 pub use configuration::{
     Change, ChangeRefused, ChangeRequest, Configuration, ConfiguredMember, DiskId, HistoryId, UsedIds,
@@ -274,9 +277,18 @@ impl ClusterBuilder {
     }
 
     /// Adds a member that does not vote.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
+        let mut builder = self.with(id, address, role);
+        if let Some(member) = builder.members.last_mut() {
+            member.is_standby = true;
+        }
+        builder
+    }
+
+    #[cfg(not(feature = "internals"))]
+    pub(crate) fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
         let mut builder = self.with(id, address, role);
         if let Some(member) = builder.members.last_mut() {
             member.is_standby = true;

@@ -360,6 +360,21 @@ impl AdminError {
     }
 }
 
+/// Why a change of the member list was not seen to be done.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembershipError {
+    /// The cluster does not make the change. Nothing has changed. The text is the reason, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// No member answered, or none was the primary. Nothing has changed.
+    #[error(transparent)]
+    Unavailable(#[from] AdminError),
+    /// The change was not seen to be done in time. It may be done or not, now or later.
+    #[error("it is not known whether the member list was changed: list the members to see")]
+    OutcomeUnknown,
+}
+
 impl From<crate::client::Closed> for AdminError {
     fn from(_: crate::client::Closed) -> Self {
         Self::Closed

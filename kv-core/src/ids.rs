@@ -226,6 +226,12 @@ impl View {
         Self::of(self.epoch(), self.number() + 1)
     }
 
+    /// The view `number` of `epoch`; `None` if there can be none.
+    pub(crate) fn of_number(epoch: Epoch, number: u64) -> Option<Self> {
+        let fits = number < Self::NUMBER_END && u64::from(epoch.0) < COUNTER_END >> Self::NUMBER_BITS;
+        fits.then(|| Self::of(epoch, number))
+    }
+
     /// Whether this can be a view: its numbers are not near the ends of their ranges.
     pub(crate) const fn is_sane(self) -> bool {
         self.0 < COUNTER_END && self.number() < Self::NUMBER_END

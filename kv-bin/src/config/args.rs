@@ -23,6 +23,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed)]
     pub(crate) members: Vec<String>,
 
+    /// If the data folder is empty, join a cluster that runs already, to which this member was added with `kv member
+    /// add`. --members must name this member, and at least one that runs.
+    #[arg(long, env = "KV_JOIN", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) join: Option<bool>,
+
     /// Store this member's data in this folder; `{id}` is replaced by the member's id [default: kv-data-{id}]
     #[arg(long, env = "KV_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,

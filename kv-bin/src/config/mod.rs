@@ -40,6 +40,7 @@ struct File {
     data: Option<PathBuf>,
     listen: Option<String>,
     insecure: Option<bool>,
+    join: Option<bool>,
     transport: Option<TransportKind>,
     log: Option<String>,
     tls: tls::FileTls,
@@ -78,6 +79,8 @@ pub(crate) struct ServeConfig {
     /// Where HTTP is served; `None` for nowhere.
     pub(crate) http: Option<DoorConfig>,
     pub(crate) options: Options,
+    /// If the data folder is empty, join a cluster that runs.
+    pub(crate) join: bool,
     /// What to log, if the file configures it.
     pub(crate) log: Option<String>,
     /// When standard input ends, stop and delete this folder.
@@ -157,6 +160,7 @@ impl ServeConfig {
             resp,
             http,
             options,
+            join: args.join.or(file.join).unwrap_or(false),
             log: file.log,
             exit_with_parent: args.exit_with_parent,
             lose: (args.lose, args.lose_seed),

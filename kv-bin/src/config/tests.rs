@@ -33,8 +33,21 @@ fn the_example_file_states_every_setting_with_its_default() {
     assert_eq!(config.listen, "127.0.0.1:7001");
     assert_eq!(config.data, PathBuf::from("kv-data-1"));
     assert_eq!(config.transport, TransportKind::Tcp);
-    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, tls, resp, http, options } =
-        File::parse(EXAMPLE).unwrap();
+    let File {
+        cluster,
+        member,
+        id: _,
+        data,
+        listen: _,
+        insecure,
+        join,
+        transport,
+        log,
+        tls,
+        resp,
+        http,
+        options,
+    } = File::parse(EXAMPLE).unwrap();
     assert_eq!(tls, tls::FileTls::default(), "TLS is off by default");
     assert_eq!(resp, doors::FileResp::default(), "clients of Redis are not served by default");
     assert_eq!(http, doors::FileHttp::default(), "HTTP is not served by default");
@@ -56,7 +69,12 @@ fn the_example_file_states_every_setting_with_its_default() {
     assert!(listen.is_some() && http_insecure == Some(false) && doors.len() == 3 && hosts.len() == 1);
     assert_eq!(pages_only, Some(false));
     assert!(
-        cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some()
+        cluster.is_some()
+            && data.is_some()
+            && insecure.is_some()
+            && join.is_some()
+            && transport.is_some()
+            && log.is_some()
     );
     assert!(member.iter().all(|member| member.role.is_some()));
     let mut set = Options::default();

@@ -3,7 +3,7 @@
 use super::dice::{CLUSTER, Dice};
 use bytes::Bytes;
 use kv_core::config::{FixedOptions, Options, Role};
-use kv_core::ids::{ClusterId, Hash, MemberId, Timestamp, View};
+use kv_core::ids::{ClusterId, Epoch, Hash, MemberId, Timestamp, View};
 use kv_core::kv::{Limits, StateMachine};
 use kv_core::message::{Entry, EntryHeader, Request, body_of, revisions_of};
 use kv_core::transport::{Lane, Peer};
@@ -69,6 +69,8 @@ pub fn hello(data: &[u8]) {
         cluster: CLUSTER.into(),
         me: MemberId::new(1),
         members: (0..3).map(member).collect(),
+        epoch: Epoch::ZERO,
+        former: Vec::new(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&Options::default()),
         life: 1,

@@ -84,6 +84,7 @@ impl World {
             match output {
                 ProtocolOutput::Send { member, message } => self.client_sends(client, index(member), message),
                 ProtocolOutput::Done { id, result } => self.call_done(client, id, result),
+                ProtocolOutput::Outdated { member } => panic!("{member} knows no other members"),
             }
         }
         let one = &mut self.clients[client];
@@ -271,6 +272,7 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             | Effect::LeaseFailed(_)
             | Effect::Expired { .. }
             | Effect::Touched { .. }
+            | Effect::EpochBegan { .. }
             | Effect::RevisionsSkipped { .. }) => Ending::Lease { effect, revision },
             Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision },
         },
@@ -284,7 +286,13 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
         Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
         Ok(Reply::Future { newest }) => Ending::Future(newest),
         Ok(Reply::Done) => Ending::Closed,
-        Ok(Reply::Watched { .. } | Reply::Status(_) | Reply::HandoverRefused(_))
+        Ok(
+            Reply::Watched { .. }
+            | Reply::Status(_)
+            | Reply::HandoverRefused(_)
+            | Reply::Members(_)
+            | Reply::ChangeRefused(_),
+        )
         | Err(CallError::NotApplied(_)) => Ending::NotApplied,
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,
     }

@@ -177,6 +177,10 @@ impl World {
             Output::InstallSnapshot { at } => self.install_snapshot(member, at),
             Output::DiscardSnapshot { at } => self.discard_snapshot(member, at),
             Output::Commit { commit } => self.on_commit(member, commit),
+            Output::ReadStop { stop } => self.read_stop(member, stop),
+            Output::Entered { configuration } => self.entered(member, *configuration),
+            // Everybody can reach everybody.
+            Output::Reach { .. } => {}
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
             Output::Status(status) => {
@@ -276,7 +280,7 @@ impl World {
     }
 
     /// Reads an entry. An unreadable one is reported to the replica.
-    fn read_entry(&mut self, member: usize, op: Op) -> Option<Entry> {
+    pub(super) fn read_entry(&mut self, member: usize, op: Op) -> Option<Entry> {
         let read = self.members[member].process.as_ref()?.log.read(op);
         if read.is_err() {
             self.cannot_read(member, op);
@@ -556,6 +560,8 @@ fn place_of(message: &Message) -> u64 {
         Message::SnapshotChunk { at, .. } => at.op.get(),
         Message::SnapshotGone { .. } => 0,
         Message::StateDigest { op, .. } => op.get(),
+        Message::AskEpoch { epoch, .. } => u64::from(epoch.get()),
+        Message::Epoch { view, .. } => view.get(),
         Message::Formation { step, ask } => u64::from(*ask) << 8 | *step as u64,
     }
 }

@@ -22,10 +22,12 @@ pub(super) enum Kind {
     SnapshotGone,
     Formation,
     StateDigest,
+    AskEpoch,
+    Epoch,
 }
 
 impl Kind {
-    /// All of them.
+    /// Those of every cluster: the others are sent only after a change of the member list.
     pub(super) const ALL: &[Self] = &[
         Self::Prepare,
         Self::PrepareOk,
@@ -66,6 +68,8 @@ impl Kind {
             Message::SnapshotGone { .. } => Self::SnapshotGone,
             Message::Formation { .. } => Self::Formation,
             Message::StateDigest { .. } => Self::StateDigest,
+            Message::AskEpoch { .. } => Self::AskEpoch,
+            Message::Epoch { .. } => Self::Epoch,
         }
     }
 }

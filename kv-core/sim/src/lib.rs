@@ -15,6 +15,7 @@ mod clients;
 mod clock;
 mod cluster;
 mod drive;
+mod epochs;
 mod events;
 mod faults;
 mod floors;

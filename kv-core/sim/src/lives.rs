@@ -4,6 +4,7 @@ use super::Bug;
 use super::careless::careless;
 use super::clock::{SECOND, Time};
 use super::drive::with_seeded_bug;
+use super::epochs::disk_of;
 use super::events::{Due, Event};
 use super::member::{End, Member, Process, index};
 use super::plan::around;
@@ -127,8 +128,9 @@ impl World {
             CheckpointAlignment::OnLog => opened.recovered.checkpoint = state.checkpoint(),
             CheckpointAlignment::Ahead => {
                 self.checker.count("states ahead of the log");
-                let point = state.point();
-                opened.recovered = opened.journal.rebase_log(point).map_err(|error| error.to_string())?;
+                let (point, configuration) = (state.point(), state.configuration());
+                let rebased = opened.journal.rebase_log(point, configuration, disk_of(member));
+                opened.recovered = rebased.map_err(|error| error.to_string())?;
                 let checked = self.checker.on_rebased(member, point.anchor);
                 self.check(checked);
             }

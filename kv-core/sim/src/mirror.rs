@@ -302,6 +302,12 @@ fn steps(write: &Write) -> Vec<DiskStep> {
             damaged: record.damaged,
         }],
         Write::Rebase(rebase) => vec![DiskStep::Rebase(rebase.point.anchor)],
-        Write::Repair(_) | Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
+        Write::Enter(record) => vec![DiskStep::View {
+            view: record.configuration.first,
+            log_view: record.configuration.first,
+            cut: Some(record.cut.after),
+            damaged: false,
+        }],
+        Write::Repair(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Retire => Vec::new(),
     }
 }

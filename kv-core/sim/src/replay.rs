@@ -94,6 +94,10 @@ impl Model {
             Operation::CloseSession => {
                 return check_effect(revision, request, &outcome.effect, &Effect::SessionClosed);
             }
+            Operation::Reconfigure(next) => {
+                let expected = Effect::EpochBegan { epoch: next.configuration.epoch };
+                return check_effect(revision, request, &outcome.effect, &expected);
+            }
             Operation::Command(command) => command,
         };
         let Some(session) = self.sessions.get_mut(&request.session) else {
@@ -336,7 +340,7 @@ impl Model {
 /// Rule N8, written differently from the code under test.
 fn revisions(operation: &Operation, last: Revision) -> u64 {
     match operation {
-        Operation::OpenSession { .. } | Operation::CloseSession => 0,
+        Operation::OpenSession { .. } | Operation::CloseSession | Operation::Reconfigure(_) => 0,
         Operation::Command(command) => command_revisions(command, last),
         Operation::Expire(due) => u64::from(!due.is_empty()),
     }

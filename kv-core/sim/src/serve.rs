@@ -47,7 +47,10 @@ impl World {
             ClientCall::Watch(query) => self.on_watch_call(member, way, query),
             ClientCall::Unwatch { call } => self.on_unwatch_call(member, way, call),
             // The simulated clients do not make these calls.
-            ClientCall::Status | ClientCall::Handover { .. } => self.answer(member, way, Answer::Done),
+            ClientCall::Status
+            | ClientCall::Handover { .. }
+            | ClientCall::Members
+            | ClientCall::Change(_) => self.answer(member, way, Answer::Done),
         }
     }
 

@@ -2,6 +2,7 @@
 //! that only the absent ones have. This is not assumed, but computed from the durable data, with the real recovery and
 //! the real decision of a view change.
 
+use super::epochs::disk_of;
 use super::switch;
 use super::world::World;
 use kv_core::config::Role;
@@ -35,7 +36,10 @@ impl World {
         if let Some(state) = state {
             match recovered.alignment(state.checkpoint()) {
                 CheckpointAlignment::OnLog => recovered.checkpoint = state.checkpoint(),
-                CheckpointAlignment::Ahead => recovered = journal.rebase_log(state.point()).ok()?,
+                CheckpointAlignment::Ahead => {
+                    recovered =
+                        journal.rebase_log(state.point(), state.configuration(), disk_of(member)).ok()?;
+                }
                 CheckpointAlignment::Lost => return None,
             }
         }

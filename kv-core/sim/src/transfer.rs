@@ -247,7 +247,7 @@ impl World {
         let state = receiver.switch()?;
         process.transfers.sources.publish(state.snapshot());
         process.stateless = false;
-        let point = state.point();
+        let (point, configuration) = (state.point(), state.configuration().cloned().map(Box::new));
         process.state = Some(state);
         self.trace.note(38, member as u64, at.op.get(), || {
             format!("{:?} m{member} has the state at {at:?}", self.now)
@@ -255,6 +255,6 @@ impl World {
         self.members[member].state_hurt = false;
         self.checker.count("states transferred");
         self.digest(member);
-        Ok(Input::SnapshotInstalled { point })
+        Ok(Input::SnapshotInstalled { point, configuration })
     }
 }

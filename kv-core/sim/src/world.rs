@@ -13,12 +13,12 @@ use super::report::{EXCUSED, Finding, Options, Report, STATELESS, Violation};
 use super::trace::Trace;
 use super::{Bug, perkey};
 use fastrand::Rng;
-use kv_core::config::Cluster;
-use kv_core::ids::{Anchor, Op};
+use kv_core::config::{Cluster, Configuration};
+use kv_core::ids::{Anchor, Epoch, Op};
 use kv_core::message::{ChunkEnd, Message};
 use kv_core::replica::StallReason;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 /// A healed cluster has this many times its usual bound while a transfer of a state goes on.
@@ -71,6 +71,8 @@ pub(super) struct World {
     pub(super) next_watch: u64,
     pub(super) checker: Checker,
     pub(super) history: History,
+    /// The configuration of each epoch that a member has entered.
+    pub(super) configurations: BTreeMap<Epoch, Configuration>,
     pub(super) violation: Option<(Finding, Time)>,
     /// When the world was healed.
     pub(super) healed: Option<Time>,
@@ -129,6 +131,7 @@ impl World {
             next_watch: 0,
             clients,
             history: History::default(),
+            configurations: BTreeMap::new(),
             violation: None,
             healed: None,
             staged: Vec::new(),

@@ -1,7 +1,7 @@
 //! Configures and starts a client.
 
 use super::Client;
-use super::driver::{Channels, Driver};
+use super::driver::{Channels, Driver, KnownMembers};
 use super::handle::MAX_DEADLINE;
 use super::link::{DialError, Dialed, Dialer};
 use crate::error::ConnectError;
@@ -237,7 +237,8 @@ impl ClientBuilder {
         let channels = Channels { commands: commands_end, cancels: cancels_end };
         let local = self.dialer.local.clone();
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
-        let mut driver = Driver::new(seed, self.dialer, &members, &limits, channels);
+        let members = KnownMembers::new(members);
+        let mut driver = Driver::new(seed, self.dialer, members.clone(), &limits, channels);
         if let Some(dialed) = first {
             driver.add_connection(dialed);
         }

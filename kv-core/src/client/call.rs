@@ -3,8 +3,8 @@
 
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
-    ClientMessage, Command, Event, MemberStatus, Outcome, Position, Query, ReadMode, Record, ServerMessage,
-    SuccessorRefusal, WatchQuery,
+    ChangeCall, ClientMessage, Command, Event, MemberStatus, MembersAnswer, Outcome, Position, Query,
+    ReadMode, Record, ServerMessage, SuccessorRefusal, WatchQuery,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -72,6 +72,18 @@ pub enum Call {
         /// The member that must be the next primary; `None` for any.
         to: Option<MemberId>,
     },
+    /// Ask this member for the member list. The client makes only one attempt.
+    Members {
+        /// The member that must answer.
+        member: MemberId,
+    },
+    /// Ask this member to change the member list. The client makes only one attempt.
+    Change {
+        /// The member that must answer.
+        member: MemberId,
+        /// The change.
+        change: Box<ChangeCall>,
+    },
     /// Close the session when all earlier writes have ended.
     CloseSession,
 }
@@ -100,6 +112,8 @@ pub enum ProtocolInput {
         /// The message that arrived.
         message: ServerMessage,
     },
+    /// The data members of the cluster are these now: its member list was changed.
+    Members(Vec<MemberId>),
     /// The connection to this member broke. Messages that were sent on the connection may or may not have arrived.
     ConnectionLost {
         /// The member at the other end.
@@ -127,6 +141,11 @@ pub enum ProtocolOutput {
         member: MemberId,
         /// The message to send.
         message: ClientMessage,
+    },
+    /// This member knows members that this client does not know. A new connection to it shows its list.
+    Outdated {
+        /// The member.
+        member: MemberId,
     },
     /// A call has ended.
     Done {
@@ -191,6 +210,10 @@ pub enum Reply {
     Status(Box<MemberStatus>),
     /// The primary has kept its role, because the named successor cannot take over now.
     HandoverRefused(SuccessorRefusal),
+    /// The member list.
+    Members(Box<MembersAnswer>),
+    /// The primary does not order this change of the member list.
+    ChangeRefused(String),
     /// The result of any other call.
     Done,
 }

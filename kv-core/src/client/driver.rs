@@ -3,15 +3,16 @@
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
 use super::protocol::ClientProtocol;
+use crate::config::{Configuration, ConfiguredMember};
 use crate::ids::{Instant, MemberId};
 use crate::lazy_timer::LazyTimer;
-use crate::message::{ClientCall, ClientMessage};
+use crate::message::{Answer, ClientCall, ClientMessage};
 use crate::wire::{self, FrameWriter, Limits, MemberInfo};
 use futures::FutureExt;
 use futures::stream::{AbortHandle, Abortable, BoxStream, SelectAll, StreamExt};
 use kv_transport::Writer;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -88,6 +89,24 @@ enum Wake {
     Timer,
 }
 
+/// The members that a client knows. A new list replaces the one before.
+#[derive(Clone, Debug)]
+pub(super) struct KnownMembers(Arc<Mutex<Arc<[MemberInfo]>>>);
+
+impl KnownMembers {
+    pub(super) fn new(members: Vec<MemberInfo>) -> Self {
+        Self(Arc::new(Mutex::new(members.into())))
+    }
+
+    pub(super) fn now(&self) -> Arc<[MemberInfo]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, members: Vec<MemberInfo>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = members.into();
+    }
+}
+
 /// The ends of the channels through which the handles of a client reach its task.
 pub(super) struct Channels {
     pub(super) commands: mpsc::Receiver<DriverCommand>,
@@ -101,6 +120,10 @@ pub(super) struct Driver {
     protocol: ClientProtocol,
     dialer: Arc<Dialer>,
     members: BTreeMap<MemberId, MemberInfo>,
+    /// The epoch of that list.
+    epoch: u64,
+    /// The same for the handles.
+    known: KnownMembers,
     started: tokio::time::Instant,
     channels: Channels,
     /// Whether it is certain that no handle will send another command.
@@ -118,10 +141,11 @@ impl Driver {
     pub(super) fn new(
         seed: u64,
         dialer: Dialer,
-        members: &[MemberInfo],
+        known: KnownMembers,
         limits: &Limits,
         channels: Channels,
     ) -> Self {
+        let members = known.now();
         let started = tokio::time::Instant::now();
         let options = ProtocolOptions {
             window: limits.max_in_flight_per_session.clamp(1, ProtocolOptions::default().window),
@@ -136,6 +160,8 @@ impl Driver {
             protocol: ClientProtocol::new(seed, data, options, Instant::ZERO),
             dialer: Arc::new(dialer),
             members: members.iter().map(|member| (member.id, member.clone())).collect(),
+            epoch: 0,
+            known,
             started,
             channels,
             no_more_commands: false,
@@ -151,6 +177,7 @@ impl Driver {
     /// Adds a connection that is already open.
     pub(super) fn add_connection(&mut self, dialed: Dialed) {
         let Dialed { reader, writer, welcome } = dialed;
+        self.epoch = welcome.epoch();
         self.insert_link(welcome.member, LinkState::Open(writer), link::read(reader));
     }
 
@@ -278,11 +305,15 @@ impl Driver {
                 if let Some(link) = self.links.get_mut(&member) {
                     link.asked = None;
                 }
+                if let Answer::Members(answer) = &message.answer {
+                    self.on_list(now, &answer.configuration);
+                }
                 self.protocol.handle(now, ProtocolInput::Answer { member, message });
             }
             LinkEvent::Closed(reason) => self.close_link(now, member, &reason),
-            LinkEvent::Open(writer) => {
+            LinkEvent::Open(writer, welcome) => {
                 tracing::debug!(%member, "connected");
+                self.take_over(now, welcome.epoch(), welcome.members);
                 let Some(link) = self.links.get_mut(&member) else { return };
                 let opened = LinkState::Open(writer);
                 if let LinkState::Opening(waiting, _) = std::mem::replace(&mut link.state, opened) {
@@ -295,6 +326,30 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// A member has sent its list.
+    fn on_list(&mut self, now: Instant, configuration: &Configuration) {
+        let info = |(id, member): (&MemberId, &ConfiguredMember)| MemberInfo {
+            id: *id,
+            address: member.address.clone(),
+            role: member.role,
+        };
+        let members = configuration.members.iter().map(info).collect();
+        self.take_over(now, configuration.epoch.get().into(), members);
+    }
+
+    /// Takes over the member list of an epoch, if it is newer.
+    fn take_over(&mut self, now: Instant, epoch: u64, members: Vec<MemberInfo>) {
+        if epoch <= self.epoch {
+            return;
+        }
+        tracing::debug!(epoch, "the member list was changed");
+        self.epoch = epoch;
+        self.members = members.iter().map(|member| (member.id, member.clone())).collect();
+        let data = members.iter().filter(|member| member.holds_data()).map(|member| member.id);
+        self.protocol.handle(now, ProtocolInput::Members(data.collect()));
+        self.known.set(members);
     }
 
     /// Closes a connection, and reports to the protocol that it was lost or could not be opened. A connection that was
@@ -313,6 +368,9 @@ impl Driver {
         while let Some(output) = self.protocol.poll_output() {
             match output {
                 ProtocolOutput::Send { member, message } => self.send(self.now(), member, message),
+                ProtocolOutput::Outdated { member } => {
+                    self.close_link(self.now(), member, "it knows more members");
+                }
                 ProtocolOutput::Done { id, result } => {
                     if let Some(waiting) = self.calls.remove(&id) {
                         // The caller may be gone.

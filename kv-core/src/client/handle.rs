@@ -1,7 +1,7 @@
 //! The handle of a client.
 
 use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
-use super::driver::{DriverCommand, NewCall};
+use super::driver::{DriverCommand, KnownMembers, NewCall};
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
     Add, Batch, ClientBuilder, Compact, Count, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle,
@@ -88,7 +88,7 @@ struct Shared {
     next_call: AtomicU64,
     closed: AtomicBool,
     room: Arc<Semaphore>,
-    members: Vec<MemberInfo>,
+    members: KnownMembers,
     limits: Limits,
     /// The member that runs in this process, if there is one.
     local: Option<Arc<dyn LocalMember>>,
@@ -151,7 +151,7 @@ impl Client {
         commands: mpsc::Sender<DriverCommand>,
         cancels: mpsc::UnboundedSender<CallId>,
         ended: watch::Receiver<()>,
-        members: Vec<MemberInfo>,
+        members: KnownMembers,
         limits: Limits,
         local: Option<Arc<dyn LocalMember>>,
         deadline: Duration,
@@ -349,7 +349,7 @@ impl Client {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn cluster_status(&self) -> Vec<MemberReport> {
-        join_all(self.shared.members.iter().map(|member| async {
+        join_all(self.shared.members.now().iter().map(|member| async {
             let MemberInfo { id, address, role } = member.clone();
             MemberReport { id, address, role, status: self.member_status(id).await }
         }))
@@ -365,11 +365,10 @@ impl Client {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn member_status(&self, member: MemberId) -> Result<MemberStatus, AdminError> {
-        if !self.shared.members.iter().any(|known| known.id == member) {
+        if !self.shared.members.now().iter().any(|known| known.id == member) {
             return Err(AdminError::UnknownMember(member));
         }
-        let deadline = STATUS_TIMEOUT.min(self.shared.deadline);
-        match self.call(Call::Status { member }, 0, deadline).await? {
+        match self.call(Call::Status { member }, 0, self.status_deadline()).await? {
             Ok(Reply::Status(status)) => Ok(*status),
             Ok(other) => unreachable!("a status call was answered by {other:?}"),
             Err(error) => Err(AdminError::of(error)),
@@ -400,7 +399,7 @@ impl Client {
     /// # Cancel safety
     /// If the future is dropped, the handover may still take place.
     pub async fn handover_to(&self, successor: MemberId) -> Result<(), AdminError> {
-        match self.shared.members.iter().find(|known| known.id == successor).map(|known| known.role) {
+        match self.shared.members.now().iter().find(|known| known.id == successor).map(|known| known.role) {
             None => Err(SuccessorRefusal::Unknown(successor).into()),
             Some(Role::Witness) => Err(SuccessorRefusal::Witness(successor).into()),
             Some(Role::Data) => self.hand_over(Some(successor)).await,
@@ -408,16 +407,20 @@ impl Client {
     }
 
     async fn hand_over(&self, to: Option<MemberId>) -> Result<(), AdminError> {
-        let reports = self.cluster_status().await;
-        let answers = reports.into_iter().filter_map(|report| report.status.ok());
-        let primary =
-            answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view);
-        let member = primary.ok_or(AdminError::NoPrimary)?.id;
+        let member = self.primary().await.ok_or(AdminError::NoPrimary)?;
         let call = Call::Handover { member, to };
         match self.call(call, 0, self.shared.deadline).await?.map_err(AdminError::of)? {
             Reply::HandoverRefused(refusal) => Err(refusal.into()),
             _ => Ok(()),
         }
+    }
+
+    /// The member that says that it is the primary.
+    pub(super) async fn primary(&self) -> Option<MemberId> {
+        let answers = self.cluster_status().await;
+        let answers = answers.into_iter().filter_map(|report| report.status.ok());
+        let primaries = answers.filter(|status| status.state == MemberState::Primary);
+        primaries.max_by_key(|status| status.view).map(|status| status.id)
     }
 
     /// Closes the client and all of its clones. The client refuses new operations. When the writes in flight have
@@ -490,9 +493,18 @@ impl Client {
         self.shared.deadline
     }
 
+    /// How long a call to one member may take that only asks.
+    pub(super) fn status_deadline(&self) -> Duration {
+        STATUS_TIMEOUT.min(self.shared.deadline)
+    }
+
+    pub(super) fn known_members(&self) -> Arc<[MemberInfo]> {
+        self.shared.members.now()
+    }
+
     /// Returns an error if `id` is not a data member.
     pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), ReadError> {
-        match self.shared.members.iter().find(|member| member.id == id) {
+        match self.shared.members.now().iter().find(|member| member.id == id) {
             Some(member) if member.holds_data() => Ok(()),
             Some(_) => Err(ReadError::Witness(id)),
             None => Err(ReadError::UnknownMember(id)),

@@ -169,7 +169,7 @@ impl Dialer {
 /// What happens on a connection, in this order: `Open` at most once, then any number of `Message`s, and `Closed` last.
 pub(super) enum LinkEvent {
     /// The hellos are exchanged, so messages can be written.
-    Open(FrameWriter<Writer>),
+    Open(FrameWriter<Writer>, Box<Welcome>),
     /// An answer has arrived.
     Message(ServerMessage),
     /// The connection could not be opened, or has ended.
@@ -196,7 +196,9 @@ async fn next(state: LinkReader) -> Option<(LinkEvent, LinkReader)> {
     let closed = |reason: String| Some((LinkEvent::Closed(reason), LinkReader::Ended));
     match state {
         LinkReader::Dialing(dialer, member) => match dialer.dial_member(&member).await {
-            Ok(dialed) => Some((LinkEvent::Open(dialed.writer), LinkReader::Reading(dialed.reader))),
+            Ok(Dialed { reader, writer, welcome }) => {
+                Some((LinkEvent::Open(writer, Box::new(welcome)), LinkReader::Reading(reader)))
+            }
             Err(error) => closed(error.to_string()),
         },
         LinkReader::Reading(mut reader) => match reader.read_server_message().await {

@@ -17,6 +17,7 @@ mod handle;
 mod lease;
 mod link;
 mod lock;
+mod members;
 mod ops;
 mod previous;
 mod protocol;
@@ -41,6 +42,7 @@ pub use handle::{Client, MemberReport};
 pub use lease::believed;
 pub use lease::{Lease, LeaseHandle, LeaseRequest};
 pub use lock::{Election, FencingToken, Leader, Lock, LockLoss, LockRequest};
+pub use members::{ListedMember, MemberChange, MemberList};
 pub use ops::{AtRevision, Delete, Deleted, Get, GetMany, Put, Written};
 pub use previous::{WithPrevious, WrittenWithPrevious};
 #[cfg(feature = "internals")]

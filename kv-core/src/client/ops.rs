@@ -459,6 +459,7 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         | Effect::Touched { .. }
         | Effect::RevisionsSkipped { .. }
         | Effect::SessionOpened(_)
+        | Effect::EpochBegan { .. }
         | Effect::SessionClosed => WriteError::OutcomeUnknown(unexpected_answer(&effect)),
     }
 }

@@ -1,7 +1,7 @@
 //! The member list of an epoch, and how a change of it makes the next list. No cluster changes its list yet.
 
 use super::{Cluster, ConfigError, Member, Role};
-use crate::ids::{Anchor, Epoch, MemberId, View};
+use crate::ids::{Anchor, Epoch, Hash, MemberId, Op, View};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,14 @@ pub struct DiskId(pub u128);
 /// different ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct HistoryId(pub u128);
+
+impl HistoryId {
+    /// What members of later epochs compare, instead of their member lists.
+    #[must_use]
+    pub fn fingerprint(self) -> Hash {
+        Hash::of(&self.0.to_le_bytes())
+    }
+}
 
 /// The ids that members have or had: one bit for each.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -70,6 +78,8 @@ pub struct Configuration {
     pub first: View,
     /// The stop of the epoch before; [`Anchor::ZERO`] in epoch 0.
     pub stop: Anchor,
+    /// Identifies the change that led to it; 0 in epoch 0.
+    pub nonce: u128,
 }
 
 /// A change of one member.
@@ -213,6 +223,7 @@ impl Configuration {
             used,
             first: View::ZERO,
             stop: Anchor::ZERO,
+            nonce: 0,
         }
     }
 
@@ -247,6 +258,7 @@ impl Configuration {
             epoch: self.epoch.next(),
             history: self.history.or(Some(request.history)),
             stop,
+            nonce: request.nonce,
             ..self.clone()
         };
         next.change(&request.change)?;
@@ -264,7 +276,7 @@ impl Configuration {
         let turn = data.map(|member| member.id).position(|id| id == request.first);
         let turn = turn.ok_or(ChangeRefused::NoPrimary(request.first))?;
         next.first = View::of(next.epoch, turn as u64);
-        let bytes = next.encode().len();
+        let bytes = next.longest();
         if bytes > MOST_BYTES {
             return Err(ChangeRefused::TooLong { bytes });
         }
@@ -347,6 +359,12 @@ impl Configuration {
         postcard::to_stdvec(self).expect("a configuration always encodes")
     }
 
+    /// How many bytes it has encoded at most, whatever the stop is.
+    fn longest(&self) -> usize {
+        let stop = Anchor::new(Op::new(u64::MAX >> 2), Hash::new(u128::MAX));
+        Self { stop, ..self.clone() }.encode().len()
+    }
+
     /// Decodes what [`encode`](Self::encode) returned; `None` for anything else, and for a list that is not valid.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -359,8 +377,8 @@ impl Configuration {
         }
     }
 
-    /// Whether a change, or the forming of a cluster, can have made it.
-    fn is_sound(&self) -> bool {
+    /// Whether a change, or the forming of a cluster, can have made it. Bytes that were decoded may be anything.
+    pub(crate) fn is_sound(&self) -> bool {
         let Ok(cluster) = self.cluster("decoded") else { return false };
         let data = cluster.voters().filter(|member| member.role == Role::Data).count() as u64;
         let begins = match self.epoch {
@@ -369,6 +387,7 @@ impl Configuration {
         };
         begins
             && self.epoch <= LAST_EPOCH
+            && (self.epoch == Epoch::ZERO || self.longest() <= MOST_BYTES)
             && self.first.epoch() == self.epoch
             && self.first.number() < data
             && self.members.keys().all(|id| self.used.contains(*id))

@@ -34,7 +34,7 @@ pub(crate) use segment::is_segment;
 
 use crate::config::FixedOptions;
 use crate::ids::{ClusterId, Hash, MemberId, Timestamp};
-use crate::message::{Entry, FormationStep, Recovered, Write};
+use crate::message::{Entry, FormationStep, Membership, Recovered, Write};
 use crate::storage::Storage;
 use block::BLOCK_BYTES;
 use recovery::Recovery;
@@ -227,6 +227,8 @@ impl Journal {
                 Write::Trim(op) => store.trim = store.trim.max(*op),
                 Write::Repair(entry) => store.repair(number, entry)?,
                 Write::Rebase(rebase) => store.rebase(rebase)?,
+                Write::Enter(record) => store.enter(record)?,
+                Write::Retire => store.retire()?,
                 Write::Formation(_) => unreachable!("handled above"),
             }
             let last = !matches!(writes.get(at + 1), Some(Write::Checkpoint(_) | Write::Trim(_)));
@@ -254,14 +256,33 @@ impl Journal {
             if step == FormationStep::Empty {
                 return Ok(());
             }
-            self.state = JournalState::Formatted(Box::new(self.format()?));
+            let superblock = Superblock::new(&self.identity);
+            self.state = JournalState::Formatted(Box::new(self.format(superblock)?));
         }
         self.store()?.form(step)
     }
 
+    /// Formats an empty directory as that of a member which the member list contains already, as a standby: the cluster
+    /// has formed without it. Returns what recovery would find now.
+    ///
+    /// # Errors
+    /// If the disk fails. What is there is no journal then, or a whole one.
+    pub fn join(&mut self, membership: Membership) -> Result<Recovered, JournalWriteError> {
+        assert!(matches!(self.state, JournalState::Empty), "only an empty directory is formatted");
+        let superblock = Superblock {
+            formation: FormationStep::Formed,
+            view: membership.configuration.first,
+            membership: Some(membership),
+            ..Superblock::new(&self.identity)
+        };
+        let store = self.format(superblock)?;
+        let recovered = store.recovered();
+        self.state = JournalState::Formatted(Box::new(store));
+        Ok(recovered)
+    }
+
     /// The superblock first: segments without one would look like a lost superblock.
-    fn format(&self) -> Result<Store, JournalWriteError> {
-        let superblock = Superblock::new(&self.identity);
+    fn format(&self, superblock: Superblock) -> Result<Store, JournalWriteError> {
         let file = SuperblockFile::create(&*self.storage, &superblock)?;
         let owner = Owner { cluster: self.identity.cluster, member: self.identity.member };
         let mut segments =

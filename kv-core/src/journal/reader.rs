@@ -243,9 +243,9 @@ impl LogReader {
 
 pub(super) const fn changes_log(write: &Write) -> bool {
     match write {
-        Write::Append(_) | Write::Repair(_) | Write::Rebase(_) => true,
+        Write::Append(_) | Write::Repair(_) | Write::Rebase(_) | Write::Enter(_) => true,
         Write::View(record) => record.cut.is_some(),
-        Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => false,
+        Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Retire => false,
     }
 }
 
@@ -283,19 +283,32 @@ impl Shared {
                 }
             }
             Write::View(record) => {
-                let Some(cut) = record.cut else { return };
-                while self.head() > cut.after.op
-                    && let Some(slot) = self.slots.pop_back()
-                {
-                    self.forget(&slot);
+                if let Some(cut) = record.cut {
+                    self.cut(cut.after.op);
                 }
-                self.evicted = self.evicted.min(cut.after.op);
-                self.past_gap.clear();
             }
+            Write::Enter(record) => self.cut(record.cut.after.op),
             Write::Repair(entry) => self.replace(entry),
-            Write::Rebase(rebase) => self.restart(rebase.point.anchor),
-            Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => {}
+            Write::Rebase(rebase) => {
+                if rebase.adopted.is_some() {
+                    // Nothing of the own log is above.
+                    let last = self.head().min(rebase.point.anchor.op).max(self.floor);
+                    self.cut(last);
+                }
+                self.restart(rebase.point.anchor);
+            }
+            Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Retire => {}
         }
+    }
+
+    fn cut(&mut self, after: Op) {
+        while self.head() > after
+            && let Some(slot) = self.slots.pop_back()
+        {
+            self.forget(&slot);
+        }
+        self.evicted = self.evicted.min(after);
+        self.past_gap.clear();
     }
 
     /// The hash and the location of an entry; no location if it is in memory or damaged.

@@ -11,7 +11,9 @@ use super::error::{JournalWriteError, OpenError};
 use super::recovery::OrphanBlock;
 use super::store::Store;
 use super::superblock::Mark;
-use crate::message::{LogPoint, LogRebase, Recovered, Write};
+use crate::config::{Configuration, DiskId};
+use crate::ids::{Epoch, View};
+use crate::message::{AdoptedEpoch, Cut, LogPoint, LogRebase, Recovered, Write};
 use std::collections::VecDeque;
 
 impl From<LogPoint> for Mark {
@@ -31,8 +33,21 @@ impl Store {
         if op < self.superblock.checkpoint.anchor.op {
             return Err(JournalWriteError::UnknownPoint { op });
         }
-        if self.chain.mark(op).is_none_or(|mark| mark.anchor != point.anchor) {
+        let is_kept = self.chain.mark(op).is_some_and(|mark| mark.anchor == point.anchor);
+        if let Some(adopted) = &rebase.adopted {
+            // What is known behind the own damage belongs to an ended epoch, and so is not above the point.
+            match is_kept {
+                true => self.cut(Cut { after: point.anchor, incarnation })?,
+                false => self.past_gap.clear(),
+            }
+            let AdoptedEpoch { membership, view } = &**adopted;
+            (self.superblock.membership, self.superblock.view) = (Some(membership.clone()), *view);
+        }
+        if !is_kept {
             self.restart(point, CutRecord { after: op, incarnation })?;
+        }
+        if rebase.adopted.is_some() && self.superblock.damaged.take().is_some() {
+            self.forget_the_damage()?;
         }
         self.superblock.incarnation = incarnation;
         self.superblock.checkpoint = point;
@@ -68,13 +83,31 @@ impl Store {
 
 impl Journal {
     /// Rebases the log on the point of the state on disk, which is ahead of it: a transfer was interrupted, or the end
-    /// of the log was lost. Returns what recovery would find now.
+    /// of the log was lost. Returns what recovery would find now. `configuration` is that of the state; if its epoch is
+    /// a later one, this member is in that epoch from now on, with this disk.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
-    pub fn rebase_log(&mut self, point: LogPoint) -> Result<Recovered, OpenError> {
-        let incarnation = self.store()?.superblock.incarnation.next();
-        self.execute(&[Write::Rebase(LogRebase { point, incarnation })])?;
+    pub fn rebase_log(
+        &mut self,
+        point: LogPoint,
+        configuration: Option<&Configuration>,
+        disk: DiskId,
+    ) -> Result<Recovered, OpenError> {
+        let superblock = &self.store()?.superblock;
+        let incarnation = superblock.incarnation.next();
+        let adopted = configuration.filter(|it| it.epoch > superblock.epoch()).map(|configuration| {
+            // Before a piece of the state was stored, the number of the own view was raised above that of the source's
+            // view, and above all in which an ended epoch has committed anything (rules T4 and M13).
+            let before = superblock.membership.as_ref();
+            let ended = before.map_or(0, |it| it.ended).max(superblock.view.number());
+            let disk = before.map_or(disk, |it| it.disk);
+            let mut adopted =
+                AdoptedEpoch::of(configuration.clone(), disk, ended, View::of(Epoch::ZERO, ended));
+            adopted.membership.retired = before.is_some_and(|it| it.retired);
+            Box::new(adopted)
+        });
+        self.execute(&[Write::Rebase(LogRebase { point, incarnation, adopted })])?;
         Ok(self.store()?.recovered())
     }
 }

@@ -13,7 +13,9 @@ use super::superblock::{Superblock, SuperblockFile};
 use super::verdict::Verdict;
 use super::{block::BLOCK_BYTES, record};
 use crate::ids::{Anchor, Hash, Op, Timestamp};
-use crate::message::{Cut, Damage, Entry, EntryMeta, Extent, FormationStep, Recovered, ViewRecord};
+use crate::message::{
+    Cut, Damage, Entry, EntryMeta, EpochRecord, Extent, FormationStep, Membership, Recovered, ViewRecord,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The entries whose segments are checked after each batch of writes: the oldest ones, because the oldest segments are
@@ -147,6 +149,7 @@ impl Store {
                 extent: extent
                     .max(Extent::Through(self.past_gap.last_key_value().map_or(Op::ZERO, |(op, _)| *op))),
             }),
+            membership: superblock.membership.clone(),
         }
     }
 
@@ -313,10 +316,37 @@ impl Store {
         self.save()
     }
 
+    /// Rule M3: the log ends with the stop of the epoch before, and what was noted above it is void.
+    pub(super) fn enter(&mut self, record: &EpochRecord) -> Result<(), JournalWriteError> {
+        let EpochRecord { configuration, disk, ended, cut } = record;
+        let is_next = self.superblock.epoch().next() == configuration.epoch;
+        let stop = self.chain.head().anchor;
+        if !is_next || cut.after != configuration.stop || stop != configuration.stop {
+            return Err(JournalWriteError::UnknownPoint { op: configuration.stop.op });
+        }
+        self.cut(*cut)?;
+        let membership =
+            Membership { configuration: configuration.clone(), disk: *disk, retired: false, ended: *ended };
+        self.superblock.membership = Some(membership);
+        (self.superblock.view, self.superblock.log_view) = (configuration.first, configuration.first);
+        if self.superblock.damaged.take().is_some() {
+            self.forget_the_damage()?;
+        }
+        self.save()
+    }
+
+    /// Rule M9.
+    pub(super) fn retire(&mut self) -> Result<(), JournalWriteError> {
+        if let Some(membership) = &mut self.superblock.membership {
+            membership.retired = true;
+        }
+        self.save()
+    }
+
     /// Rule D6b: the damage ends with the next save, and the next opening must not find it again, even if nothing is
     /// appended in between. If the checkpoint's own entry is missing, it counts as dropped, because the state covers
     /// it. If the newest segment is missing, another one follows it.
-    fn forget_the_damage(&mut self) -> Result<(), JournalWriteError> {
+    pub(super) fn forget_the_damage(&mut self) -> Result<(), JournalWriteError> {
         let floor = self.chain.floor();
         if floor.anchor.op > self.superblock.floor.anchor.op {
             self.superblock.floor = floor;

@@ -14,8 +14,8 @@ use super::location::Generation;
 use super::record::in_range;
 use super::{Identity, block};
 use crate::config::FixedOptions;
-use crate::ids::{Anchor, ClusterId, Hash, Incarnation, MemberId, Op, Revision, Timestamp, View};
-use crate::message::{Extent, FormationStep};
+use crate::ids::{Anchor, ClusterId, Epoch, Hash, Incarnation, MemberId, Op, Revision, Timestamp, View};
+use crate::message::{Extent, FormationStep, Membership};
 use crate::storage::{File, Storage};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -26,8 +26,11 @@ use xxhash_rust::xxh3::xxh3_128;
 pub(super) const NAME: &str = "superblock";
 const NEW_NAME: &str = "superblock.new";
 const MAGIC: [u8; 8] = *b"kvsuperb";
-/// Format 1 contained none of the options except `pipeline_depth`.
-const FORMAT: u32 = 2;
+/// What is written from epoch 1 on. What is written before is in the format below, so that an older build can still
+/// read it.
+const FORMAT: u32 = 3;
+/// It contains no [`Membership`]. (Format 1 contained none of the options except `pipeline_depth`.)
+const FORMAT_OF_EPOCH_0: u32 = 2;
 const COPIES: usize = 4;
 const QUORUM: usize = 2;
 const ZONE_BYTES: usize = 4096;
@@ -80,6 +83,9 @@ pub(super) struct Superblock {
     pub(super) generation: Generation,
     /// Segments older than this have been released, whatever they still hold.
     pub(super) oldest: Generation,
+    /// `None` in epoch 0. It is encoded behind the rest.
+    #[serde(skip)]
+    pub(super) membership: Option<Membership>,
 }
 
 impl Superblock {
@@ -101,7 +107,13 @@ impl Superblock {
             synced_through: Op::ZERO,
             generation: Generation::ZERO,
             oldest: Generation::ZERO,
+            membership: None,
         }
+    }
+
+    /// The epoch that the member is in.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.membership.as_ref().map_or(Epoch::ZERO, |membership| membership.configuration.epoch)
     }
 
     /// Refuses the directory of another cluster, member or configuration.
@@ -116,7 +128,8 @@ impl Superblock {
             return Err(OpenError::ForeignMember { found: self.member, expected: identity.member });
         }
         self.options.check(&identity.options)?;
-        if self.fingerprint != identity.fingerprint {
+        // From epoch 1 on, the log decides who is a member, and not a file.
+        if self.membership.is_none() && self.fingerprint != identity.fingerprint {
             let (cluster, fingerprint) = (self.cluster_name.clone(), self.fingerprint);
             return Err(OpenError::OtherConfiguration { cluster, fingerprint, difference: String::new() });
         }
@@ -138,6 +151,11 @@ impl Superblock {
             && self.floor.is_sane()
             && self.floor.anchor.op <= self.checkpoint.anchor.op
             && self.log_view <= self.view
+            && self.view.epoch() == self.epoch()
+            && self
+                .membership
+                .as_ref()
+                .is_none_or(|it| it.configuration.is_sound() && it.configuration.epoch > Epoch::ZERO)
             && self.oldest <= self.generation
             && self.formation != FormationStep::Empty
             && self.cuts.is_sound(self.incarnation)
@@ -153,6 +171,11 @@ impl Superblock {
         assert!(self.oldest >= earlier.oldest, "a released segment is not taken back");
         assert!(self.formation >= earlier.formation, "a member does not leave its cluster");
         assert!(self.checkpoint.anchor.op >= earlier.checkpoint.anchor.op, "a checkpoint does not go back");
+        assert!(self.epoch() >= earlier.epoch(), "the epoch does not go back (rule M3)");
+        if let (Some(now), Some(before)) = (&self.membership, &earlier.membership) {
+            assert!(now.disk == before.disk, "a disk keeps its id");
+            assert!(now.retired >= before.retired, "a retired member does not come back");
+        }
         assert!(self.options == earlier.options, "these options are fixed when the directory is formatted");
     }
 }
@@ -283,13 +306,18 @@ fn offset(copy: usize) -> u64 {
 }
 
 fn encode(superblock: &Superblock, sequence: u64, copy: usize) -> Vec<u8> {
-    let content = postcard::to_stdvec(superblock).expect("a superblock always encodes");
+    let mut content = postcard::to_stdvec(superblock).expect("a superblock always encodes");
+    let mut format = FORMAT_OF_EPOCH_0;
+    if let Some(membership) = &superblock.membership {
+        format = FORMAT;
+        content.extend(postcard::to_stdvec(membership).expect("a membership always encodes"));
+    }
     assert!(content.len() <= ZONE_BYTES - PREFIX_BYTES, "the superblock's parts are bounded");
     let number = |value: usize| u32::try_from(value).expect("below 4 KiB").to_le_bytes();
     let mut zone = Vec::with_capacity(ZONE_BYTES);
     zone.extend_from_slice(&MAGIC);
     zone.extend_from_slice(&[0; 16]);
-    zone.extend_from_slice(&FORMAT.to_le_bytes());
+    zone.extend_from_slice(&format.to_le_bytes());
     zone.extend_from_slice(&number(copy));
     zone.extend_from_slice(&sequence.to_le_bytes());
     zone.extend_from_slice(&number(content.len()));
@@ -310,25 +338,33 @@ fn decode(zone: &[u8; ZONE_BYTES], copy: usize) -> Copy {
     }
     let (format, number) = (block::u32_at(zone, 24), block::u32_at(zone, 28));
     let sequence = block::u64_at(zone, 32);
-    if format != FORMAT {
+    if format != FORMAT && format != FORMAT_OF_EPOCH_0 {
         return Copy::OtherFormat(format);
     }
     if number as usize != copy || sequence == 0 || !in_range(&[sequence]) {
         return Copy::Damaged;
     }
-    match postcard::take_from_bytes::<Superblock>(&zone[PREFIX_BYTES..PREFIX_BYTES + length]) {
-        Ok((superblock, [])) if superblock.is_sound() && superblock.cluster_name.len() <= MOST_NAME_BYTES => {
+    match content(&zone[PREFIX_BYTES..PREFIX_BYTES + length], format) {
+        Some(superblock) if superblock.is_sound() && superblock.cluster_name.len() <= MOST_NAME_BYTES => {
             Copy::Intact(sequence, Box::new(superblock))
         }
         _ => Copy::Damaged,
     }
 }
 
+fn content(bytes: &[u8], format: u32) -> Option<Superblock> {
+    let (mut superblock, mut rest) = postcard::take_from_bytes::<Superblock>(bytes).ok()?;
+    if format == FORMAT {
+        let (membership, end) = postcard::take_from_bytes::<Membership>(rest).ok()?;
+        (superblock.membership, rest) = (Some(membership), end);
+    }
+    rest.is_empty().then_some(superblock)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Options;
-    use crate::ids::Epoch;
+    use crate::config::{Cluster, Configuration, DiskId, HistoryId, Options};
     use crate::storage::simulated::Disk;
     use std::time::Duration;
 
@@ -405,7 +441,24 @@ mod tests {
             next_revision: Revision::new(u64::MAX >> 3),
             timestamp: Timestamp::new(u64::MAX >> 3),
         };
+        // As many members as there can be, with the longest addresses that fit.
+        let mut builder = Cluster::builder("any");
+        for id in 200..215_u8 {
+            builder = builder.member(id, format!("{id:0>70}"));
+        }
+        let mut configuration = Configuration::founding(&builder.build().unwrap());
+        configuration.epoch = Epoch::new((1 << 22) - 1);
+        configuration.first = View::of(configuration.epoch, 14);
+        (configuration.history, configuration.stop) = (Some(HistoryId(u128::MAX)), far.anchor);
+        for (number, member) in configuration.members.values_mut().enumerate() {
+            member.disk = Some(DiskId(u128::MAX - number as u128));
+        }
+        let bytes = configuration.encode().len();
+        assert!((1400..=1536).contains(&bytes), "{bytes}");
+        let disk = DiskId(u128::MAX);
+        let membership = Some(Membership { configuration, disk, retired: true, ended: (1 << 39) - 1 });
         let largest = Superblock {
+            membership,
             cluster: ClusterId::new(u128::MAX),
             cluster_name: "x".repeat(100),
             fingerprint: Hash::new(u128::MAX),
@@ -417,7 +470,7 @@ mod tests {
             synced_through: Op::new(u64::MAX >> 3),
             generation: Generation::new(u32::MAX),
             oldest: Generation::new(u32::MAX),
-            ..superblock(u64::MAX >> 24)
+            ..superblock((1 << 39) - 1)
         };
         assert!(largest.is_sound());
         let disk = Disk::new();

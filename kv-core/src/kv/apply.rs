@@ -1,6 +1,7 @@
 //! How the requests of an entry are run.
 
 use super::lifetimes::KeyDeadline;
+use super::members::Members;
 use super::record::{self, Numbers};
 use super::{REQUEST_BYTES, StateMachine};
 use crate::engine::{EngineError, KeyChange, Keys};
@@ -85,6 +86,9 @@ impl StateMachine {
             applied.push(done);
         }
         assert_eq!(self.revision.next(), entry.header.next_revision(), "the entry was checked");
+        if let Some((next, configuration)) = entry.next_epoch() {
+            self.members = Some(Members::after(self.members.take(), &next, configuration));
+        }
         self.applied = entry.header.anchor();
         self.engine.charge(REQUEST_BYTES * applied.len());
         Ok(applied)
@@ -115,6 +119,12 @@ impl StateMachine {
             }
             return Ok(applied);
         }
+        if let Operation::Reconfigure(next) = request.operation {
+            // It is the only request of a stop, which was checked when it was read.
+            applied.nonce = Some(next.nonce);
+            applied.result = context.outcome(Effect::EpochBegan { epoch: next.configuration.epoch });
+            return Ok(applied);
+        }
         (applied.session, applied.number) = (request.session, request.number);
         if request.number != RequestNumber::ZERO {
             applied.result = self.run_in_session(context, request)?;
@@ -139,7 +149,9 @@ impl StateMachine {
             }
             Operation::Command(command) => self.run_command(context, command)?,
             // Handled above: they have no session.
-            Operation::OpenSession { .. } | Operation::Expire(_) => Err(Rejection::Invalid),
+            Operation::OpenSession { .. } | Operation::Expire(_) | Operation::Reconfigure(_) => {
+                Err(Rejection::Invalid)
+            }
         };
         // Whatever the result is: a retry must get the same one.
         self.sessions.record(session, number, answer.clone());

@@ -9,6 +9,7 @@ mod changes;
 mod checkpoint;
 mod lifetimes;
 mod limits;
+mod members;
 mod reader;
 mod reaper;
 mod recent;
@@ -39,13 +40,15 @@ pub use watchers::{IsolationDetector, ParkedWatch, PositionSource, WatchPoll, Wa
 #[cfg(feature = "internals")]
 pub use watchers::{WatchId, WokenWatches};
 
+use crate::config::Configuration;
 use crate::engine::{Disk, Engine, EngineError, OpenedDisk};
-use crate::ids::{Anchor, Hash, LeaseId, RequestNumber, Revision, Timestamp};
+use crate::ids::{Anchor, Epoch, Hash, LeaseId, RequestNumber, Revision, Timestamp};
 use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
 use crate::storage::Storage;
 use checkpoint::CheckpointMeta;
 use lifetimes::Lifetimes;
+use members::Members;
 use recent::Recent;
 use std::sync::Arc;
 
@@ -66,6 +69,8 @@ pub struct StateMachine {
     engine: Box<dyn Engine>,
     sessions: Sessions,
     lifetimes: Lifetimes,
+    /// `None` in epoch 0.
+    members: Option<Members>,
     applied: Anchor,
     /// How many requests were applied, whatever their result. Sessions and leases are named by it (rule E1). A skip
     /// counts as often as it takes revisions.
@@ -91,7 +96,7 @@ impl StateMachine {
         let sessions = Sessions::new(limits.sessions(), false);
         let engine = crate::engine::Memory::new(limits.retention());
         let lifetimes = Lifetimes::new(limits.fixed.max_leases, false);
-        Self::at(limits, Box::new(engine), sessions, lifetimes, None)
+        Self::at(limits, Box::new(engine), sessions, (lifetimes, None), None)
     }
 
     /// Opens the state at its last durable checkpoint; an empty state if there is none. Writes nothing to an empty
@@ -120,20 +125,21 @@ impl StateMachine {
             }
         }
         let lifetimes = Lifetimes::load(&rows, limits.fixed.max_leases)?;
+        let members = Members::load(&rows)?;
         let by_rows = meta.as_ref().map(|meta| meta.applied);
         if opened.manifest_at().is_some_and(|at| by_rows != Some(at)) {
             return Err(EngineError::inconsistent("its manifest and its rows name different ops"));
         }
         let (applied, revision) = meta.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
         let engine = opened.at(applied, revision, limits.retention());
-        Ok(Self::at(limits, Box::new(engine), sessions, lifetimes, meta))
+        Ok(Self::at(limits, Box::new(engine), sessions, (lifetimes, members), meta))
     }
 
     fn at(
         limits: Limits,
         engine: Box<dyn Engine>,
         sessions: Sessions,
-        lifetimes: Lifetimes,
+        (lifetimes, members): (Lifetimes, Option<Members>),
         meta: Option<CheckpointMeta>,
     ) -> Self {
         let meta = meta.unwrap_or_else(|| CheckpointMeta {
@@ -149,6 +155,7 @@ impl StateMachine {
             engine,
             sessions,
             lifetimes,
+            members,
             applied: meta.applied,
             requests: meta.requests,
             revision: meta.revision,
@@ -164,6 +171,19 @@ impl StateMachine {
     #[must_use]
     pub fn applied(&self) -> Anchor {
         self.applied
+    }
+
+    /// The configuration of the epoch of the entries that follow; `None` in epoch 0.
+    #[must_use]
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.members.as_ref().map(|members| &members.configuration)
+    }
+
+    /// The epoch that the change of the member list with this nonce began; `None` if it was not applied, or is too old
+    /// to be known.
+    #[must_use]
+    pub fn began(&self, nonce: u128) -> Option<Epoch> {
+        self.members.as_ref()?.began(nonce)
     }
 
     /// The time of the last applied request, on the clock of the cluster.
@@ -288,7 +308,7 @@ impl StateMachine {
         };
         let sessions = self.sessions.take_changes();
         let lifetimes = self.lifetimes.take_changes();
-        Some(Checkpoint { frozen, meta, sessions, lifetimes })
+        Some(Checkpoint { frozen, meta, sessions, lifetimes, members: self.members.clone() })
     }
 
     /// The checkpoint is durable: releases the memory of what it contains.

@@ -1,8 +1,8 @@
 //! The messages between clients and members, on the Client lane.
 
 use super::{Load, Outcome, Position, Rejection, RequestError, SizeLimits, WatchQuery};
-use crate::config::Role;
-use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
+use crate::config::{Change, Configuration, Role};
+use crate::ids::{Epoch, LeaseId, MemberId, Op, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -47,6 +47,33 @@ pub enum ClientCall {
         /// with `Done`, and it refuses a successor that could not take over at once.
         to: Option<MemberId>,
     },
+    /// Return the member list of the epoch that this member is in.
+    Members,
+    /// Change the member list, if this member is the primary. `Done` means that the change is in the log; whether it is
+    /// committed, the lists of members show.
+    Change(Box<ChangeCall>),
+}
+
+/// A change of the member list, as a client asks for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChangeCall {
+    /// The epoch that it ends.
+    pub ends: Epoch,
+    /// Drawn at random by the client, which finds it in the list that the change has led to.
+    pub nonce: u128,
+    /// The change. The primary fills in the disk of a member that gains a vote.
+    pub change: Change,
+}
+
+/// The answer to [`ClientCall::Members`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MembersAnswer {
+    /// The configuration of the epoch.
+    pub configuration: Configuration,
+    /// The epoch has committed an entry of its own, so what led to it is done (rule M12).
+    pub settled: bool,
+    /// What a member that joins must know of ended epochs (rule M13).
+    pub ended: u64,
 }
 
 /// How fresh a read must be.
@@ -281,6 +308,10 @@ pub enum Answer {
     },
     /// The member that a handover names cannot take over now. The primary has kept its role.
     HandoverRefused(SuccessorRefusal),
+    /// The answer to [`ClientCall::Members`].
+    Members(Box<MembersAnswer>),
+    /// The primary does not order this change of the member list. Nothing has changed.
+    ChangeRefused(String),
 }
 
 /// Why the primary does not hand over its role to a certain member. The primary keeps the role.

@@ -1,6 +1,7 @@
 //! What a replica asks its journal to make durable, and what the journal recovers.
 
 use super::{Entry, EntryHeader, FormationStep, LogRebase};
+use crate::config::{Configuration, DiskId};
 use crate::ids::{Anchor, Epoch, Hash, Incarnation, Op, Revision, Timestamp, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +25,36 @@ pub enum Write {
     /// Rebases the log on another point: a state that contains everything up to it is durable in the engine (for a
     /// witness: on a data member).
     Rebase(LogRebase),
+    /// Enters the next epoch (rule M3).
+    Enter(Box<EpochRecord>),
+    /// The next epoch goes on without this member, which was removed (rule M9).
+    Retire,
+}
+
+/// The beginning of an epoch, in one superblock write (rule M3).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EpochRecord {
+    /// The configuration of the epoch. Its first view becomes the view and the `log_view`.
+    pub configuration: Configuration,
+    /// The own disk.
+    pub disk: DiskId,
+    /// Nothing was committed in an earlier epoch in a view with a greater number.
+    pub ended: u64,
+    /// After the stop of the epoch before. Damage that was noted above it is void (rule D6).
+    pub cut: Cut,
+}
+
+/// What a member remembers of the changes of the member list, from epoch 1 on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Membership {
+    /// The configuration of the epoch that the member is in.
+    pub configuration: Configuration,
+    /// The own disk.
+    pub disk: DiskId,
+    /// The member was removed, and the epoch goes on without it: it takes part in nothing.
+    pub retired: bool,
+    /// Nothing was committed in an earlier epoch in a view with a greater number (rule M13).
+    pub ended: u64,
 }
 
 /// The view record in the superblock.
@@ -72,6 +103,8 @@ pub struct Recovered {
     /// The log above the intact chain is damaged, or the last [`ViewRecord`] recorded that: acknowledged entries may be
     /// missing.
     pub damage: Option<Damage>,
+    /// `None` in epoch 0.
+    pub membership: Option<Membership>,
 }
 
 /// What is known about a log above its intact chain, where acknowledged entries may be missing.
@@ -206,6 +239,7 @@ impl Recovered {
             floor_timestamp: Timestamp::ZERO,
             incarnation: Incarnation::ZERO,
             damage: None,
+            membership: None,
         }
     }
 }
@@ -244,6 +278,12 @@ impl EntryMeta {
     /// The epoch of the entry after it (rule M1): if this one is a stop, the next epoch.
     #[must_use]
     pub const fn next_epoch(&self) -> Epoch {
-        if self.epoch_and_stop & STOP == 0 { self.epoch() } else { self.epoch().next() }
+        if self.is_stop() { self.epoch().next() } else { self.epoch() }
+    }
+
+    /// Whether it is the last entry of its epoch.
+    #[must_use]
+    pub const fn is_stop(&self) -> bool {
+        self.epoch_and_stop & STOP != 0
     }
 }

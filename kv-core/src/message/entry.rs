@@ -1,7 +1,8 @@
 //! Log entries: a batch of requests under a header that contains the hash of the entry before. The layout here is that
 //! on disk and on the wire, because the hash covers the encoded header.
 
-use super::{Command, Request};
+use super::{Command, NextEpoch, Operation, Request};
+use crate::config::Configuration;
 use crate::ids::{Anchor, ClusterId, Epoch, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,9 @@ pub enum EntryError {
     /// The lengths of the requests do not add up to the body, or their number differs from the header.
     #[error("the requests do not add up to the body")]
     Requests,
+    /// An entry that is no stop changes the member list, or a stop does not, or it ends another epoch.
+    #[error("an entry is the last one of its epoch if, and only if, it changes the member list")]
+    Stop,
     /// The number of revisions that the requests take differs from the header.
     #[error("the header counts {counted} revisions, and the requests take {found}")]
     Revisions {
@@ -88,6 +92,16 @@ impl EntryHeader {
     #[must_use]
     pub fn next_revision(&self) -> Revision {
         self.first_revision.advance(self.revision_count)
+    }
+
+    /// What [`request_count`](Self::request_count) is for so many requests.
+    ///
+    /// # Panics
+    /// If they are 2^31 or more: their bytes are limited to a few MiB.
+    #[must_use]
+    pub fn count_of(requests: usize, is_stop: bool) -> u32 {
+        let count = u32::try_from(requests).ok().filter(|count| count & STOP == 0);
+        count.expect("a batch is bounded in bytes") | if is_stop { STOP } else { 0 }
     }
 
     /// The number of its requests.
@@ -156,7 +170,8 @@ impl EntryHeader {
 
 impl Entry {
     /// Checks that the body matches the header, consists of as many requests and takes as many revisions as the header
-    /// states. No entry can be a stop yet, because no request changes the members.
+    /// states. If it is a stop, it consists of one request, which ends this epoch, and otherwise of none of these (rule
+    /// M1).
     ///
     /// # Errors
     /// [`EntryError`] names the part that does not match.
@@ -168,14 +183,37 @@ impl Entry {
             return Err(EntryError::BodyHash);
         }
         let mut requests = RequestIter { rest: self.body.clone() };
-        let mut count = 0;
-        let taken = requests.by_ref().inspect(|_| count += 1);
+        let (mut count, mut changes) = (0, 0);
+        let taken = requests.by_ref().inspect(|request| {
+            count += 1;
+            changes += u32::from(Request::changes_members(request));
+        });
         let found = sum_of_revisions(taken, self.header.first_revision.previous());
-        if !requests.rest.is_empty() || count != self.header.request_count || count == 0 {
+        if !requests.rest.is_empty() || count != self.header.requests() || count == 0 {
             return Err(EntryError::Requests);
+        }
+        let is_stop = count == 1 && changes == 1 && self.next_configuration().is_some();
+        if self.header.is_stop() != is_stop || changes != u32::from(is_stop) {
+            return Err(EntryError::Stop);
         }
         let counted = self.header.revision_count;
         if counted == found { Ok(()) } else { Err(EntryError::Revisions { counted, found }) }
+    }
+
+    /// The next epoch, if this entry is a stop. Its configuration names this entry.
+    #[must_use]
+    pub fn next_epoch(&self) -> Option<(NextEpoch, Configuration)> {
+        let first = self.requests().next().filter(|request| Request::changes_members(request))?;
+        let Operation::Reconfigure(next) = Request::decode(&first).ok()?.operation else { return None };
+        let configuration = Configuration { stop: self.header.anchor(), ..next.configuration.clone() };
+        let follows = configuration.epoch == self.header.view.epoch().next() && configuration.is_sound();
+        follows.then(|| (*next, configuration))
+    }
+
+    /// The configuration of the next epoch, if this entry is a stop.
+    #[must_use]
+    pub fn next_configuration(&self) -> Option<Box<Configuration>> {
+        self.next_epoch().map(|(_, configuration)| Box::new(configuration))
     }
 
     /// The encoded requests in order, without copying.
@@ -252,6 +290,7 @@ enum OperationKind {
     Command(CommandKind),
     /// With the length of its list.
     Expire(u64),
+    Reconfigure,
 }
 
 #[derive(Deserialize)]
@@ -277,7 +316,7 @@ enum LeaseKind {
 impl OperationKind {
     fn revisions(&self, last: Revision) -> u64 {
         match self {
-            Self::OpenSession | Self::CloseSession => 0,
+            Self::OpenSession | Self::CloseSession | Self::Reconfigure => 0,
             Self::Expire(names) => u64::from(*names > 0),
             Self::Command(command) => match command {
                 CommandKind::Put
@@ -304,6 +343,14 @@ impl Request {
     pub fn revisions(encoded: &[u8], last: Revision) -> u64 {
         postcard::take_from_bytes::<RequestPrefix>(encoded)
             .map_or(0, |(request, _)| request.operation.revisions(last))
+    }
+
+    /// Whether a request with these bytes would change the member list.
+    #[must_use]
+    pub fn changes_members(encoded: &[u8]) -> bool {
+        let begins = postcard::take_from_bytes::<RequestPrefix>(encoded);
+        begins.is_ok_and(|(request, _)| matches!(request.operation, OperationKind::Reconfigure))
+            && Self::decode(encoded).is_ok()
     }
 
     /// Encodes the request for the body of an entry.

@@ -19,6 +19,8 @@
 //! | `SnapshotGone` | answer to `GetSnapshot` | Bulk | `Context::on_snapshot_gone` |
 //! | `Formation` | any member to another | Control | `Forming::on_formation` |
 //! | `StateDigest` | data member to data member | Control | `Context::on_state_digest` |
+//! | `AskEpoch` | any member to one that may be in another epoch | Control | `Replica::on_ask_epoch` |
+//! | `Epoch` | any member to one that is in an earlier epoch, or asks | Control | `Replica::on_epoch` |
 
 mod bounded;
 mod client;
@@ -33,12 +35,13 @@ mod snapshot;
 mod watch;
 
 pub use client::{
-    Answer, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus, PeerStatus, Query,
-    ReadMode, Record, ServerMessage, SuccessorRefusal,
+    Answer, ChangeCall, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus,
+    MembersAnswer, PeerStatus, Query, ReadMode, Record, ServerMessage, SuccessorRefusal,
 };
 pub use condition::Condition;
 pub use durable::{
-    CheckpointAlignment, Cut, Damage, EntryMeta, EntryPastGap, Extent, Recovered, ViewRecord, Write,
+    CheckpointAlignment, Cut, Damage, EntryMeta, EntryPastGap, EpochRecord, Extent, Membership, Recovered,
+    ViewRecord, Write,
 };
 #[cfg(feature = "internals")]
 pub use entry::RequestIter;
@@ -48,14 +51,15 @@ pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use limits::{RequestError, SizeLimits};
 pub use load::{Latencies, Load};
 pub use request::{
-    Command, Effect, Operation, Outcome, Rejection, Request, Scanned, StepFailure, StepResult,
+    Command, Effect, NextEpoch, Operation, Outcome, Rejection, Request, Scanned, StepFailure, StepResult,
     TransactionRequest, TransactionStep,
 };
-pub use snapshot::{CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};
+pub use snapshot::{AdoptedEpoch, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};
 
 pub use watch::{Position, WatchQuery, after_prefix, successor};
 
-use crate::ids::{Anchor, Hash, Instant, Op, Round, View};
+use crate::config::{Configuration, DiskId};
+use crate::ids::{Anchor, Epoch, Hash, Instant, Op, Round, View};
 use bytes::Bytes;
 use kv_transport::Lane;
 use serde::{Deserialize, Serialize};
@@ -216,6 +220,27 @@ pub enum Message {
         /// The digest of everything that was applied up to it.
         digest: Hash,
     },
+    /// Asks for the epoch of the receiver, if that is not earlier than the sender's.
+    AskEpoch {
+        /// The epoch that the sender is in.
+        epoch: Epoch,
+        /// The sender's disk.
+        disk: DiskId,
+    },
+    /// The epoch that the sender is in, which it has entered: the stop of the epoch before is committed (rule M2).
+    Epoch {
+        /// The configuration of the epoch.
+        configuration: Box<Configuration>,
+        /// The epoch has committed an entry of its own, so the members that it removed are not needed (rule M9).
+        settled: bool,
+        /// Nothing was committed in an earlier epoch in a view with a greater number (rule M13).
+        ended: u64,
+        /// The view that the sender is in.
+        view: View,
+        /// The sender's durable checkpoint, if it is in this epoch. A witness that needs entries which were dropped
+        /// begins its log there (rule T9c).
+        checkpoint: Option<LogPoint>,
+    },
 }
 
 /// What one member knows about the age of an entry (rule N7). By default, nothing.
@@ -348,7 +373,9 @@ impl Message {
             | Self::StartView { .. }
             | Self::GetState { .. }
             | Self::Formation { .. }
-            | Self::StateDigest { .. } => Lane::Control,
+            | Self::StateDigest { .. }
+            | Self::AskEpoch { .. }
+            | Self::Epoch { .. } => Lane::Control,
         }
     }
 
@@ -374,7 +401,9 @@ impl Message {
             | Self::GetSnapshot { .. }
             | Self::SnapshotGone { .. }
             | Self::Formation { .. }
-            | Self::StateDigest { .. } => None,
+            | Self::StateDigest { .. }
+            | Self::AskEpoch { .. }
+            | Self::Epoch { .. } => None,
         }
     }
 
@@ -399,6 +428,8 @@ impl Message {
             Self::SnapshotGone { .. } => "SnapshotGone",
             Self::Formation { .. } => "Formation",
             Self::StateDigest { .. } => "StateDigest",
+            Self::AskEpoch { .. } => "AskEpoch",
+            Self::Epoch { .. } => "Epoch",
         }
     }
 }

@@ -4,7 +4,8 @@ use super::{
     Condition, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, RequestError, SizeLimits,
     bounded,
 };
-use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
+use crate::config::Configuration;
+use crate::ids::{Epoch, LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 /// A request, as it is stored in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// The session. Zero only for [`Operation::OpenSession`] and [`Operation::Expire`].
+    /// The session. Zero only for [`Operation::OpenSession`], [`Operation::Expire`] and [`Operation::Reconfigure`].
     pub session: SessionId,
     /// The client's number for the request, which a retry keeps. Zero only without a session.
     pub number: RequestNumber,
@@ -38,6 +39,18 @@ pub enum Operation {
     Command(Command),
     /// Removes expired keys and leases. Only the primary proposes this; members do not accept it from clients.
     Expire(#[serde(deserialize_with = "bounded::list::<_, _, { Expiry::MOST }>")] Vec<Expiry>),
+    /// Changes the member list, and so ends the epoch. It is the only request of a stop, and is in no other entry. It
+    /// belongs to no session (rule M1).
+    Reconfigure(Box<NextEpoch>),
+}
+
+/// The epoch after a stop.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NextEpoch {
+    /// Identifies the change, so that a retry of it can be answered.
+    pub nonce: u128,
+    /// The configuration. It does not name the stop, because the stop contains it.
+    pub configuration: Configuration,
 }
 
 /// A change of the data.
@@ -264,6 +277,11 @@ pub enum Effect {
         /// The members keep at most this many revisions (`history_revisions`).
         kept: u64,
     },
+    /// The member list was changed.
+    EpochBegan {
+        /// The epoch that began with the change.
+        epoch: Epoch,
+    },
 }
 
 /// What one step of a transaction did or found.
@@ -372,7 +390,8 @@ impl Effect {
             | Self::LeaseFailed(_)
             | Self::Expired { .. }
             | Self::Touched { .. }
-            | Self::RevisionsSkipped { .. } => 0,
+            | Self::RevisionsSkipped { .. }
+            | Self::EpochBegan { .. } => 0,
         }
     }
 }

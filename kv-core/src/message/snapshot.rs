@@ -1,6 +1,8 @@
 //! The messages of a state transfer. The engine defines the content of the rows.
 
-use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp};
+use super::Membership;
+use crate::config::{Configuration, DiskId};
+use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -20,12 +22,37 @@ pub struct LogPoint {
 }
 
 /// Rebases the log on this point (rule T3): entries above that chain to it are kept, and everything else is void.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogRebase {
     /// The point, which becomes the checkpoint.
     pub point: LogPoint,
     /// The incarnation of everything that is appended from now on.
     pub incarnation: Incarnation,
+    /// The later epoch that the point is in.
+    pub adopted: Option<Box<AdoptedEpoch>>,
+}
+
+/// An epoch that a member is in because of a state that it has fetched. The log of no view of this epoch is installed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdoptedEpoch {
+    pub membership: Membership,
+    /// The view that the source of the state was in, or a later one (rule T4).
+    pub view: View,
+}
+
+impl AdoptedEpoch {
+    /// The epoch of a state, whose source was in the view `seen`, or in one with that number in a later epoch or before
+    /// a restart. A primary of an ended epoch may lack what is in the state, so no view is followed in which one can
+    /// have begun. Nor is it the first view of the epoch: whoever enters that has the log up to the stop.
+    #[must_use]
+    pub fn of(configuration: Configuration, disk: DiskId, ended: u64, seen: View) -> Self {
+        let epoch = configuration.epoch;
+        let view = match seen.epoch() == epoch {
+            true => seen,
+            false => View::of(epoch, ended.max(seen.number()).max(configuration.first.number()) + 1),
+        };
+        Self { membership: Membership { configuration, disk, retired: false, ended }, view }
+    }
 }
 
 /// A piece of a snapshot: consecutive rows of the state at one op, in the order of the engine.

@@ -264,7 +264,7 @@ impl Acceptor {
         remote: &str,
     ) -> Result<(Welcome, Option<Client>), Refusal> {
         let me = self.shared.me;
-        let welcome = self.shared.expectation.check(hello, lane, peer)?;
+        let welcome = self.shared.members.now().expectation.check(hello, lane, peer)?;
         if *self.shared.closing.borrow() {
             return Err(Refusal::ShuttingDown { me });
         }

@@ -180,7 +180,7 @@ struct Applier {
 fn is_mended_by_others(shared: &Shared, error: &JournalReadError) -> bool {
     match error {
         JournalReadError::Faulty { .. } => true,
-        JournalReadError::Disk { .. } => shared.cluster.len() > 1,
+        JournalReadError::Disk { .. } => shared.members.now().cluster.len() > 1,
     }
 }
 

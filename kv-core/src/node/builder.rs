@@ -5,19 +5,20 @@ use super::counters::Recorder;
 use super::credentials::{self, ClientList};
 use super::fence::Fence;
 use super::idle::IdleTracker;
+use super::members::{Members, member_infos};
 use super::shared::{Shared, SharedParts};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
-use super::{Node, StartError, applier, folder};
-use crate::config::{Cluster, ConfigError, FixedOptions, Options, Role};
+use super::{Node, StartError, applier, folder, joining};
+use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
 use crate::detached;
-use crate::ids::MemberId;
+use crate::ids::{Epoch, MemberId};
 use crate::journal::{Identity, Journal, JournalOptions, OpenError};
 use crate::kv::{self, Receiver, StateMachine};
-use crate::message::{CheckpointAlignment, FormationStep, Recovered};
+use crate::message::{CheckpointAlignment, FormationStep, MembersAnswer, Membership, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, DirectoryError, Storage};
-use crate::wire::{Expectation, Limits, MemberInfo};
+use crate::wire::{Expectation, Limits};
 use kv_transport::{Listener, Peer, Transport, TransportError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub struct NodeBuilder {
     disk: Option<Disk>,
     listen: Option<String>,
     clients: Option<PathBuf>,
+    /// Whether to join a cluster that runs already.
+    join: bool,
     #[cfg(feature = "testing")]
     test: Option<Test>,
 }
@@ -79,9 +82,24 @@ impl NodeBuilder {
             disk: None,
             listen: None,
             clients: None,
+            join: false,
             #[cfg(feature = "testing")]
             test: None,
         }
+    }
+
+    /// Joins a cluster that runs already, if the data directory is empty. Without this, an empty directory means that a
+    /// new cluster forms. A directory that is not empty is opened as usual, so this may be set for ever.
+    ///
+    /// The member must have been added before ([`Client::change_members`](crate::Client::change_members)), and the
+    /// cluster of this builder must name it and at least one member that runs. The start asks them for the present
+    /// list. The member then follows the others as a standby, without a vote, until it is promoted.
+    ///
+    /// An id stands for what its member has stored. So a member that has lost its directory does not join again under
+    /// its id: add a member with another id, and let it replace the lost one.
+    pub const fn join(mut self) -> Self {
+        self.join = true;
+        self
     }
 
     /// Runs the node in a test: its wall clock is tokio's clock, and a paused clock waits for the threads of the
@@ -173,7 +191,7 @@ impl NodeBuilder {
     /// Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
-        let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;
+        let Self { cluster, me, options, transport, disk, listen, clients, join, .. } = self;
         let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
@@ -196,7 +214,7 @@ impl NodeBuilder {
                 let (cluster, options, fence, span) =
                     (cluster.clone(), options.clone(), fence.clone(), span.clone());
                 let disk = disk.clone();
-                move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
+                move || span.in_scope(|| Opened::open(disk, &cluster, (me, role), &options, fence))
             };
             let opened = open_detached(&idle, opening).await?;
             giving_up.disarm();
@@ -208,12 +226,27 @@ impl NodeBuilder {
             }
         };
 
+        let opened = match opened.recovered.formation {
+            FormationStep::Empty if join => {
+                let answer = joining::ask(&cluster, me, role, transport.clone()).await?;
+                let (span, cluster) = (span.clone(), cluster.clone());
+                let joining = move || span.in_scope(|| opened.join(&cluster, me, answer));
+                open_detached(&idle, joining).await??
+            }
+            _ => opened,
+        };
+
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
+        let formed = expectation(&cluster, me, &options);
+        let members =
+            Members::new(me, cluster.clone(), Expectation { authenticated, life: random(), ..formed });
+        if let Some(membership) = &opened.recovered.membership {
+            members.enter(&membership.configuration);
+        }
         let shared = Shared::new(SharedParts {
             me,
             role,
-            expectation: Expectation { authenticated, life: random(), ..expectation(&cluster, me, &options) },
-            cluster: cluster.clone(),
+            members,
             options: options.clone(),
             transport,
             clients,
@@ -230,6 +263,7 @@ impl NodeBuilder {
         // The replica does not get the seed of the node, so that the two do not use the same random numbers for their
         // jitter.
         let mut config = ReplicaConfig::new(cluster, me, options, !seed);
+        config.disk = random_disk();
         config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
         config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
@@ -297,8 +331,7 @@ impl Opened {
     fn open(
         disk: Disk,
         cluster: &Cluster,
-        me: MemberId,
-        role: Role,
+        (me, role): (MemberId, Role),
         options: &Options,
         fence: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
@@ -344,6 +377,20 @@ impl Opened {
         }
         Ok(Self { journal, recovered, data, opener, syncs, storage: weak })
     }
+
+    /// Formats an empty directory as that of a standby of a cluster that runs already. Blocks.
+    fn join(mut self, cluster: &Cluster, me: MemberId, answer: MembersAnswer) -> Result<Self, StartError> {
+        let MembersAnswer { configuration, ended, .. } = answer;
+        let membership = Membership { configuration, disk: random_disk(), retired: false, ended };
+        self.recovered = self.journal.join(membership).map_err(OpenError::from)?;
+        if let Some(StateOpener { storage, limits }) = self.opener.take() {
+            let found = (cluster, me);
+            let state = open_state(&storage, &limits, found, &mut self.journal, &mut self.recovered)?;
+            let receiver = Receiver::open(storage.clone(), limits)?;
+            self.data = Some(applier::Opened { state, receiver, storage });
+        }
+        Ok(self)
+    }
 }
 
 /// Opens the state and aligns it with the log. `None` means that the state is lost, and that a state must be fetched
@@ -369,7 +416,7 @@ fn open_state(
             Ok(Some(state))
         }
         CheckpointAlignment::Ahead => {
-            *recovered = journal.rebase_log(state.point())?;
+            *recovered = journal.rebase_log(state.point(), state.configuration(), random_disk())?;
             Ok(Some(state))
         }
         CheckpointAlignment::Lost if alone => {
@@ -404,17 +451,14 @@ async fn bind(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listen
 
 /// What the hello of a caller is checked against.
 pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) -> Expectation {
-    let members = cluster.members().map(|member| MemberInfo {
-        id: member.id,
-        address: member.address.clone(),
-        role: member.role,
-    });
     let small = |bytes: usize| u32::try_from(bytes).expect("checked by Options::check");
     Expectation {
         cluster: cluster.name().to_owned(),
         me,
-        members: members.collect(),
+        members: member_infos(cluster),
         fingerprint: cluster.fingerprint(),
+        epoch: Epoch::ZERO,
+        former: Vec::new(),
         options: FixedOptions::from(options),
         limits: Limits {
             max_key_bytes: small(options.max_key_bytes),
@@ -429,7 +473,12 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
 }
 
 /// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
-fn random() -> u64 {
+/// The id of a disk that has none yet. It counts from when the superblock contains it.
+fn random_disk() -> DiskId {
+    DiskId(u128::from(random()) << 64 | u128::from(random()))
+}
+
+pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

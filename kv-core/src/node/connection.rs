@@ -1,7 +1,7 @@
 //! The connection of one client: its calls and their answers.
 
 use super::budget::{Share, Use};
-use super::inbox::{InboxCall, RequestKey};
+use super::inbox::{AdminCall, InboxCall, RequestKey};
 use super::metrics::RequestKind;
 use super::quota::Account;
 use super::reads::{self, MinApplied};
@@ -256,6 +256,8 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
         ClientCall::Status => reply.send(Answer::Status(Box::new(status::status(shared)))),
         ClientCall::Unwatch { call } => shared.watches.cancel(outbox, call),
         ClientCall::Handover { .. }
+        | ClientCall::Members
+        | ClientCall::Change(_)
         | ClientCall::Write(_)
         | ClientCall::Read { .. }
         | ClientCall::Watch(_)
@@ -263,7 +265,9 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
         {
             reply.send(Answer::Overloaded)
         }
-        ClientCall::Handover { to } => shared.inbox.hand_over(to, reply),
+        ClientCall::Handover { to } => shared.inbox.admin(AdminCall::Handover(to), reply),
+        ClientCall::Members => shared.inbox.admin(AdminCall::Members, reply),
+        ClientCall::Change(change) => shared.inbox.admin(AdminCall::Change(change), reply),
         ClientCall::Write(request) => write(shared, request, reply),
         ClientCall::Read { mode, query } => read(shared, mode, query, reply),
         ClientCall::Watch(query) => match query.check(sizes(&shared.options)) {
@@ -278,7 +282,11 @@ const fn kind(what: &ClientCall) -> RequestKind {
         ClientCall::Read { .. } => RequestKind::Read,
         ClientCall::Write(_) => RequestKind::Write,
         ClientCall::Watch(_) => RequestKind::Watch,
-        ClientCall::Status | ClientCall::Unwatch { .. } | ClientCall::Handover { .. } => RequestKind::Admin,
+        ClientCall::Status
+        | ClientCall::Unwatch { .. }
+        | ClientCall::Handover { .. }
+        | ClientCall::Members
+        | ClientCall::Change(_) => RequestKind::Admin,
     }
 }
 
@@ -347,7 +355,7 @@ fn check(request: &[u8], options: &Options) -> Result<RequestKey, Refused> {
             let bare = request.session == SessionId::ZERO && request.number == RequestNumber::ZERO;
             return if bare { Ok(RequestKey::Open(*nonce)) } else { Err(Refused::OpenWithin) };
         }
-        Operation::CloseSession | Operation::Expire(_) => None,
+        Operation::CloseSession | Operation::Expire(_) | Operation::Reconfigure(_) => None,
         Operation::Command(command) => Some(command),
     };
     if !numbered {

@@ -1,20 +1,22 @@
 //! The driver: one task owns the replica, passes it its inputs, and carries out its outputs.
 
 use super::StopReason;
+use super::builder::random;
 use super::counters::count;
-use super::inbox::{Batch, InboxCall};
+use super::inbox::{AdminCall, Batch, InboxCall};
 use super::lanes::Entries;
+use super::link;
 use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
 use super::status::{Reporter, commit_in};
 use super::stopwatch::Stopwatch;
 use super::transfer::{self, Piece, Task};
-use crate::config::Role;
+use crate::config::{HistoryId, Role};
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
-use crate::message::{Answer, Message, Write};
-use crate::replica::{Input, Output, Replica, Wrap};
+use crate::message::{Answer, ChangeCall, MembersAnswer, Message, Write};
+use crate::replica::{ChangeRefusal, Input, Output, Replica, Wrap};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -223,7 +225,7 @@ impl Driver {
             match &what {
                 // Reads that wait for an op wait for it in the new state.
                 Input::StateLost => self.applied = Op::ZERO,
-                Input::SnapshotInstalled { point } => {
+                Input::SnapshotInstalled { point, .. } => {
                     self.applied = point.anchor.op;
                     count(&self.shared.counters.state_transfers);
                     if self.replica.has_lost_state() {
@@ -260,8 +262,12 @@ impl Driver {
             self.on_message(from, message);
         }
         self.on_calls(batch.calls);
-        for (successor, reply) in batch.successors {
-            let answer = self.hand_over(successor);
+        for (call, reply) in batch.admin {
+            let answer = match call {
+                AdminCall::Handover(successor) => self.hand_over(successor),
+                AdminCall::Members => self.members(),
+                AdminCall::Change(call) => self.change(*call),
+            };
             reply.send(answer);
         }
         if batch.ping {
@@ -279,6 +285,32 @@ impl Driver {
         }
     }
 
+    fn members(&self) -> Answer {
+        Answer::Members(Box::new(MembersAnswer {
+            configuration: self.replica.configuration().clone(),
+            settled: self.replica.is_settled(),
+            ended: self.replica.ended(),
+        }))
+    }
+
+    /// A client asks for another member list. If it is refused, nothing has changed.
+    fn change(&mut self, call: ChangeCall) -> Answer {
+        let ChangeCall { ends, nonce, change } = call;
+        let history = HistoryId(u128::from(random()) << 64 | u128::from(random()));
+        let Some(change) = self.replica.change_request((ends, nonce, history), change) else {
+            return self.not_primary();
+        };
+        match self.replica.check_change(&change, self.shared.clock.monotonic()) {
+            Ok(()) => {
+                self.step(Input::Change { change: Box::new(change) });
+                Answer::Done
+            }
+            // It passes, so the client tries again.
+            Err(ChangeRefusal::Busy) => Answer::Overloaded,
+            Err(refusal) => Answer::ChangeRefused(refusal.to_string()),
+        }
+    }
+
     /// A client asks for a handover, perhaps to a certain member. Nothing is given up before it is known that a member
     /// can take over. Each change of the primary delays all writes, so this is granted only once in a while.
     fn hand_over(&mut self, successor: Option<MemberId>) -> Answer {
@@ -286,7 +318,8 @@ impl Driver {
             return self.not_primary();
         }
         let (me, now) = (self.shared.me, self.shared.clock.monotonic());
-        let others = self.shared.cluster.voters().filter(|it| it.role == Role::Data && it.id != me);
+        let members = self.shared.members.now();
+        let others = members.cluster.voters().filter(|it| it.role == Role::Data && it.id != me);
         let candidates: Vec<MemberId> =
             successor.map_or_else(|| others.map(|other| other.id).collect(), |named| vec![named]);
         let checks = candidates.iter().map(|id| self.replica.check_successor(*id, now));
@@ -481,6 +514,18 @@ impl Driver {
                     Role::Witness => shared.inbox.applied(commit.op),
                 }
             }
+            Output::ReadStop { stop } => {
+                // In memory, because it is not applied yet; on the disk only after a restart.
+                let read = shared.log().map(|log| log.read(stop.op));
+                let entry = read.and_then(|entry| entry.ok()?.filter(|it| it.header.anchor() == stop));
+                let answer = match entry.and_then(|entry| entry.next_configuration()) {
+                    Some(configuration) => Input::Stop { stop, configuration },
+                    None => Input::Faulty { op: stop.op },
+                };
+                self.replica.handle(self.shared.clock.now(), answer);
+            }
+            Output::Entered { configuration } => link::open(shared, shared.members.enter(&configuration)),
+            Output::Reach { configuration } => link::open(shared, shared.members.reach(&configuration)),
             Output::ReadReady { tickets, op } => self.reads.confirmed(&tickets, op, self.applied, shared),
             Output::ReadsRefused { tickets } => {
                 let answer = self.not_primary();

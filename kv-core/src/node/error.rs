@@ -1,7 +1,8 @@
 //! Why a node did not start, and why it stopped.
 
-use crate::config::{ConfigError, OptionMismatch};
+use crate::config::{ConfigError, OptionMismatch, Role};
 use crate::engine::EngineError;
+use crate::error::{AdminError, ConnectError};
 use crate::ids::{MemberId, Op};
 use crate::journal::{JournalReadError, JournalWriteError, OpenError};
 use crate::replica::Halt;
@@ -77,6 +78,9 @@ pub enum StartError {
         /// The op that the superblock records for the state.
         recorded: Op,
     },
+    /// The member could not join the cluster.
+    #[error("cannot join the cluster: {0}")]
+    Join(#[from] JoinError),
     /// The system could not start a thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(#[source] io::Error),
@@ -109,9 +113,38 @@ impl StartError {
             Self::Journal(error) => !matches!(error, OpenError::Disk { .. }),
             Self::Engine(error) => error.needs_operator(),
             Self::Directory(error) => matches!(error, DirectoryError::NotADirectory(_)),
+            Self::Join(error) => !matches!(error, JoinError::Connect(_) | JoinError::List(_)),
             Self::ClientList { .. } | Self::Transport(_) | Self::Thread(_) => false,
         }
     }
+}
+
+/// Why a member with an empty directory did not join its cluster.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// No member could be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// No member has sent its list.
+    #[error(transparent)]
+    List(AdminError),
+    /// The cluster does not know the member.
+    #[error("it has no member {0}: add it first")]
+    NotListed(MemberId),
+    /// The directory of a member that has a vote is empty.
+    #[error(
+        "member {0} has a vote, so it was here before, and its data directory is lost: add a member with another id, and let it replace this one"
+    )]
+    HasVote(MemberId),
+    /// The member list of the cluster contains another role.
+    #[error("member {me} is listed as {role}: use that role in the configuration")]
+    OtherRole {
+        /// The member.
+        me: MemberId,
+        /// Its role in the list.
+        role: Role,
+    },
 }
 
 /// Why a node stopped.

@@ -16,7 +16,7 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), H
     if shared.status.primary() != Some(me) {
         return Ok(());
     }
-    if !shared.cluster.voters().any(|peer| peer.role == Role::Data && peer.id != me) {
+    if !shared.members.now().cluster.voters().any(|peer| peer.role == Role::Data && peer.id != me) {
         return Err(HandoverError::NoOther);
     }
     let handed = async {

@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::rate::Bucket;
 use super::shared::Shared;
 use super::sync::lock;
+use crate::config::Cluster;
 use crate::ids::{Instant, MemberId, Op, Timestamp};
 use kv_transport::EXPIRY_WARNING;
 use std::collections::BTreeMap;
@@ -370,13 +371,16 @@ impl PeerWatch {
 
 /// Checks and logs regularly, for as long as the node runs.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let cluster = &shared.cluster;
-    let needed = cluster.replication_quorum().max(cluster.view_change_quorum());
-    let mut watch = HealthMonitor::new(cluster.voter_count(), needed, shared.clock.monotonic());
-    watch.is_voter = cluster.is_voter(shared.me);
+    let mut members = shared.members.now();
+    let mut watch = monitor(&shared, &members.cluster);
     loop {
         sleep(LOOK_EVERY).await;
         let now = shared.clock.monotonic();
+        if !Arc::ptr_eq(&members, &shared.members.now()) {
+            members = shared.members.now();
+            watch = monitor(&shared, &members.cluster);
+        }
+        let cluster = &members.cluster;
         let (commit, progress) = shared.status.progress();
         let see = |id| PeerView {
             id,
@@ -400,11 +404,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
+fn monitor(shared: &Shared, cluster: &Cluster) -> HealthMonitor {
+    let needed = cluster.replication_quorum().max(cluster.view_change_quorum());
+    let mut watch = HealthMonitor::new(cluster.voter_count(), needed, shared.clock.monotonic());
+    watch.is_voter = cluster.is_voter(shared.me);
+    watch
+}
+
 /// Writes the line.
 fn log(shared: &Shared, report: &Report) {
-    let address =
-        |peer: &MemberId| shared.cluster.member(*peer).map(|it| it.address.clone()).unwrap_or_default();
-    let members = shared.cluster.voter_count();
+    let list = shared.members.now();
+    let address = |peer: &MemberId| list.address(*peer).unwrap_or_default().to_owned();
+    let members = list.cluster.voter_count();
     match report {
         Report::Lost { peer, to, from } => {
             let (address, way, error) = (address(peer), broken_way(*to, *from), shared.health.error(*peer));

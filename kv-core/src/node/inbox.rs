@@ -9,7 +9,7 @@ use super::reply::Responder;
 use super::sync::lock;
 use crate::ids::{Anchor, Hash, MemberId, Op, RequestNumber, Revision, SessionId, WriteSeq};
 use crate::kv::Deadlines;
-use crate::message::{Entry, Message, Query};
+use crate::message::{ChangeCall, Entry, Message, Query};
 use crate::replica::Input;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
@@ -97,8 +97,8 @@ pub(super) struct Batch {
     pub(super) faulty: BTreeSet<Op>,
     /// Whether a handover was requested.
     pub(super) handover: bool,
-    /// The handovers that clients request, perhaps to a certain member.
-    pub(super) successors: Vec<(Option<MemberId>, Responder)>,
+    /// What clients request about the cluster itself.
+    pub(super) admin: Vec<(AdminCall, Responder)>,
     /// The earliest deadlines of the applied state, if they have changed.
     pub(super) deadlines: Option<Deadlines>,
     /// The answer to the driver's request for what has expired: the request to propose, or `None` if nothing is due.
@@ -107,6 +107,17 @@ pub(super) struct Batch {
     pub(super) expired: bool,
     /// Whether someone waits for a sign of life of the driver.
     pub(super) ping: bool,
+}
+
+/// A call about the cluster itself.
+#[derive(Debug)]
+pub(super) enum AdminCall {
+    /// Hand over the primary role, perhaps to a certain member.
+    Handover(Option<MemberId>),
+    /// Return the member list.
+    Members,
+    /// Change the member list.
+    Change(Box<ChangeCall>),
 }
 
 impl Batch {
@@ -123,7 +134,7 @@ impl Batch {
             && self.lost.is_empty()
             && self.faulty.is_empty()
             && !self.handover
-            && self.successors.is_empty()
+            && self.admin.is_empty()
             && self.deadlines.is_none()
             && self.expiry.is_none()
             && !self.expired
@@ -236,8 +247,8 @@ impl Inbox {
     }
 
     /// A client requests a handover, to this member if one is named. Bounded: each request holds an admitted call.
-    pub(super) fn hand_over(&self, successor: Option<MemberId>, reply: Responder) {
-        self.put(|batch| batch.successors.push((successor, reply)));
+    pub(super) fn admin(&self, call: AdminCall, reply: Responder) {
+        self.put(|batch| batch.admin.push((call, reply)));
     }
 
     /// Sets the earliest deadlines.
@@ -328,7 +339,9 @@ pub(super) fn weight(message: &Message) -> usize {
         | Message::GetSnapshot { .. }
         | Message::SnapshotGone { .. }
         | Message::Formation { .. }
-        | Message::StateDigest { .. } => FIXED,
+        | Message::StateDigest { .. }
+        | Message::AskEpoch { .. } => FIXED,
+        Message::Epoch { configuration, .. } => FIXED + configuration.members.len() * 512,
     }
 }
 
@@ -411,14 +424,14 @@ mod tests {
             next_revision: Revision::new(4),
             timestamp: crate::ids::Timestamp::ZERO,
         };
-        for what in [Input::StateLost, Input::SnapshotInstalled { point }] {
+        for what in [Input::StateLost, Input::SnapshotInstalled { point, configuration: None }] {
             inbox.applied(Op::new(5));
             inbox.transferred(what);
             assert_eq!(inbox.take(true, true).applied, None);
         }
         inbox.applied(Op::new(5));
         inbox.transferred(Input::StateLost);
-        inbox.transferred(Input::SnapshotInstalled { point });
+        inbox.transferred(Input::SnapshotInstalled { point, configuration: None });
         inbox.applied(Op::new(4));
         assert_eq!(inbox.take(true, true).applied, Some(Op::new(4)));
     }

@@ -5,6 +5,7 @@ use super::link::ALIVE_EVERY;
 use super::rate::LogThrottle;
 use super::shared::Shared;
 use super::sync::lock;
+use crate::config::Role;
 use crate::ids::{Instant, MemberId};
 use crate::wire::{self, FrameReader, FrameWriter, Party, WireError};
 use kv_transport::{Lane, Reader, Writer};
@@ -92,7 +93,8 @@ async fn receive(
     lane: Lane,
     mut reader: FrameReader<Reader>,
 ) -> Result<(), WireError> {
-    let Some(role) = shared.cluster.member(peer).map(|member| member.role) else { return Ok(()) };
+    // Of a member that is not in the list, the replica hears only what does not depend on its role.
+    let role = shared.members.now().cluster.member(peer).map_or(Role::Data, |member| member.role);
     let party = Party::Member { role, lane };
     while let Some(message) = reader.read_message().await? {
         if !party.may_send_message(&message) {

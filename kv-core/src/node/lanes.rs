@@ -7,13 +7,12 @@
 use super::inbox::weight;
 use super::sync::lock;
 use super::transfer::Piece;
-use crate::config::Cluster;
 use crate::ids::{Anchor, MemberId, Op};
 use crate::message::Message;
 use crate::replica::{WINDOW_BYTES, Wrap};
 use kv_transport::Lane;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 
 /// The lanes between members.
@@ -179,24 +178,44 @@ fn size(item: &Outgoing) -> usize {
     }
 }
 
-/// The queues of all peers.
-#[derive(Debug)]
+/// The queues of all peers. They come and go with the member list.
+#[derive(Debug, Default)]
 pub(super) struct Lanes {
-    queues: BTreeMap<MemberId, [Arc<Queue>; 3]>,
+    queues: RwLock<BTreeMap<MemberId, [Arc<Queue>; 3]>>,
 }
 
 impl Lanes {
-    /// Queues for the peers of `me`.
-    pub(super) fn new(cluster: &Cluster, me: MemberId) -> Self {
-        let queues = cluster.peers(me).map(|peer| (peer.id, LANES.map(Queue::new))).collect();
-        Self { queues }
+    fn queues(&self) -> RwLockReadGuard<'_, BTreeMap<MemberId, [Arc<Queue>; 3]>> {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every peer, lane and queue.
-    pub(super) fn all(&self) -> impl Iterator<Item = (MemberId, Lane, Arc<Queue>)> {
-        self.queues
-            .iter()
-            .flat_map(|(peer, queues)| queues.iter().map(|queue| (*peer, queue.lane, queue.clone())))
+    fn queues_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<MemberId, [Arc<Queue>; 3]>> {
+        self.queues.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes queues for those of these peers that have none, and returns the new ones.
+    pub(super) fn add(&self, peers: impl IntoIterator<Item = MemberId>) -> Vec<(MemberId, Lane, Arc<Queue>)> {
+        let mut queues = self.queues_mut();
+        let mut new = Vec::new();
+        for peer in peers {
+            queues.entry(peer).or_insert_with(|| {
+                let queues = LANES.map(Queue::new);
+                new.extend(queues.iter().map(|queue| (peer, queue.lane, queue.clone())));
+                queues
+            });
+        }
+        new
+    }
+
+    /// The queue of a peer.
+    #[cfg(test)]
+    pub(super) fn one(&self, peer: MemberId, lane: Lane) -> Option<Arc<Queue>> {
+        self.queues().get(&peer)?.iter().find(|queue| queue.lane == lane).cloned()
+    }
+
+    /// The peer is not known any more.
+    pub(super) fn remove(&self, peer: MemberId) {
+        self.queues_mut().remove(&peer);
     }
 
     /// Queues a message.
@@ -221,7 +240,9 @@ impl Lanes {
     }
 
     fn push(&self, to: MemberId, lane: Lane, item: Outgoing) {
-        let queues = self.queues.get(&to).expect("the replica sends to its peers, and to nobody else");
+        let queues = self.queues();
+        // A member of another epoch may call here without being called.
+        let Some(queues) = queues.get(&to) else { return };
         let queue = queues.iter().find(|queue| queue.lane == lane);
         queue.expect("the replica sends on the lanes of members").push(item);
     }
@@ -229,13 +250,14 @@ impl Lanes {
     /// Returns whether the protocol's messages can be sent to the peer. The lane for state transfers does not count,
     /// because it may be reopened at any time.
     pub(super) fn is_reachable(&self, peer: MemberId) -> bool {
-        let queues = self.queues.get(&peer).into_iter().flatten();
+        let all = self.queues();
+        let queues = all.get(&peer).into_iter().flatten();
         queues.filter(|queue| queue.lane != Lane::Bulk).all(|queue| queue.is_connected())
     }
 
     /// The peer has shown signs of life: connect to it at once.
     pub(super) fn reconnect_now(&self, peer: MemberId) {
-        for queue in self.queues.get(&peer).into_iter().flatten() {
+        for queue in self.queues().get(&peer).into_iter().flatten() {
             queue.hurry.notify_one();
         }
     }

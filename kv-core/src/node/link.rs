@@ -66,17 +66,29 @@ pub(super) struct Link {
     differing: Vec<MemberInfo>,
 }
 
+/// Opens links to those of these members to which there are none.
+pub(super) fn open(shared: &Arc<Shared>, called: impl IntoIterator<Item = MemberId>) {
+    for (peer, lane, queue) in shared.lanes.add(called) {
+        shared.run_part("a link to a peer", Link::new(shared.clone(), peer, lane, queue).run());
+    }
+}
+
 impl Link {
     pub(super) fn new(shared: Arc<Shared>, peer: MemberId, lane: Lane, queue: Arc<Queue>) -> Self {
-        let address = shared.cluster.member(peer).map(|member| member.address.clone()).unwrap_or_default();
+        let address = String::new();
         Self { shared, peer, address, lane, queue, logged: String::new(), differing: Vec::new() }
     }
 
-    /// Runs until it is dropped.
+    /// Runs until it is dropped, or the peer is not known any more.
     pub(super) async fn run(mut self) {
         let mut backoff = BACKOFF;
         let mut was_up = false;
         loop {
+            // The address may have changed.
+            match self.shared.members.now().address(self.peer) {
+                Some(address) => address.clone_into(&mut self.address),
+                None => return self.shared.lanes.remove(self.peer),
+            }
             match timeout(OPEN_WITHIN, self.open()).await.unwrap_or(Err(LinkError::Slow)) {
                 Ok((reader, writer)) => {
                     was_up = true;
@@ -110,11 +122,12 @@ impl Link {
     async fn open(&mut self) -> Result<(FrameReader<Reader>, FrameWriter<Writer>), LinkError> {
         let connection = self.shared.transport.connect(&self.address, self.lane).await?;
         let own = self.shared.transport.identity();
-        wire::prove_member(&own, &connection.peer, &self.shared.expectation.cluster, Some(self.peer))
+        let members = self.shared.members.now();
+        wire::prove_member(&own, &connection.peer, &members.expectation.cluster, Some(self.peer))
             .map_err(LinkError::Impostor)?;
         let mut reader = FrameReader::new(connection.reader, 0);
         let mut writer = FrameWriter::new(connection.writer);
-        let hello = Hello::member(&self.shared.expectation, self.peer, self.lane);
+        let hello = Hello::member(&members.expectation, self.peer, self.lane);
         writer.push(wire::encode_hello(&hello));
         writer.flush().await.map_err(WireError::from)?;
         match reader.read_hello_reply().await? {
@@ -204,17 +217,22 @@ impl Link {
         if self.lane != Lane::Control {
             return;
         }
+        let members = self.shared.members.now();
+        if members.expectation.is_changed() {
+            // The log decides, and whoever has another address is told.
+            return;
+        }
         let differing: Vec<_> = welcome
             .members
             .iter()
             .filter(|there| {
-                let here = self.shared.expectation.member(there.id);
+                let here = members.expectation.member(there.id);
                 here.is_some_and(|here| here.address != there.address)
             })
             .cloned()
             .collect();
         for MemberInfo { id, address, .. } in differing.iter().filter(|it| !self.differing.contains(it)) {
-            let here = self.shared.expectation.member(*id).map_or("", |member| &member.address);
+            let here = members.expectation.member(*id).map_or("", |member| &member.address);
             tracing::warn!(
                 peer = %self.peer, member = %id, here, there = address,
                 "a peer has another address for a member: check both configurations, unless both addresses lead to it"

@@ -70,13 +70,14 @@ const fn outcome(answer: &Answer) -> RequestOutcome {
         | Answer::Written(Ok(_))
         | Answer::Watched { .. }
         | Answer::Status(_)
+        | Answer::Members(_)
         | Answer::Done => RequestOutcome::Done,
         Answer::Written(Err(_)) => RequestOutcome::Rejected,
         Answer::Compacted { .. } | Answer::Future { .. } => RequestOutcome::NoRevision,
         Answer::NotPrimary { .. } => RequestOutcome::NotPrimary,
         Answer::Abandoned => RequestOutcome::Unknown,
         Answer::Overloaded => RequestOutcome::Overloaded,
-        Answer::Refused(_) | Answer::HandoverRefused(_) => RequestOutcome::Refused,
+        Answer::Refused(_) | Answer::HandoverRefused(_) | Answer::ChangeRefused(_) => RequestOutcome::Refused,
     }
 }
 

@@ -270,7 +270,7 @@ pub(super) fn metrics(shared: &Shared) -> Metrics {
         reads: admission.meter.reads.durations(),
         writes: admission.meter.writes.durations(),
         requests: admission.meter.requests(),
-        peers: shared.cluster.peers(shared.me).map(|member| peer(member.id)).collect(),
+        peers: shared.members.now().cluster.peers(shared.me).map(|member| peer(member.id)).collect(),
         repairs: read(&counters.repairs),
         state_transfers: read(&counters.state_transfers),
         journal_bytes: shared.log().map_or(0, |log| log.file_bytes()),

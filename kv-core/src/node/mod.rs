@@ -46,8 +46,10 @@ mod idle;
 mod in_process;
 mod inbox;
 mod incoming;
+mod joining;
 mod lanes;
 mod link;
+mod members;
 mod merges;
 mod meter;
 mod metrics;
@@ -72,7 +74,7 @@ mod writer;
 pub use builder::NodeBuilder;
 #[cfg(feature = "testing")]
 pub(crate) use builder::Test;
-pub use error::{DiskProblem, HandoverError, StartError, StopReason};
+pub use error::{DiskProblem, HandoverError, JoinError, StartError, StopReason};
 pub use metrics::{
     Durations, Metrics, PeerMetrics, PrimaryChange, RequestCount, RequestKind, RequestOutcome,
 };
@@ -93,7 +95,6 @@ use accept::Acceptor;
 use driver::Driver;
 use in_process::InProcess;
 use kv_transport::Listener;
-use link::Link;
 use shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,13 +151,13 @@ impl Node {
         }
         let address = listener.local_address();
         tracing::info!(parent: &shared.span, address, role = %shared.role, "started");
-        listener.keep_places_for(shared.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
+        let members = shared.members.now();
+        listener.keep_places_for(members.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
         let acceptor = Acceptor::new(shared.clone());
         shared.run_part("the listener", acceptor.clone().run(listener));
-        for (peer, lane, queue) in shared.lanes.all() {
-            shared.run_part("a link to a peer", Link::new(shared.clone(), peer, lane, queue).run());
-        }
-        if shared.expectation.authenticated {
+        let called = members.cluster.peers(shared.me).map(|peer| peer.id);
+        link::open(&shared, called);
+        if members.expectation.authenticated {
             shared.run_part("the watch over certificates", credentials::run(shared.clone()));
         }
         shared.run_part("the watch over the cluster's health", health::run(shared.clone()));
@@ -223,12 +224,12 @@ impl Node {
             id: self.shared.me,
             identity: self.shared.transport.identity(),
         };
-        let expectation = &self.shared.expectation;
-        Client::builder(self.shared.cluster.name())
+        let members = self.shared.members.now();
+        Client::builder(members.cluster.name())
             .transport(self.shared.transport.clone())
             .name(format!("member {}", self.shared.me))
             .local_member(member)
-            .start(expectation.members.clone(), expectation.limits)
+            .start(members.expectation.members.clone(), members.expectation.limits)
     }
 
     /// Waits until the cluster has formed, and this member knows that a primary is serving requests. (The primary is

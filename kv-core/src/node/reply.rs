@@ -362,8 +362,10 @@ fn substitute_for(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
         Answer::Compacted { .. }
         | Answer::Future { .. }
         | Answer::Status(_)
+        | Answer::Members(_)
         | Answer::Done
         | Answer::HandoverRefused(_)
+        | Answer::ChangeRefused(_)
         | Answer::NotPrimary { .. }
         | Answer::Abandoned
         | Answer::Overloaded
@@ -387,7 +389,8 @@ fn weight(answer: &Answer) -> usize {
                 events.iter().map(|event| FIXED + event.key.len() + records(event)).sum()
             }
             Answer::Counted { next, .. } => next.as_ref().map_or(0, Bytes::len),
-            Answer::Refused(text) => text.len(),
+            Answer::Refused(text) | Answer::ChangeRefused(text) => text.len(),
+            Answer::Members(_) => 4 << 10,
             Answer::Written(Ok(outcome)) => outcome.effect.weight(),
             Answer::Status(_)
             | Answer::Value { record: None, .. }

@@ -10,6 +10,7 @@ use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
+use super::members::Members;
 use super::merges::MergeQueue;
 use super::pool::Pool;
 use super::quota::Accounts;
@@ -22,11 +23,10 @@ use super::tasks::Tasks;
 use super::waiters::Waiters;
 use super::watches::PendingWatches;
 use super::writer::WriteQueue;
-use crate::config::{Cluster, Options, Role};
+use crate::config::{Options, Role};
 use crate::ids::{MemberId, Op, View};
 use crate::journal::LogReader;
 use crate::kv::{Progress, Sources, StateReader};
-use crate::wire::Expectation;
 use kv_transport::Transport;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,9 +42,8 @@ const HANDOVER_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Shared {
     pub(super) me: MemberId,
     pub(super) role: Role,
-    pub(super) cluster: Cluster,
+    pub(super) members: Members,
     pub(super) options: Options,
-    pub(super) expectation: Expectation,
     pub(super) transport: Arc<dyn Transport>,
     /// The clients that may connect; `None` for all.
     pub(super) clients: Option<ClientList>,
@@ -133,9 +132,8 @@ fn set_once(slot: &watch::Sender<Option<StopReason>>, reason: StopReason) {
 pub(super) struct SharedParts {
     pub(super) me: MemberId,
     pub(super) role: Role,
-    pub(super) cluster: Cluster,
+    pub(super) members: Members,
     pub(super) options: Options,
-    pub(super) expectation: Expectation,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) clients: Option<ClientList>,
     pub(super) span: tracing::Span,
@@ -152,12 +150,11 @@ pub(super) struct SharedParts {
 impl Shared {
     pub(super) fn new(parts: SharedParts) -> Arc<Self> {
         Arc::new(Self {
-            lanes: Lanes::new(&parts.cluster, parts.me),
-            counters: Counters::new(&parts.cluster, parts.me, parts.syncs),
+            lanes: Lanes::default(),
             me: parts.me,
             role: parts.role,
-            cluster: parts.cluster,
-            expectation: parts.expectation,
+            counters: Counters::new(&parts.members.now().cluster, parts.me, parts.syncs),
+            members: parts.members,
             transport: parts.transport,
             clients: parts.clients,
             tasks: Tasks::new(parts.span.clone()),

@@ -249,7 +249,7 @@ fn state(status: &ReplicaStatus, me: MemberId) -> MemberState {
         Status::Normal if status.primary == Some(me) => MemberState::Primary,
         Status::Normal => MemberState::Backup,
         Status::ViewChange => MemberState::ViewChange,
-        Status::CatchingUp => MemberState::CatchingUp,
+        Status::CatchingUp | Status::Removed => MemberState::CatchingUp,
         Status::Damaged => MemberState::Damaged,
     }
 }

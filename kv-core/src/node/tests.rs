@@ -14,6 +14,7 @@ use super::clock::Clock;
 use super::fence::Fence;
 use super::idle::IdleTracker;
 use super::link::Link;
+use super::members::Members;
 use super::shared::{Shared, SharedParts};
 use crate::config::{Cluster, FixedOptions, Options, Role};
 use crate::ids::{ClusterId, MemberId, Op};
@@ -66,8 +67,10 @@ impl Bench {
             quiet: IdleTracker::default(),
             me: ME,
             role: Role::Data,
-            expectation: expectation(&cluster, ME, &options),
-            cluster,
+            members: {
+                let expectation = expectation(&cluster, ME, &options);
+                Members::new(ME, cluster, expectation)
+            },
             options,
             clients: None,
             transport: Arc::new(network.clone()),
@@ -89,9 +92,10 @@ impl Bench {
 
     /// Starts the Control link to the peer.
     fn start_link(&self) {
-        let (_, lane, queue) =
-            self.shared.lanes.all().find(|(id, lane, _)| (*id, *lane) == (PEER, Lane::Control)).unwrap();
-        self.shared.tasks.spawn(Link::new(self.shared.clone(), PEER, lane, queue).run());
+        let links = self.shared.lanes.add([PEER]);
+        for (peer, lane, queue) in links.into_iter().filter(|(_, lane, _)| *lane == Lane::Control) {
+            self.shared.tasks.spawn(Link::new(self.shared.clone(), peer, lane, queue).run());
+        }
     }
 
     /// Connects to this member and sends a hello.
@@ -105,7 +109,7 @@ impl Bench {
     }
 
     fn peers_hello(&self, lane: Lane) -> Hello {
-        let expectation = expectation(&self.shared.cluster, PEER, &self.shared.options);
+        let expectation = expectation(&self.shared.members.now().cluster, PEER, &self.shared.options);
         Hello::member(&expectation, ME, lane)
     }
 }
@@ -122,8 +126,9 @@ async fn accept(listener: &mut Box<dyn Listener>, bench: &Bench) -> Ends {
     let (lane, peer) = (connection.lane, connection.peer.clone());
     let mut ends = ends(connection);
     let hello = ends.0.read_hello().await.unwrap();
-    let welcome =
-        expectation(&bench.shared.cluster, PEER, &bench.shared.options).check(&hello, lane, &peer).unwrap();
+    let welcome = expectation(&bench.shared.members.now().cluster, PEER, &bench.shared.options)
+        .check(&hello, lane, &peer)
+        .unwrap();
     ends.1.push(wire::encode_hello_reply(&HelloReply::Ok(welcome)));
     ends.1.flush().await.unwrap();
     ends

@@ -98,7 +98,7 @@ impl Shared {
 
     /// Whether another state can take the place of one that failed so.
     pub(super) fn can_replace_state(&self, error: &EngineError) -> bool {
-        matches!(error, EngineError::Damaged { .. }) && has_data_peer(&self.cluster, self.me)
+        matches!(error, EngineError::Damaged { .. }) && has_data_peer(&self.members.now().cluster, self.me)
     }
 }
 
@@ -123,10 +123,10 @@ pub(super) fn install(
     *state = None;
     merges::wait(shared);
     let new = receiver.switch()?;
-    let point = new.point();
+    let (point, configuration) = (new.point(), new.configuration().cloned().map(Box::new));
     shared.set_state(new.reader());
     lock(&shared.sources).publish(new.snapshot());
     *state = Some(Box::new(new));
     tracing::info!(op = %at.op, "installed the state of another member");
-    Ok(Input::SnapshotInstalled { point })
+    Ok(Input::SnapshotInstalled { point, configuration })
 }

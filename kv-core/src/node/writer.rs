@@ -80,7 +80,13 @@ fn size(write: &Write) -> usize {
     match write {
         Write::Append(entries) => entries.iter().map(|entry| entry.body.len()).sum(),
         Write::Repair(entry) => entry.body.len(),
-        Write::Formation(_) | Write::View(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Rebase(_) => 0,
+        Write::Formation(_)
+        | Write::View(_)
+        | Write::Checkpoint(_)
+        | Write::Trim(_)
+        | Write::Rebase(_)
+        | Write::Enter(_)
+        | Write::Retire => 0,
     }
 }
 

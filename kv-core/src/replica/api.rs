@@ -1,7 +1,7 @@
 //! The inputs and outputs of a replica.
 
-use crate::config::{Cluster, Options};
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp, View, WriteSeq};
+use crate::config::{ChangeRefused, ChangeRequest, Cluster, Configuration, DiskId, Options};
+use crate::ids::{Anchor, Epoch, Hash, Instant, MemberId, Op, Timestamp, View, WriteSeq};
 use crate::message::{Chunk, ChunkEnd, LogPoint, Message, Write};
 use bytes::Bytes;
 
@@ -23,14 +23,17 @@ pub struct ReplicaConfig {
     pub staged: Option<(Anchor, ChunkEnd)>,
     /// How many bytes of entries a peer is sent beyond its acknowledgements.
     pub window_bytes: usize,
+    /// The id of its disk.
+    pub disk: DiskId,
 }
 
 impl ReplicaConfig {
-    /// Creates a configuration.
+    /// Creates a configuration. The member list counts in epoch 0 only.
     #[must_use]
     pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
         let window_bytes = super::WINDOW_BYTES;
-        Self { cluster, me, options, seed, stateless: false, staged: None, window_bytes }
+        let disk = DiskId(0);
+        Self { cluster, me, options, seed, stateless: false, staged: None, window_bytes, disk }
     }
 }
 
@@ -109,6 +112,8 @@ pub enum Input {
     SnapshotInstalled {
         /// The point in the log that the state belongs to.
         point: LogPoint,
+        /// The configuration in it; `None` in epoch 0.
+        configuration: Option<Box<Configuration>>,
     },
     /// The stored snapshot was discarded: it could not be verified, or the own state is already ahead of it.
     SnapshotRefused {
@@ -131,6 +136,18 @@ pub enum Input {
     Timeout,
     /// Pass the primary role to another member, if this one has it.
     Handover,
+    /// Change the member list, if this member is the primary and `Replica::check_change` does not refuse it.
+    Change {
+        /// The change.
+        change: Box<ChangeRequest>,
+    },
+    /// The answer to [`Output::ReadStop`].
+    Stop {
+        /// The stop that was read.
+        stop: Anchor,
+        /// The configuration in it.
+        configuration: Box<Configuration>,
+    },
     /// Pass the primary role to this member, if this one has it and `Replica::check_successor` does not
     /// refuse it.
     HandoverTo {
@@ -207,6 +224,22 @@ pub enum Output {
         /// The op that the snapshot is at.
         at: Anchor,
     },
+    /// Read the stop at this point from the journal. Answered by [`Input::Stop`], or by [`Input::Faulty`].
+    ReadStop {
+        /// The last entry of the epoch.
+        stop: Anchor,
+    },
+    /// This member is in another epoch, and so has other peers. Its own role may be another one, or it may have been
+    /// removed.
+    Entered {
+        /// The configuration of the epoch.
+        configuration: Box<Configuration>,
+    },
+    /// There is a later epoch, and this member lacks what leads to it: members of this configuration must be called.
+    Reach {
+        /// The configuration of that epoch.
+        configuration: Box<Configuration>,
+    },
     /// Everything up to this point is committed. Apply it in order from the journal (the entry may still be in its
     /// memory only).
     Commit {
@@ -233,6 +266,41 @@ pub enum Output {
     ProposalsAbandoned,
     /// Stop this member permanently, at once, and report the reason. No other output follows.
     Halt(Halt),
+}
+
+/// Why a change of the member list was not ordered. Nothing has changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChangeRefusal {
+    /// The list itself forbids it.
+    #[error(transparent)]
+    Impossible(ChangeRefused),
+    /// This member is not the primary, or passes its role on, or another change is under way.
+    #[error("the primary is busy with another change or with a handover: try again")]
+    Busy,
+    /// A member on which the next list relies lacks data.
+    #[error("member {0} is not reachable, or does not have all data yet: wait until it follows the primary")]
+    NotLevel(MemberId),
+    /// A role is for ever.
+    #[error(
+        "a member keeps its role: add a new member with the other role and a new id, and remove this one"
+    )]
+    Role,
+    /// The request names another disk for a member than it has.
+    #[error("the request names another disk for member {0} than it has: list the members and decide again")]
+    OtherDisk(MemberId),
+    /// The last voter would be another one.
+    #[error("member {0} would be left alone, and only the primary can be: hand the role over to it first")]
+    LeftAlone(MemberId),
+    /// The next list could not go on.
+    #[error(
+        "only {level} of the members that would vote have all data and are reachable, and {needed} are needed: bring the others back first"
+    )]
+    TooFewLevel {
+        /// How many have all data.
+        level: usize,
+        /// How many are needed.
+        needed: usize,
+    },
 }
 
 /// How [`Output::SendEntries`] wraps the entries.
@@ -275,6 +343,8 @@ pub enum Status {
     ViewChange,
     /// Replaces its log with the log of the view. Acknowledges nothing yet.
     CatchingUp,
+    /// It was removed from the cluster. It tells the others what it has, until they go on without it.
+    Removed,
     /// Its log is damaged. It votes, but acknowledges nothing until it has received the log from a primary.
     Damaged,
 }
@@ -292,6 +362,21 @@ pub enum Halt {
     DiskLoss {
         /// The member that reported it.
         peer: MemberId,
+    },
+    /// The member list names another disk for this member: this directory is new, or a copy.
+    #[error(
+        "the member list of epoch {epoch} names another disk for this member: its directory was lost and made anew, or is a copy. \
+         Bring the directory back, or add a new member with a new id in its place"
+    )]
+    OtherDisk {
+        /// The epoch of the list.
+        epoch: Epoch,
+    },
+    /// This member was removed from the cluster.
+    #[error("this member was removed from the cluster in epoch {epoch}: its data directory can be deleted")]
+    Removed {
+        /// The first epoch without it.
+        epoch: Epoch,
     },
     /// An entry that was applied here differs from the one that the cluster committed.
     #[error(

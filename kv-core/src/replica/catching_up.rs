@@ -37,6 +37,9 @@ impl CatchingUp {
             self.nonce = nonce;
         }
         self.ask_at = cx.now.monotonic.after(cx.options.failure_timeout_min);
+        if cx.is_adopting() {
+            return;
+        }
         let message = Message::GetState { view: cx.view, nonce: self.nonce };
         if cx.is_damaged() {
             cx.broadcast(&message)
@@ -72,7 +75,7 @@ impl CatchingUp {
     /// Learns what is committed. Acknowledges nothing yet.
     pub(super) fn on_commit(cx: &mut Context, from: MemberId, heartbeat: &Heartbeat) {
         cx.note_commit(cx.view, heartbeat.commit);
-        if !cx.halted {
+        if !cx.halted && !cx.is_adopting() {
             cx.answer_heartbeat(from, heartbeat.round, None);
         }
     }

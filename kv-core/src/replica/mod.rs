@@ -19,9 +19,11 @@ mod catching_up;
 mod context;
 mod decide;
 mod detector;
+mod epochs;
 mod formation;
 mod install;
 mod monitor;
+mod outside;
 mod pace;
 mod primary;
 mod rounds;
@@ -36,16 +38,21 @@ pub(crate) use primary::WINDOW_BYTES;
 #[cfg(feature = "internals")]
 pub use stall::{StallReason, Vote, stall_reason};
 
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
+use crate::ids::{Anchor, Epoch, Hash, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Age, Entry, FetchWhat, FormationStep, LogPoint, LogSummary, Message, Recovered};
 use backup::{Backup, Heartbeat};
 use catching_up::CatchingUp;
 use context::{ChunkOutcome, Context, Flow, Requester, Transition};
+use epochs::Told;
 use formation::Forming;
+use outside::{Arrived, Retired};
 use primary::{HeartbeatAck, Primary};
 use state::ReplicaState;
 use tracing::{debug, trace};
 use view_change::ViewChange;
+
+/// How far the view of a standby may be ahead.
+const NEAR_VIEWS: u64 = 1 << 10;
 
 /// The protocol state machine of one member. See the module's documentation for how to drive it.
 #[derive(Debug)]
@@ -62,7 +69,9 @@ impl Replica {
         let cx = Context::new(config, &recovered, now);
         let forming = Forming::new(recovered.formation, now.monotonic);
         let mut replica = Self { cx, state: ReplicaState::Forming(forming), reported: None };
-        if recovered.formation == FormationStep::Formed {
+        if recovered.membership.is_some_and(|it| it.retired) {
+            replica.cx.halt(Halt::Removed { epoch: replica.cx.epoch() });
+        } else if recovered.formation == FormationStep::Formed {
             replica.start_formed();
             replica.cx.fetch_state();
             replica.cx.discard_outdated_snapshot();
@@ -91,20 +100,34 @@ impl Replica {
                 _ => self.cx.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] }),
             },
             Input::Durable { seq } => self.on_durable(seq),
-            Input::Applied { op } => self.cx.on_applied(op),
+            Input::Applied { op } => {
+                self.cx.on_applied(op);
+                if self.cx.cluster.len() == 1 {
+                    // If the stop could not be read, it is read again now.
+                    self.cx.epochs.stop_asked = None;
+                }
+            }
             Input::Applying => self.cx.on_applying(),
             Input::StateDigest { op, digest } => self.cx.on_own_digest(op, digest),
             Input::Checkpointed { checkpoint } => self.cx.on_checkpointed(checkpoint),
             Input::Faulty { .. } if matches!(self.state, ReplicaState::Forming(_)) => {}
-            Input::Faulty { op } => self.cx.on_faulty(op),
+            Input::Faulty { op } => {
+                // Another member may have it. Otherwise, reading it again at once would not help.
+                if self.cx.cluster.len() > 1 {
+                    self.cx.epochs.stop_asked.take_if(|stop| stop.op == op);
+                }
+                self.cx.on_faulty(op);
+            }
+            Input::Change { change } => self.as_primary(|primary, cx| primary.on_change(cx, &change)),
+            Input::Stop { stop, configuration } => self.on_stop(stop, *configuration),
             Input::PeerLost { peer } => {
                 let flow = self.state.on_peer_lost(&mut self.cx, peer);
                 self.carry_out(flow);
             }
             Input::Staged { at, end } => self.cx.on_staged(at, end),
-            Input::SnapshotInstalled { point } => {
+            Input::SnapshotInstalled { point, configuration } => {
                 self.cx.on_snapshot_installed(point);
-                self.rebase_log(point);
+                self.on_state(Arrived { point, configuration });
             }
             Input::SnapshotRefused { at } => self.cx.on_snapshot_refused(at),
             Input::OwnPiece { message } => self.on_piece(self.cx.me, message),
@@ -119,6 +142,7 @@ impl Replica {
                 self.as_primary(|primary, cx| primary.on_handover(cx, Some(successor)));
             }
         }
+        self.end_epoch();
         if self.cx.end_repairs() {
             self.report_again();
         }
@@ -138,8 +162,9 @@ impl Replica {
         if self.cx.halted {
             return None;
         }
-        let timeouts = [self.cx.transfer.next_timeout(), self.cx.repairs.next_timeout()];
-        timeouts.into_iter().flatten().chain([self.state.next_timeout()]).min()
+        let shared =
+            [self.cx.transfer.next_timeout(), self.cx.repairs.next_timeout(), self.cx.epochs.next_timeout()];
+        shared.into_iter().chain([self.state.next_timeout()]).flatten().min()
     }
 
     fn report_status(&mut self) {
@@ -173,6 +198,13 @@ impl Replica {
 
     /// Starts a member that was formed in an earlier life.
     fn start_formed(&mut self) {
+        if !self.cx.epochs.is_own_disk(&self.cx.epochs.configuration, self.cx.me) {
+            return self.cx.halt(Halt::OtherDisk { epoch: self.cx.epoch() });
+        }
+        if self.cx.cluster.member(self.cx.me).is_none() {
+            self.state = ReplicaState::Retired(Retired::new(self.cx.now.monotonic));
+            return;
+        }
         self.cx.hold_as_promised();
         if self.cx.cluster.voter_count() == 1 && self.cx.is_voter() {
             if self.cx.misses_entries() {
@@ -181,7 +213,8 @@ impl Replica {
             }
             self.cx.damage = None;
         }
-        if self.cx.log_view < self.cx.view && self.cx.is_voter() {
+        let is_first = self.cx.epoch() > Epoch::ZERO && self.cx.view == self.cx.epochs.configuration.first;
+        if self.cx.log_view < self.cx.view && self.cx.is_voter() && !is_first {
             // A member that restarts between views sends its summary again.
             let persisted = self.cx.writes.durable;
             let mut change = ViewChange::new(&mut self.cx, persisted);
@@ -254,13 +287,13 @@ impl Replica {
     }
 
     fn on_message(&mut self, from: MemberId, message: Message) {
-        if from == self.cx.me || !self.cx.hears(from, &message) {
+        if from == self.cx.me || !self.is_of_this_epoch(from, &message) || !self.cx.hears(from, &message) {
             return;
         }
         if let Message::Formation { step, ask } = message {
             return self.on_formation(from, step, ask);
         }
-        if matches!(self.state, ReplicaState::Forming(_)) {
+        if !self.state.hears(&message) {
             return;
         }
         match message {
@@ -286,7 +319,11 @@ impl Replica {
                 let is_primary = matches!(self.state, ReplicaState::Primary(_));
                 let to = Requester { id: from, nonce, primary_of: is_primary.then_some(self.cx.view) };
                 self.cx.on_fetch(to, first, through, hash, what);
-                if let (ReplicaState::Primary(primary), FetchWhat::Entries) = (&mut self.state, what) {
+                // Who asks may be a member of an earlier epoch, which is sent nothing else.
+                let is_peer = self.cx.cluster.member(from).is_some();
+                if let (ReplicaState::Primary(primary), FetchWhat::Entries, true) =
+                    (&mut self.state, what, is_peer)
+                {
                     primary.on_lack(&mut self.cx, from, first);
                 }
             }
@@ -304,6 +341,11 @@ impl Replica {
                 self.on_piece(from, piece);
             }
             Message::StateDigest { op, digest } => self.cx.on_state_digest(from, op, digest),
+            Message::AskEpoch { epoch, disk } => self.on_ask_epoch(from, epoch, disk),
+            Message::Epoch { configuration, settled, ended, view, checkpoint } => {
+                let told = Told { from, configuration: *configuration, settled, ended, view, checkpoint };
+                self.on_epoch(&told);
+            }
             Message::Formation { .. } => {}
         }
     }
@@ -438,16 +480,20 @@ impl Replica {
     fn on_get_state(&mut self, from: MemberId, view: View, nonce: u64) {
         if view > self.cx.view {
             // The sender heard of that view from its primary, or has it on disk: a quorum moved some member there. A
-            // standby is no member of any quorum: its word moves no voter (rule V2).
-            if self.cx.cluster.is_voter(from) || !self.cx.is_voter() {
-                self.enter_view_change(view);
-            }
+            // standby is no member of any quorum, so its word moves a voter only a little: it may have a greater view
+            // on its disk than anybody else if it fetched a state from a member of another epoch (rule M13).
+            let near = View::of(view.epoch(), self.cx.view.number() + NEAR_VIEWS);
+            let counts = self.cx.cluster.is_voter(from) || !self.cx.is_voter();
+            self.enter_view_change(if counts { view } else { view.min(near) });
         } else if matches!(self.state, ReplicaState::Primary(_)) {
             self.cx.send(from, Primary::start_view(&self.cx, nonce));
         }
     }
 
     fn on_new_state(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
+        if self.on_committed_entries(nonce, &entries) {
+            return;
+        }
         self.cx.on_repaired(nonce, &entries);
         if let ReplicaState::Backup(backup) = &mut self.state {
             return backup.fill_gap(&mut self.cx, from, nonce, entries);
@@ -467,13 +513,14 @@ impl Replica {
         let flow = match &mut self.state {
             ReplicaState::ViewChange(change) => change.on_install_progress(&mut self.cx, patience),
             ReplicaState::CatchingUp(catching) => catching.drive_install(&mut self.cx),
-            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::Backup(_) => return,
+            _ => return,
         };
         self.carry_out(flow);
     }
 
     fn on_durable(&mut self, seq: WriteSeq) {
         let grew = self.cx.on_durable(seq);
+        self.cx.commit_what_is_proven();
         if self.cx.rebase_is_durable() {
             self.report_again();
         }
@@ -484,11 +531,15 @@ impl Replica {
             ReplicaState::Backup(_) => return,
             ReplicaState::ViewChange(change) => change.on_durable(&mut self.cx),
             ReplicaState::CatchingUp(catching) => catching.drive_install(&mut self.cx),
+            ReplicaState::Entering(_) => return self.enter_when_durable(),
+            ReplicaState::Retired(retired) => return retired.on_durable(&mut self.cx),
         };
         self.carry_out(flow);
     }
 
     fn on_timeout(&mut self) {
+        self.cx.tell_the_untold();
+        self.cx.fetch_epoch();
         self.cx.ask_for_repairs();
         let flow = match &mut self.state {
             ReplicaState::Forming(forming) => forming.on_timeout(&mut self.cx),
@@ -496,6 +547,11 @@ impl Replica {
             ReplicaState::Backup(backup) => backup.watch.on_timeout(&mut self.cx),
             ReplicaState::ViewChange(change) => change.on_timeout(&mut self.cx),
             ReplicaState::CatchingUp(catching) => catching.on_timeout(&mut self.cx),
+            ReplicaState::Entering(_) => Flow::Continue(()),
+            ReplicaState::Retired(retired) => {
+                retired.on_timeout(&mut self.cx);
+                Flow::Continue(())
+            }
         };
         self.carry_out(flow);
         self.cx.transfer_timeout();
@@ -507,7 +563,10 @@ impl Replica {
             ReplicaState::Primary(primary) => primary.maybe_commit(&mut self.cx),
             ReplicaState::Backup(backup) => return backup.acknowledge(&mut self.cx),
             ReplicaState::ViewChange(change) => change.send_summary_again(&mut self.cx),
-            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) => return,
+            ReplicaState::Forming(_)
+            | ReplicaState::CatchingUp(_)
+            | ReplicaState::Entering(_)
+            | ReplicaState::Retired(_) => return,
         };
         self.carry_out(flow);
     }
@@ -519,6 +578,7 @@ impl Replica {
         let leads = primary_of == Some(cx.view) && from == cx.primary();
         let settled = cx.now.monotonic >= cx.transfer.settled_at;
         let asked = match &mut self.state {
+            _ if cx.epochs.has_asked(nonce) => checkpoint.anchor.op > cx.proven(),
             ReplicaState::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
             state => state.install_mut().is_some_and(|install| install.has_nonce(nonce)),
         };
@@ -532,6 +592,11 @@ impl Replica {
             // committed.
             if leads {
                 self.rebase_log(checkpoint);
+            } else if let Some((beginning, configuration)) = cx.epochs.beginning() {
+                self.adopt_epoch(beginning, configuration);
+            } else if cx.epochs.has_asked(nonce) {
+                cx.send(from, Message::GetSnapshot { nonce, at: None, after: None });
+                cx.ask_epoch(from);
             }
             return;
         }
@@ -555,6 +620,7 @@ impl Replica {
                 match self.cx.on_snapshot_chunk(from, nonce, view, at, chunk) {
                     ChunkOutcome::Done => {}
                     ChunkOutcome::NewerView => self.enter_view_change(view),
+                    ChunkOutcome::LaterEpoch => self.on_piece_of_later_epoch(from, view),
                     ChunkOutcome::Unusable => self.on_snapshot_gone(from, nonce, false),
                 }
             }
@@ -576,7 +642,7 @@ impl Replica {
 
     /// The log stands on a state that was fetched.
     fn rebase_log(&mut self, point: LogPoint) {
-        if !self.cx.rebase_log(point) {
+        if !self.cx.rebase_log(point, None) {
             return;
         }
         match &mut self.state {
@@ -590,7 +656,7 @@ impl Replica {
             ReplicaState::Primary(_) => {
                 self.as_primary(|primary, cx| primary.abdicate(cx, "its state was replaced"))
             }
-            ReplicaState::Forming(_) => {}
+            ReplicaState::Forming(_) | ReplicaState::Entering(_) | ReplicaState::Retired(_) => {}
         }
     }
 }

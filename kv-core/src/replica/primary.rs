@@ -1,5 +1,6 @@
 //! The primary: ordering requests, counting acknowledgements, heartbeats, abdication.
 
+mod changing;
 mod sending;
 
 pub(crate) use sending::WINDOW_BYTES;
@@ -10,10 +11,12 @@ use super::pace::Pace;
 use super::rounds::Rounds;
 use super::{Now, Output};
 use crate::config::Role;
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
+use crate::ids::{
+    Anchor, Epoch, Hash, Instant, MemberId, Op, RequestNumber, Round, SessionId, Timestamp, View,
+};
 use crate::message::{
-    BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, SuccessorRefusal, Write, body_of,
-    revisions_of,
+    BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, Operation, PeerStatus, Request, SuccessorRefusal,
+    Write, body_of, revisions_of,
 };
 use bytes::Bytes;
 use sending::{unasked, window_end};
@@ -83,6 +86,11 @@ enum Leaving {
         /// The member that was named as the next primary. It also receives all entries before the primary abdicates.
         successor: Option<MemberId>,
     },
+    /// Rule M1: its log ends with the stop of the epoch, or will as soon as the pipeline has room for this request. It
+    /// orders nothing more, and answers no read (rule M5).
+    Stopping {
+        pending: Option<Bytes>,
+    },
     /// Rule V8: it sends no more signs of life, but repeats a vote to leave the view.
     Abdicated(Suspicion),
 }
@@ -95,7 +103,7 @@ impl Primary {
     pub(super) fn abdication(&self) -> Option<Suspicion> {
         match self.leaving {
             Leaving::Abdicated(suspicion) => Some(suspicion),
-            Leaving::No | Leaving::Draining { .. } => None,
+            Leaving::No | Leaving::Draining { .. } | Leaving::Stopping { .. } => None,
         }
     }
 
@@ -112,7 +120,7 @@ impl Primary {
 
     pub(super) fn next_timeout(&self) -> Instant {
         match self.leaving {
-            Leaving::No => self.heartbeat_at,
+            Leaving::No | Leaving::Stopping { .. } => self.heartbeat_at,
             Leaving::Draining { until, .. } => until.min(self.heartbeat_at),
             Leaving::Abdicated(suspicion) => suspicion.resend_at,
         }
@@ -141,6 +149,11 @@ impl Primary {
         let mut heard: Vec<Instant> = self.voters(cx).filter_map(|peer| peer.heard_at).chain([now]).collect();
         heard.sort_unstable_by(|a, b| b.cmp(a));
         heard.get(quorum - 1).copied()
+    }
+
+    /// What this peer has acknowledged in this view.
+    fn acknowledged(&self, id: MemberId) -> Op {
+        self.peers.get(&id).map_or(Op::ZERO, |peer| peer.acked)
     }
 
     #[cfg(feature = "internals")]
@@ -185,7 +198,7 @@ impl Primary {
             absent: Duration::ZERO,
             started_at: now,
             pace: Pace::default(),
-            leaving: Leaving::No,
+            leaving: if cx.own_stop().is_some() { Leaving::Stopping { pending: None } } else { Leaving::No },
             rounds: Rounds::new(cx),
             origin: None,
         }
@@ -194,6 +207,11 @@ impl Primary {
     /// Announces the view.
     pub(super) fn start(&mut self, cx: &mut Context) -> Flow {
         cx.broadcast(&Self::start_view(cx, 0));
+        if cx.epoch() > Epoch::ZERO && cx.log.head() == cx.epochs.configuration.stop {
+            // Rule M12: nothing else may come for long.
+            let timestamp = cx.next_stamp(&mut self.origin);
+            self.prepare(cx, &next_entry(cx, &[nothing()], timestamp, false));
+        }
         self.heartbeat(cx);
         self.maybe_commit(cx)
     }
@@ -230,6 +248,14 @@ impl Primary {
     fn seal_entries(&mut self, cx: &mut Context) {
         loop {
             let uncommitted = cx.log.head().op.distance_from(cx.commit);
+            if let Leaving::Stopping { pending } = &mut self.leaving {
+                let room = uncommitted < u64::from(cx.options.pipeline_depth);
+                if let Some(request) = pending.take_if(|_| room) {
+                    let timestamp = cx.next_stamp(&mut self.origin);
+                    self.prepare(cx, &next_entry(cx, &[request], timestamp, true));
+                }
+                return;
+            }
             if self.queue.is_empty() || uncommitted >= u64::from(cx.options.pipeline_depth) {
                 return;
             }
@@ -244,7 +270,7 @@ impl Primary {
             }
             self.queued_bytes -= requests.iter().map(Bytes::len).sum::<usize>();
             let timestamp = cx.next_stamp(&mut self.origin);
-            self.prepare(cx, &next_entry(cx, &requests, timestamp));
+            self.prepare(cx, &next_entry(cx, &requests, timestamp, false));
         }
     }
 
@@ -370,7 +396,7 @@ impl Primary {
     }
 
     /// Sends a sign of life to all, with the number of the newest round.
-    fn send_commit(&self, cx: &mut Context) {
+    pub(super) fn send_commit(&self, cx: &mut Context) {
         let (view, commit, round) = (cx.view, cx.commit(), self.rounds.last());
         let age = cx.age_of(commit);
         let own = cx.reported_checkpoint();
@@ -408,7 +434,7 @@ impl Primary {
             }
             Leaving::Abdicated(_) => return Flow::Continue(()),
             Leaving::Draining { until, .. } if now >= until => return self.abdicate(cx, "handed over"),
-            Leaving::No | Leaving::Draining { .. } => {}
+            Leaving::No | Leaving::Draining { .. } | Leaving::Stopping { .. } => {}
         }
         if now < self.heartbeat_at {
             return Flow::Continue(());
@@ -507,7 +533,7 @@ impl Primary {
     fn view_of_the_next(&self, cx: &Context) -> View {
         let named = match self.leaving {
             Leaving::Draining { successor, .. } => successor.filter(|id| self.has_all(cx, *id)),
-            Leaving::No | Leaving::Abdicated(_) => None,
+            Leaving::No | Leaving::Stopping { .. } | Leaving::Abdicated(_) => None,
         };
         let now = cx.now.monotonic;
         let views = || {
@@ -537,6 +563,16 @@ impl Primary {
             Some(Role::Witness) => return Err(SuccessorRefusal::Witness(id)),
             Some(Role::Data) => {}
         }
+        self.check_level(cx, id, now)
+    }
+
+    /// Whether this member has all that is committed, except for what is in flight, and was heard recently.
+    pub(super) fn check_level(
+        &self,
+        cx: &Context,
+        id: MemberId,
+        now: Instant,
+    ) -> Result<(), SuccessorRefusal> {
         let Some(peer) = self.peers.get(&id) else { return Ok(()) };
         let in_flight = u64::from(cx.options.pipeline_depth);
         // It has no state, or does not report one.
@@ -577,7 +613,17 @@ impl Primary {
     }
 }
 
-fn next_entry(cx: &Context, requests: &[Bytes], timestamp: Timestamp) -> Entry {
+/// A request without an effect.
+fn nothing() -> Bytes {
+    without_session(Operation::Expire(Vec::new()))
+}
+
+fn without_session(operation: Operation) -> Bytes {
+    let (session, none) = (SessionId::ZERO, RequestNumber::ZERO);
+    Request { session, number: none, acked_through: none, operation }.encode()
+}
+
+fn next_entry(cx: &Context, requests: &[Bytes], timestamp: Timestamp, is_stop: bool) -> Entry {
     let body = body_of(requests);
     let head = cx.log.head();
     let header = EntryHeader {
@@ -587,7 +633,7 @@ fn next_entry(cx: &Context, requests: &[Bytes], timestamp: Timestamp) -> Entry {
         parent: head.hash,
         first_revision: cx.log.next_revision(),
         timestamp,
-        request_count: u32::try_from(requests.len()).expect("a batch is bounded in bytes"),
+        request_count: EntryHeader::count_of(requests.len(), is_stop),
         revision_count: revisions_of(requests, cx.log.next_revision()),
         body_len: u32::try_from(body.len()).expect("a batch is bounded in bytes"),
         body_hash: Hash::of(&body),

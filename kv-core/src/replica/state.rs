@@ -6,9 +6,11 @@ use super::context::{Context, Flow, Suspicion};
 use super::formation::Forming;
 use super::install::Install;
 use super::monitor::PrimaryMonitor;
+use super::outside::{Entering, Retired};
 use super::primary::Primary;
 use super::view_change::ViewChange;
 use crate::ids::{Instant, MemberId, View};
+use crate::message::Message;
 use tracing::debug;
 
 #[derive(Debug)]
@@ -24,24 +26,32 @@ pub(super) enum ReplicaState {
     ViewChange(ViewChange),
     /// In a view whose log is not yet installed here.
     CatchingUp(CatchingUp),
+    /// Between two epochs.
+    Entering(Entering),
+    /// Removed from the cluster.
+    Retired(Retired),
 }
 
 impl ReplicaState {
-    pub(super) fn next_timeout(&self) -> Instant {
-        match self {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        Some(match self {
             Self::Forming(forming) => forming.ask_at,
             Self::Primary(primary) => primary.next_timeout(),
             Self::Backup(backup) => backup.watch.next_timeout(),
             Self::ViewChange(change) => change.next_timeout(),
             Self::CatchingUp(catching) => catching.next_timeout(),
-        }
+            Self::Entering(_) => return None,
+            Self::Retired(retired) => retired.ask_at,
+        })
     }
 
     pub(super) fn install_mut(&mut self) -> Option<&mut Install> {
         match self {
             Self::ViewChange(change) => change.install.as_mut(),
             Self::CatchingUp(catching) => catching.install.as_mut(),
-            Self::Forming(_) | Self::Primary(_) | Self::Backup(_) => None,
+            Self::Forming(_) | Self::Primary(_) | Self::Backup(_) | Self::Entering(_) | Self::Retired(_) => {
+                None
+            }
         }
     }
 
@@ -50,7 +60,27 @@ impl ReplicaState {
         match self {
             Self::Backup(backup) => Some(&mut backup.watch),
             Self::CatchingUp(catching) => Some(&mut catching.watch),
-            Self::Forming(_) | Self::Primary(_) | Self::ViewChange(_) => None,
+            Self::Forming(_)
+            | Self::Primary(_)
+            | Self::ViewChange(_)
+            | Self::Entering(_)
+            | Self::Retired(_) => None,
+        }
+    }
+
+    /// Whether a message is processed in this state. Between two epochs and after its removal, a member only answers
+    /// those that lack something.
+    pub(super) const fn hears(&self, message: &Message) -> bool {
+        match self {
+            Self::Forming(_) => false,
+            Self::Entering(_) | Self::Retired(_) => matches!(
+                message,
+                Message::Fetch { .. }
+                    | Message::GetSnapshot { .. }
+                    | Message::AskEpoch { .. }
+                    | Message::Epoch { .. }
+            ),
+            Self::Primary(_) | Self::Backup(_) | Self::ViewChange(_) | Self::CatchingUp(_) => true,
         }
     }
 
@@ -63,7 +93,7 @@ impl ReplicaState {
             Self::CatchingUp(catching) => catching.watch.suspicion,
             Self::ViewChange(change) => change.suspicion,
             Self::Primary(primary) => primary.abdication(),
-            Self::Forming(_) => None,
+            Self::Forming(_) | Self::Entering(_) | Self::Retired(_) => None,
         };
         vote.map(|suspicion| suspicion.target)
     }

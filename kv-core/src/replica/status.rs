@@ -1,8 +1,9 @@
 //! The status of a replica, for its driver and for tests.
 
 use super::state::ReplicaState;
-use super::{Now, Replica, ReplicaStatus, Status};
-use crate::ids::{Anchor, Instant, MemberId, Op, Timestamp, View};
+use super::{ChangeRefusal, Now, Replica, ReplicaStatus, Status};
+use crate::config::{Change, ChangeRequest, Configuration, HistoryId};
+use crate::ids::{Anchor, Epoch, Instant, MemberId, Op, Timestamp, View};
 use crate::message::{PeerStatus, SuccessorRefusal};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -91,6 +92,45 @@ impl Replica {
         }
     }
 
+    /// Rule M7: checks whether this member, if it is the primary, would order this change of the member list now.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn check_change(&self, change: &ChangeRequest, now: Instant) -> Result<(), ChangeRefusal> {
+        match &self.state {
+            ReplicaState::Primary(primary) => primary.check_change(&self.cx, change, now).map(drop),
+            _ => Err(ChangeRefusal::Busy),
+        }
+    }
+
+    /// If this member is the primary: its request for this change of the member list, which ends the epoch `ends`.
+    /// `history` is used if this is the first change.
+    #[must_use]
+    pub fn change_request(&self, id: (Epoch, u128, HistoryId), change: Change) -> Option<ChangeRequest> {
+        match &self.state {
+            ReplicaState::Primary(primary) => Some(primary.change_request(&self.cx, id, change)),
+            _ => None,
+        }
+    }
+
+    /// Rule M12: whether the epoch has committed an entry of its own.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.cx.is_settled()
+    }
+
+    /// Rule M13: no ended epoch has committed anything in a view with a greater number.
+    #[must_use]
+    pub const fn ended(&self) -> u64 {
+        self.cx.epochs.ended
+    }
+
+    /// The configuration of the epoch that this member is in.
+    #[must_use]
+    pub const fn configuration(&self) -> &Configuration {
+        &self.cx.epochs.configuration
+    }
+
     /// Returns the stamp of an entry that would be made `now`; `None` if this member would make none. It is not a
     /// promise: a later call may know less.
     #[must_use]
@@ -150,7 +190,8 @@ impl Replica {
             ReplicaState::Backup(_) | ReplicaState::CatchingUp(_) if self.cx.is_damaged() => Status::Damaged,
             ReplicaState::Primary(_) | ReplicaState::Backup(_) => Status::Normal,
             ReplicaState::ViewChange(_) => Status::ViewChange,
-            ReplicaState::CatchingUp(_) => Status::CatchingUp,
+            ReplicaState::CatchingUp(_) | ReplicaState::Entering(_) => Status::CatchingUp,
+            ReplicaState::Retired(_) => Status::Removed,
         };
         let primary = match &self.state {
             ReplicaState::Primary(primary) if primary.is_serving() => Some(self.cx.me),
@@ -179,7 +220,11 @@ impl Replica {
             ReplicaState::Backup(_) => {
                 assert!(cx.log_view == cx.view, "a backup has installed its view's log");
             }
-            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) | ReplicaState::ViewChange(_) => {}
+            ReplicaState::Forming(_)
+            | ReplicaState::CatchingUp(_)
+            | ReplicaState::ViewChange(_)
+            | ReplicaState::Entering(_)
+            | ReplicaState::Retired(_) => {}
         }
         let normal = matches!(self.state, ReplicaState::Primary(_) | ReplicaState::Backup(_));
         assert!(!normal || !cx.is_damaged(), "a damaged member is not in normal status");

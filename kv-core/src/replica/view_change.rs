@@ -14,7 +14,7 @@ const MOST_PATIENCE: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct ViewChange {
-    /// The write that makes the view durable. Nothing is sent in the view before.
+    /// The write that makes the view, and the log that is reported, durable. Nothing is sent in the view before.
     persisted: WriteSeq,
     /// The summary that this member has sent.
     sent: Option<LogSummary>,
@@ -122,7 +122,13 @@ impl ViewChange {
         if self.sent.is_none() || self.install.is_some() {
             return self.drive_install(cx);
         }
-        self.send_summary(cx)
+        self.sent = None;
+        self.send_when_durable(cx)
+    }
+
+    /// The log has changed: what is sent next about it is sent when that is durable (rule D1).
+    pub(super) fn on_appended(&mut self, cx: &Context) {
+        self.persisted = cx.writes.last;
     }
 
     /// A member that is or was in `view` sends a summary.

@@ -38,7 +38,7 @@ impl Party {
             Operation::OpenSession { .. } | Operation::CloseSession | Operation::Command(_) => {
                 matches!(self, Self::Client)
             }
-            Operation::Expire(_) => false,
+            Operation::Expire(_) | Operation::Reconfigure(_) => false,
         }
     }
 
@@ -51,7 +51,9 @@ impl Party {
             | ClientCall::Watch(_)
             | ClientCall::Unwatch { .. }
             | ClientCall::Status
-            | ClientCall::Handover { .. } => {
+            | ClientCall::Handover { .. }
+            | ClientCall::Members
+            | ClientCall::Change(_) => {
                 matches!(self, Self::Client)
             }
         }
@@ -77,6 +79,8 @@ const fn needs_data(message: &Message) -> bool {
         | Message::TooOld { .. }
         | Message::GetSnapshot { .. }
         | Message::SnapshotGone { .. }
-        | Message::Formation { .. } => false,
+        | Message::Formation { .. }
+        | Message::AskEpoch { .. }
+        | Message::Epoch { .. } => false,
     }
 }

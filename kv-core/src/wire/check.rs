@@ -1,7 +1,7 @@
 //! Rules for every message, whoever sent it. A message that decodes and violates one is refused.
 
 use super::{PROTOCOL, VersionRange, WireError};
-use crate::ids::{Op, Revision};
+use crate::ids::{Epoch, Op, Revision, View};
 use crate::message::{Chunk, ChunkEnd, Entry, Extent, LogSummary, Message};
 
 /// Keys are at most 64 KiB.
@@ -23,7 +23,10 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
             consecutive(entries.iter().map(|e| e.header.op))
         }
         Message::GetSnapshot { after, .. } => after.as_deref().map_or(Ok(()), place),
-        Message::SnapshotChunk { chunk: c, .. } => chunk(c),
+        Message::SnapshotChunk { chunk: c, view, .. } => {
+            require(has_next(*view), "the number of a view")?;
+            chunk(c)
+        }
         Message::PrepareOk { .. }
         | Message::Commit { .. }
         | Message::CommitOk { .. }
@@ -34,7 +37,30 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
         | Message::StateDigest { .. }
         | Message::SnapshotGone { .. }
         | Message::Formation { .. } => Ok(()),
+        Message::AskEpoch { epoch: asked, .. } => epoch(*asked),
+        Message::Epoch { configuration, ended, view, checkpoint, .. } => {
+            require(configuration.is_sound(), "a configuration")?;
+            require(view.epoch() == configuration.epoch, "the epoch of a view")?;
+            // This member moves to the next numbers.
+            require(
+                View::of_number(configuration.epoch, ended.saturating_add(2)).is_some(),
+                "the number of a view",
+            )?;
+            require(has_next(*view) && *view >= configuration.first, "the number of a view")?;
+            let least = configuration.stop.op;
+            require(checkpoint.is_none_or(|it| it.anchor.op > least), "a checkpoint before its epoch")
+        }
     }
+}
+
+/// Whether a member can move to the views after this one.
+fn has_next(view: View) -> bool {
+    View::of_number(view.epoch(), view.number() + 2).is_some()
+}
+
+/// Views have few bits for their epochs.
+fn epoch(epoch: Epoch) -> Result<(), WireError> {
+    require(epoch.get() >> 22 == 0, "an epoch")
 }
 
 fn require(holds: bool, field: &'static str) -> Result<(), WireError> {

@@ -1,15 +1,25 @@
 //! The hello: who is calling, which cluster it expects, and whether the two ends match.
 
 use crate::config::{FixedOptions, OptionMismatch, Role};
-use crate::ids::{ClusterId, Hash, MemberId};
+use crate::ids::{ClusterId, Epoch, Hash, MemberId};
 use crate::message::SizeLimits;
 use kv_transport::{Lane, Peer};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// The protocol versions that this build speaks.
-pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 8 };
+/// The protocol versions that this build speaks. Version 9 adds the messages about epochs, which are sent only after a
+/// change of the member list.
+pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 9 };
+
+/// Where the epoch stands in the features of a welcome.
+const EPOCH_BITS: u32 = 32;
+
+/// The first version of the protocol with the messages about epochs.
+const FIRST_WITH_EPOCHS: u16 = 9;
+
+/// The feature of a member whose member list has been changed: its fingerprint is that of the cluster's history.
+const CHANGED: u64 = 1;
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -52,7 +62,7 @@ pub struct Hello {
     /// The lane of this connection.
     #[serde(with = "lane_code")]
     pub lane: Lane,
-    /// Optional features, one bit each. Unknown ones are ignored. None exist yet.
+    /// Optional features, one bit each. Unknown ones are ignored.
     pub features: u64,
     /// Who it is.
     pub caller: Caller,
@@ -99,7 +109,8 @@ impl Hello {
             life: expectation.life,
         };
         let cluster = ClusterId::of_name(&expectation.cluster);
-        Self { protocol: PROTOCOL, cluster, lane, features: 0, caller }
+        let features = if expectation.is_changed() { CHANGED } else { 0 };
+        Self { protocol: PROTOCOL, cluster, lane, features, caller }
     }
 }
 
@@ -130,13 +141,22 @@ impl From<&Refusal> for HelloReply {
 pub struct Welcome {
     /// The version of the protocol that both ends use from now on.
     pub protocol: u16,
-    /// Optional features that both ends have.
+    /// Optional features that both ends have, in the lower half. The upper half is the epoch of the member list, which is
+    /// 0 for members that know of none.
     pub features: u64,
     /// Who answers.
     pub member: MemberId,
     pub members: Vec<MemberInfo>,
     /// The limits of requests.
     pub limits: Limits,
+}
+
+impl Welcome {
+    /// The epoch of the member list: a client keeps the newest.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.features >> EPOCH_BITS
+    }
 }
 
 /// A member, as it is announced to callers.
@@ -191,8 +211,12 @@ pub struct Expectation {
     /// The id of this member.
     pub me: MemberId,
     pub members: Vec<MemberInfo>,
-    /// The hash of the member list: name, ids and roles.
+    /// The hash of the member list: name, ids and roles. After a change of the list, that of the cluster's history.
     pub fingerprint: Hash,
+    /// The epoch of the member list.
+    pub epoch: Epoch,
+    /// The members that the last change removed.
+    pub former: Vec<MemberId>,
     /// The options that are fixed when the cluster forms.
     pub options: FixedOptions,
     /// The limits for clients.
@@ -250,6 +274,16 @@ pub enum Refusal {
          (addresses may differ)"
     )]
     Configuration {
+        /// The id of this member.
+        me: MemberId,
+        /// The id of the caller.
+        id: MemberId,
+    },
+    /// The histories differ.
+    #[error(
+        "member {id} belongs to another cluster than member {me}, which was formed with the same name: check the addresses"
+    )]
+    OtherHistory {
         /// The id of this member.
         me: MemberId,
         /// The id of the caller.
@@ -330,6 +364,12 @@ impl Refusal {
 }
 
 impl Expectation {
+    /// Whether the member list has been changed.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.epoch > Epoch::ZERO
+    }
+
     /// The member with this id.
     #[must_use]
     pub fn member(&self, id: MemberId) -> Option<&MemberInfo> {
@@ -351,22 +391,39 @@ impl Expectation {
         if hello.lane != lane || for_client != (lane == Lane::Client) {
             return Err(Refusal::Lane { lane });
         }
-        self.judge_identity(&hello.caller, peer)?;
+        let theirs_changed = hello.features & CHANGED != 0;
+        let is_changed = self.is_changed() || theirs_changed;
+        if is_changed && protocol < FIRST_WITH_EPOCHS && !for_client {
+            return Err(Refusal::Version { me, theirs });
+        }
+        self.judge_identity(&hello.caller, peer, is_changed)?;
         if let Caller::Member { id, to, fingerprint, ref options, .. } = hello.caller {
             if to != me {
                 return Err(Refusal::OtherMember { me, wanted: to });
             }
-            if id == me || self.member(id).is_none() {
+            // A member that has missed a change is told of it. One that was removed may lack, or be the only one that has,
+            // what the epoch before has committed.
+            let is_heard = match self.member(id) {
+                Some(_) => true,
+                None if self.former.contains(&id) => lane != Lane::Log,
+                None => is_changed && lane == Lane::Control,
+            };
+            if id == me || !is_heard {
                 return Err(Refusal::NotAPeer { me, id });
             }
             if let Err(OptionMismatch { option, formed: ours, found: theirs }) = self.options.check(options) {
                 return Err(Refusal::OtherOption { me, id, option, theirs, ours });
             }
-            if fingerprint != self.fingerprint {
-                return Err(Refusal::Configuration { me, id });
+            // If only one of the two has changed, the other one lacks a change, or has another history. Its log shows it.
+            if theirs_changed == self.is_changed() && fingerprint != self.fingerprint {
+                return Err(match is_changed {
+                    true => Refusal::OtherHistory { me, id },
+                    false => Refusal::Configuration { me, id },
+                });
             }
         }
-        Ok(Welcome { protocol, features: 0, member: me, members: self.members.clone(), limits: self.limits })
+        let features = u64::from(self.epoch.get()) << EPOCH_BITS;
+        Ok(Welcome { protocol, features, member: me, members: self.members.clone(), limits: self.limits })
     }
 }
 

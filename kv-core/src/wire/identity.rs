@@ -6,20 +6,25 @@ use kv_transport::Peer;
 
 impl Expectation {
     /// Checks that the caller is the one that its hello names, and may connect at all.
-    pub(super) fn judge_identity(&self, caller: &Caller, peer: &Peer) -> Result<(), Refusal> {
+    pub(super) fn judge_identity(
+        &self,
+        caller: &Caller,
+        peer: &Peer,
+        is_changed: bool,
+    ) -> Result<(), Refusal> {
         let me = self.me;
         let is_proved = match (peer, caller) {
             (Peer::Unauthenticated, _) if self.authenticated => return Err(Refusal::Unauthenticated { me }),
             (Peer::Unauthenticated, _) => true,
             (Peer::Member { cluster, id: proved }, _) if *cluster == self.cluster => {
                 let proved = MemberId::new(*proved);
-                if self.member(proved).is_none() {
+                if self.member(proved).is_none() && !is_changed {
                     return Err(Refusal::Removed { me, id: proved });
                 }
                 match caller {
                     Caller::Member { id, .. } => *id == proved,
                     // A member is trusted more than a client: its own tools may act as clients.
-                    Caller::Client { .. } => true,
+                    Caller::Client { .. } => self.member(proved).is_some(),
                 }
             }
             (Peer::Client { cluster, .. }, Caller::Client { .. }) => *cluster == self.cluster,

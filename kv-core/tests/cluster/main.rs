@@ -18,6 +18,7 @@ mod links;
 mod load;
 #[cfg(feature = "certs")]
 mod logs;
+mod membership;
 mod metrics;
 mod offline;
 mod options;
@@ -115,6 +116,9 @@ on_every_transport! {
         a_read_of_bounded_staleness_is_fresh_enough_on_every_member,
         a_scan_of_several_pages_is_of_one_revision_while_others_write,
         old_history_is_compacted_and_the_rest_survives_restarts,
+    },
+    membership::{
+        each_of_three_members_is_replaced,
     },
     failover::{
         a_killed_primary_loses_and_duplicates_nothing,

@@ -2,7 +2,7 @@
 
 use super::pending::{Body, Kind, Phase};
 use super::session::Session;
-use super::{Attempt, ClientProtocol};
+use super::{Attempt, ClientProtocol, ProtocolOutput};
 use crate::client::call::{CallError, CallId, Cause, FailureReason, Reply};
 use crate::ids::{Instant, MemberId};
 use crate::message::{Answer, Outcome, ReadMode, Rejection, Request, ServerMessage};
@@ -44,7 +44,14 @@ impl ClientProtocol {
             Answer::HandoverRefused(refusal) => {
                 self.on_result(now, number, attempt, Reply::HandoverRefused(refusal));
             }
+            Answer::Members(members) => self.on_result(now, number, attempt, Reply::Members(members)),
+            Answer::ChangeRefused(why) => {
+                self.on_result(now, number, attempt, Reply::ChangeRefused(why));
+            }
             Answer::NotPrimary { hint } => {
+                if hint.is_some_and(|hint| !self.search.members().contains(&hint)) {
+                    self.outputs.push_back(ProtocolOutput::Outdated { member });
+                }
                 let doubtful = self.search.not_primary(now, member, hint);
                 self.unsuccessful(now, number, FailureReason::NoPrimary, false);
                 if let Some(hint) = doubtful.filter(|_| self.parked.contains(&id)) {
@@ -100,6 +107,8 @@ impl ClientProtocol {
             (Kind::Watch { .. }, Reply::Watched { .. } | Reply::Compacted { .. }) => true,
             (Kind::Status(_), Reply::Status(_)) => true,
             (Kind::Handover { .. }, Reply::Done | Reply::HandoverRefused(_)) => true,
+            (Kind::Members(_), Reply::Members(_)) => true,
+            (Kind::Change { .. }, Reply::Done | Reply::ChangeRefused(_)) => true,
             _ => false,
         };
         if fits {
@@ -126,7 +135,9 @@ impl ClientProtocol {
             | Kind::Anywhere { .. }
             | Kind::Watch { .. }
             | Kind::Status(_)
-            | Kind::Handover { .. } => {
+            | Kind::Handover { .. }
+            | Kind::Members(_)
+            | Kind::Change { .. } => {
                 return self.on_nonsense(now, number, attempt);
             }
         };

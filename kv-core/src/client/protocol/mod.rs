@@ -103,6 +103,8 @@ impl ClientProtocol {
             ProtocolInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
             ProtocolInput::Cancel { id } => drop(self.remove(id)),
             ProtocolInput::Answer { member, message } => self.on_answer(now, member, message),
+            ProtocolInput::Members(members) if members.is_empty() => {}
+            ProtocolInput::Members(members) => self.search.set_members(members),
             ProtocolInput::ConnectionLost { member } => {
                 self.on_lost(now, member, FailureReason::ConnectionLost)
             }
@@ -165,6 +167,8 @@ impl ClientProtocol {
             }
             Call::Status { member } => (Kind::Status(member), Phase::Parked),
             Call::Handover { member, to } => (Kind::Handover { member, to }, Phase::Parked),
+            Call::Members { member } => (Kind::Members(member), Phase::Parked),
+            Call::Change { member, change } => (Kind::Change { member, change }, Phase::Parked),
         };
         self.begin(id, Pending::new(kind, deadline, phase));
         if deadline > now {
@@ -337,7 +341,10 @@ impl ClientProtocol {
             Kind::Request { .. } | Kind::Open(_) | Kind::Linearizable(_) => {
                 self.set_phase(id, Phase::Parked);
             }
-            Kind::Status(member) | Kind::Handover { member, .. } => self.send(now, id, member),
+            Kind::Status(member)
+            | Kind::Members(member)
+            | Kind::Handover { member, .. }
+            | Kind::Change { member, .. } => self.send(now, id, member),
             Kind::Anywhere { start, .. } | Kind::Watch { start, .. } => {
                 let only = matches!(call.kind, Kind::Anywhere { only: true, .. });
                 let (members, tries) = (self.search.members(), call.tries as usize);
@@ -393,6 +400,8 @@ impl ClientProtocol {
             Kind::Watch { query, .. } => ClientCall::Watch(query.clone()),
             Kind::Status(_) => ClientCall::Status,
             Kind::Handover { to, .. } => ClientCall::Handover { to: *to },
+            Kind::Members(_) => ClientCall::Members,
+            Kind::Change { change, .. } => ClientCall::Change(change.clone()),
         };
         call.tries = call.tries.saturating_add(1);
         call.reason = FailureReason::Silent;

@@ -2,7 +2,7 @@
 
 use crate::client::call::{CallError, Cause, FailureReason};
 use crate::ids::{Instant, MemberId, RequestNumber};
-use crate::message::{Operation, Query, ReadMode, WatchQuery};
+use crate::message::{ChangeCall, Operation, Query, ReadMode, WatchQuery};
 use bytes::Bytes;
 
 /// The kind of a call.
@@ -45,6 +45,10 @@ pub(super) enum Kind {
         /// The member that must be the next primary.
         to: Option<MemberId>,
     },
+    /// A call for the member list to one member. There is one attempt.
+    Members(MemberId),
+    /// A change of the member list, at one member. There is one attempt.
+    Change { member: MemberId, change: Box<ChangeCall> },
 }
 
 /// A request before and after its first attempt. Only a numbered request is sent: a number belongs to one session and
@@ -68,12 +72,12 @@ impl Kind {
 
     /// Whether a hidden retry could change the data, so that its attempts must be tracked.
     const fn has_effect(&self) -> bool {
-        matches!(self, Self::Request { .. } | Self::Handover { .. })
+        matches!(self, Self::Request { .. } | Self::Handover { .. } | Self::Change { .. })
     }
 
     /// Whether the call has only one attempt, at one member.
     pub(super) const fn is_single(&self) -> bool {
-        matches!(self, Self::Status(_) | Self::Handover { .. })
+        matches!(self, Self::Status(_) | Self::Handover { .. } | Self::Members(_) | Self::Change { .. })
     }
 }
 

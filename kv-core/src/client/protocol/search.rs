@@ -47,6 +47,13 @@ impl Search {
         &self.members
     }
 
+    /// The member list was changed.
+    pub(super) fn set_members(&mut self, members: Vec<MemberId>) {
+        self.primary = self.primary.filter(|primary| members.contains(primary));
+        self.next %= members.len();
+        self.members = members;
+    }
+
     /// The member has answered.
     pub(super) fn note_answer(&mut self, now: Instant, member: MemberId) {
         self.heard.insert(member, now);

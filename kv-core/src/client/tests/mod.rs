@@ -7,7 +7,7 @@ mod reads;
 use super::*;
 use crate::config::{FixedOptions, Options, Role};
 use crate::error::{AdminError, ConnectError, ReadError, WriteError};
-use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
+use crate::ids::{Epoch, Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
     Answer, ClientCall, ClientMessage, Command, Condition, Effect, Load, MemberState, MemberStatus,
     Operation, Outcome, Query, ReadMode, Record, Request, ServerMessage, SuccessorRefusal,
@@ -47,6 +47,8 @@ fn expectation(me: MemberId) -> Expectation {
         cluster: "test".into(),
         me,
         members: [A, B, C].map(info).to_vec(),
+        epoch: Epoch::ZERO,
+        former: Vec::new(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&Options::default()),
         life: 1,

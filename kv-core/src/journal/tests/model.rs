@@ -69,7 +69,7 @@ impl Model {
                     }
                 }
                 Write::Checkpoint(checkpoint) => now.checkpoint = now.checkpoint.max(*checkpoint),
-                Write::Rebase(_) => unreachable!("not asked for here"),
+                Write::Rebase(_) | Write::Enter(_) | Write::Retire => unreachable!("not asked for here"),
                 Write::Repair(entry) => assert!(now.log.contains(entry)),
                 Write::Trim(op) => now.trim = now.trim.max(*op),
             }

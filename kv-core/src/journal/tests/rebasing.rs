@@ -1,6 +1,7 @@
 //! The log is rebased on another point (rule T3).
 
 use super::*;
+use crate::config::DiskId;
 use crate::message::{LogPoint, LogRebase};
 
 /// The point after `entry`.
@@ -10,7 +11,8 @@ fn point(entry: &Entry) -> LogPoint {
 }
 
 fn rebase(entry: &Entry, incarnation: u64) -> Write {
-    Write::Rebase(LogRebase { point: point(entry), incarnation: Incarnation::new(incarnation) })
+    let incarnation = Incarnation::new(incarnation);
+    Write::Rebase(LogRebase { point: point(entry), incarnation, adopted: None })
 }
 
 /// What a reader finds at these ops.
@@ -105,7 +107,7 @@ fn t3_f_disk_20_a_power_cut_during_the_rebase_leaves_the_old_log_or_the_new() {
             } else {
                 assert!(done.is_err() && head(&recovered) == 10, "operation {operation} seed {seed}");
                 // The state on disk was switched before: opening finds it ahead.
-                let again = journal.rebase_log(point(&cluster[24])).unwrap();
+                let again = journal.rebase_log(point(&cluster[24]), None, DiskId(0)).unwrap();
                 assert_eq!((again.checkpoint, head(&again)), (cluster[24].header.anchor(), 25));
             }
             let from =

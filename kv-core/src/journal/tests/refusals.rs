@@ -118,10 +118,10 @@ fn a_newer_format_is_refused_and_so_is_an_older_one() {
     let (disk, _) = with_entries(3);
     pretend_format(&disk, 9);
     let error = refused(&disk, identity());
-    assert!(matches!(error, OpenError::NewerFormat { found: 9, known: 2 }), "{error}");
+    assert!(matches!(error, OpenError::NewerFormat { found: 9, known: 3 }), "{error}");
     pretend_format(&disk, 1);
     let error = refused(&disk, identity());
-    assert!(matches!(error, OpenError::OlderFormat { found: 1, known: 2 }), "{error}");
+    assert!(matches!(error, OpenError::OlderFormat { found: 1, known: 3 }), "{error}");
 }
 
 /// The first format kept no wall clock beside an entry; the second did not count revisions.

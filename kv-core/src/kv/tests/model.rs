@@ -51,7 +51,7 @@ impl Model {
                 }
                 self.expire(now, due)
             }
-            Operation::OpenSession { .. } | Operation::CloseSession => return,
+            Operation::OpenSession { .. } | Operation::CloseSession | Operation::Reconfigure(_) => return,
         };
         assert_eq!(outcome.effect, expected, "{request:?}");
     }

@@ -72,7 +72,7 @@ async fn t9_damage_of_a_replaced_state_has_no_effect() {
 async fn d7_the_durable_op_goes_back_when_the_log_is_rebased() {
     let bench = Bench::new();
     let shared = &bench.shared;
-    let cluster = shared.cluster.clone();
+    let cluster = shared.members.now().cluster.clone();
     let entries = log(10).iter().map(|entry| EntryMeta::of(&entry.header)).collect();
     let recovered = Recovered { formation: FormationStep::Formed, entries, ..Recovered::empty() };
     shared.set_durable_op(Op::new(10));
@@ -81,7 +81,7 @@ async fn d7_the_durable_op_goes_back_when_the_log_is_rebased() {
     let mut driver = Driver::new(shared.clone(), replica, Op::ZERO);
     let anchor = Anchor { op: Op::new(5), hash: Hash::of(b"another log") };
     let point = LogPoint { anchor, next_revision: Revision::new(6), timestamp: Timestamp::new(5) };
-    driver.step(Input::SnapshotInstalled { point });
+    driver.step(Input::SnapshotInstalled { point, configuration: None });
     assert_eq!(shared.durable_op(), Op::new(5));
 }
 

@@ -27,7 +27,7 @@ impl Turns {
     fn new() -> Self {
         let bench = Bench::new();
         let shared = bench.shared.clone();
-        let config = ReplicaConfig::new(shared.cluster.clone(), ME, Options::default(), 1);
+        let config = ReplicaConfig::new(shared.members.now().cluster.clone(), ME, Options::default(), 1);
         let recovered = Recovered { formation: FormationStep::Formed, ..Recovered::empty() };
         let replica = Replica::new(config, recovered, shared.clock.now());
         let driver = Driver::new(shared, replica, Op::ZERO).run().boxed_local();
@@ -125,8 +125,8 @@ impl Turns {
     }
 
     fn to_peer(&self) -> Arc<Queue> {
-        let mut lanes = self.bench.shared.lanes.all();
-        lanes.find(|(to, lane, _)| (*to, *lane) == (PEER, Lane::Control)).expect("it is a peer").2
+        self.bench.shared.lanes.add([PEER]);
+        self.bench.shared.lanes.one(PEER, Lane::Control).expect("it is a peer")
     }
 
     /// The peer answers this round.

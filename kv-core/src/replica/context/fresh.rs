@@ -17,6 +17,10 @@ impl Context {
         let (view, checkpoint, sent) = (self.view, self.reported_checkpoint(), self.moment());
         self.promise();
         self.send(to, Message::CommitOk { view, round, log, checkpoint, sent });
+        if !self.is_voter() {
+            // The change that gives it a vote names its disk (rule M6).
+            self.send(to, self.ask());
+        }
     }
 
     /// The primary has sent what a confirmed round proves to this member. It stays true, whatever happens to the

@@ -16,6 +16,11 @@ pub(crate) struct Promise {
 }
 
 impl Promise {
+    /// Whether it was made in this life.
+    pub(super) const fn is_known(&self) -> bool {
+        self.view.is_some()
+    }
+
     /// The promise of a member that starts: it does not know what it promised in an earlier life.
     pub(crate) fn of_earlier_lives(now: Instant, lease: Duration) -> Option<Self> {
         (!lease.is_zero()).then(|| Self { view: None, until: now.after(lease) })

@@ -19,8 +19,9 @@ pub(crate) struct Log {
     floor: Anchor,
     floor_next_revision: Revision,
     floor_timestamp: Timestamp,
-    /// The epoch of the entry after the floor.
-    floor_next_epoch: Epoch,
+    /// The epoch of the entry after the floor; `None` if it is not known. Then the entry whose parent is the floor
+    /// shows it.
+    floor_next_epoch: Option<Epoch>,
     /// Begins with op `floor + 1`. Each entry contains the hash of the one before.
     entries: VecDeque<EntryMeta>,
     /// Everything up to here is durable. Invariant: `floor <= durable <= head`.
@@ -44,8 +45,10 @@ impl Log {
             floor: recovered.floor,
             floor_next_revision: recovered.floor_next_revision,
             floor_timestamp: recovered.floor_timestamp,
-            // A member enters an epoch with the log through the stop before it, or with a state above that.
-            floor_next_epoch: recovered.entries.first().map_or(recovered.view.epoch(), EntryMeta::epoch),
+            floor_next_epoch: match recovered.entries.first() {
+                None if recovered.floor == Anchor::ZERO => Some(Epoch::ZERO),
+                first => first.map(EntryMeta::epoch),
+            },
             entries: recovered.entries.iter().copied().collect(),
             durable: head,
             past_gap: recovered.damage.as_ref().map(|damage| damage.past_gap.clone()).unwrap_or_default(),
@@ -76,9 +79,17 @@ impl Log {
         self.entries.back().map_or(self.floor_timestamp, |meta| meta.timestamp)
     }
 
-    /// The epoch of the entry after the head.
-    pub(crate) fn next_epoch(&self) -> Epoch {
-        self.entries.back().map_or(self.floor_next_epoch, EntryMeta::next_epoch)
+    /// Whether the entry after the head may be of this epoch (rule M1).
+    fn continues_with(&self, epoch: Epoch) -> bool {
+        self.entries
+            .back()
+            .map_or(self.floor_next_epoch, |last| Some(last.next_epoch()))
+            .is_none_or(|it| it == epoch)
+    }
+
+    /// The stop at the head, if the head is one: the log of its epoch ends there (rule M1).
+    pub(crate) fn stop(&self) -> Option<Anchor> {
+        self.entries.back().filter(|last| last.is_stop()).map(|_| self.head())
     }
 
     pub(crate) fn meta(&self, op: Op) -> Option<&EntryMeta> {
@@ -107,15 +118,15 @@ impl Log {
         self.anchor(op).map(|anchor| LogPoint { anchor, next_revision, timestamp })
     }
 
-    /// Restarts the log at this point, which is in `epoch`. As in the journal, of the entries behind damage only those
+    /// Restarts the log at this point. As in the journal, of the entries behind damage only those
     /// that follow the point are kept. Everything at or below the point is durable elsewhere.
-    pub(crate) fn restart(&mut self, point: LogPoint, epoch: Epoch) {
+    pub(crate) fn restart(&mut self, point: LogPoint) {
         let op = point.anchor.op;
         let differs = self.head().op >= op || self.contradicts(point.anchor);
         self.floor = point.anchor;
         self.floor_next_revision = point.next_revision;
         self.floor_timestamp = point.timestamp;
-        self.floor_next_epoch = epoch;
+        self.floor_next_epoch = None;
         self.entries.clear();
         self.bytes = 0;
         self.pending.clear();
@@ -138,7 +149,7 @@ impl Log {
         let head = self.head();
         header.op == head.op.next()
             && header.parent == head.hash
-            && header.view.epoch() == self.next_epoch()
+            && self.continues_with(header.view.epoch())
             && header.first_revision == self.next_revision()
             && header.timestamp >= self.timestamp()
     }
@@ -196,7 +207,7 @@ impl Log {
             self.past_gap.remove(&head.op);
             match self.past_gap.get(&head.op.next()) {
                 Some(EntryPastGap::Intact { meta, parent })
-                    if *parent == head.hash && meta.epoch() == self.next_epoch() =>
+                    if *parent == head.hash && self.continues_with(meta.epoch()) =>
                 {
                     let meta = *meta;
                     self.push(meta);
@@ -213,6 +224,14 @@ impl Log {
     /// The unreadable entries above `op`, ascending.
     pub(crate) fn faulty_above(&self, op: Op) -> impl Iterator<Item = Op> {
         self.faulty.range(op.next()..).copied()
+    }
+
+    pub(crate) fn forget_past_gap(&mut self) {
+        self.past_gap.clear();
+    }
+
+    pub(crate) fn has_faulty(&self) -> bool {
+        !self.faulty.is_empty()
     }
 
     pub(crate) fn mark_faulty(&mut self, op: Op) {
@@ -281,7 +300,7 @@ impl Log {
             self.faulty.remove(&self.floor.op);
             self.floor_next_revision = meta.next_revision;
             self.floor_timestamp = meta.timestamp;
-            self.floor_next_epoch = meta.next_epoch();
+            self.floor_next_epoch = Some(meta.next_epoch());
         }
     }
 

@@ -2,6 +2,7 @@
 //! here depends on the state that the replica is in.
 
 mod digests;
+mod epochs;
 mod fresh;
 mod lease;
 mod log;
@@ -23,10 +24,11 @@ pub(super) use transfer::ChunkOutcome;
 pub(super) use votes::Suspicion;
 
 use super::{Halt, Now, Output, ReplicaConfig};
-use crate::config::{Cluster, Options, Role};
+use crate::config::{Cluster, Configuration, Options, Role};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Cut, Entry, EntryPastGap, Extent, Message, Recovered, ViewRecord, Write};
+use crate::message::{Cut, Entry, EntryPastGap, Extent, Membership, Message, Recovered, ViewRecord, Write};
 use digests::Digests;
+use epochs::Epochs;
 use lease::Promise;
 use log::Log;
 use repair::Repairs;
@@ -114,6 +116,7 @@ pub(super) struct Context {
     pub(super) checkpoint: Op,
     trimming: Trimming,
     pub(super) transfer: Transfer,
+    pub(super) epochs: Epochs,
     pub(super) writes: WriteProgress,
     pub(super) votes: Votes,
     digests: Digests,
@@ -127,7 +130,17 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(config: ReplicaConfig, recovered: &Recovered, now: Now) -> Self {
-        let ReplicaConfig { cluster, me, options, seed, stateless, staged, window_bytes } = config;
+        let ReplicaConfig { cluster, me, options, seed, stateless, staged, window_bytes, disk } = config;
+        let (cluster, epochs) = match recovered.membership.clone() {
+            Some(Membership { configuration, disk, ended, .. }) => {
+                let cluster = configuration.cluster(cluster.name()).expect("a configuration is valid");
+                (cluster, Epochs::new(configuration, disk, ended, now.monotonic))
+            }
+            None => {
+                let founding = Configuration::founding(&cluster);
+                (cluster, Epochs::new(founding, disk, 0, now.monotonic))
+            }
+        };
         let vote_lifetime = options.heartbeat * 8;
         let mut cx = Self {
             cluster,
@@ -154,6 +167,7 @@ impl Context {
             checkpoint: recovered.checkpoint.op,
             trimming: Trimming::new(recovered.floor.op, recovered.checkpoint.op, now.monotonic),
             transfer: Transfer::new(stateless, staged),
+            epochs,
             writes: WriteProgress::default(),
             votes: Votes::new(vote_lifetime),
             digests: Digests::default(),
@@ -163,6 +177,7 @@ impl Context {
             halted: false,
         };
         cx.commit_by_pipeline();
+        cx.commit_what_was_entered();
         cx.ages_of_recovered();
         cx
     }
@@ -190,15 +205,25 @@ impl Context {
         self.cluster.is_voter(self.me)
     }
 
-    /// Whether a message from this member counts. A standby has no vote. Nothing leads to another epoch yet, and a view
-    /// of one has its own list of members, quorums and primaries (rule M4).
+    /// Whether a message from this member counts. A standby has no vote. What is committed is the same in all epochs,
+    /// so members of another epoch, whom this one may not know, may ask for it and answer such requests.
     pub(super) fn hears(&self, from: MemberId, message: &Message) -> bool {
-        let is_vote = matches!(message, Message::StartViewChange { .. } | Message::DoViewChange { .. });
-        let is_of_this_epoch = message.view().is_none_or(|view| view.epoch() == self.view.epoch());
-        if !is_of_this_epoch {
-            trace!(%from, message = message.name(), mine = %self.view, "ignore a message of another epoch");
+        let counts = match message {
+            Message::StartViewChange { .. } | Message::DoViewChange { .. } => self.cluster.is_voter(from),
+            Message::Fetch { .. }
+            | Message::NewState { .. }
+            | Message::TooOld { .. }
+            | Message::GetSnapshot { .. }
+            | Message::SnapshotChunk { .. }
+            | Message::SnapshotGone { .. }
+            | Message::AskEpoch { .. }
+            | Message::Epoch { .. } => true,
+            _ => self.cluster.member(from).is_some(),
+        };
+        if !counts {
+            trace!(%from, message = message.name(), "ignore a message of who has no say in this epoch");
         }
-        self.cluster.member(from).is_some() && (!is_vote || self.cluster.is_voter(from)) && is_of_this_epoch
+        counts
     }
 
     pub(super) fn is_damaged(&self) -> bool {
@@ -278,10 +303,14 @@ impl Context {
     }
 
     pub(super) fn advance_commit(&mut self, op: Op) {
+        let before = self.applicable();
         if op > self.commit {
             self.commit = op;
             self.forget_ages_below(op);
-            self.outputs.push_back(Output::Commit { commit: self.anchor(op) });
+        }
+        let applicable = self.applicable();
+        if applicable > before {
+            self.outputs.push_back(Output::Commit { commit: self.anchor(applicable) });
         }
     }
 

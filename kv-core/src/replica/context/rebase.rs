@@ -2,15 +2,15 @@
 
 use super::{Context, Output};
 use crate::ids::WriteSeq;
-use crate::message::{LogPoint, LogRebase, Write};
+use crate::message::{AdoptedEpoch, LogPoint, LogRebase, Write};
 
 impl Context {
     /// Rule T3: rebases the log on `point`. Entries above that chain to it are kept. Returns false if the log already
     /// stands on it.
-    pub(crate) fn rebase_log(&mut self, point: LogPoint) -> bool {
+    pub(crate) fn rebase_log(&mut self, point: LogPoint, adopted: Option<Box<AdoptedEpoch>>) -> bool {
         let LogPoint { anchor, .. } = point;
         let keeps = self.log.holds(anchor);
-        if keeps && anchor.op <= self.checkpoint {
+        if keeps && anchor.op <= self.checkpoint && adopted.is_none() {
             // A lost state was fetched: the entries after it are applied again, from the log.
             self.state_went_back(anchor.op);
             self.applied = anchor.op;
@@ -19,10 +19,10 @@ impl Context {
             return false;
         }
         if !keeps {
-            self.log.restart(point, self.view.epoch());
+            self.log.restart(point);
         }
         self.incarnation = self.incarnation.next();
-        let seq = self.write(Write::Rebase(LogRebase { point, incarnation: self.incarnation }));
+        let seq = self.write(Write::Rebase(LogRebase { point, incarnation: self.incarnation, adopted }));
         self.note_rebase(anchor, keeps, seq);
         self.entry_arrived(anchor, false);
         self.advance_commit(anchor.op);

@@ -78,6 +78,10 @@ impl Context {
     pub(crate) fn ask_for_repairs(&mut self) {
         let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
         let mut peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
+        if peers.is_empty() {
+            // They were removed.
+            return;
+        }
         // Standbys last: they may have little of the log.
         peers.sort_by_key(|peer| (!self.cluster.is_voter(*peer), *peer));
         let mut questions = Vec::new();

@@ -40,7 +40,7 @@ pub(crate) struct Transfer {
     pub(crate) stateless: bool,
     /// The part of a snapshot that the driver has stored, in this life or an earlier one.
     staged: Option<Staged>,
-    run: Option<Run>,
+    pub(super) run: Option<Run>,
     /// How long a run may make no progress before it restarts, if a source has answered that it no longer has the
     /// snapshot. Doubles each time, so that a transfer completes however slow its sources are.
     stall: Duration,
@@ -69,7 +69,7 @@ struct Staged {
 
 /// A transfer in progress. It continues across views, because committed entries stay committed.
 #[derive(Debug)]
-struct Run {
+pub(super) struct Run {
     /// Whom to ask next: the member that sent the last piece.
     source: MemberId,
     /// The member that sent the first piece, and so chose the anchor. Another one chooses next time.
@@ -132,6 +132,8 @@ pub(crate) enum ChunkOutcome {
     Done,
     /// Rule T4: its source is in a newer view. The member must be durably in that view before it takes the piece.
     NewerView,
+    /// The same, of a source in a later epoch.
+    LaterEpoch,
     /// The snapshot is not usable here.
     Unusable,
 }
@@ -232,6 +234,10 @@ impl Context {
 
     fn data_peers(&self) -> impl Iterator<Item = MemberId> {
         let primary = self.primary();
+        if let Some(sources) = self.epochs.data_sources() {
+            // The members of the own epoch may all be gone, or lack what is needed.
+            return sources.into_iter();
+        }
         let mut peers: Vec<MemberId> =
             self.cluster.peers(self.me).filter(|peer| peer.role == Role::Data).map(|peer| peer.id).collect();
         peers.sort_by_key(|peer| (*peer != primary, !self.cluster.is_voter(*peer), *peer));
@@ -295,12 +301,17 @@ impl Context {
         let useful = self.is_usable(at);
         let patience = self.options.failure_timeout_min;
         let joined = self.is_durable(self.transfer.joined);
+        let epoch = self.epoch();
         let asked = |run: &&mut Run| {
             let is_next = chunk.after == run.next && run.at.is_none_or(|begun| begun == at);
             run.nonce == nonce && !run.complete && is_next
         };
         let Some(run) = self.transfer.run.as_mut().filter(asked) else { return ChunkOutcome::Done };
-        if view > self.view {
+        if view.epoch() > epoch && !self.epochs.is_prepared_for(view, self.view) {
+            run.moved_at = now;
+            return ChunkOutcome::LaterEpoch;
+        }
+        if view > self.view && view.epoch() == epoch {
             // The piece is requested again.
             run.moved_at = now;
             debug!(%from, %view, mine = %self.view, "the source of the state is in a newer view");
@@ -322,6 +333,7 @@ impl Context {
         if run.at.is_none() {
             run.origin = from;
         }
+        self.epochs.seen = self.epochs.seen.max(view);
         run.at = Some(at);
         run.unstaged += 1;
         (run.source, run.patience, run.moved_at) = (from, patience, now);

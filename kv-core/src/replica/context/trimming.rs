@@ -57,7 +57,7 @@ impl Context {
     /// further below.
     pub(crate) fn checkpoint_of_witness(&mut self) {
         let now = self.now.monotonic;
-        let held = self.commit.min(self.log.durable().op);
+        let held = self.applicable().min(self.log.durable().op);
         if self.is_witness() && held > self.checkpoint && now >= self.trimming.next_at {
             self.trimming.next_at = now.after(self.options.failure_timeout_max);
             self.on_checkpointed(self.anchor(held));
@@ -88,6 +88,10 @@ impl Context {
     /// Rule T8: drops entries that no member needs any more, and entries beyond the budget even if members that are
     /// away need them. `needless` is the smallest checkpoint of all members.
     pub(crate) fn on_trim(&mut self, needless: Op) {
+        if self.own_stop().is_some() || !self.is_settled() {
+            // Rule M7: those that the next epoch needs may lack the last entries of this one.
+            return;
+        }
         let own = self.reported_checkpoint();
         let mut trim = needless.max(self.beyond_budget(own)).min(own);
         if let Some(held) = self.transfer.holds_above(self.now.monotonic) {

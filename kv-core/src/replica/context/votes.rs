@@ -2,7 +2,7 @@
 //! later.
 
 use super::{Context, Flow, Transition};
-use crate::ids::{Instant, MemberId, View};
+use crate::ids::{Epoch, Instant, MemberId, View};
 use crate::message::Message;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -59,7 +59,14 @@ impl Context {
         let target = wanted.into_iter().flatten().fold(target, View::max);
         *vote = Some(Suspicion { target, resend_at: now.after(self.options.heartbeat * 2) });
         // A standby has no vote. It only notes that it follows nobody.
-        if self.is_voter() { self.send_vote(target) } else { Flow::Continue(()) }
+        if self.is_voter() {
+            return self.send_vote(target);
+        }
+        if self.epoch() > Epoch::ZERO {
+            // It may have been removed.
+            self.broadcast(&self.ask());
+        }
+        Flow::Continue(())
     }
 
     /// Sends to all a vote to leave this view, in favour of `target`.

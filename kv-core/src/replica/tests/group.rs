@@ -2,11 +2,13 @@
 
 use super::checks::{Checks, MOST_OUTPUTS};
 use super::clocks::{Clock, Stamps};
-use crate::config::{Cluster, Options};
-use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
+use crate::config::{Change, ChangeRequest, Cluster, Configuration, DiskId, HistoryId, Options};
+use crate::ids::{
+    Anchor, Epoch, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq,
+};
 use crate::message::{
-    Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, Extent, FormationStep, LogPoint, LogRebase,
-    Message, Operation, Recovered, Request, Write,
+    AdoptedEpoch, Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, EpochRecord, Extent,
+    FormationStep, LogPoint, LogRebase, Membership, Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use bytes::Bytes;
@@ -41,7 +43,8 @@ pub(super) struct Disk {
     pub(super) floor: (Anchor, Revision, Timestamp),
     /// Pieces of a snapshot, and the op of the engine after one was installed.
     pub(super) snapshot: Option<(Anchor, ChunkEnd)>,
-    pub(super) engine: Option<LogPoint>,
+    pub(super) engine: Option<(LogPoint, Option<Configuration>)>,
+    pub(super) membership: Option<Membership>,
 }
 
 impl Disk {
@@ -59,6 +62,7 @@ impl Disk {
             floor: (Anchor::ZERO, Revision::new(1), Timestamp::ZERO),
             snapshot: None,
             engine: None,
+            membership: None,
         }
     }
 
@@ -106,6 +110,23 @@ impl Disk {
                 );
                 self.bad.remove(&op);
             }
+            Write::Enter(record) => {
+                let EpochRecord { configuration, disk, ended, cut } = *record;
+                assert_eq!(
+                    Some(cut.after.op),
+                    self.entries.keys().next_back().copied(),
+                    "the log ends with the stop"
+                );
+                assert!(self.checkpoint.op < cut.after.op, "no checkpoint covers the stop before");
+                (self.view, self.log_view) = (configuration.first, configuration.first);
+                (self.damaged, self.incarnation) = (None, cut.incarnation);
+                self.membership = Some(Membership { configuration, disk, retired: false, ended });
+            }
+            Write::Retire => {
+                if let Some(membership) = &mut self.membership {
+                    membership.retired = true;
+                }
+            }
             Write::Checkpoint(anchor) => self.checkpoint = anchor,
             Write::Rebase(rebase) => self.rebase(rebase),
             Write::Trim(op) => {
@@ -115,7 +136,11 @@ impl Disk {
         }
     }
 
-    fn rebase(&mut self, LogRebase { point, incarnation }: LogRebase) {
+    fn rebase(&mut self, LogRebase { point, incarnation, adopted }: LogRebase) {
+        if let Some(adopted) = adopted {
+            assert!(adopted.view > self.view, "views only grow");
+            (self.membership, self.view, self.damaged) = (Some(adopted.membership), adopted.view, None);
+        }
         self.incarnation = incarnation;
         self.checkpoint = point.anchor;
         let (op, hash) = (point.anchor.op, point.anchor.hash);
@@ -133,8 +158,12 @@ impl Disk {
 
     /// The engine's state was replaced. If it is older than a lost one, the superblock's record of the lost one is
     /// void.
-    fn put_state(&mut self, point: LogPoint, writing: &mut VecDeque<(WriteSeq, Write)>) {
-        self.engine = Some(point);
+    fn put_state(
+        &mut self,
+        (point, configuration): (LogPoint, Option<Configuration>),
+        writing: &mut VecDeque<(WriteSeq, Write)>,
+    ) {
+        self.engine = Some((point, configuration));
         let under_way = writing.iter_mut().filter_map(|(_, write)| match write {
             Write::Checkpoint(anchor) => Some(anchor),
             _ => None,
@@ -170,11 +199,18 @@ impl Disk {
     }
 
     /// As a driver does when it opens a directory.
-    fn recover(&mut self) -> Recovered {
-        let later = self.engine.filter(|point| point.anchor.op > self.checkpoint.op);
+    fn recover(&mut self, disk: DiskId) -> Recovered {
+        let later = self.engine.clone().filter(|(point, _)| point.anchor.op > self.checkpoint.op);
         match later {
-            Some(point) if self.chain_holds(point.anchor) => self.checkpoint = point.anchor,
-            Some(point) => self.rebase(LogRebase { point, incarnation: self.incarnation.next() }),
+            Some((point, _)) if self.chain_holds(point.anchor) => self.checkpoint = point.anchor,
+            Some((point, configuration)) => {
+                let epoch = self.membership.as_ref().map_or(Epoch::ZERO, |it| it.configuration.epoch);
+                let ended = self.membership.as_ref().map_or(0, |it| it.ended).max(self.view.number());
+                let adopted = configuration.filter(|it| it.epoch > epoch).map(|configuration| {
+                    Box::new(AdoptedEpoch::of(configuration, disk, ended, View::new(ended)))
+                });
+                self.rebase(LogRebase { point, incarnation: self.incarnation.next(), adopted });
+            }
             None => {}
         }
         Recovered {
@@ -188,6 +224,7 @@ impl Disk {
             floor_timestamp: self.floor.2,
             incarnation: self.incarnation,
             damage: self.damaged.map(|extent| Damage { past_gap: self.behind(), extent }),
+            membership: self.membership.clone(),
         }
     }
 
@@ -248,6 +285,31 @@ pub(super) struct Member {
     pub(super) pinned: Option<Anchor>,
 }
 
+impl Member {
+    fn new() -> Self {
+        Self {
+            replica: None,
+            disk: Disk::empty(),
+            writing: VecDeque::new(),
+            stalled: false,
+            hangs: false,
+            staged: BTreeMap::new(),
+            ready: Vec::new(),
+            refused: Vec::new(),
+            halt: None,
+            paused: false,
+            life: 0,
+            stateless: false,
+            pinned: None,
+        }
+    }
+}
+
+/// The disk of a member.
+pub(super) fn disk_of(id: MemberId) -> DiskId {
+    DiskId(1000 + u128::from(id.get()))
+}
+
 /// What a member does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -292,6 +354,8 @@ pub(super) struct Group {
     pub(super) stamps: Stamps,
     /// A journal bug: the wall clock beside an entry is that of the first entry at its op.
     pub(super) written_once: bool,
+    /// The configuration of each epoch that a member has entered.
+    pub(super) configurations: BTreeMap<Epoch, Configuration>,
     checks: Checks,
 }
 
@@ -326,23 +390,8 @@ impl Group {
             };
         }
         let cluster = builder.build().expect("a valid cluster");
-        let member = || Member {
-            replica: None,
-            disk: Disk::empty(),
-            writing: VecDeque::new(),
-            stalled: false,
-            hangs: false,
-            staged: BTreeMap::new(),
-            ready: Vec::new(),
-            refused: Vec::new(),
-            halt: None,
-            paused: false,
-            life: 0,
-            stateless: false,
-            pinned: None,
-        };
         let now = Now { monotonic: Instant::new(1_000_000_000), wall: Timestamp::new(1_700_000_000_000) };
-        let members = (0..all).map(|_| member()).collect();
+        let members = (0..all).map(|_| Member::new()).collect();
         let mut group = Self {
             cluster,
             members,
@@ -366,6 +415,7 @@ impl Group {
             clocks: vec![Clock::right(); usize::from(all)],
             stamps: Stamps::default(),
             written_once: false,
+            configurations: BTreeMap::new(),
             checks: Checks::default(),
         };
         for id in 0..all {
@@ -395,8 +445,9 @@ impl Group {
         member.ready.clear();
         member.pinned = None;
         config.stateless = member.stateless;
+        config.disk = disk_of(MemberId::new(id));
         config.staged = member.disk.snapshot.clone();
-        let recovered = member.disk.recover();
+        let recovered = member.disk.recover(disk_of(MemberId::new(id)));
         member.staged = member.disk.entries.clone();
         member.replica = Some(Replica::new(config, recovered, now));
         self.drain(id);
@@ -497,6 +548,9 @@ impl Group {
                     {
                         member.staged.retain(|op, _| *op <= cut.after.op);
                     }
+                    if let Write::Enter(record) = &write {
+                        member.staged.retain(|op, _| *op <= record.cut.after.op);
+                    }
                     if let Write::Rebase(_) = &write
                         && let Some(replica) = &member.replica
                     {
@@ -575,6 +629,14 @@ impl Group {
                     let index = usize::try_from(commit.op.get()).expect("small") - 1;
                     assert_eq!(self.committed.get(index), Some(&commit.hash), "member {id}, {commit:?}");
                 }
+                Output::ReadStop { stop } => {
+                    let entry = member.staged.get(&stop.op).filter(|entry| entry.header.anchor() == stop);
+                    let configuration =
+                        entry.and_then(Entry::next_configuration).expect("the stop is in the journal");
+                    self.input(id, Input::Stop { stop, configuration });
+                }
+                Output::Entered { configuration } => self.entered(id, *configuration),
+                Output::Reach { .. } => {}
                 Output::ReadReady { tickets, op } => {
                     for ticket in tickets {
                         let least = self.reads.remove(&(id, ticket)).unwrap_or(0);
@@ -638,13 +700,15 @@ impl Group {
                 continue;
             }
             let point = self.points[&at];
-            member.disk.put_state(point, &mut member.writing);
+            let known = self.configurations.values().filter(|it| it.stop.op <= at.op);
+            let configuration = known.last().cloned();
+            member.disk.put_state((point, configuration.clone()), &mut member.writing);
             member.stateless = false;
             self.installed += 1;
-            self.input(id, Input::SnapshotInstalled { point });
+            let configuration = configuration.map(Box::new);
+            self.input(id, Input::SnapshotInstalled { point, configuration });
             let member = &self.members[usize::from(id)];
-            let applied =
-                member.replica.as_ref().filter(|_| !member.hangs).map(|replica| replica.commit().op);
+            let applied = member.replica.as_ref().filter(|_| !member.hangs).map(|it| it.cx.applicable());
             if let Some(op) = applied {
                 self.input(id, Input::Applied { op });
             }
@@ -655,7 +719,7 @@ impl Group {
     /// Takes a checkpoint of the committed and durable entries.
     pub(super) fn checkpoint(&mut self, id: u8) {
         let replica = self.replica(id);
-        let checkpoint = replica.cx.anchor(replica.cx.commit.min(replica.cx.log.durable().op));
+        let checkpoint = replica.cx.anchor(replica.cx.applicable().min(replica.cx.log.durable().op));
         self.input(id, Input::Checkpointed { checkpoint });
     }
 
@@ -685,16 +749,84 @@ impl Group {
         last
     }
 
-    /// A replication quorum holds every committed entry. A damaged member counts, because it claims nothing.
+    /// A replication quorum of the members of some epoch holds every committed entry. A damaged member counts, because
+    /// it claims nothing.
     fn check_committed_is_kept(&self) {
         for (index, hash) in self.committed.iter().enumerate().rev().take(8) {
             let op = Op::new(index as u64 + 1);
-            let voters = (0..).zip(&self.members).filter(|(id, _)| self.cluster.is_voter(MemberId::new(*id)));
-            let holders = voters.filter(|(_, member)| {
-                let entry = member.disk.entries.get(&op).map(|entry| entry.header.hash());
-                member.disk.damaged.is_some() || op <= member.disk.floor.0.op || entry == Some(*hash)
-            });
-            assert!(holders.count() >= self.cluster.replication_quorum(), "{op:?} is held by too few");
+            let is_kept = |cluster: &Cluster| {
+                let voters = (0..).zip(&self.members).filter(|(id, _)| cluster.is_voter(MemberId::new(*id)));
+                let holders = voters.filter(|(_, member)| {
+                    let entry = member.disk.entries.get(&op).map(|entry| entry.header.hash());
+                    member.disk.damaged.is_some() || op <= member.disk.floor.0.op || entry == Some(*hash)
+                });
+                holders.count() >= cluster.replication_quorum()
+            };
+            let later = self.configurations.values().map(|it| it.cluster("group").expect("valid"));
+            assert!(
+                is_kept(&self.cluster) || later.into_iter().any(|it| is_kept(&it)),
+                "{op:?} is held by too few"
+            );
+        }
+    }
+
+    /// A member is in an epoch: all that enter it have the same configuration.
+    fn entered(&mut self, id: u8, configuration: Configuration) {
+        let epoch = configuration.epoch;
+        let known = self.configurations.entry(epoch).or_insert_with(|| configuration.clone());
+        assert_eq!(*known, configuration, "member {id} enters {epoch:?}");
+    }
+
+    /// A member that is in no configuration yet: an empty disk, and no process.
+    pub(super) fn machine(&mut self) -> u8 {
+        self.members.push(Member::new());
+        self.clocks.push(Clock::right());
+        u8::try_from(self.members.len() - 1).expect("few members")
+    }
+
+    /// Formats the disk of a machine as that of the standby that the configuration of `of` names, and starts it.
+    pub(super) fn join(&mut self, machine: u8, of: u8) {
+        let (configuration, ended) = {
+            let replica = self.replica(of);
+            (replica.configuration().clone(), replica.cx.epochs.ended)
+        };
+        let disk = &mut self.members[usize::from(machine)].disk;
+        disk.formation = FormationStep::Formed;
+        disk.view = configuration.first;
+        let id = disk_of(MemberId::new(machine));
+        disk.membership = Some(Membership { configuration, disk: id, retired: false, ended });
+        self.start(machine);
+    }
+
+    /// Asks a member to change the member list.
+    pub(super) fn change(&mut self, id: u8, change: Change) {
+        let request = self.change_request(id, change);
+        self.input(id, Input::Change { change: Box::new(request) });
+    }
+
+    /// The request for a change, as the primary `id` would make it.
+    pub(super) fn change_request(&self, id: u8, change: Change) -> ChangeRequest {
+        let configuration = self.replica(id).configuration();
+        let goes = match &change {
+            Change::Remove { id } | Change::Replace { old: id, .. } => Some(*id),
+            _ => None,
+        };
+        let new = match &change {
+            Change::Replace { new, .. } => Some(*new),
+            _ => None,
+        };
+        let me = MemberId::new(id);
+        let voters = configuration.members.iter().filter(|(_, it)| !it.is_standby).map(|(id, _)| *id);
+        let stay = voters.chain(new).filter(|id| Some(*id) != goes);
+        let first = if goes == Some(me) { stay.clone().next() } else { Some(me) };
+        let disks = stay.map(|id| (id, disk_of(id))).collect();
+        ChangeRequest {
+            ends: configuration.epoch,
+            nonce: u128::from(self.lives),
+            change,
+            first: first.unwrap_or(me),
+            history: HistoryId(9),
+            disks,
         }
     }
 
@@ -716,6 +848,10 @@ impl Group {
     /// Delivers one message; false if there is none.
     pub(super) fn deliver(&mut self) -> bool {
         let Some(envelope) = self.network.pop_front() else { return false };
+        if usize::from(envelope.to.get()) >= self.members.len() {
+            // No machine has that address.
+            return true;
+        }
         if self.members[usize::from(envelope.to.get())].paused {
             self.network.push_back(envelope);
             return self.network.iter().any(|other| !self.members[usize::from(other.to.get())].paused);

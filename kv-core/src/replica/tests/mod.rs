@@ -8,6 +8,7 @@ mod epochs;
 mod executions;
 mod group;
 mod handover;
+mod membership;
 mod model;
 mod reads;
 mod rules;

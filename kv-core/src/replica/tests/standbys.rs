@@ -70,15 +70,15 @@ fn v8_a_primary_that_only_standbys_hear_abdicates() {
     group.run_until("it abdicates", |group| !group.replica(0).is_serving());
 }
 
-/// Otherwise one member that is in no quorum moves the others from view to view, as far as the numbers go.
+/// Otherwise one member that is in no quorum moves the others as far as the numbers go.
 #[test]
-fn v2_a_view_of_a_standby_moves_no_voter() {
+fn v2_a_view_of_a_standby_moves_a_voter_only_a_little() {
     let mut group = group(2);
-    let message = Message::GetState { view: View::new(9), nonce: 1 };
+    let message = Message::GetState { view: View::new(1 << 30), nonce: 1 };
     group.input(0, Input::Message { from: id(2), message: message.clone() });
-    assert_eq!((group.replica(0).view(), group.serving()), (View::ZERO, Some(0)));
+    assert_eq!(group.replica(0).view(), View::new(1024));
     group.input(0, Input::Message { from: id(1), message });
-    assert_eq!(group.replica(0).view(), View::new(9));
+    assert_eq!(group.replica(0).view(), View::new(1 << 30));
 }
 
 #[test]

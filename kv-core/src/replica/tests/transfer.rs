@@ -132,7 +132,7 @@ fn t3_a_crash_between_replacing_the_state_and_rebasing_the_log_is_harmless() {
     pass(&mut group, 3000);
     group.members[2].stalled = true;
     group.install_snapshots();
-    let point = group.members[2].disk.engine.expect("it was switched").anchor;
+    let point = group.members[2].disk.engine.as_ref().expect("it was switched").0.anchor;
     assert_ne!(group.members[2].disk.checkpoint, point);
     group.members[2].stalled = false;
     group.crash(2);

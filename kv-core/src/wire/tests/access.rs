@@ -33,6 +33,8 @@ fn f_input_9_every_message_has_its_lane_and_its_senders() {
         ("SnapshotGone", Lane::Bulk, true),
         ("Formation", Lane::Control, true),
         ("StateDigest", Lane::Control, false),
+        ("AskEpoch", Lane::Control, true),
+        ("Epoch", Lane::Control, true),
     ];
     let messages = messages();
     for (code, (name, lane, witness)) in (0u8..).zip(table) {
@@ -62,7 +64,7 @@ fn f_input_9_every_call_is_a_clients() {
     let calls = client_messages();
     let mut codes: Vec<_> = calls.iter().map(|call| encode_client_message(call)[HEADER_BYTES + 1]).collect();
     codes.dedup();
-    assert_eq!(codes, [0, 1, 2, 3, 4, 5], "a sample of each call");
+    assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7], "a sample of each call");
     for call in &calls {
         for party in parties() {
             assert_eq!(party.may_call(&call.what), party == Party::Client, "{call:?} from {party:?}");
@@ -84,6 +86,7 @@ fn f_input_9_every_operation_has_its_senders() {
         (Operation::CloseSession, true),
         (put, true),
         (Operation::Expire(Vec::new()), false),
+        (Operation::Reconfigure(Box::new(next_epoch())), false),
     ];
     for (operation, by_clients) in operations {
         for party in parties() {

@@ -31,3 +31,16 @@ fn frames_are_encoded_as_before_unless_the_version_is_new() {
     assert!(differs.is_none(), "a frame is encoded differently: {what_to_do}\n{differs:#?}");
     assert_eq!(STORED.lines().count(), listed.lines().count(), "there are other frames: {what_to_do}");
 }
+
+/// Members of the earlier version that is still spoken understand every frame that they know.
+#[test]
+fn frames_of_the_earlier_version_are_encoded_as_then() {
+    const EARLIER: &str = include_str!("formats-8.txt");
+    let mut lines = EARLIER.lines();
+    assert_eq!(lines.next(), Some(&*format!("wire protocol {}", PROTOCOL.min)));
+    let listed = listed();
+    // The hellos name the versions themselves.
+    let lost =
+        lines.filter(|line| !line.starts_with("Hello")).find(|line| !listed.lines().any(|now| now == *line));
+    assert_eq!(lost, None, "a member with version {} cannot read this frame any more", PROTOCOL.min);
+}

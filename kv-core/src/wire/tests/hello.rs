@@ -29,8 +29,8 @@ fn f_conf_4_refusals_and_version_choices_have_the_same_layout_in_every_version()
     let refused = HelloReply::Refused { reason: "no".into(), temporary: true };
     assert_eq!(encode_hello_reply(&refused)[HEADER_BYTES..], [1, 2, b'n', b'o', 1]);
     let welcome = &encode_hello_reply(&replies()[0])[HEADER_BYTES..];
-    assert_eq!(welcome[..2], [0, 8], "a welcome, and the version");
-    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [8, 8], "from version 8 to version 8");
+    assert_eq!(welcome[..2], [0, 9], "a welcome, and the version");
+    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [8, 9], "from version 8 to version 9");
     let later = sealed(Kind::HelloReply, b"\0\x64whatever version 100 says");
     let error = Frame::parse(later, Kind::HelloReply, 0).unwrap().hello_reply().unwrap_err();
     assert!(
@@ -75,7 +75,7 @@ fn invalid_callers_receive_the_reason() {
         (Hello { lane: Lane::Client, ..hellos()[1].clone() }, "lane Client"),
         (
             Hello { protocol: VersionRange { min: 1, max: 2 }, ..hellos()[0].clone() },
-            "you speak protocol versions 1 to 2, member 0 speaks 8 to 8",
+            "you speak protocol versions 1 to 2, member 0 speaks 8 to 9",
         ),
     ];
     for (hello, expected) in cases {

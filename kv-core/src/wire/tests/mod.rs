@@ -7,17 +7,17 @@ mod hello;
 mod io;
 
 use super::*;
-use crate::config::{FixedOptions, Options, Role};
+use crate::config::{Change, Cluster, Configuration, DiskId, FixedOptions, HistoryId, Options, Role};
 use crate::ids::{
-    Anchor, ClusterId, Hash, Instant, LeaseId, MemberId, Op, RequestNumber, Revision, Round, SessionId,
-    Timestamp, View,
+    Anchor, ClusterId, Epoch, Hash, Instant, LeaseId, MemberId, Op, RequestNumber, Revision, Round,
+    SessionId, Timestamp, View,
 };
 use crate::message::{
-    Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError, EntryHeader,
-    Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure, LeaseInfo, Lifetime,
-    Load, LogPoint, LogSummary, MemberState, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position,
-    Query, ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, SuccessorRefusal,
-    WatchQuery, body_of,
+    Age, Answer, ChangeCall, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError,
+    EntryHeader, Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure,
+    LeaseInfo, Lifetime, Load, LogPoint, LogSummary, MemberState, MemberStatus, MembersAnswer, Moment,
+    NextEpoch, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request,
+    Scanned, Slot, StepFailure, StepResult, SuccessorRefusal, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -87,6 +87,20 @@ fn a_chunk_may_be_empty() {
     assert_eq!(decode_message(encode_message(&message)).unwrap(), message);
 }
 
+/// The configuration of an epoch 1.
+fn configuration() -> Configuration {
+    let members = Cluster::builder("c").member(0, "a:1").witness(1, "b:1").member(2, "c:1").build().unwrap();
+    let mut founding = Configuration::founding(&members);
+    founding.members.get_mut(&MemberId::new(2)).unwrap().disk = Some(DiskId(7));
+    let (epoch, first) = (Epoch::new(1), View::of(Epoch::new(1), 1));
+    Configuration { epoch, first, history: Some(HistoryId(8)), stop: anchor(33), ..founding }
+}
+
+/// A change as a stop contains it.
+fn next_epoch() -> NextEpoch {
+    NextEpoch { nonce: 5, configuration: Configuration { stop: Anchor::ZERO, ..configuration() } }
+}
+
 fn messages() -> Vec<Message> {
     let view = View::new(7);
     let hashes: Vec<_> = (4..9).map(|op| (Op::new(op), Hash::of(&[1]))).collect();
@@ -140,6 +154,18 @@ fn messages() -> Vec<Message> {
         Message::SnapshotChunk { nonce: 2, view: View::new(3), at: anchor(4), chunk: chunk(ChunkEnd::Last) },
         Message::SnapshotGone { nonce: 3, stateless: true },
         Message::StateDigest { op: Op::new(1024), digest: Hash::of(b"state") },
+        Message::AskEpoch { epoch: Epoch::new(3), disk: DiskId(6) },
+        Message::Epoch {
+            configuration: Box::new(configuration()),
+            settled: true,
+            ended: 9,
+            view: View::of(Epoch::new(1), 4),
+            checkpoint: Some(LogPoint {
+                anchor: anchor(40),
+                next_revision: Revision::new(30),
+                timestamp: Timestamp::new(1_700_000_000_000),
+            }),
+        },
         Message::Fetch { from, through, hash: Some(Hash::of(b"9")), nonce: 1, what: FetchWhat::Entries },
         Message::Headers { nonce: 1, hashes },
         Message::NewState { nonce: 1, entries: vec![entry(5), entry(6)] },
@@ -178,6 +204,17 @@ fn client_messages() -> Vec<ClientMessage> {
         ClientCall::Status,
         ClientCall::Handover { to: None },
         ClientCall::Handover { to: Some(MemberId::new(2)) },
+        ClientCall::Members,
+        ClientCall::Change(Box::new(ChangeCall {
+            ends: Epoch::new(1),
+            nonce: 1 << 100,
+            change: Change::Add { id: MemberId::new(5), address: "e:1".to_owned(), role: Role::Data },
+        })),
+        ClientCall::Change(Box::new(ChangeCall {
+            ends: Epoch::new(2),
+            nonce: 6,
+            change: Change::Remove { id: MemberId::new(0) },
+        })),
     ];
     (1..).zip(calls).map(|(call, what)| ClientMessage { call, what }).collect()
 }
@@ -262,6 +299,8 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Refused("too long".into()),
         Answer::Counted { count: 1 << 40, next: Some("next".into()), revision },
         Answer::HandoverRefused(SuccessorRefusal::Behind(MemberId::new(2))),
+        Answer::Members(Box::new(MembersAnswer { configuration: configuration(), settled: true, ended: 1 })),
+        Answer::ChangeRefused("it is no standby".into()),
     ]);
     (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
 }
@@ -302,6 +341,8 @@ fn expectation() -> Expectation {
         cluster: "test".into(),
         me: MemberId::new(0),
         members: vec![member(0, Role::Data), member(1, Role::Data), member(2, Role::Witness)],
+        epoch: Epoch::ZERO,
+        former: Vec::new(),
         fingerprint: Hash::of(b"configuration"),
         options: FixedOptions::from(&Options::default()),
         life: 1,

@@ -140,6 +140,7 @@ impl World {
             match output {
                 ProtocolOutput::Send { member, message } => self.on_send(member, message),
                 ProtocolOutput::Done { id, result } => self.on_done(id, result),
+                ProtocolOutput::Outdated { member } => panic!("{member} knows no other members"),
             }
         }
     }

@@ -95,7 +95,7 @@ impl Model {
                 return check_effect(revision, request, &outcome.effect, &Effect::SessionClosed);
             }
             Operation::Reconfigure(next) => {
-                let expected = Effect::EpochBegan { epoch: next.configuration.epoch };
+                let expected = Effect::EpochBegan { epoch: next.epoch };
                 return check_effect(revision, request, &outcome.effect, &expected);
             }
             Operation::Command(command) => command,

@@ -78,22 +78,22 @@ pub enum MemberChange {
     },
 }
 
-impl From<MemberChange> for Change {
-    fn from(change: MemberChange) -> Self {
+impl MemberChange {
+    fn into_request(self) -> Change {
         // The primary fills in the disk.
         let disk = DiskId(0);
-        match change {
-            MemberChange::Add { id, address, role } => Self::Add { id, address, role },
-            MemberChange::Promote { id } => Self::Promote { id, disk },
-            MemberChange::Remove { id } => Self::Remove { id },
-            MemberChange::Replace { old, new } => Self::Replace { old, new, disk },
-            MemberChange::Address { id, address } => Self::Address { id, address },
+        match self {
+            Self::Add { id, address, role } => Change::Add { id, address, role },
+            Self::Promote { id } => Change::Promote { id, disk },
+            Self::Remove { id } => Change::Remove { id },
+            Self::Replace { old, new } => Change::Replace { old, new, disk },
+            Self::Address { id, address } => Change::Address { id, address },
         }
     }
 }
 
-impl From<MembersAnswer> for MemberList {
-    fn from(answer: MembersAnswer) -> Self {
+impl MemberList {
+    fn of(answer: MembersAnswer) -> Self {
         let MembersAnswer { configuration: Configuration { epoch, members, .. }, settled, .. } = answer;
         let listed = members.into_iter().map(|(id, member)| ListedMember {
             id,
@@ -116,7 +116,7 @@ impl Client {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn members(&self) -> Result<MemberList, AdminError> {
-        self.newest_list().await.map(MemberList::from)
+        self.newest_list().await.map(MemberList::of)
     }
 
     /// Changes the member list, and returns the list when the change is done. Only one change can be under way. If
@@ -135,7 +135,7 @@ impl Client {
         let call = ChangeCall {
             ends: before.configuration.epoch,
             nonce: fastrand::u128(1..),
-            change: change.into(),
+            change: change.into_request(),
         };
         let mut may_be_done = false;
         match timeout_at(deadline, self.ordered(&call, &mut may_be_done)).await {
@@ -184,7 +184,7 @@ impl Client {
                 Ok(list) if list.configuration.epoch > call.ends => {
                     let is_next = list.configuration.epoch == call.ends.next();
                     match (list.configuration.nonce == call.nonce, is_next) {
-                        (true, _) if list.settled => return Ok(list.into()),
+                        (true, _) if list.settled => return Ok(MemberList::of(list)),
                         (true, _) => {}
                         (false, true) if list.settled => {
                             let why = "another change of the member list was faster: list the members and decide again";

@@ -1,7 +1,6 @@
 //! How the requests of an entry are run.
 
 use super::lifetimes::KeyDeadline;
-use super::members::Members;
 use super::record::{self, Numbers};
 use super::{REQUEST_BYTES, StateMachine};
 use crate::engine::{EngineError, KeyChange, Keys};
@@ -86,8 +85,8 @@ impl StateMachine {
             applied.push(done);
         }
         assert_eq!(self.revision.next(), entry.header.next_revision(), "the entry was checked");
-        if let Some((next, configuration)) = entry.next_epoch() {
-            self.members = Some(Members::after(self.members.take(), &next, configuration));
+        if let Some(configuration) = entry.next_configuration() {
+            self.configuration = Some(configuration);
         }
         self.applied = entry.header.anchor();
         self.engine.charge(REQUEST_BYTES * applied.len());
@@ -122,7 +121,7 @@ impl StateMachine {
         if let Operation::Reconfigure(next) = request.operation {
             // It is the only request of a stop, which was checked when it was read.
             applied.nonce = Some(next.nonce);
-            applied.result = context.outcome(Effect::EpochBegan { epoch: next.configuration.epoch });
+            applied.result = context.outcome(Effect::EpochBegan { epoch: next.epoch });
             return Ok(applied);
         }
         (applied.session, applied.number) = (request.session, request.number);

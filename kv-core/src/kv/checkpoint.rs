@@ -1,7 +1,7 @@
 //! A checkpoint that is being written, and what it holds besides the data.
 
-use super::members::Members;
-use crate::config::FixedOptions;
+use super::members;
+use crate::config::{Configuration, FixedOptions};
 use crate::engine::{Checkpointed, EngineError, Frozen, Progress, Row, Rows, Written};
 use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
 use crate::session::{Session, SessionChanges, SessionLimits};
@@ -67,7 +67,7 @@ pub struct Checkpoint {
     pub(super) meta: CheckpointMeta,
     pub(super) sessions: SessionChanges,
     pub(super) lifetimes: Vec<Row>,
-    pub(super) members: Option<Members>,
+    pub(super) configuration: Option<Box<Configuration>>,
 }
 
 impl Checkpoint {
@@ -100,7 +100,7 @@ impl Checkpoint {
         for (id, session) in &self.sessions {
             rows.push(row(*id, session.as_deref()));
         }
-        rows.extend(self.members.as_ref().map(Members::row));
+        rows.extend(self.configuration.as_deref().map(members::row));
         rows.extend(self.lifetimes);
         Ok(WrittenCheckpoint { written: self.frozen.write(rows)? })
     }

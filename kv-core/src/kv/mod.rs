@@ -42,13 +42,12 @@ pub use watchers::{WatchId, WokenWatches};
 
 use crate::config::Configuration;
 use crate::engine::{Disk, Engine, EngineError, OpenedDisk};
-use crate::ids::{Anchor, Epoch, Hash, LeaseId, RequestNumber, Revision, Timestamp};
+use crate::ids::{Anchor, Hash, LeaseId, RequestNumber, Revision, Timestamp};
 use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
 use crate::storage::Storage;
 use checkpoint::CheckpointMeta;
 use lifetimes::Lifetimes;
-use members::Members;
 use recent::Recent;
 use std::sync::Arc;
 
@@ -70,7 +69,7 @@ pub struct StateMachine {
     sessions: Sessions,
     lifetimes: Lifetimes,
     /// `None` in epoch 0.
-    members: Option<Members>,
+    configuration: Option<Box<Configuration>>,
     applied: Anchor,
     /// How many requests were applied, whatever their result. Sessions and leases are named by it (rule E1). A skip
     /// counts as often as it takes revisions.
@@ -125,21 +124,21 @@ impl StateMachine {
             }
         }
         let lifetimes = Lifetimes::load(&rows, limits.fixed.max_leases)?;
-        let members = Members::load(&rows)?;
+        let configuration = members::load(&rows)?;
         let by_rows = meta.as_ref().map(|meta| meta.applied);
         if opened.manifest_at().is_some_and(|at| by_rows != Some(at)) {
             return Err(EngineError::inconsistent("its manifest and its rows name different ops"));
         }
         let (applied, revision) = meta.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
         let engine = opened.at(applied, revision, limits.retention());
-        Ok(Self::at(limits, Box::new(engine), sessions, (lifetimes, members), meta))
+        Ok(Self::at(limits, Box::new(engine), sessions, (lifetimes, configuration), meta))
     }
 
     fn at(
         limits: Limits,
         engine: Box<dyn Engine>,
         sessions: Sessions,
-        (lifetimes, members): (Lifetimes, Option<Members>),
+        (lifetimes, configuration): (Lifetimes, Option<Box<Configuration>>),
         meta: Option<CheckpointMeta>,
     ) -> Self {
         let meta = meta.unwrap_or_else(|| CheckpointMeta {
@@ -155,7 +154,7 @@ impl StateMachine {
             engine,
             sessions,
             lifetimes,
-            members,
+            configuration,
             applied: meta.applied,
             requests: meta.requests,
             revision: meta.revision,
@@ -176,14 +175,7 @@ impl StateMachine {
     /// The configuration of the epoch of the entries that follow; `None` in epoch 0.
     #[must_use]
     pub fn configuration(&self) -> Option<&Configuration> {
-        self.members.as_ref().map(|members| &members.configuration)
-    }
-
-    /// The epoch that the change of the member list with this nonce began; `None` if it was not applied, or is too old
-    /// to be known.
-    #[must_use]
-    pub fn began(&self, nonce: u128) -> Option<Epoch> {
-        self.members.as_ref()?.began(nonce)
+        self.configuration.as_deref()
     }
 
     /// The time of the last applied request, on the clock of the cluster.
@@ -308,7 +300,7 @@ impl StateMachine {
         };
         let sessions = self.sessions.take_changes();
         let lifetimes = self.lifetimes.take_changes();
-        Some(Checkpoint { frozen, meta, sessions, lifetimes, members: self.members.clone() })
+        Some(Checkpoint { frozen, meta, sessions, lifetimes, configuration: self.configuration.clone() })
     }
 
     /// The checkpoint is durable: releases the memory of what it contains.

@@ -2,7 +2,7 @@
 //! complete.
 
 use super::lifetimes::Lifetimes;
-use super::members::Members;
+use super::members;
 use super::{Limits, StateMachine, checkpoint};
 use crate::engine::{Disk, EngineError, HeldFiles, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
@@ -148,7 +148,7 @@ impl Receiver {
         meta.options.check(&self.limits.fixed)?;
         checkpoint::load_sessions(&rows, &self.limits.sessions())?;
         Lifetimes::load(&rows, self.limits.fixed.max_leases)?;
-        Members::load(&rows)?;
+        members::load(&rows)?;
         Ok(meta.applied == at)
     }
 

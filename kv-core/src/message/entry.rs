@@ -1,7 +1,7 @@
 //! Log entries: a batch of requests under a header that contains the hash of the entry before. The layout here is that
 //! on disk and on the wire, because the hash covers the encoded header.
 
-use super::{Command, NextEpoch, Operation, Request};
+use super::{Command, Operation, Request};
 use crate::config::Configuration;
 use crate::ids::{Anchor, ClusterId, Epoch, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -200,20 +200,14 @@ impl Entry {
         if counted == found { Ok(()) } else { Err(EntryError::Revisions { counted, found }) }
     }
 
-    /// The next epoch, if this entry is a stop. Its configuration names this entry.
-    #[must_use]
-    pub fn next_epoch(&self) -> Option<(NextEpoch, Configuration)> {
-        let first = self.requests().next().filter(|request| Request::changes_members(request))?;
-        let Operation::Reconfigure(next) = Request::decode(&first).ok()?.operation else { return None };
-        let configuration = Configuration { stop: self.header.anchor(), ..next.configuration.clone() };
-        let follows = configuration.epoch == self.header.view.epoch().next() && configuration.is_sound();
-        follows.then(|| (*next, configuration))
-    }
-
-    /// The configuration of the next epoch, if this entry is a stop.
+    /// The configuration of the next epoch, if this entry is a stop. It names this entry.
     #[must_use]
     pub fn next_configuration(&self) -> Option<Box<Configuration>> {
-        self.next_epoch().map(|(_, configuration)| Box::new(configuration))
+        let first = self.requests().next().filter(|request| Request::changes_members(request))?;
+        let Operation::Reconfigure(next) = Request::decode(&first).ok()?.operation else { return None };
+        let configuration = Box::new(Configuration { stop: self.header.anchor(), ..*next });
+        let follows = configuration.epoch == self.header.view.epoch().next() && configuration.is_sound();
+        follows.then_some(configuration)
     }
 
     /// The encoded requests in order, without copying.

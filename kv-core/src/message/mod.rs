@@ -51,7 +51,7 @@ pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use limits::{RequestError, SizeLimits};
 pub use load::{Latencies, Load};
 pub use request::{
-    Command, Effect, NextEpoch, Operation, Outcome, Rejection, Request, Scanned, StepFailure, StepResult,
+    Command, Effect, Operation, Outcome, Rejection, Request, Scanned, StepFailure, StepResult,
     TransactionRequest, TransactionStep,
 };
 pub use snapshot::{AdoptedEpoch, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};

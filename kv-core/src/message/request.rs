@@ -40,17 +40,8 @@ pub enum Operation {
     /// Removes expired keys and leases. Only the primary proposes this; members do not accept it from clients.
     Expire(#[serde(deserialize_with = "bounded::list::<_, _, { Expiry::MOST }>")] Vec<Expiry>),
     /// Changes the member list, and so ends the epoch. It is the only request of a stop, and is in no other entry. It
-    /// belongs to no session (rule M1).
-    Reconfigure(Box<NextEpoch>),
-}
-
-/// The epoch after a stop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct NextEpoch {
-    /// Identifies the change, so that a retry of it can be answered.
-    pub nonce: u128,
-    /// The configuration. It does not name the stop, because the stop contains it.
-    pub configuration: Configuration,
+    /// belongs to no session (rule M1). The configuration does not name the stop, because the stop contains it.
+    Reconfigure(Box<Configuration>),
 }
 
 /// A change of the data.

@@ -3,7 +3,7 @@
 use super::{Leaving, Primary, without_session};
 use crate::config::{Change, ChangeRequest, Configuration, DiskId, HistoryId, Role};
 use crate::ids::{Anchor, Epoch, Hash, Instant, MemberId};
-use crate::message::{NextEpoch, Operation};
+use crate::message::Operation;
 use crate::replica::ChangeRefusal;
 use crate::replica::context::{Context, Flow};
 use tracing::info;
@@ -107,8 +107,8 @@ impl Primary {
         info!(view = %cx.view, change = ?change.change, "changing the member list");
         // Rule M5: a quorum of this epoch may soon not be one any more.
         self.rounds.refuse(cx);
-        let next = Box::new(NextEpoch { nonce: change.nonce, configuration });
-        self.leaving = Leaving::Stopping { pending: Some(without_session(Operation::Reconfigure(next))) };
+        let stop = without_session(Operation::Reconfigure(Box::new(configuration)));
+        self.leaving = Leaving::Stopping { pending: Some(stop) };
         self.seal_entries(cx);
         self.maybe_commit(cx)
     }

@@ -420,7 +420,7 @@ impl Random {
 
     /// A machine without a disk joins, if a member knows it.
     fn join(&mut self) {
-        let machines = 0..self.members();
+        let mut machines = 0..self.members();
         let empty = |id: &u8| {
             self.group.members[usize::from(*id)].disk.formation != crate::message::FormationStep::Formed
         };
@@ -429,7 +429,7 @@ impl Random {
             let replica = self.group.members[usize::from(*other)].replica.as_ref();
             replica.is_some_and(|it| it.configuration().members.contains_key(&id(new)))
         };
-        if let Some(of) = machines.clone().find(knows) {
+        if let Some(of) = machines.find(knows) {
             self.group.join(new, of);
         }
     }
@@ -464,7 +464,7 @@ impl Random {
                         // Whoever it could ask may have been removed since, and be gone.
                         Some(replica) if !is_in => {
                             state.halt.is_some()
-                                || !replica.configuration().members.keys().any(|id| stays(id))
+                                || !replica.configuration().members.keys().any(stays)
                         }
                         None if !is_in => state.halt.is_some(),
                         Some(replica) => {

@@ -86,7 +86,7 @@ fn f_input_9_every_operation_has_its_senders() {
         (Operation::CloseSession, true),
         (put, true),
         (Operation::Expire(Vec::new()), false),
-        (Operation::Reconfigure(Box::new(next_epoch())), false),
+        (Operation::Reconfigure(Box::new(next_configuration())), false),
     ];
     for (operation, by_clients) in operations {
         for party in parties() {

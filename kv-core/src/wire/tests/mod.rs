@@ -16,8 +16,8 @@ use crate::message::{
     Age, Answer, ChangeCall, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError,
     EntryHeader, Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure,
     LeaseInfo, Lifetime, Load, LogPoint, LogSummary, MemberState, MemberStatus, MembersAnswer, Moment,
-    NextEpoch, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request,
-    Scanned, Slot, StepFailure, StepResult, SuccessorRefusal, WatchQuery, body_of,
+    Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Scanned, Slot,
+    StepFailure, StepResult, SuccessorRefusal, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -97,8 +97,8 @@ fn configuration() -> Configuration {
 }
 
 /// A change as a stop contains it.
-fn next_epoch() -> NextEpoch {
-    NextEpoch { nonce: 5, configuration: Configuration { stop: Anchor::ZERO, ..configuration() } }
+fn next_configuration() -> Configuration {
+    Configuration { stop: Anchor::ZERO, ..configuration() }
 }
 
 fn messages() -> Vec<Message> {

@@ -142,11 +142,6 @@ pub enum ProtocolOutput {
         /// The message to send.
         message: ClientMessage,
     },
-    /// This member knows members that this client does not know. A new connection to it shows its list.
-    Outdated {
-        /// The member.
-        member: MemberId,
-    },
     /// A call has ended.
     Done {
         /// The id of the call.

@@ -368,9 +368,6 @@ impl Driver {
         while let Some(output) = self.protocol.poll_output() {
             match output {
                 ProtocolOutput::Send { member, message } => self.send(self.now(), member, message),
-                ProtocolOutput::Outdated { member } => {
-                    self.close_link(self.now(), member, "it knows more members");
-                }
                 ProtocolOutput::Done { id, result } => {
                     if let Some(waiting) = self.calls.remove(&id) {
                         // The caller may be gone.

@@ -290,7 +290,7 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             | Reply::Status(_)
             | Reply::HandoverRefused(_)
             | Reply::Members(_)
-            | Reply::ChangeRefused(_),
+            | Reply::ChangeRefused { .. },
         )
         | Err(CallError::NotApplied(_)) => Ending::NotApplied,
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,

@@ -463,8 +463,7 @@ impl Random {
                     match &state.replica {
                         // Whoever it could ask may have been removed since, and be gone.
                         Some(replica) if !is_in => {
-                            state.halt.is_some()
-                                || !replica.configuration().members.keys().any(stays)
+                            state.halt.is_some() || !replica.configuration().members.keys().any(stays)
                         }
                         None if !is_in => state.halt.is_some(),
                         Some(replica) => {

@@ -2,7 +2,7 @@
 //! or leaves the cluster (rules M1 to M5, M9, M12 and M13).
 
 use super::backup::Backup;
-use super::outside::{Arrived, Entering, Retired};
+use super::outside::{Entering, Retired};
 use super::state::ReplicaState;
 use super::view_change::ViewChange;
 use super::{Halt, Output, Replica};
@@ -109,6 +109,20 @@ impl Replica {
             return true;
         }
         let (before, written) = (self.cx.proven(), self.cx.writes.last);
+        let changes_log = |entry: &Entry| {
+            let ours = self.cx.log.hash(entry.header.op);
+            match self.state {
+                // It orders what comes behind its log.
+                ReplicaState::Primary(_) => ours != Some(entry.header.hash()),
+                _ => ours.is_some_and(|ours| ours != entry.header.hash()),
+            }
+        };
+        if matches!(self.state, ReplicaState::Primary(_) | ReplicaState::Backup(_))
+            && entries.iter().filter(|entry| entry.header.op > before).any(changes_log)
+        {
+            // The log is no longer that of the view.
+            self.enter_view_change(self.cx.view.next());
+        }
         for entry in entries.iter().filter(|entry| entry.header.op > before) {
             if !self.cx.take_committed(entry) {
                 break;
@@ -139,14 +153,14 @@ impl Replica {
     }
 
     /// The engine has a state that was fetched.
-    pub(super) fn on_state(&mut self, arrived: Arrived) {
-        if let ReplicaState::Entering(entering) = &mut self.state {
-            entering.arrived = Some(arrived);
-            return;
-        }
-        match arrived.configuration.filter(|it| it.epoch > self.cx.epoch()) {
-            Some(configuration) => self.adopt_epoch(arrived.point, *configuration),
-            None => self.rebase_log(arrived.point),
+    pub(super) fn on_state(&mut self, point: LogPoint, configuration: Option<Box<Configuration>>) {
+        assert!(
+            !matches!(self.state, ReplicaState::Entering(_) | ReplicaState::Retired(_)),
+            "no state is installed at the end of an epoch"
+        );
+        match configuration.filter(|it| it.epoch > self.cx.epoch()) {
+            Some(configuration) => self.adopt_epoch(point, *configuration),
+            None => self.rebase_log(point),
         }
     }
 
@@ -191,7 +205,9 @@ impl Replica {
         let cx = &mut self.cx;
         let Some(stop) = cx.own_stop().filter(|_| is_taking_part && !cx.halted) else { return };
         let is_over = cx.commit == stop.op && cx.log.durable() == stop && !cx.log.is_faulty(stop.op);
-        if !is_over || cx.transfer.is_rebasing() || cx.epochs.stop_asked == Some(stop) {
+        // A state that is being installed may be in a later epoch, which is then adopted with it.
+        let waits = cx.transfer.is_rebasing() || cx.transfer.is_installing();
+        if !is_over || waits || cx.epochs.stop_asked == Some(stop) {
             return;
         }
         debug!(?stop, epoch = %cx.epoch(), "the epoch is over");
@@ -217,7 +233,7 @@ impl Replica {
         }
         cx.epochs.ended = cx.epochs.ended.max(cx.view.number());
         let written = cx.write_epoch(&configuration);
-        self.state = ReplicaState::Entering(Entering { configuration, written, arrived: None });
+        self.state = ReplicaState::Entering(Entering { configuration, written });
     }
 
     /// The next epoch is durable, if this member is entering one.
@@ -226,20 +242,27 @@ impl Replica {
         if !self.cx.is_durable(entering.written) {
             return;
         }
-        let (configuration, arrived) = (entering.configuration.clone(), entering.arrived.take());
+        let configuration = entering.configuration.clone();
         info!(epoch = %configuration.epoch, members = ?configuration.members.keys(), "a new epoch");
+        let before = self.cx.view.number();
         self.cx.enter(configuration);
-        self.begin_epoch();
-        if let Some(arrived) = arrived {
-            self.on_state(arrived);
-        }
+        self.begin_epoch(before);
     }
 
-    /// The first state in an epoch: normal status in its first view, whose log ends with the stop.
-    fn begin_epoch(&mut self) {
+    /// The first state in an epoch: normal status in its first view, whose log ends with the stop. `before`: the number
+    /// of the view in the epoch before.
+    fn begin_epoch(&mut self, before: u64) {
         let cx = &mut self.cx;
+        // Rule T4: a source of what is staged may have been in a view of this epoch with a number up to that.
+        let may_be_late = cx.transfer.has_pieces() && cx.view.number() < before;
         if cx.cluster.member(cx.me).is_none() {
             self.state = ReplicaState::Retired(Retired::new(cx.now.monotonic));
+            return;
+        }
+        if cx.must_leave_view() || may_be_late {
+            // It has the log of the first view. But its primary may lack what was committed later.
+            let number = cx.epochs.ended.max(before) + 1;
+            self.enter_view_change(View::of(self.cx.epoch(), number));
         } else if cx.primary() == cx.me {
             self.become_primary();
             if self.cx.transfer.stateless {

@@ -45,7 +45,7 @@ use catching_up::CatchingUp;
 use context::{ChunkOutcome, Context, Flow, Requester, Transition};
 use epochs::Told;
 use formation::Forming;
-use outside::{Arrived, Retired};
+use outside::Retired;
 use primary::{HeartbeatAck, Primary};
 use state::ReplicaState;
 use tracing::{debug, trace};
@@ -127,7 +127,7 @@ impl Replica {
             Input::Staged { at, end } => self.cx.on_staged(at, end),
             Input::SnapshotInstalled { point, configuration } => {
                 self.cx.on_snapshot_installed(point);
-                self.on_state(Arrived { point, configuration });
+                self.on_state(point, configuration);
             }
             Input::SnapshotRefused { at } => self.cx.on_snapshot_refused(at),
             Input::OwnPiece { message } => self.on_piece(self.cx.me, message),

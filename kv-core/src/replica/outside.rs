@@ -4,7 +4,7 @@ use super::Halt;
 use super::context::Context;
 use crate::config::Configuration;
 use crate::ids::{Instant, WriteSeq};
-use crate::message::{LogPoint, Write};
+use crate::message::Write;
 
 /// Makes the next epoch durable. Until then, this member takes part in nothing: it has left the epoch that is over, and
 /// has not entered the next (rule M3).
@@ -12,15 +12,6 @@ use crate::message::{LogPoint, Write};
 pub(super) struct Entering {
     pub(super) configuration: Configuration,
     pub(super) written: WriteSeq,
-    /// A state that has arrived in the meantime.
-    pub(super) arrived: Option<Arrived>,
-}
-
-/// The engine has another state.
-#[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) point: LogPoint,
-    pub(super) configuration: Option<Box<Configuration>>,
 }
 
 /// This member was removed. It tells on what it knows until the epoch goes on without it (rule M9).

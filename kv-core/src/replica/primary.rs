@@ -432,7 +432,9 @@ impl Primary {
             peers.map(|peer| peer.checkpoint.unwrap_or(Op::ZERO)).fold(own, Op::min)
         };
         // Rule T8: a witness protects its voters, and keeps nothing for a standby.
-        let (trim, trim_of_witness) = (least(&mut self.peers.values()), least(&mut self.voters(cx)));
+        let trim = least(&mut self.peers.values());
+        // While a stop waits, the next voters are not known here. They were checked against what had been trimmed.
+        let trim_of_witness = if cx.own_stop().is_some() { Op::ZERO } else { least(&mut self.voters(cx)) };
         for to in self.peers.keys() {
             let is_witness = cx.cluster.member(*to).is_some_and(|peer| peer.role == Role::Witness);
             let trim = if is_witness { trim_of_witness } else { trim };
@@ -576,6 +578,13 @@ impl Primary {
     fn hears(&self, cx: &Context, peer: MemberId, now: Instant) -> bool {
         let heard_at = self.peers.get(&peer).and_then(|peer| peer.heard_at);
         heard_at.is_some_and(|at| now.since(at) <= cx.options.failure_timeout_min)
+    }
+
+    /// Rule M7: no witness has dropped entries above this op.
+    fn trimmed_by_witnesses(&self, cx: &Context) -> Op {
+        let of_peers = cx.cluster.peers(cx.me).filter(|peer| peer.role == Role::Data);
+        let of_peers = of_peers.filter_map(|peer| self.peers.get(&peer.id)?.checkpoint);
+        of_peers.fold(cx.reported_checkpoint(), Op::max)
     }
 
     /// Rule V8: why this member cannot hand over its role to `id` now. A successor may lack what is in flight, because

@@ -211,6 +211,9 @@ impl Replica {
     pub fn check_invariants(&self) {
         let cx = &self.cx;
         cx.check_invariants();
+        if matches!(self.state, ReplicaState::Primary(_) | ReplicaState::Backup(_)) {
+            cx.check_view_of_epoch();
+        }
         match &self.state {
             ReplicaState::Primary(primary) => {
                 assert!(cx.primary() == cx.me, "only the primary of its view is primary");

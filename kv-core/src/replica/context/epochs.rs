@@ -279,6 +279,22 @@ impl Context {
         !self.is_durable(self.epochs.adopted)
     }
 
+    /// Rule M13: while there is a later epoch, no primary is followed that may lack what an earlier one has committed.
+    /// A log that ends with the committed stop lacks nothing.
+    pub(crate) fn must_leave_view(&self) -> bool {
+        let is_complete = self.own_stop().is_some_and(|stop| stop == self.epochs.proven);
+        self.epochs.behind.is_some() && !is_complete && self.view.number() <= self.epochs.ended
+    }
+
+    pub(crate) fn check_view_of_epoch(&self) {
+        assert!(
+            !self.must_leave_view(),
+            "in normal status in {} although {:?}",
+            self.view,
+            self.epochs.behind
+        );
+    }
+
     /// Whether nothing was sent to this member about epochs since the last heartbeat.
     fn may_speak(&mut self, to: MemberId) -> bool {
         let now = self.now.monotonic;
@@ -313,7 +329,8 @@ impl Context {
 
     /// Asks a member for its epoch, which is a later one.
     pub(crate) fn ask_epoch(&mut self, to: MemberId) {
-        if self.may_speak(to) {
+        // Rule M3: until the adopted epoch is durable, another life would have another disk.
+        if !self.is_adopting() && self.may_speak(to) {
             self.send(to, self.ask());
         }
     }

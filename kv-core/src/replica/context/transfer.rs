@@ -120,6 +120,16 @@ impl Transfer {
     }
 
     /// Returns whether a snapshot is being fetched.
+    /// Whether pieces of a snapshot are stored.
+    pub(crate) const fn has_pieces(&self) -> bool {
+        self.staged.is_some()
+    }
+
+    /// Whether the engine is replacing its state by what was fetched.
+    pub(crate) fn is_installing(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.installing)
+    }
+
     pub(crate) const fn is_running(&self) -> bool {
         self.run.is_some()
     }
@@ -172,7 +182,8 @@ impl Context {
     }
 
     pub(crate) fn begin_transfer(&mut self, source: MemberId, least: Op) {
-        if self.transfer.is_running() {
+        // A member that was removed needs no state any more.
+        if self.transfer.is_running() || self.cluster.member(self.me).is_none() {
             return;
         }
         let Some(source) =
@@ -277,6 +288,10 @@ impl Context {
         run.retry_at = now.after(run.patience);
         match run.at {
             Some(at) if run.complete && run.unstaged == 0 && !run.installing => {
+                if self.epochs.stop_asked.is_some() {
+                    // This member is about to enter the next epoch, and looks again then.
+                    return;
+                }
                 run.installing = true;
                 self.outputs.push_back(Output::InstallSnapshot { at });
             }

@@ -64,7 +64,9 @@ impl Primary {
         let votes = |cluster: &Cluster| -> Vec<_> { cluster.voters().map(|it| (it.id, it.role)).collect() };
         let has_witness = votes(&cluster).iter().any(|(_, role)| *role == Role::Witness)
             && votes(&cluster) != votes(&cx.cluster);
-        let behind = cluster.voters().find(|voter| voter.role == Role::Data && !level(voter.id));
+        let needed = self.trimmed_by_witnesses(cx);
+        let has_rest = |id: MemberId| level(id) && (id == cx.me || self.acknowledged(id) >= needed);
+        let behind = cluster.voters().find(|voter| voter.role == Role::Data && !has_rest(voter.id));
         match behind.filter(|_| has_witness) {
             Some(behind) => Err(ChangeRefusal::NotLevel(behind.id)),
             None => Ok(Configuration { stop: Anchor::ZERO, ..next }),

@@ -707,10 +707,16 @@ impl Group {
             self.installed += 1;
             let configuration = configuration.map(Box::new);
             self.input(id, Input::SnapshotInstalled { point, configuration });
+            // As the applier does, which first reports the state itself.
             let member = &self.members[usize::from(id)];
-            let applied = member.replica.as_ref().filter(|_| !member.hangs).map(|it| it.cx.applicable());
-            if let Some(op) = applied {
-                self.input(id, Input::Applied { op });
+            let Some(replica) = member.replica.as_ref() else { continue };
+            if replica.cx.halted {
+                continue;
+            }
+            assert!(at.op <= replica.commit().op, "member {id}: only what is committed is applied");
+            let applied = replica.cx.applicable();
+            if !member.hangs {
+                self.input(id, Input::Applied { op: applied });
             }
         }
         any

@@ -22,6 +22,9 @@ impl World {
 
     /// A client makes a call, if it has not too many in progress, and schedules the next.
     pub(super) fn next_call(&mut self, client: usize) {
+        if self.clients[client].operator.is_some() {
+            return self.operator_turn(client);
+        }
         if self.healed.is_some() {
             return;
         }
@@ -84,7 +87,12 @@ impl World {
             match output {
                 ProtocolOutput::Send { member, message } => self.client_sends(client, index(member), message),
                 ProtocolOutput::Done { id, result } => self.call_done(client, id, result),
-                ProtocolOutput::Outdated { member } => panic!("{member} knows no other members"),
+                ProtocolOutput::Outdated { member } => {
+                    // It is told the newer list when it connects again.
+                    self.checker.count("clients that heard of an unknown member");
+                    self.clients[client].connections[index(member)].state = ConnectionState::None;
+                    self.clients[client].protocol.handle(now, ProtocolInput::ConnectionLost { member });
+                }
             }
         }
         let one = &mut self.clients[client];
@@ -120,6 +128,9 @@ impl World {
                 let epoch = connection.epoch;
                 let wait = if open { MS } else { CONNECT_TIMEOUT };
                 self.schedule(self.now + wait, Event::ConnectionGone { client, member, epoch });
+            } else if let Some(process) = &slot.process {
+                let list = process.replica.configuration().clone();
+                self.take_list(client, &list);
             }
         }
         let Connection { state: ConnectionState::Open(life), epoch } =
@@ -164,6 +175,9 @@ impl World {
     }
 
     fn call_done(&mut self, client: usize, id: CallId, result: Result<Reply, CallError>) {
+        if id.get() >= super::operators::CALLS && id.get() < u64::MAX {
+            return self.operator_done(client, id.get(), result);
+        }
         let one = &mut self.clients[client];
         if let Some(watcher) = one.watching.remove(&id.get()) {
             return self.watch_done(watcher, id.get(), result);

@@ -5,6 +5,7 @@ use super::clock::{MS, SECOND};
 use super::cluster::Cluster;
 use super::plan::{ClockPlan, DiskPlan, Load, NetworkPlan, Plan, Scale, WatchPlan};
 use super::report::Options;
+use super::spares::ChangePlan;
 use super::world::World;
 use super::{Bug, panic, switch};
 use fastrand::Rng;
@@ -166,6 +167,7 @@ fn calm(roles: Vec<Role>) -> Plan {
     Plan {
         roles,
         standbys: 0,
+        changes: ChangePlan::NONE,
         options,
         window: None,
         local: None,

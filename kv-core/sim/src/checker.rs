@@ -224,16 +224,8 @@ impl Checker {
         Err(("what is acknowledged is durable", found))
     }
 
-    /// A member considers everything up to `commit` committed. `unreadable`: some member is down, or its disk is
-    /// about to fail, so not every log can be inspected. `read` reads the entry with this parent in its log.
-    pub(super) fn on_commit(
-        &mut self,
-        member: usize,
-        commit: Anchor,
-        unreadable: bool,
-        read: impl Fn(Op, Hash) -> Option<Entry>,
-    ) -> Checked {
-        self.reported = self.reported.max(commit.op);
+    /// A member considers everything up to `commit` committed.
+    pub(super) fn on_commit(&mut self, member: usize, commit: Anchor) -> Checked {
         let before = std::mem::replace(&mut self.shown[member].commit, commit.op);
         if commit.op < before {
             return Err((
@@ -241,6 +233,19 @@ impl Checker {
                 format!("m{member}: {before:?}, then {commit:?}"),
             ));
         }
+        Ok(())
+    }
+
+    /// Everything up to `commit` is committed, according to a member. `unreadable`: some member is down, or its disk is
+    /// about to fail, so not every log can be inspected. `read` reads the entry with this parent in its log.
+    pub(super) fn record_committed(
+        &mut self,
+        member: usize,
+        commit: Anchor,
+        unreadable: bool,
+        read: impl Fn(Op, Hash) -> Option<Entry>,
+    ) -> Checked {
+        self.reported = self.reported.max(commit.op);
         while self.committed() < commit.op {
             let op = self.committed().next();
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
@@ -320,7 +325,8 @@ impl Checker {
             .filter(|member| {
                 let disk = self.mirrors[*member].durable();
                 // What it has acknowledged may have been damaged since; then it knows that it may have had more.
-                disk.hash(op) == hash || disk.is_damaged() || self.wiped.contains(member)
+                let holds = disk.hash(op) == hash || disk.is_in_state(op);
+                holds || disk.is_damaged() || self.wiped.contains(member)
             })
             .collect();
         if holders.len() < roster.cluster.replication_quorum() {

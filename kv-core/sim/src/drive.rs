@@ -318,6 +318,14 @@ impl World {
         });
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.commit = commit;
+        let checked = self.checker.on_commit(member, commit);
+        self.check(checked);
+        self.record_committed(member, commit);
+        self.kick_apply(member);
+    }
+
+    /// A member knows that this is committed.
+    pub(super) fn record_committed(&mut self, member: usize, commit: Anchor) {
         // The entry of this log, from any member where it can be read: the copy here may be damaged.
         let logs = self.members.iter().filter_map(|other| Some(other.process.as_ref()?.log.clone()));
         let logs: Vec<LogReader> =
@@ -330,9 +338,8 @@ impl World {
             fitting.next()
         };
         let unreadable = self.members.iter().any(|member| member.process.is_none() || member.may_fail());
-        let checked = self.checker.on_commit(member, commit, unreadable, read);
+        let checked = self.checker.record_committed(member, commit, unreadable, read);
         self.check(checked);
-        self.kick_apply(member);
     }
 
     /// Schedules applying. A witness has nothing to apply to.

@@ -57,6 +57,8 @@ impl World {
         self.trace.note(66, member as u64, u64::from(configuration.epoch.get()), || {
             format!("{:?} m{member} enters {:?}: {:?}", self.now, configuration.epoch, configuration.members)
         });
+        // Rule M2: the member claims that this is committed.
+        self.record_committed(member, configuration.stop);
         let checked = self.checker.on_entered(member, configuration);
         self.check(checked);
     }

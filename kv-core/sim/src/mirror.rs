@@ -73,6 +73,11 @@ impl Image {
         }
     }
 
+    /// Whether the op is below the point of a state that was fetched.
+    pub(super) fn is_in_state(&self, op: Op) -> bool {
+        op > Op::ZERO && self.hash(op) == Some(Hash::ZERO)
+    }
+
     fn holds(&self, anchor: Anchor) -> bool {
         self.hash(anchor.op) == Some(anchor.hash)
     }

@@ -28,8 +28,8 @@ struct Committed {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shown {
     pub(super) view: View,
-    log_view: View,
-    commit: Op,
+    pub(super) log_view: View,
+    pub(super) commit: Op,
 }
 
 /// Observes all members.

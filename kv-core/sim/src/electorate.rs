@@ -1,6 +1,6 @@
 //! What must hold across changes of the member list: who may speak in an epoch, and who may leave (rules M2, M6, M9).
 
-use super::checker::Checker;
+use super::checker::{Checker, Shown};
 use super::report::Checked;
 use kv_core::config::Configuration;
 use kv_core::ids::{Anchor, Epoch, MemberId, Op, View};
@@ -31,7 +31,7 @@ impl Checker {
 
     /// A standby was formatted, or is found formatted although its process ended meanwhile.
     pub(super) fn on_joined(&mut self, member: usize, recovered: &Recovered) {
-        self.shown[member].view = recovered.view;
+        self.shown[member] = Shown { view: recovered.view, log_view: recovered.log_view, commit: Op::ZERO };
         self.mirrors[member].joined(recovered.formation, recovered.view);
     }
 

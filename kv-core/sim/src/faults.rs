@@ -402,6 +402,7 @@ impl World {
 
     /// What is still missing for the cluster to have converged.
     pub(super) fn unsettled(&mut self) -> Option<String> {
+        self.help_lost_clients();
         if let Some(client) = self.clients.iter().position(|client| !client.is_idle()) {
             return Some(format!("calls of client {client} do not end"));
         }

@@ -7,7 +7,7 @@ use super::plan::{around, pick};
 use super::world::World;
 use kv_core::client::{Call, CallError, CallId, ProtocolInput, Reply};
 use kv_core::config::{Change, Cluster, Configuration, DiskId};
-use kv_core::ids::MemberId;
+use kv_core::ids::{MemberId, Op};
 use kv_core::message::{ChangeCall, MembersAnswer};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -102,8 +102,29 @@ impl World {
         self.schedule(self.now + turn, Event::ClientCall { client });
     }
 
+    /// A client whose members have all been removed while it did not call is given the list.
+    pub(super) fn help_lost_clients(&mut self) {
+        let newest = self.checker.rosters.newest().configuration.clone();
+        for client in 0..self.clients.len() {
+            let known = self.checker.rosters.of(self.clients[client].list).map(super::rosters::Roster::data);
+            let stays = |id: &MemberId| self.is_needed(super::member::index(*id));
+            if !known.is_some_and(|known| known.iter().any(stays)) {
+                self.checker.count("clients that knew only removed members");
+                self.take_list(client, &newest);
+                self.core_input(client, ProtocolInput::Timeout);
+            }
+        }
+    }
+
     /// Everything is healed, and the clients have made their last calls: one more change must succeed.
     pub(super) fn begin_last_changes(&mut self) {
+        for member in 0..self.members.len() {
+            // A member without a checkpoint does not count as level if the primary has one.
+            let process = self.members[member].process.as_deref();
+            if process.is_some_and(|process| process.state.is_some() && process.replica.checkpoint() == Op::ZERO) {
+                self.make_checkpoint(member);
+            }
+        }
         for client in 0..self.clients.len() {
             let operator = self.clients[client].operator.as_ref();
             if operator.is_some_and(|operator| operator.is_idle() && !operator.finished) {
@@ -232,9 +253,9 @@ impl World {
         self.checker.count(how);
         let pause = around(&mut self.rng, self.plan.changes.pause);
         // With members away, the rest may not be enough for a change.
-        let excused = how == "changes refused" && (0..self.members.len()).any(|member| {
-            self.members[member].away && self.checker.rosters.newest().lists(member)
-        });
+        let newest = self.checker.rosters.newest();
+        let all_are_there = (0..self.members.len()).all(|it| self.is_needed(it) || !newest.lists(it));
+        let excused = how != "changes done" && !all_are_there;
         let Some(operator) = &mut self.clients[client].operator else { return };
         (operator.doing, operator.rests_until) = (Doing::Resting, self.now + pause);
         operator.finished |= job.is_last && (how == "changes done" || excused);
@@ -274,8 +295,10 @@ impl World {
         };
         let (standby, new) = (self.rng.choice(&standbys).copied(), self.rng.choice(&unused).copied());
         let voter = lost.filter(|_| self.rng.u32(0..4) > 0).unwrap_or(*pick(&mut self.rng, &voters));
+        let again = *pick(&mut self.rng, &machines);
         match (self.rng.u32(0..20), standby, new) {
-            (0, ..) => Change::Add { id: *pick(&mut self.rng, &machines), address: "again:1".into(), role: self.members[0].role },
+            // Usually the id was used before.
+            (0, ..) => add(self, again),
             (1, ..) => Change::Promote { id: voter, disk },
             (2 | 3, ..) => self.new_address(list),
             (4, Some(standby), _) => Change::Remove { id: standby },

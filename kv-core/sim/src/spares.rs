@@ -119,7 +119,10 @@ impl World {
     /// Whether a member that is on no list any more has stopped, or cannot know that it may.
     pub(super) fn is_gone(&self, member: usize) -> bool {
         let slot = &self.members[member];
-        let Some(process) = &slot.process else { return slot.away || !slot.joined || slot.wiped };
+        // A founder that has lost its disk hears nothing any more.
+        let Some(process) = slot.process.as_ref().filter(|_| !slot.wiped) else {
+            return slot.away || !slot.joined || slot.wiped;
+        };
         // Whoever it could ask may have been removed since, and be gone.
         let stays = |id: &MemberId| {
             let other = super::member::index(*id);

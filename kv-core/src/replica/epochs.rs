@@ -41,7 +41,8 @@ impl Replica {
     }
 
     pub(super) fn on_ask_epoch(&mut self, from: MemberId, epoch: Epoch, disk: DiskId) {
-        if self.cx.cluster.member(from).is_some() {
+        // In epoch 0 it is durable only with the change: after a restart, the member may have another one.
+        if epoch > Epoch::ZERO && self.cx.cluster.member(from).is_some() {
             self.cx.epochs.disks.insert(from, disk);
         }
         match epoch.cmp(&self.cx.epoch()) {

@@ -28,10 +28,13 @@ impl Primary {
         if !cx.epochs.is_own_disk(&next, cx.me) {
             return Err(ChangeRefusal::OtherDisk(cx.me));
         }
-        let told =
-            |(id, disk): (MemberId, DiskId)| cx.epochs.disks.get(&id).is_some_and(|told| *told == disk);
-        if let Some((id, _)) = disk_named(&change.change).filter(|named| !told(*named)) {
-            return Err(ChangeRefusal::OtherDisk(id));
+        if let Some((id, disk)) = disk_named(&change.change) {
+            match cx.epochs.disks.get(&id) {
+                Some(told) if *told == disk => {}
+                Some(_) => return Err(ChangeRefusal::OtherDisk(id)),
+                // It was not heard yet.
+                None => return Err(ChangeRefusal::NotLevel(id)),
+            }
         }
         let level = |id: MemberId| match id == cx.me {
             true => !cx.transfer.stateless && !cx.transfer.is_running() && !cx.log.has_faulty(),

@@ -1,9 +1,9 @@
 //! Changes of the member list (rules M).
 
 use super::group::Group;
-use crate::config::{Change, Options, Role};
+use crate::config::{Change, DiskId, HistoryId, Options, Role};
 use crate::ids::{Epoch, MemberId, View};
-use crate::message::Message;
+use crate::message::{FormationStep, Message};
 use crate::replica::{ChangeRefusal, Halt, Input, Replica, Status};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -301,11 +301,66 @@ fn m6_a_wiped_voter_does_not_take_part() {
     group.change(0, promote(new));
     settled(&mut group, 2, &[0, 1, 2, new]);
     let mut membership = group.members[usize::from(new)].disk.membership.clone().expect("it has entered");
-    membership.disk = crate::config::DiskId(5);
+    membership.disk = DiskId(5);
     group.crash(new);
     group.members[usize::from(new)].disk.membership = Some(membership);
     group.start(new);
     assert_eq!(group.members[usize::from(new)].halt, Some(Halt::OtherDisk { epoch: Epoch::new(2) }));
+}
+
+/// A founder draws its disk id anew in each life until it has entered epoch 1. If the primary named the one that it told
+/// before, the member would halt after a restart, although it has lost nothing.
+#[test]
+fn m6_a_disk_that_is_told_in_epoch_0_is_not_named() {
+    let mut group = formed(3);
+    let new = newcomer(&mut group, 0, &[0, 1, 2]);
+    let named = |group: &Group| {
+        let request = group.replica(0).change_request((Epoch::new(1), 1, HistoryId(1)), promote(new));
+        request.expect("0 is the primary").disks.get(&id(2)).copied()
+    };
+    let told = DiskId(77);
+    for (epoch, expected) in [(Epoch::ZERO, None), (Epoch::new(1), Some(told))] {
+        let message = Message::AskEpoch { epoch, disk: told };
+        group.input(0, Input::Message { from: id(2), message });
+        assert_eq!(named(&group), expected);
+    }
+}
+
+/// A founder that was removed before it knew that the cluster is formed, or that was wiped, asks whom it knows.
+#[test]
+fn f4_who_was_removed_is_told_that_the_cluster_is_formed() {
+    let mut group = formed(3);
+    group.crash(2);
+    group.change(0, remove(2));
+    settled(&mut group, 1, &[0, 1]);
+    group.members[2].disk.formation = FormationStep::Formatted;
+    group.start(2);
+    group.run_until("it hears that it was removed", |group| group.members[2].halt.is_some());
+    assert_eq!(group.members[2].halt, Some(Halt::Removed { epoch: Epoch::new(1) }));
+}
+
+/// The disk of a founder is lost, and no other founder is left.
+#[test]
+fn f4_a_wiped_founder_is_told_by_members_that_came_later() {
+    let mut group = formed(3);
+    let first = newcomer(&mut group, 0, &[0, 1, 2]);
+    group.change(0, replace(2, first));
+    settled(&mut group, 2, &[0, 1, first]);
+    let new = newcomer(&mut group, 0, &[0, 1, first]);
+    group.change(0, replace(0, new));
+    settled(&mut group, 4, &[1, first, new]);
+    for gone in [0, 2] {
+        group.run_until("a removed member stops", |group| group.members[gone].halt.is_some());
+    }
+    group.crash(1);
+    let told = group.replica(new).configuration().clone();
+    group.members[1].disk = super::group::Disk::empty();
+    group.start(1);
+    assert_eq!(group.replica(1).status().status, Status::Forming);
+    let view = told.first;
+    group.input(1, Input::Message { from: id(new), message: Message::GetState { view, nonce: 1 } });
+    group.run_until("it notices", |group| group.members[1].halt.is_some());
+    assert_eq!(group.members[1].halt, Some(Halt::DiskLoss { peer: id(new) }));
 }
 
 /// Changes of all kinds, while members crash and links are cut; and then all is healed.
@@ -378,7 +433,7 @@ impl Random {
 
     fn start(&mut self, id: u8) {
         let member = &self.group.members[usize::from(id)];
-        if member.disk.formation == crate::message::FormationStep::Formed && member.halt.is_none() {
+        if member.disk.formation == FormationStep::Formed && member.halt.is_none() {
             self.group.start(id);
         }
     }
@@ -422,7 +477,7 @@ impl Random {
     fn join(&mut self) {
         let machines = 0..self.members();
         let empty = |id: &u8| {
-            self.group.members[usize::from(*id)].disk.formation != crate::message::FormationStep::Formed
+            self.group.members[usize::from(*id)].disk.formation != FormationStep::Formed
         };
         let Some(new) = machines.clone().find(empty) else { return };
         let knows = |other: &u8| {
@@ -451,7 +506,7 @@ impl Random {
         let last = self.group.configurations.last_key_value().map(|(_, it)| it.clone());
         let what = format!("seed {seed}: converged");
         let started = |group: &Group, id: u8| {
-            group.members[usize::from(id)].disk.formation == crate::message::FormationStep::Formed
+            group.members[usize::from(id)].disk.formation == FormationStep::Formed
         };
         let stays = |id: &MemberId| last.as_ref().is_none_or(|it| it.members.contains_key(id));
         self.group.run_until(&what, |group| {

@@ -209,8 +209,7 @@ impl World {
         let newest = self.checker.rosters.newest();
         let formed = newest.voters.iter().all(|member| self.checker.is_formed(*member));
         let lost = newest.voters.iter().any(|member| self.members[*member].wiped);
-        // While the member list changes, those that stay may all be needed (rule M7).
-        let changes = !self.checker.is_settled(newest.configuration.epoch) || self.checker.may_change();
+        let changes = self.is_changing();
         let is_listed = newest.lists(member);
         let few = newest.voters.len() < 3;
         if few || lost || !formed || changes || !is_listed || self.plan.damage.is_some() {
@@ -232,6 +231,7 @@ impl World {
         let slot = &mut self.members[member];
         (slot.disk, slot.wiped, slot.joined, slot.joining) = (disk, true, is_founder, false);
         slot.disks_lost += 1;
+        self.lost_at = Some(self.now);
     }
 
     /// The links that a network fault cuts.
@@ -384,8 +384,7 @@ impl World {
         let newest = self.checker.rosters.newest();
         let formed = newest.voters.iter().all(|member| self.checker.is_formed(*member));
         let wiped = newest.voters.iter().any(|member| self.members[*member].wiped);
-        // While the member list changes, those of the old list and of the new one may all be needed.
-        let changes = !self.checker.is_settled(newest.configuration.epoch) || self.checker.may_change();
+        let changes = self.is_changing();
         let quorum = newest.cluster.replication_quorum().max(newest.cluster.view_change_quorum());
         let mut back = newest.voters.clone();
         if !self.plan.heal_quorum_only || !formed || wiped || changes || quorum == back.len() {

@@ -7,7 +7,7 @@ use super::plan::{around, pick};
 use super::world::World;
 use kv_core::client::{Call, CallError, CallId, ProtocolInput, Reply};
 use kv_core::config::{Change, Cluster, Configuration, DiskId};
-use kv_core::ids::{MemberId, Op};
+use kv_core::ids::{Epoch, MemberId, Op};
 use kv_core::message::{ChangeCall, MembersAnswer};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,6 +16,9 @@ use std::time::Duration;
 pub(super) const CALLS: u64 = 1 << 41;
 /// How long a call waits for one member.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long operators wait after a disk was lost. A primary takes a member for level that it has heard recently, and
+/// nobody can take a change back that relies on a member that is gone.
+const CAUTION: Time = 3 * SECOND;
 /// How often an operator with a change under way acts.
 const TURN: Time = 50 * MS;
 /// How long an operator waits for the last change, when everything is healed.
@@ -76,9 +79,14 @@ impl Operator {
         }
     }
 
-    /// Whether no change is under way.
+    /// Whether it does nothing.
     pub(super) const fn is_idle(&self) -> bool {
         matches!(self.doing, Doing::Resting)
+    }
+
+    /// Whether a change is under way.
+    pub(super) const fn has_job(&self) -> bool {
+        !matches!(self.doing, Doing::Resting | Doing::Listing { job: None, .. })
     }
 }
 
@@ -105,6 +113,9 @@ impl World {
     /// A client whose members have all been removed while it did not call is given the list.
     pub(super) fn help_lost_clients(&mut self) {
         let newest = self.checker.rosters.newest().configuration.clone();
+        if newest.epoch == Epoch::ZERO {
+            return;
+        }
         for client in 0..self.clients.len() {
             let known = self.checker.rosters.of(self.clients[client].list).map(super::rosters::Roster::data);
             let stays = |id: &MemberId| self.is_needed(super::member::index(*id));
@@ -216,6 +227,10 @@ impl World {
     }
 
     fn begin_change(&mut self, client: usize, list: &Configuration) {
+        let rest = CAUTION * u64::from(self.plan.load.patience);
+        if self.lost_at.is_some_and(|at| self.now < at + rest) {
+            return;
+        }
         let is_last = self.healed.is_some();
         let change = if is_last { self.new_address(list) } else { self.draw_change(list) };
         let mut call = ChangeCall { ends: list.epoch, nonce: self.rng.u128(1..), change };

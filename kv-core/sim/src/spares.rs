@@ -108,6 +108,15 @@ impl World {
         })
     }
 
+    /// Whether the member list changes: those of the old list and of the new one may all be needed (rule M7).
+    pub(super) fn is_changing(&self) -> bool {
+        let newest = self.checker.rosters.newest().configuration.epoch;
+        let operators = self.clients.iter().filter_map(|client| client.operator.as_ref());
+        !self.checker.is_settled(newest)
+            || self.checker.may_change()
+            || operators.into_iter().any(super::operators::Operator::has_job)
+    }
+
     /// Whether a member must be there when everything is healed: it is on the last list, and has its disk.
     pub(super) fn is_needed(&self, member: usize) -> bool {
         let slot = &self.members[member];

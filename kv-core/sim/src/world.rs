@@ -72,6 +72,8 @@ pub(super) struct World {
     pub(super) next_watch: u64,
     pub(super) checker: Checker,
     pub(super) history: History,
+    /// When the last disk was lost.
+    pub(super) lost_at: Option<Time>,
     /// Counts disk ids.
     pub(super) disks: u64,
     pub(super) violation: Option<(Finding, Time)>,
@@ -136,6 +138,7 @@ impl World {
             next_watch: 0,
             clients,
             history: History::default(),
+            lost_at: None,
             disks: 0,
             violation: None,
             healed: None,

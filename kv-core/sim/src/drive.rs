@@ -31,7 +31,7 @@ impl World {
 
     /// A message between members arrives.
     pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) {
-        if self.members[to].process.is_none() {
+        if self.members[to].process.is_none() || !self.hears(to, from, &message) {
             return;
         }
         let (kind, digest) = (Kind::of(&message) as u8, place_of(&message));
@@ -181,8 +181,11 @@ impl World {
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadStop { stop } => self.read_stop(member, stop),
             Output::Entered { configuration } => self.entered(member, &configuration),
-            // Everybody can reach everybody.
-            Output::Reach { .. } => {}
+            Output::Reach { configuration } => {
+                if let Some(process) = self.process(member) {
+                    process.reach.told_of(&configuration);
+                }
+            }
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
             Output::Status(status) => {

@@ -52,11 +52,27 @@ impl World {
         self.input(member, input);
     }
 
+    /// A member is started. Its process may have ended just when it had entered an epoch, the first of all.
+    pub(super) fn begins_in_epoch(&mut self, member: usize) {
+        let Some(process) = &self.members[member].process else { return };
+        let configuration = process.replica.configuration().clone();
+        if self.checker.rosters.of(configuration.epoch).is_none() {
+            self.note_epoch(member, &configuration);
+        }
+    }
+
     /// A member is in another epoch.
     pub(super) fn entered(&mut self, member: usize, configuration: &Configuration) {
         self.trace.note(66, member as u64, u64::from(configuration.epoch.get()), || {
             format!("{:?} m{member} enters {:?}: {:?}", self.now, configuration.epoch, configuration.members)
         });
+        if let Some(process) = self.process(member) {
+            process.reach.enter(configuration);
+        }
+        self.note_epoch(member, configuration);
+    }
+
+    fn note_epoch(&mut self, member: usize, configuration: &Configuration) {
         // Rule M2: the member claims that this is committed.
         self.record_committed(member, configuration.stop);
         let checked = self.checker.on_entered(member, configuration);

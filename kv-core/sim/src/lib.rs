@@ -41,6 +41,7 @@ mod plan;
 #[cfg(test)]
 mod regressions;
 mod replay;
+mod reach;
 mod report;
 mod rosters;
 mod scenario;

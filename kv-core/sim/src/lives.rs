@@ -7,6 +7,7 @@ use super::drive::with_seeded_bug;
 use super::events::{Due, Event};
 use super::member::{End, Member, Process, index};
 use super::plan::around;
+use super::reach::Reach;
 use super::stages::CheckpointStage;
 use super::waiting::{Serving, Transfers};
 use super::world::World;
@@ -170,6 +171,7 @@ impl World {
         let stateless = config.stateless;
         let commit = recovered.checkpoint;
         let replica = Replica::new(config, recovered, now);
+        let reach = Reach::new(&self.cluster, replica.configuration());
         let mut sources = Sources::default();
         sources.publish(state.as_ref().and_then(StateMachine::snapshot));
         slot.process = Some(Box::new(Process {
@@ -190,10 +192,12 @@ impl World {
             stateless,
             reaper: Reaper::new(slot.options.failure_timeout_max),
             timer: None,
+            reach,
         }));
         if stateless {
             self.open_aside(member);
         }
+        self.begins_in_epoch(member);
         self.digest(member);
         self.after_input(member);
     }

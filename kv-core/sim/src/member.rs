@@ -3,6 +3,7 @@
 use super::clock::{Clock, Time};
 use super::events::{Due, Event};
 use super::plan::Plan;
+use super::reach::Reach;
 use super::stages::CheckpointStage;
 use super::waiting::{Serving, Transfers};
 use fastrand::Rng;
@@ -88,6 +89,8 @@ pub(super) struct Process {
     pub(super) reaper: Reaper,
     /// The replica's timer.
     pub(super) timer: Option<Time>,
+    /// Whom it calls and hears.
+    pub(super) reach: Reach,
 }
 
 /// How a process ends.

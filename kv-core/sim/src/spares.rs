@@ -133,9 +133,11 @@ impl World {
             return slot.away || !slot.joined || slot.wiped;
         };
         // Whoever it could ask may have been removed since, and be gone.
+        // And those that are left may not call it any more, so that they cannot answer.
         let stays = |id: &MemberId| {
             let other = super::member::index(*id);
-            other != member && self.is_needed(other)
+            let answers = |process: &Box<super::member::Process>| process.reach.calls(member);
+            other != member && self.is_needed(other) && self.members[other].process.as_ref().is_some_and(answers)
         };
         !process.replica.configuration().members.keys().any(stays)
     }

@@ -279,6 +279,9 @@ impl World {
     pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
         let checked = self.checker.on_send(from, self.members[to].id, &message);
         self.check(checked);
+        if !self.calls(from, to) {
+            return;
+        }
         let (lane, kind) = (message.lane(), Some(Kind::of(&message)));
         let route = self.network.route(&mut self.rng, self.now, (from, to), lane, kind);
         let event = Event::Deliver { from, to, message: Box::new(message) };

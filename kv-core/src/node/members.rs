@@ -67,6 +67,8 @@ impl Members {
         let later = configuration.members.iter().filter(|(id, _)| list.cluster.member(**id).is_none());
         let later: Vec<_> = later.map(|(id, member)| (*id, member.address.clone())).collect();
         list.others.extend(later.into_iter().filter(|(id, _)| *id != self.me));
+        // They are called because of what is missing here, so their answers must be heard.
+        list.expectation.former = list.others.keys().copied().collect();
         self.set(list)
     }
 
@@ -86,4 +88,46 @@ pub(super) fn member_infos(cluster: &Cluster) -> Vec<MemberInfo> {
         role: member.role,
     };
     cluster.members().map(info).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Change, ChangeRequest, HistoryId, Options, Role};
+    use crate::ids::{Anchor, Hash, Op};
+    use crate::node::builder::expectation;
+    use crate::wire::Hello;
+    use kv_transport::{Lane, Peer};
+
+    fn members(me: u8, cluster: &Cluster) -> Members {
+        let me = MemberId::new(me);
+        Members::new(me, cluster.clone(), expectation(cluster, me, &Options::default()))
+    }
+
+    /// A member that is an epoch behind asks the members that came since, and must hear their answers.
+    #[test]
+    fn m13_whom_a_member_is_told_to_ask_is_heard() {
+        let cluster = Cluster::builder("demo").member(0, "a:1").member(1, "a:2").build().expect("it is valid");
+        let (new, name) = (MemberId::new(2), "a:3".to_owned());
+        let request = ChangeRequest {
+            ends: crate::ids::Epoch::ZERO,
+            nonce: 1,
+            change: Change::Add { id: new, address: name, role: Role::Data },
+            first: MemberId::new(0),
+            history: HistoryId(1),
+            disks: BTreeMap::new(),
+        };
+        let stop = Anchor::new(Op::new(1), Hash::new(1));
+        let later = Configuration::founding(&cluster).after(&request, stop).expect("it is possible");
+        let (behind, newcomer) = (members(0, &cluster), members(2, &later.cluster("demo").expect("it is valid")));
+        newcomer.enter(&later);
+        let is_heard = |lane| {
+            let hello = Hello::member(&newcomer.now().expectation, MemberId::new(0), lane);
+            behind.now().expectation.check(&hello, lane, &Peer::Unauthenticated).is_ok()
+        };
+        assert!(is_heard(Lane::Control) && !is_heard(Lane::Bulk), "it may only tell of its epoch");
+        assert!(behind.reach(&later).contains(&new));
+        assert!(is_heard(Lane::Control) && is_heard(Lane::Bulk));
+        assert!(!is_heard(Lane::Log), "it is in another epoch");
+    }
 }

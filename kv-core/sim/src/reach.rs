@@ -50,7 +50,7 @@ impl Reach {
     }
 
     fn hears(&self, other: usize, lane: Lane, is_changed: bool) -> bool {
-        let is_former = self.former.contains(&other) && lane != Lane::Log;
+        let is_former = (self.former.contains(&other) || self.later.contains(&other)) && lane != Lane::Log;
         let is_news = (is_changed || self.is_changed) && lane == Lane::Control;
         self.present.contains(&other) || is_former || is_news
     }

@@ -166,6 +166,9 @@ impl Checker {
         let adopted = (recovered.view.epoch() > shown.view.epoch()).then_some(recovered.view);
         if let Some(view) = adopted {
             shown.view = view;
+            // It shows only what the member has left behind.
+            let newest = self.newest.entry(view.epoch()).or_default();
+            *newest = view.max(*newest);
         }
         self.mirrors[member].rebased(point, adopted)
     }

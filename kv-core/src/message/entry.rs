@@ -207,7 +207,7 @@ impl Entry {
         let Operation::Reconfigure(next) = Request::decode(&first).ok()?.operation else { return None };
         let configuration = Configuration { stop: self.header.anchor(), ..next.configuration.clone() };
         let follows = configuration.epoch == self.header.view.epoch().next() && configuration.is_sound();
-        follows.then(|| (*next, configuration))
+        follows.then_some((*next, configuration))
     }
 
     /// The configuration of the next epoch, if this entry is a stop.

@@ -107,7 +107,8 @@ mod tests {
     /// A member that is an epoch behind asks the members that came since, and must hear their answers.
     #[test]
     fn m13_whom_a_member_is_told_to_ask_is_heard() {
-        let cluster = Cluster::builder("demo").member(0, "a:1").member(1, "a:2").build().expect("it is valid");
+        let cluster =
+            Cluster::builder("demo").member(0, "a:1").member(1, "a:2").build().expect("it is valid");
         let (new, name) = (MemberId::new(2), "a:3".to_owned());
         let request = ChangeRequest {
             ends: crate::ids::Epoch::ZERO,
@@ -119,7 +120,8 @@ mod tests {
         };
         let stop = Anchor::new(Op::new(1), Hash::new(1));
         let later = Configuration::founding(&cluster).after(&request, stop).expect("it is possible");
-        let (behind, newcomer) = (members(0, &cluster), members(2, &later.cluster("demo").expect("it is valid")));
+        let (behind, newcomer) =
+            (members(0, &cluster), members(2, &later.cluster("demo").expect("it is valid")));
         newcomer.enter(&later);
         let is_heard = |lane| {
             let hello = Hello::member(&newcomer.now().expectation, MemberId::new(0), lane);

@@ -363,6 +363,28 @@ fn f4_a_wiped_founder_is_told_by_members_that_came_later() {
     assert_eq!(group.members[1].halt, Some(Halt::DiskLoss { peer: id(new) }));
 }
 
+/// A member that was away for long may know none of those that are left, and so cannot ask them.
+#[test]
+fn m13_the_primary_tells_a_silent_member_for_ever_and_again_after_a_restart() {
+    let mut group = formed(3);
+    group.crash(2);
+    group.change(0, Change::Address { id: id(1), address: "moved:1".into() });
+    settled(&mut group, 1, &[0, 1]);
+    let is_told = |group: &mut Group| {
+        group.sent.clear();
+        group.run_for(1_000);
+        let tells =
+            |it: &super::group::Envelope| it.to == id(2) && matches!(it.message, Message::Epoch { .. });
+        group.sent.iter().any(tells)
+    };
+    group.run_for(60_000);
+    assert!(is_told(&mut group));
+    group.crash(0);
+    group.start(0);
+    settled(&mut group, 1, &[0, 1]);
+    assert!(is_told(&mut group));
+}
+
 /// Changes of all kinds, while members crash and links are cut; and then all is healed.
 struct Random {
     group: Group,
@@ -476,9 +498,7 @@ impl Random {
     /// A machine without a disk joins, if a member knows it.
     fn join(&mut self) {
         let machines = 0..self.members();
-        let empty = |id: &u8| {
-            self.group.members[usize::from(*id)].disk.formation != FormationStep::Formed
-        };
+        let empty = |id: &u8| self.group.members[usize::from(*id)].disk.formation != FormationStep::Formed;
         let Some(new) = machines.clone().find(empty) else { return };
         let knows = |other: &u8| {
             let replica = self.group.members[usize::from(*other)].replica.as_ref();
@@ -505,9 +525,8 @@ impl Random {
         }
         let last = self.group.configurations.last_key_value().map(|(_, it)| it.clone());
         let what = format!("seed {seed}: converged");
-        let started = |group: &Group, id: u8| {
-            group.members[usize::from(id)].disk.formation == FormationStep::Formed
-        };
+        let started =
+            |group: &Group, id: u8| group.members[usize::from(id)].disk.formation == FormationStep::Formed;
         let stays = |id: &MemberId| last.as_ref().is_none_or(|it| it.members.contains_key(id));
         self.group.run_until(&what, |group| {
             (0..u8::try_from(group.members.len()).expect("few")).filter(|id| started(group, *id)).all(

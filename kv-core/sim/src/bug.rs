@@ -93,8 +93,6 @@ bugs! {
     RetiresAtOnce,
     /// The first primary of an epoch makes no entry.
     BeginsSilently,
-    /// A member that is told of a later epoch follows a primary of its own.
-    StalePrimaryFollowed,
     /// Who has entered an epoch does not tell it.
     NewsNotSpread,
     /// What a standby acknowledges and confirms counts for a quorum.

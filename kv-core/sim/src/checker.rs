@@ -202,9 +202,7 @@ impl Checker {
                 mirror.acknowledges(*view, *log)
             }
             // Only the primary of the view uses the log. To others, the message is a call to join, and may be outdated.
-            Message::DoViewChange { view, log, .. } if primary == Some(to) => {
-                mirror.supports(*view, log)
-            }
+            Message::DoViewChange { view, log, .. } if primary == Some(to) => mirror.supports(*view, log),
             Message::DoViewChange { view, .. } => mirror.durable().view >= *view,
             Message::StartView { view, hashes, .. } if first => {
                 hashes.last().is_none_or(|(op, hash)| mirror.acknowledges(*view, Anchor::new(*op, *hash)))
@@ -298,7 +296,10 @@ impl Checker {
         // Who enters an epoch stands in its first view, or in a view that only shows what it has left behind; and who
         // hears that its epoch is over leaves its view alone (rule M13).
         let has_entered = before.epoch() < view.epoch();
-        if has_entered || view.epoch() < self.rosters.newest().configuration.epoch {
+        if has_entered
+            || view == roster.configuration.first
+            || view.epoch() < self.rosters.newest().configuration.epoch
+        {
             return Ok(());
         }
         let since = self.now.saturating_sub(lifetime);

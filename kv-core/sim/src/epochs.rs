@@ -85,7 +85,10 @@ impl World {
         let epoch = process.replica.view().epoch();
         let named = self.checker.rosters.of(epoch).and_then(|roster| roster.disk_of(member));
         if named.is_some_and(|disk| self.has_another_disk(member, disk)) {
-            self.fail(("a voter has the disk that it voted with", format!("m{member} in {epoch:?}: {named:?}")));
+            self.fail((
+                "a voter has the disk that it voted with",
+                format!("m{member} in {epoch:?}: {named:?}"),
+            ));
         }
     }
 

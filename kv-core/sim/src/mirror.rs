@@ -31,7 +31,12 @@ enum DiskStep {
     Append(Op, Hash),
     /// If the point is in a later epoch, the member is in this view of it from now on.
     Rebase(Anchor, Option<View>),
-    View { view: View, log_view: View, cut: Option<Anchor>, damaged: bool },
+    View {
+        view: View,
+        log_view: View,
+        cut: Option<Anchor>,
+        damaged: bool,
+    },
 }
 
 /// A member's disk: what is durable, and what is being written.

@@ -101,7 +101,9 @@ impl World {
                 operator.rests_until = now + pause;
                 self.begin_listing(client, None);
             }
-            Doing::Pausing(job) if now >= job.until => self.end_change(client, job, "changes of unknown outcome"),
+            Doing::Pausing(job) if now >= job.until => {
+                self.end_change(client, job, "changes of unknown outcome")
+            }
             Doing::Pausing(job) if job.is_ordered => self.begin_listing(client, Some(job)),
             Doing::Pausing(job) => self.ask_for_change(client, job),
             doing => operator.doing = doing,
@@ -132,7 +134,9 @@ impl World {
         for member in 0..self.members.len() {
             // A member without a checkpoint does not count as level if the primary has one.
             let process = self.members[member].process.as_deref();
-            if process.is_some_and(|process| process.state.is_some() && process.replica.checkpoint() == Op::ZERO) {
+            if process
+                .is_some_and(|process| process.state.is_some() && process.replica.checkpoint() == Op::ZERO)
+            {
                 self.make_checkpoint(member);
             }
         }
@@ -244,8 +248,7 @@ impl World {
             operator.old.push(call.clone());
         }
         let until = self.now + patience * u64::from(self.plan.load.patience);
-        operator.doing =
-            Doing::Pausing(Job { call, until, may_be_done: false, is_ordered: false, is_last });
+        operator.doing = Doing::Pausing(Job { call, until, may_be_done: false, is_ordered: false, is_last });
     }
 
     /// Whether the change is done, by the newest list of the members.
@@ -256,7 +259,8 @@ impl World {
             return self.end_change(client, job, "changes done");
         }
         if epoch > job.call.ends && nonce != job.call.nonce && (settled || !is_next) {
-            let how = if is_next { "changes refused: another was faster" } else { "changes of unknown outcome" };
+            let how =
+                if is_next { "changes refused: another was faster" } else { "changes of unknown outcome" };
             return self.end_change(client, job, how);
         }
         if let Some(operator) = &mut self.clients[client].operator {
@@ -321,7 +325,9 @@ impl World {
             (6..=11, Some(id), _) => Change::Promote { id, disk },
             (12..=17, Some(new), _) => Change::Replace { old: voter, new, disk },
             // Not too often: with fewer voters, less can go wrong.
-            (18.., ..) if voters.len() > 2 || lost.is_some() || self.rng.bool() => Change::Remove { id: voter },
+            (18.., ..) if voters.len() > 2 || lost.is_some() || self.rng.bool() => {
+                Change::Remove { id: voter }
+            }
             (_, _, Some(new)) => add(self, new),
             _ => self.new_address(list),
         }

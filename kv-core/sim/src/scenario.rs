@@ -79,6 +79,11 @@ impl Scenario {
         self.with(|plan| plan.standbys = 1)
     }
 
+    /// Adds a machine that is in no list, and would keep data. It has the last id.
+    pub(super) fn and_a_spare(self) -> Self {
+        self.with(|plan| plan.changes.spares = vec![Role::Data])
+    }
+
     /// Changes limits, delays or clocks.
     pub(super) fn with(mut self, adapt: impl Fn(&mut Plan) + 'static) -> Self {
         self.adapt = Box::new(adapt);

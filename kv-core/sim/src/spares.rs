@@ -62,7 +62,9 @@ impl World {
     /// A disk id that no other directory has. It contains which of the disks of the machine it is.
     pub(super) fn fresh_disk(&mut self, member: usize) -> DiskId {
         self.disks += 1;
-        DiskId(u128::from(self.members[member].disks_lost) << 96 | u128::from(self.disks) << 32 | member as u128)
+        DiskId(
+            u128::from(self.members[member].disks_lost) << 96 | u128::from(self.disks) << 32 | member as u128,
+        )
     }
 
     /// Whether a voter has lost the disk that the list names for it.
@@ -137,7 +139,9 @@ impl World {
         let stays = |id: &MemberId| {
             let other = super::member::index(*id);
             let answers = |process: &Box<super::member::Process>| process.reach.calls(member);
-            other != member && self.is_needed(other) && self.members[other].process.as_ref().is_some_and(answers)
+            other != member
+                && self.is_needed(other)
+                && self.members[other].process.as_ref().is_some_and(answers)
         };
         !process.replica.configuration().members.keys().any(stays)
     }

@@ -36,8 +36,7 @@ impl World {
             match recovered.alignment(state.checkpoint()) {
                 CheckpointAlignment::OnLog => recovered.checkpoint = state.checkpoint(),
                 CheckpointAlignment::Ahead => {
-                    recovered =
-                        journal.rebase_log(state.point(), state.configuration(), DiskId(0)).ok()?;
+                    recovered = journal.rebase_log(state.point(), state.configuration(), DiskId(0)).ok()?;
                 }
                 CheckpointAlignment::Lost => return None,
             }

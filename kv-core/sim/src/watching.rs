@@ -158,7 +158,8 @@ impl World {
         }
         if !sweeps {
             // The detector of a node runs always. One that removed itself from the others' lists hears of no primary.
-            let hears = self.members[member].process.as_ref().is_some_and(|it| it.replica.status().primary.is_some());
+            let hears =
+                self.members[member].process.as_ref().is_some_and(|it| it.replica.status().primary.is_some());
             if let Some(watches) = self.watches(member).filter(|_| hears) {
                 watches.cut_off = IsolationDetector::default();
             }

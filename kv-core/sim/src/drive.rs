@@ -441,7 +441,7 @@ impl World {
         process.checkpoint = match process.frozen.take_if(|frozen| careless || frozen.anchor().op <= durable)
         {
             None => return,
-            Some(begins) => Some(CheckpointStage::Frozen(begins)),
+            Some(begins) => Some(CheckpointStage::Frozen(Box::new(begins))),
         };
         if let Some(checkpoint) = process.checkpoint.as_ref().map(CheckpointStage::anchor) {
             self.schedule_checkpoint(member);

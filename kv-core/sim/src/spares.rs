@@ -138,10 +138,9 @@ impl World {
         // And those that are left may not call it any more, so that they cannot answer.
         let stays = |id: &MemberId| {
             let other = super::member::index(*id);
-            let answers = |process: &Box<super::member::Process>| process.reach.calls(member);
             other != member
                 && self.is_needed(other)
-                && self.members[other].process.as_ref().is_some_and(answers)
+                && self.members[other].process.as_ref().is_some_and(|process| process.reach.calls(member))
         };
         !process.replica.configuration().members.keys().any(stays)
     }

@@ -700,8 +700,8 @@ impl Group {
                 continue;
             }
             let point = self.points[&at];
-            let known = self.configurations.values().filter(|it| it.stop.op <= at.op);
-            let configuration = known.last().cloned();
+            let mut known = self.configurations.values().filter(|it| it.stop.op <= at.op);
+            let configuration = known.next_back().cloned();
             member.disk.put_state((point, configuration.clone()), &mut member.writing);
             member.stateless = false;
             self.installed += 1;

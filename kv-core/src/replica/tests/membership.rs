@@ -497,14 +497,14 @@ impl Random {
 
     /// A machine without a disk joins, if a member knows it.
     fn join(&mut self) {
-        let machines = 0..self.members();
+        let mut machines = 0..self.members();
         let empty = |id: &u8| self.group.members[usize::from(*id)].disk.formation != FormationStep::Formed;
         let Some(new) = machines.clone().find(empty) else { return };
         let knows = |other: &u8| {
             let replica = self.group.members[usize::from(*other)].replica.as_ref();
             replica.is_some_and(|it| it.configuration().members.contains_key(&id(new)))
         };
-        if let Some(of) = machines.clone().find(knows) {
+        if let Some(of) = machines.find(knows) {
             self.group.join(new, of);
         }
     }
@@ -537,8 +537,7 @@ impl Random {
                     match &state.replica {
                         // Whoever it could ask may have been removed since, and be gone.
                         Some(replica) if !is_in => {
-                            state.halt.is_some()
-                                || !replica.configuration().members.keys().any(|id| stays(id))
+                            state.halt.is_some() || !replica.configuration().members.keys().any(&stays)
                         }
                         None if !is_in => state.halt.is_some(),
                         Some(replica) => {

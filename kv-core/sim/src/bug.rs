@@ -69,6 +69,32 @@ bugs! {
     ForgetsItsVote,
     /// A member joins a view of an epoch that it has not entered.
     EpochIgnored,
+    /// A member enters an epoch on a stop that is not known to be committed.
+    EntersUncommitted,
+    /// A member speaks in an epoch before its superblock names the epoch.
+    EntersBeforeDurable,
+    /// A fetched state is installed without its configuration.
+    StateWithoutEpoch,
+    /// A member counts by the list of the epoch before.
+    OldListCounts,
+    /// The primary answers reads although a stop is in its log.
+    ReadsBehindStop,
+    /// The retry of an old change acts again.
+    OldChangeAgain,
+    /// An id is given to a second member.
+    IdUsedAgain,
+    /// A voter that has lost its disk goes on with another one.
+    DiskIgnored,
+    /// The primary names the disk that a founder has told in epoch 0.
+    NamesEarlyDisk,
+    /// A change is ordered that relies on members that are away.
+    AbsentCountAsLevel,
+    /// A removed member stops before the others go on without it.
+    RetiresAtOnce,
+    /// The first primary of an epoch makes no entry.
+    BeginsSilently,
+    /// Who has entered an epoch does not tell it.
+    NewsNotSpread,
     /// What a standby acknowledges and confirms counts for a quorum.
     StandbyCounts,
     /// A standby votes to leave a view, and its vote counts.

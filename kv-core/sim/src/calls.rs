@@ -10,7 +10,9 @@ use super::world::World;
 use kv_core::client::{Call, CallError, CallId, ProtocolInput, ProtocolOutput, Reply};
 use kv_core::error::Cause;
 use kv_core::ids::Instant;
-use kv_core::message::{ClientMessage, Command, Effect, Lifetime, Outcome, Query, ReadMode, ServerMessage};
+use kv_core::message::{
+    Answer, ClientMessage, Command, Effect, Lifetime, Outcome, Query, ReadMode, ServerMessage,
+};
 
 /// How long an attempt to connect through a cut takes.
 const CONNECT_TIMEOUT: Time = SECOND / 2;
@@ -22,6 +24,9 @@ impl World {
 
     /// A client makes a call, if it has not too many in progress, and schedules the next.
     pub(super) fn next_call(&mut self, client: usize) {
+        if self.clients[client].operator.is_some() {
+            return self.operator_turn(client);
+        }
         if self.healed.is_some() {
             return;
         }
@@ -119,6 +124,9 @@ impl World {
                 let epoch = connection.epoch;
                 let wait = if open { MS } else { CONNECT_TIMEOUT };
                 self.schedule(self.now + wait, Event::ConnectionGone { client, member, epoch });
+            } else if let Some(process) = &slot.process {
+                let list = process.replica.configuration().clone();
+                self.take_list(client, &list);
             }
         }
         let Connection { state: ConnectionState::Open(life), epoch } =
@@ -158,11 +166,17 @@ impl World {
         self.trace.note(53, (client * 16 + member) as u64, message.call, || {
             format!("{:?} m{member} -> c{client} {message:?}", self.now)
         });
+        if let Answer::Members(list) = &message.answer {
+            self.take_list(client, &list.configuration);
+        }
         let member = self.members[member].id;
         self.core_input(client, ProtocolInput::Answer { member, message });
     }
 
     fn call_done(&mut self, client: usize, id: CallId, result: Result<Reply, CallError>) {
+        if id.get() >= super::operators::CALLS && id.get() < u64::MAX {
+            return self.operator_done(client, id.get(), result);
+        }
         let one = &mut self.clients[client];
         if let Some(watcher) = one.watching.remove(&id.get()) {
             return self.watch_done(watcher, id.get(), result);

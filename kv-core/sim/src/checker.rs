@@ -5,9 +5,10 @@ use super::mirror::Mirror;
 use super::model::Model;
 use super::plan::Plan;
 use super::report::Checked;
+use super::rosters::Rosters;
 use super::stamps::Stamps;
 use kv_core::config::Cluster;
-use kv_core::ids::{Anchor, Hash, MemberId, Op, Revision, View};
+use kv_core::ids::{Anchor, Epoch, Hash, MemberId, Op, Revision, View};
 use kv_core::kv::Applied;
 use kv_core::message::{Entry, FormationStep, Message, Recovered, Request, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,20 +26,18 @@ struct Committed {
 
 /// What one member has shown in its present life.
 #[derive(Clone, Copy, Debug, Default)]
-struct Shown {
-    view: View,
-    log_view: View,
-    commit: Op,
+pub(super) struct Shown {
+    pub(super) view: View,
+    pub(super) log_view: View,
+    pub(super) commit: Op,
 }
 
 /// Observes all members.
 #[derive(Debug)]
 pub(super) struct Checker {
-    cluster: Cluster,
-    /// How many members vote: the first ones.
-    voters: usize,
-    mirrors: Vec<Mirror>,
-    shown: Vec<Shown>,
+    pub(super) rosters: Rosters,
+    pub(super) mirrors: Vec<Mirror>,
+    pub(super) shown: Vec<Shown>,
     log: Vec<Committed>,
     applied: Op,
     model: Model,
@@ -48,24 +47,27 @@ pub(super) struct Checker {
     started: BTreeSet<View>,
     counts: BTreeMap<&'static str, u64>,
     /// Members that lost their disk. What they acknowledged before still counts.
-    wiped: BTreeSet<usize>,
+    pub(super) wiped: BTreeSet<usize>,
     /// The last vote of each member to leave a view, and when it was sent.
     votes: Vec<Vec<(View, Time)>>,
     pub(super) stamps: Stamps,
     /// How long a vote may count after it was sent; `None` if messages can take any time.
     vote_lifetime: Option<Time>,
-    /// The newest view of any member.
-    newest: View,
+    /// The newest view of any member in each epoch.
+    pub(super) newest: BTreeMap<Epoch, View>,
+    /// The last op that any member has considered committed. It may not have been readable.
+    pub(super) reported: Op,
+    /// Entries that end an epoch, committed or not.
+    pub(super) stops: BTreeSet<Anchor>,
     /// The time.
     pub(super) now: Time,
 }
 
 impl Checker {
-    pub(super) fn new(cluster: Cluster, plan: &Plan) -> Self {
-        let (members, quorum) = (cluster.len(), cluster.view_change_quorum());
+    pub(super) fn new(cluster: &Cluster, plan: &Plan) -> Self {
+        let (members, quorum) = (plan.machines(), cluster.view_change_quorum());
         Self {
-            cluster,
-            voters: members - plan.standbys,
+            rosters: Rosters::new(cluster),
             mirrors: (0..members).map(|_| Mirror::new()).collect(),
             shown: vec![Shown::default(); members],
             log: Vec::new(),
@@ -78,7 +80,9 @@ impl Checker {
             votes: vec![Vec::new(); members],
             stamps: Stamps::new(members, quorum),
             vote_lifetime: plan.vote_lifetime(),
-            newest: View::ZERO,
+            newest: BTreeMap::new(),
+            reported: Op::ZERO,
+            stops: BTreeSet::new(),
             now: 0,
         }
     }
@@ -135,6 +139,10 @@ impl Checker {
             Write::Checkpoint(_) => self.count("checkpoints"),
             _ => {}
         }
+        if let Write::Append(entries) = write {
+            let stops = entries.iter().filter(|entry| entry.header.is_stop());
+            self.stops.extend(stops.map(|entry| entry.header.anchor()));
+        }
         let removed = self.mirrors[member].ask(write)?;
         if !removed.is_empty() {
             self.count("cuts of entries");
@@ -153,8 +161,16 @@ impl Checker {
     }
 
     /// A member was started, and its log was rebased on the point of its state.
-    pub(super) fn on_rebased(&mut self, member: usize, point: Anchor) -> Checked {
-        self.mirrors[member].rebased(point)
+    pub(super) fn on_rebased(&mut self, member: usize, point: Anchor, recovered: &Recovered) -> Checked {
+        let shown = &mut self.shown[member];
+        let adopted = (recovered.view.epoch() > shown.view.epoch()).then_some(recovered.view);
+        if let Some(view) = adopted {
+            shown.view = view;
+            // It shows only what the member has left behind.
+            let newest = self.newest.entry(view.epoch()).or_default();
+            *newest = view.max(*newest);
+        }
+        self.mirrors[member].rebased(point, adopted)
     }
 
     /// A member was started and recovered this from its journal.
@@ -177,16 +193,16 @@ impl Checker {
             self.votes[member].retain(|(_, at)| *at >= since);
             self.votes[member].push((*view, self.now));
         }
+        self.check_sender(member, message)?;
         let first = matches!(message, Message::StartView { view, .. } if self.started.insert(*view));
+        let primary = message.view().and_then(|view| self.primary(view));
         let mirror = &self.mirrors[member];
         let fits = match message {
             Message::PrepareOk { view, log } | Message::CommitOk { view, log: Some(log), .. } => {
                 mirror.acknowledges(*view, *log)
             }
             // Only the primary of the view uses the log. To others, the message is a call to join, and may be outdated.
-            Message::DoViewChange { view, log, .. } if self.cluster.primary(*view) == to => {
-                mirror.supports(*view, log)
-            }
+            Message::DoViewChange { view, log, .. } if primary == Some(to) => mirror.supports(*view, log),
             Message::DoViewChange { view, .. } => mirror.durable().view >= *view,
             Message::StartView { view, hashes, .. } if first => {
                 hashes.last().is_none_or(|(op, hash)| mirror.acknowledges(*view, Anchor::new(*op, *hash)))
@@ -209,15 +225,8 @@ impl Checker {
         Err(("what is acknowledged is durable", found))
     }
 
-    /// A member considers everything up to `commit` committed. `unreadable`: some member is down, or its disk is
-    /// about to fail, so not every log can be inspected. `read` reads the entry with this parent in its log.
-    pub(super) fn on_commit(
-        &mut self,
-        member: usize,
-        commit: Anchor,
-        unreadable: bool,
-        read: impl Fn(Op, Hash) -> Option<Entry>,
-    ) -> Checked {
+    /// A member considers everything up to `commit` committed.
+    pub(super) fn on_commit(&mut self, member: usize, commit: Anchor) -> Checked {
         let before = std::mem::replace(&mut self.shown[member].commit, commit.op);
         if commit.op < before {
             return Err((
@@ -225,6 +234,19 @@ impl Checker {
                 format!("m{member}: {before:?}, then {commit:?}"),
             ));
         }
+        Ok(())
+    }
+
+    /// Everything up to `commit` is committed, according to a member. `unreadable`: some member is down, or its disk is
+    /// about to fail, so not every log can be inspected. `read` reads the entry with this parent in its log.
+    pub(super) fn record_committed(
+        &mut self,
+        member: usize,
+        commit: Anchor,
+        unreadable: bool,
+        read: impl Fn(Op, Hash) -> Option<Entry>,
+    ) -> Checked {
+        self.reported = self.reported.max(commit.op);
         while self.committed() < commit.op {
             let op = self.committed().next();
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
@@ -263,17 +285,31 @@ impl Checker {
     }
 
     /// Rules V1 and V2: the first member to enter a view was moved there by a quorum of live votes.
-    fn check_votes(&mut self, member: usize, view: View) -> Checked {
-        if view <= self.newest {
+    fn check_votes(&mut self, member: usize, view: View, before: View) -> Checked {
+        let newest = self.newest.entry(view.epoch()).or_default();
+        if view <= *newest {
             return Ok(());
         }
-        self.newest = view;
+        *newest = view;
         let Some(lifetime) = self.vote_lifetime else { return Ok(()) };
+        let Some(roster) = self.rosters.of(view.epoch()) else { return Ok(()) };
+        // Who enters an epoch stands in its first view, or in a view that only shows what it has left behind; and who
+        // hears that its epoch is over leaves its view alone (rule M13).
+        let has_entered = before.epoch() < view.epoch();
+        if has_entered
+            || view == roster.configuration.first
+            || view.epoch() < self.rosters.newest().configuration.epoch
+        {
+            return Ok(());
+        }
         let since = self.now.saturating_sub(lifetime);
-        let wants =
-            |votes: &&Vec<(View, Time)>| votes.iter().any(|(wanted, at)| *wanted >= view && *at >= since);
-        let live = self.votes[..self.voters].iter().filter(wants);
-        if self.cluster.view_change_quorum() > 1 && live.count() < self.cluster.view_change_quorum() {
+        let wants = |votes: &Vec<(View, Time)>| {
+            let counts = |wanted: View| wanted.epoch() == view.epoch() && wanted >= view;
+            votes.iter().any(|(wanted, at)| counts(*wanted) && *at >= since)
+        };
+        let live = roster.voters.iter().filter(|voter| wants(&self.votes[**voter]));
+        let quorum = roster.cluster.view_change_quorum();
+        if quorum > 1 && live.count() < quorum {
             let found = format!("m{member} enters {view:?}; the votes are {:?}", self.votes);
             return Err(("only a quorum of live votes moves anyone", found));
         }
@@ -282,14 +318,22 @@ impl Checker {
 
     fn check_quorum(&self, op: Op) -> Checked {
         let hash = self.hash(op);
-        let holders: Vec<usize> = (0..self.voters)
+        let epoch = self.at(op).map(|committed| committed.entry.header.view.epoch()).unwrap_or_default();
+        let Some(roster) = self.rosters.of(epoch) else {
+            return Err(("an epoch begins before its entries", format!("{op:?} is in {epoch:?}")));
+        };
+        let holders: Vec<usize> = roster
+            .voters
+            .iter()
+            .copied()
             .filter(|member| {
                 let disk = self.mirrors[*member].durable();
                 // What it has acknowledged may have been damaged since; then it knows that it may have had more.
-                disk.hash(op) == hash || disk.is_damaged() || self.wiped.contains(member)
+                let holds = disk.hash(op) == hash || disk.is_in_state(op);
+                holds || disk.is_damaged() || self.wiped.contains(member)
             })
             .collect();
-        if holders.len() < self.cluster.replication_quorum() {
+        if holders.len() < roster.cluster.replication_quorum() {
             let found = format!("{op:?} is durable on {holders:?} only");
             return Err(("what is committed is durable on a quorum", found));
         }
@@ -382,12 +426,13 @@ impl Checker {
                 format!("m{member}: {:?}/{:?} became {view:?}/{log_view:?}", shown.view, shown.log_view);
             return Err(("view and log_view never go back", found));
         }
-        (shown.view, shown.log_view) = (view, log_view);
-        self.check_votes(member, view)?;
+        let before = std::mem::replace(&mut shown.view, view);
+        shown.log_view = log_view;
+        self.check_votes(member, view, before)?;
         if !serving {
             return Ok(());
         }
-        if self.cluster.primary(view) != MemberId::new(u8::try_from(member).unwrap_or(u8::MAX)) {
+        if self.primary(view) != Some(MemberId::new(u8::try_from(member).unwrap_or(u8::MAX))) {
             return Err(("only the primary of a view serves", format!("m{member} serves in {view:?}")));
         }
         let first = *self.serving.entry(view).or_insert((member, life));

@@ -2,13 +2,14 @@
 
 use super::clock::{Clock, Time};
 use super::history::Action;
+use super::operators::Operator;
 use super::plan::{Load, Plan, beside, pick};
 use super::streams::Stream;
 use bytes::Bytes;
 use fastrand::Rng;
 use kv_core::client::{ClientProtocol, ProtocolOptions, WatchCursor};
 use kv_core::config::Role;
-use kv_core::ids::{Instant, LeaseId, MemberId, Revision};
+use kv_core::ids::{Epoch, Instant, LeaseId, MemberId, Revision};
 use kv_core::message::{
     Command, Condition, Effect, LeaseCommand, Lifetime, Query, ReadMode, Record, TransactionRequest,
     TransactionStep,
@@ -58,6 +59,10 @@ pub(super) struct Client {
     pub(super) final_call: Option<usize>,
     /// It competes for the lock, and makes no other calls.
     pub(super) holder: Option<Holder>,
+    /// It changes the member list, and makes no other calls.
+    pub(super) operator: Option<Operator>,
+    /// The epoch of the member list that it knows.
+    pub(super) list: Epoch,
 }
 
 impl Client {
@@ -80,7 +85,7 @@ impl Client {
         Self {
             protocol,
             clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
-            connections: vec![Connection::default(); plan.roles.len()],
+            connections: vec![Connection::default(); plan.machines()],
             calls: BTreeMap::new(),
             watching: BTreeMap::new(),
             timer: None,
@@ -91,12 +96,19 @@ impl Client {
             finals: Vec::new(),
             final_call: None,
             holder: None,
+            operator: None,
+            list: Epoch::ZERO,
         }
     }
 
     /// The present connection to a member.
     pub(super) fn epoch(&self, member: usize) -> u32 {
         self.connections[member].epoch
+    }
+
+    /// Returns whether it changes the member list once more.
+    pub(super) fn has_changes_to_make(&self) -> bool {
+        self.operator.as_ref().is_some_and(|operator| !operator.finished)
     }
 
     /// Returns whether no call is in progress.

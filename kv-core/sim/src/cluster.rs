@@ -91,8 +91,10 @@ impl Cluster {
     fn is_settled(&self) -> bool {
         let Some(primary) = self.serving() else { return false };
         let head = self.replica(primary).head();
-        let up = || self.world.members.iter().filter_map(|member| member.process.as_deref());
-        if self.world.members.iter().any(|member| member.process.is_none() && !member.away) {
+        let needed = (0..self.len()).filter(|member| self.world.is_needed(*member));
+        let needed: Vec<_> = needed.map(|member| self.world.members[member].process.as_deref()).collect();
+        let up = || needed.iter().flatten();
+        if needed.iter().any(Option::is_none) {
             return false;
         }
         self.world.clients.iter().all(super::clients::Client::is_idle)
@@ -459,7 +461,8 @@ impl Cluster {
         let slot = &mut self.world.members[member];
         assert!(slot.process.is_none(), "the member is down");
         slot.disk = kv_core::storage::simulated::Disk::new();
-        slot.wiped = true;
+        (slot.wiped, slot.joined) = (true, member < self.world.plan.roles.len());
+        slot.disks_lost += 1;
     }
 
     /// Sets a wall clock forward or back.

@@ -5,15 +5,16 @@ use super::Bug;
 use super::clock::{SECOND, Time};
 use super::events::Due;
 use super::kind::Kind;
-use super::member::{End, Process, index};
+use super::member::{Process, index};
 use super::plan::around;
 use super::stages::CheckpointStage;
+use super::words::{brief, brief_write, place_of};
 use super::world::World;
 use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use kv_core::journal::LogReader;
 use kv_core::kv::Applied;
 use kv_core::message::{Command, Entry, Message, Operation, Request, ViewRecord, Write, body_of};
-use kv_core::replica::{Halt, Input, Output, Wrap};
+use kv_core::replica::{Input, Output, Wrap};
 use kv_core::wire;
 
 /// How often in a row a replica's timer may fire at one instant.
@@ -30,7 +31,7 @@ impl World {
 
     /// A message between members arrives.
     pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) {
-        if self.members[to].process.is_none() {
+        if self.members[to].process.is_none() || !self.hears(to, from, &message) {
             return;
         }
         let (kind, digest) = (Kind::of(&message) as u8, place_of(&message));
@@ -75,6 +76,7 @@ impl World {
         let (view, log_view, serving) = (replica.view(), replica.log_view(), replica.is_serving());
         let checked = self.checker.on_step(member, life, view, log_view, serving);
         self.check(checked);
+        self.check_disk(member);
         self.set_timer(member);
         self.propose_what_is_due(member);
     }
@@ -178,9 +180,12 @@ impl World {
             Output::DiscardSnapshot { at } => self.discard_snapshot(member, at),
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadStop { stop } => self.read_stop(member, stop),
-            Output::Entered { configuration } => self.entered(member, *configuration),
-            // Everybody can reach everybody.
-            Output::Reach { .. } => {}
+            Output::Entered { configuration } => self.entered(member, &configuration),
+            Output::Reach { configuration } => {
+                if let Some(process) = self.process(member) {
+                    process.reach.told_of(&configuration);
+                }
+            }
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
             Output::Status(status) => {
@@ -194,14 +199,7 @@ impl World {
                     process.reaper.ended();
                 }
             }
-            Output::Halt(Halt::DiskLoss { .. }) if self.members[member].wiped => {
-                self.checker.count("disk losses noticed");
-                self.members[member].away = true;
-                self.end_process(member, End::Kill);
-            }
-            Output::Halt(Halt::NoState) if self.no_state_is_left(Op::ZERO) => self.excuse_without_a_state(),
-            Output::Halt(Halt::Lost { op }) if self.no_state_is_left(op) => self.excuse_without_a_state(),
-            Output::Halt(halt) => self.fail(("no member halts", format!("m{member}: {halt}"))),
+            Output::Halt(halt) => self.halted(member, halt),
         }
     }
 
@@ -323,6 +321,14 @@ impl World {
         });
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.commit = commit;
+        let checked = self.checker.on_commit(member, commit);
+        self.check(checked);
+        self.record_committed(member, commit);
+        self.kick_apply(member);
+    }
+
+    /// A member knows that this is committed.
+    pub(super) fn record_committed(&mut self, member: usize, commit: Anchor) {
         // The entry of this log, from any member where it can be read: the copy here may be damaged.
         let logs = self.members.iter().filter_map(|other| Some(other.process.as_ref()?.log.clone()));
         let logs: Vec<LogReader> =
@@ -335,9 +341,8 @@ impl World {
             fitting.next()
         };
         let unreadable = self.members.iter().any(|member| member.process.is_none() || member.may_fail());
-        let checked = self.checker.on_commit(member, commit, unreadable, read);
+        let checked = self.checker.record_committed(member, commit, unreadable, read);
         self.check(checked);
-        self.kick_apply(member);
     }
 
     /// Schedules applying. A witness has nothing to apply to.
@@ -436,7 +441,7 @@ impl World {
         process.checkpoint = match process.frozen.take_if(|frozen| careless || frozen.anchor().op <= durable)
         {
             None => return,
-            Some(begins) => Some(CheckpointStage::Frozen(begins)),
+            Some(begins) => Some(CheckpointStage::Frozen(Box::new(begins))),
         };
         if let Some(checkpoint) = process.checkpoint.as_ref().map(CheckpointStage::anchor) {
             self.schedule_checkpoint(member);
@@ -495,7 +500,7 @@ impl World {
     /// The seeded bug `SilentAbdication`: a primary that abdicates does not vote.
     fn falls_silent(&self, member: usize, message: &Message) -> bool {
         let slot = &self.members[member];
-        let is_primary = |process: &Process| self.cluster.primary(process.replica.view()) == slot.id;
+        let is_primary = |process: &Process| self.checker.primary(process.replica.view()) == Some(slot.id);
         self.bug == Some(Bug::SilentAbdication)
             && matches!(message, Message::StartViewChange { .. })
             && slot.process.as_deref().is_some_and(is_primary)
@@ -539,55 +544,6 @@ impl Process {
 
     fn applied(&self) -> Op {
         self.state.as_ref().map_or(self.seen, |state| state.applied().op)
-    }
-}
-
-/// What distinguishes a message from others of its kind, for the trace.
-fn place_of(message: &Message) -> u64 {
-    match message {
-        Message::Prepare { view, entry, .. } => view.get() << 32 | entry.header.op.get(),
-        Message::PrepareOk { view, log } => view.get() << 32 | log.op.get(),
-        Message::Commit { view, commit, round, .. } => view.get() << 40 | commit.op.get() << 20 | round.get(),
-        Message::CommitOk { view, round, .. } => view.get() << 32 | round.get(),
-        Message::StartViewChange { view } | Message::GetState { view, .. } => view.get(),
-        Message::DoViewChange { view, log, .. } => view.get() << 32 | log.head.get(),
-        Message::StartView { view, commit, .. } => view.get() << 32 | commit.op.get(),
-        Message::Fetch { from, through, .. } => from.get() << 32 | through.get(),
-        Message::Headers { hashes, .. } => hashes.len() as u64,
-        Message::NewState { entries, .. } => entries.len() as u64,
-        Message::TooOld { checkpoint, .. } => checkpoint.anchor.op.get(),
-        Message::GetSnapshot { after, .. } => after.as_ref().map_or(u64::MAX, |after| after.len() as u64),
-        Message::SnapshotChunk { at, .. } => at.op.get(),
-        Message::SnapshotGone { .. } => 0,
-        Message::StateDigest { op, .. } => op.get(),
-        Message::AskEpoch { epoch, .. } => u64::from(epoch.get()),
-        Message::Epoch { view, .. } => view.get(),
-        Message::Formation { step, ask } => u64::from(*ask) << 8 | *step as u64,
-    }
-}
-
-/// A short description of a message.
-fn brief(message: &Message) -> String {
-    match message {
-        Message::Prepare { view, commit, entry } => {
-            let header = &entry.header;
-            format!("Prepare {view:?} {:?} of {:?} commit {commit:?}", header.anchor(), header.view)
-        }
-        Message::NewState { nonce, entries } => {
-            let ops: Vec<Anchor> = entries.iter().map(|entry| entry.header.anchor()).collect();
-            format!("NewState {nonce:x} {ops:?}")
-        }
-        other => format!("{other:?}"),
-    }
-}
-
-fn brief_write(write: &Write) -> String {
-    match write {
-        Write::Append(entries) => {
-            let ops: Vec<Anchor> = entries.iter().map(|entry| entry.header.anchor()).collect();
-            format!("Append {ops:?}")
-        }
-        other => format!("{other:?}"),
     }
 }
 

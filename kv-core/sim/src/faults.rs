@@ -1,5 +1,6 @@
 //! Faults: what goes wrong, for how long, and the healing.
 
+use super::clients::Client;
 use super::clock::{SECOND, Time};
 use super::events::{Due, Event, Undo};
 use super::kind::Kind;
@@ -205,9 +206,18 @@ impl World {
     /// A member loses its disk permanently, if the others can do without it. It reports disk loss when it hears of
     /// them.
     fn wipe(&mut self, member: usize) {
-        let formed = (0..self.members.len()).all(|member| self.checker.is_formed(member));
-        let lost = self.members.iter().any(|member| member.wiped);
-        if self.members.len() < 3 || lost || !formed || self.plan.damage.is_some() {
+        let newest = self.checker.rosters.newest();
+        let formed = newest.voters.iter().all(|member| self.checker.is_formed(*member));
+        let lost = newest.voters.iter().any(|member| self.members[*member].wiped);
+        let changes = self.is_changing();
+        let is_listed = newest.lists(member);
+        let few = newest.voters.len() < 3;
+        if few || lost || !formed || changes || !is_listed || self.plan.damage.is_some() {
+            return;
+        }
+        // Nobody starts a founder again that was wiped and removed: it might form another cluster.
+        let (founders, members) = (self.plan.roles.len(), &self.members);
+        if (0..founders).any(|member| members[member].wiped && !members[member].away) {
             return;
         }
         if self.members[member].is_up() {
@@ -217,8 +227,11 @@ impl World {
         self.checker.count("disks wiped");
         self.checker.on_wiped(member);
         let disk = Disk::new();
-        self.members[member].disk = disk;
-        self.members[member].wiped = true;
+        let is_founder = member < self.plan.roles.len();
+        let slot = &mut self.members[member];
+        (slot.disk, slot.wiped, slot.joined, slot.joining) = (disk, true, is_founder, false);
+        slot.disks_lost += 1;
+        self.lost_at = Some(self.now);
     }
 
     /// The links that a network fault cuts.
@@ -368,15 +381,17 @@ impl World {
 
     /// Members that stay away: a formed cluster needs only a quorum. With damaged disks it may need more; see `excuse`.
     fn absentees(&mut self) -> Vec<usize> {
-        let count = self.members.len();
-        let formed = (0..count).all(|member| self.checker.is_formed(member));
-        let wiped = self.members.iter().any(|member| member.wiped);
-        if !self.plan.heal_quorum_only || !formed || wiped {
+        let newest = self.checker.rosters.newest();
+        let formed = newest.voters.iter().all(|member| self.checker.is_formed(*member));
+        let wiped = newest.voters.iter().any(|member| self.members[*member].wiped);
+        let changes = self.is_changing();
+        let quorum = newest.cluster.replication_quorum().max(newest.cluster.view_change_quorum());
+        let mut back = newest.voters.clone();
+        if !self.plan.heal_quorum_only || !formed || wiped || changes || quorum == back.len() {
             return Vec::new();
         }
-        let quorum = self.cluster.replication_quorum().max(self.cluster.view_change_quorum());
-        let mut back: Vec<usize> = (0..count).collect();
         self.rng.shuffle(&mut back);
+        let count = back.len();
         let away = back.split_off(self.rng.usize(quorum..count));
         // A member with an intact state comes back: the parts of the others' states may not be enough.
         let whole =
@@ -386,6 +401,7 @@ impl World {
 
     /// What is still missing for the cluster to have converged.
     pub(super) fn unsettled(&mut self) -> Option<String> {
+        self.help_lost_clients();
         if let Some(client) = self.clients.iter().position(|client| !client.is_idle()) {
             return Some(format!("calls of client {client} do not end"));
         }
@@ -407,11 +423,19 @@ impl World {
         if let Some(overdue) = stamp.and_then(|stamp| self.checker.model().overdue(stamp)) {
             return Some(format!("its time is over, and it is still there: {overdue}"));
         }
-        for member in &self.members {
-            if member.away {
+        let epoch = self.checker.rosters.newest().configuration.epoch;
+        for (index, member) in self.members.iter().enumerate() {
+            if !self.checker.rosters.newest().lists(index) && !self.is_gone(index) {
+                return Some(format!("{:?} was removed, and does not stop", member.id));
+            }
+            if !self.is_needed(index) {
                 continue;
             }
             let Some(process) = &member.process else { return Some(format!("{:?} is not up", member.id)) };
+            if process.replica.view().epoch() != epoch {
+                let view = process.replica.view();
+                return Some(format!("{:?} is in {view:?}, and the last epoch is {epoch:?}", member.id));
+            }
             if Some(process.replica.commit()) != commit {
                 let theirs = process.replica.commit();
                 return Some(format!("{:?} has committed {theirs:?}, the primary {commit:?}", member.id));
@@ -421,6 +445,11 @@ impl World {
                 return Some(format!("{:?} has applied {applied:?} of {commit:?}", member.id));
             }
         }
-        self.not_ended()
+        let not_ended = self.not_ended();
+        if not_ended.is_none() && self.clients.iter().any(Client::has_changes_to_make) {
+            self.begin_last_changes();
+            return Some("a last change of the member list is not done".into());
+        }
+        not_ended
     }
 }

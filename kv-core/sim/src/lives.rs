@@ -4,10 +4,10 @@ use super::Bug;
 use super::careless::careless;
 use super::clock::{SECOND, Time};
 use super::drive::with_seeded_bug;
-use super::epochs::disk_of;
 use super::events::{Due, Event};
 use super::member::{End, Member, Process, index};
 use super::plan::around;
+use super::reach::Reach;
 use super::stages::CheckpointStage;
 use super::waiting::{Serving, Transfers};
 use super::world::World;
@@ -36,9 +36,10 @@ impl World {
     /// Starts the process of a member from what is on its disk.
     pub(super) fn start_member(&mut self, member: usize) {
         let slot = &mut self.members[member];
-        if slot.process.is_some() || slot.away {
+        if slot.process.is_some() || slot.away || !self.may_start(member) {
             return;
         }
+        let slot = &mut self.members[member];
         slot.life += 1;
         slot.clock.restart(self.now);
         let life = slot.life;
@@ -75,13 +76,22 @@ impl World {
         let (identity, options) = (self.identity(member), self.journal_options(member));
         let slot = &self.members[member];
         let storage = careless(slot.disk.storage(), self.bug);
-        let (journal, recovered) = match Journal::open(storage, identity, options) {
+        let (mut journal, mut recovered) = match Journal::open(storage, identity, options) {
             Ok(opened) => opened,
             Err(_) if slot.may_fail() => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        let checked = self.checker.on_recovered(member, &recovered, slot.flipped);
-        self.check(checked);
+        if slot.joined {
+            let checked = self.checker.on_recovered(member, &recovered, slot.flipped);
+            self.check(checked);
+        } else {
+            match self.join(member, &mut journal, recovered) {
+                Ok(Some(joined)) => recovered = joined,
+                Ok(None) => return Ok(None),
+                Err(_) if self.members[member].may_fail() => return Ok(None),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
         let slot = &self.members[member];
         let limits = Limits::from(&slot.options);
         let state = match (slot.role, self.plan.in_memory) {
@@ -128,10 +138,11 @@ impl World {
             CheckpointAlignment::OnLog => opened.recovered.checkpoint = state.checkpoint(),
             CheckpointAlignment::Ahead => {
                 self.checker.count("states ahead of the log");
-                let (point, configuration) = (state.point(), state.configuration());
-                let rebased = opened.journal.rebase_log(point, configuration, disk_of(member));
+                let (point, configuration) = (state.point(), state.configuration().cloned());
+                let disk = self.fresh_disk(member);
+                let rebased = opened.journal.rebase_log(point, configuration.as_ref(), disk);
                 opened.recovered = rebased.map_err(|error| error.to_string())?;
-                let checked = self.checker.on_rebased(member, point.anchor);
+                let checked = self.checker.on_rebased(member, point.anchor, &opened.recovered);
                 self.check(checked);
             }
             CheckpointAlignment::Lost => {
@@ -148,16 +159,19 @@ impl World {
     fn begin_life(&mut self, member: usize, opened: Opened) {
         let Opened { journal, state, recovered, receiver } = opened;
         let now = self.clock_of(member);
+        let disk = self.fresh_disk(member);
         let slot = &mut self.members[member];
         let seed = self.rng.u64(..);
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), seed);
         let formatted = recovered.formation > FormationStep::Empty;
         config.stateless = slot.role == Role::Data && state.is_none() && formatted;
         config.window_bytes = self.plan.window.unwrap_or(config.window_bytes);
+        config.disk = disk;
         config.staged = receiver.as_ref().and_then(Receiver::progress);
         let stateless = config.stateless;
         let commit = recovered.checkpoint;
         let replica = Replica::new(config, recovered, now);
+        let reach = Reach::new(&self.cluster, replica.configuration());
         let mut sources = Sources::default();
         sources.publish(state.as_ref().and_then(StateMachine::snapshot));
         slot.process = Some(Box::new(Process {
@@ -178,10 +192,12 @@ impl World {
             stateless,
             reaper: Reaper::new(slot.options.failure_timeout_max),
             timer: None,
+            reach,
         }));
         if stateless {
             self.open_aside(member);
         }
+        self.begins_in_epoch(member);
         self.digest(member);
         self.after_input(member);
     }

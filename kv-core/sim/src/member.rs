@@ -3,6 +3,7 @@
 use super::clock::{Clock, Time};
 use super::events::{Due, Event};
 use super::plan::Plan;
+use super::reach::Reach;
 use super::stages::CheckpointStage;
 use super::waiting::{Serving, Transfers};
 use fastrand::Rng;
@@ -10,7 +11,7 @@ use kv_core::config::{Options, Role};
 use kv_core::ids::{Anchor, MemberId, Op, WriteSeq};
 use kv_core::journal::{Journal, LogReader};
 use kv_core::kv::{Checkpoint, Reaper, StateMachine};
-use kv_core::message::Write;
+use kv_core::message::{MembersAnswer, Write};
 use kv_core::replica::Replica;
 use kv_core::storage::simulated::{Disk, Tearing};
 use std::collections::VecDeque;
@@ -47,6 +48,16 @@ pub(super) struct Member {
     pub(super) wiped: bool,
     /// It is not started again.
     pub(super) away: bool,
+    /// Its disk is formatted, or it is a founder.
+    pub(super) joined: bool,
+    /// Its disk may be formatted: its process ended meanwhile.
+    pub(super) joining: bool,
+    /// The list by which it joins.
+    pub(super) invitation: Option<MembersAnswer>,
+    /// How many disks it has lost.
+    pub(super) disks_lost: u32,
+    /// It was removed, and has noted that the others go on without it.
+    pub(super) retired: bool,
 }
 
 /// A running member.
@@ -78,6 +89,8 @@ pub(super) struct Process {
     pub(super) reaper: Reaper,
     /// The replica's timer.
     pub(super) timer: Option<Time>,
+    /// Whom it calls and hears.
+    pub(super) reach: Reach,
 }
 
 /// How a process ends.
@@ -95,7 +108,7 @@ impl Member {
         disk.set_tearing(if plan.disk.tear_sectors { Tearing::Sector } else { Tearing::Block });
         Self {
             id: MemberId::new(u8::try_from(index).expect("a cluster has at most 15 members")),
-            role: plan.roles[index],
+            role: plan.role_of(index),
             disk,
             clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
             options: plan.options_of(index, 0),
@@ -111,6 +124,11 @@ impl Member {
             stalled: None,
             wiped: false,
             away: false,
+            joined: index < plan.roles.len(),
+            joining: false,
+            invitation: None,
+            disks_lost: 0,
+            retired: false,
         }
     }
 

@@ -29,8 +29,14 @@ pub(super) struct Image {
 enum DiskStep {
     Formation(FormationStep),
     Append(Op, Hash),
-    Rebase(Anchor),
-    View { view: View, log_view: View, cut: Option<Anchor>, damaged: bool },
+    /// If the point is in a later epoch, the member is in this view of it from now on.
+    Rebase(Anchor, Option<View>),
+    View {
+        view: View,
+        log_view: View,
+        cut: Option<Anchor>,
+        damaged: bool,
+    },
 }
 
 /// A member's disk: what is durable, and what is being written.
@@ -72,6 +78,11 @@ impl Image {
         }
     }
 
+    /// Whether the op is below the point of a state that was fetched.
+    pub(super) fn is_in_state(&self, op: Op) -> bool {
+        op > Op::ZERO && self.hash(op) == Some(Hash::ZERO)
+    }
+
     fn holds(&self, anchor: Anchor) -> bool {
         self.hash(anchor.op) == Some(anchor.hash)
     }
@@ -86,7 +97,18 @@ impl Image {
                 self.log.push(hash);
                 self.link_past_gap();
             }
-            DiskStep::Rebase(point) => {
+            DiskStep::Rebase(point, adopted) => {
+                if let Some(view) = adopted {
+                    if view <= self.view {
+                        let found = format!("{:?} became {view:?}", self.view);
+                        return Err(("view and log_view never go back", found));
+                    }
+                    (self.view, self.damaged) = (view, false);
+                    self.behind.clear();
+                    if self.holds(point) {
+                        self.log.truncate(usize::try_from(point.op.get()).unwrap_or(usize::MAX));
+                    }
+                }
                 if !self.holds(point) {
                     // The state contains what is below.
                     let below = usize::try_from(point.op.previous().get()).unwrap_or(usize::MAX);
@@ -147,7 +169,8 @@ impl Mirror {
         for step in steps(write) {
             let above = match step {
                 DiskStep::View { cut: Some(after), .. } => Some(after),
-                DiskStep::Rebase(point) if !self.planned.holds(point) => Some(point),
+                DiskStep::Rebase(point, Some(_)) => Some(point),
+                DiskStep::Rebase(point, None) if !self.planned.holds(point) => Some(point),
                 _ => None,
             };
             if let Some(after) = above {
@@ -193,10 +216,21 @@ impl Mirror {
     /// The member opened a directory whose state is ahead of its log, and rebased the log.
     ///
     /// # Errors
-    /// Never.
-    pub(super) fn rebased(&mut self, point: Anchor) -> Result<(), Finding> {
-        self.durable.apply(DiskStep::Rebase(point))?;
-        self.planned.apply(DiskStep::Rebase(point))
+    /// If its view goes back.
+    pub(super) fn rebased(&mut self, point: Anchor, adopted: Option<View>) -> Result<(), Finding> {
+        self.durable.apply(DiskStep::Rebase(point, adopted))?;
+        self.planned.apply(DiskStep::Rebase(point, adopted))
+    }
+
+    /// The member was started on a directory that was formatted in this view, as that of a standby.
+    pub(super) fn joined(&mut self, formation: FormationStep, view: View) {
+        self.durable = Image { formation, view, ..Image::empty() };
+        (self.planned, self.under_way) = (self.durable.clone(), VecDeque::new());
+    }
+
+    /// Whether the entry is in the log, or is being appended.
+    pub(super) fn has(&self, anchor: Anchor) -> bool {
+        self.durable.holds(anchor) || self.planned.holds(anchor)
     }
 
     /// Whether the log through `log` is durable, and is the log of `view`.
@@ -301,7 +335,9 @@ fn steps(write: &Write) -> Vec<DiskStep> {
             cut: record.cut.map(|cut| cut.after),
             damaged: record.damaged,
         }],
-        Write::Rebase(rebase) => vec![DiskStep::Rebase(rebase.point.anchor)],
+        Write::Rebase(rebase) => {
+            vec![DiskStep::Rebase(rebase.point.anchor, rebase.adopted.as_ref().map(|adopted| adopted.view))]
+        }
         Write::Enter(record) => vec![DiskStep::View {
             view: record.configuration.first,
             log_view: record.configuration.first,

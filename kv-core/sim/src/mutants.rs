@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = &[
     ("engine.txt", include_str!("../mutants/engine.txt")),
     ("journal.txt", include_str!("../mutants/journal.txt")),
     ("kv.txt", include_str!("../mutants/kv.txt")),
+    ("members.txt", include_str!("../mutants/members.txt")),
     ("replica.txt", include_str!("../mutants/replica.txt")),
     ("switch.txt", include_str!("../mutants/switch.txt")),
 ];

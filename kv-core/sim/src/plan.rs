@@ -2,6 +2,7 @@
 //! testing), so that combinations occur which no single setting would produce.
 
 use super::clock::{MS, SECOND, Time};
+use super::spares::ChangePlan;
 use fastrand::Rng;
 use kv_core::config::{Options, Role};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 pub(super) struct Plan {
     /// The roles of the members, by index, which is also their id.
     pub(super) roles: Vec<Role>,
-    /// How many members are standbys: the last ones. No seed draws any, because no list of members has one yet.
+    /// How many of these are standbys: the last ones. Only scenarios have any from the beginning.
     pub(super) standbys: usize,
     /// Limits and time-outs of every member.
     pub(super) options: Options,
@@ -50,6 +51,8 @@ pub(super) struct Plan {
     pub(super) heal_quorum_only: bool,
     /// Bounds that depend on how long all this takes.
     pub(super) scale: Scale,
+    /// Changes of the member list.
+    pub(super) changes: ChangePlan,
 }
 
 /// Bounds that depend on the time scale of a plan.
@@ -311,6 +314,7 @@ impl Plan {
         let mut plan = Self::draw_of_everything(rng);
         let mut other = Rng::with_seed(rng.get_seed() ^ 0xc10c);
         plan.perhaps_about_clocks(&mut other);
+        plan.perhaps_with_changes(&mut Rng::with_seed(rng.get_seed() ^ 0xc4a6e));
         plan
     }
 
@@ -375,6 +379,7 @@ impl Plan {
             roles,
             standbys: 0,
             holders: 0,
+            changes: ChangePlan::NONE,
         }
     }
 }

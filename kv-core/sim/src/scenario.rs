@@ -5,6 +5,7 @@ use super::clock::{MS, SECOND};
 use super::cluster::Cluster;
 use super::plan::{ClockPlan, DiskPlan, Load, NetworkPlan, Plan, Scale, WatchPlan};
 use super::report::Options;
+use super::spares::ChangePlan;
 use super::world::World;
 use super::{Bug, panic, switch};
 use fastrand::Rng;
@@ -76,6 +77,11 @@ impl Scenario {
     pub(super) fn and_a_standby(mut self) -> Self {
         self.roles.push(Role::Data);
         self.with(|plan| plan.standbys = 1)
+    }
+
+    /// Adds a machine that is in no list, and would keep data. It has the last id.
+    pub(super) fn and_a_spare(self) -> Self {
+        self.with(|plan| plan.changes.spares = vec![Role::Data])
     }
 
     /// Changes limits, delays or clocks.
@@ -166,6 +172,7 @@ fn calm(roles: Vec<Role>) -> Plan {
     Plan {
         roles,
         standbys: 0,
+        changes: ChangePlan::NONE,
         options,
         window: None,
         local: None,

@@ -46,11 +46,16 @@ impl World {
             ClientCall::Read { mode, query } => self.on_read_call(member, way, mode, query),
             ClientCall::Watch(query) => self.on_watch_call(member, way, query),
             ClientCall::Unwatch { call } => self.on_unwatch_call(member, way, call),
+            ClientCall::Members => {
+                let list = self.list_of(member);
+                self.answer(member, way, list);
+            }
+            ClientCall::Change(call) => match self.change(member, *call) {
+                Some(answer) => self.answer(member, way, answer),
+                None => self.answer_not_primary(member, way),
+            },
             // The simulated clients do not make these calls.
-            ClientCall::Status
-            | ClientCall::Handover { .. }
-            | ClientCall::Members
-            | ClientCall::Change(_) => self.answer(member, way, Answer::Done),
+            ClientCall::Status | ClientCall::Handover { .. } => self.answer(member, way, Answer::Done),
         }
     }
 
@@ -111,10 +116,11 @@ impl World {
         if !self.members[member].is_serving() {
             return self.answer_not_primary(member, way);
         }
+        let settled = self.checker.settled_epoch();
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.serving.tickets += 1;
         let ticket = process.serving.tickets;
-        process.serving.reads.insert(ticket, (way, query));
+        process.serving.reads.insert(ticket, (way, query, settled));
         if process.serving.reads.len() + process.serving.writes.len() + process.serving.ready.len()
             > MAX_WAITING
         {
@@ -131,10 +137,17 @@ impl World {
     /// These reads may be answered from state that has applied `op`.
     pub(super) fn reads_ready(&mut self, member: usize, tickets: &[u64], op: Op) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let epoch = process.replica.view().epoch();
+        let mut late = None;
         for ticket in tickets {
-            if let Some((way, query)) = process.serving.reads.remove(ticket) {
+            if let Some((way, query, settled)) = process.serving.reads.remove(ticket) {
                 process.serving.ready.push((op, way, query));
+                late = late.max(Some(settled).filter(|settled| *settled > epoch));
             }
+        }
+        if let Some(settled) = late {
+            let found = format!("m{member} in {epoch:?}: {settled:?} had committed when it was asked");
+            self.fail(("no read is answered in an epoch that is over", found));
         }
         self.answer_reads(member);
     }
@@ -143,7 +156,7 @@ impl World {
     pub(super) fn reads_refused(&mut self, member: usize, tickets: &[u64]) {
         for ticket in tickets {
             let Some(process) = self.members[member].process.as_deref_mut() else { return };
-            if let Some((way, _)) = process.serving.reads.remove(ticket) {
+            if let Some((way, ..)) = process.serving.reads.remove(ticket) {
                 self.answer_not_primary(member, way);
             }
         }

@@ -7,7 +7,7 @@ use kv_core::kv::{Checkpoint, WrittenCheckpoint};
 /// How far a checkpoint is. Between its stages, files may be merged.
 #[derive(Debug)]
 pub(super) enum CheckpointStage {
-    Frozen(Checkpoint),
+    Frozen(Box<Checkpoint>),
     Written(WrittenCheckpoint),
 }
 

@@ -2,10 +2,9 @@
 //! that only the absent ones have. This is not assumed, but computed from the durable data, with the real recovery and
 //! the real decision of a view change.
 
-use super::epochs::disk_of;
 use super::switch;
 use super::world::World;
-use kv_core::config::Role;
+use kv_core::config::{DiskId, Role};
 use kv_core::ids::Op;
 use kv_core::message::{CheckpointAlignment, FormationStep};
 use kv_core::replica::{self, Replica, ReplicaConfig, StallReason, Vote};
@@ -16,7 +15,7 @@ impl World {
         let back = || (0..self.members.len()).filter(|member| !self.members[*member].away);
         let votes: Vec<Vote> = back().map(|member| self.vote(member)).collect::<Option<_>>()?;
         let is_there = |op: Op| self.whole_state_of(back(), None).is_some_and(|state| state >= op);
-        match replica::stall_reason(&self.cluster, &votes)? {
+        match replica::stall_reason(&self.checker.rosters.newest().cluster, &votes)? {
             // Together, the returned members have a state that covers it.
             StallReason::Missing(op) if is_there(op) => None,
             excuse => Some(excuse),
@@ -37,8 +36,7 @@ impl World {
             match recovered.alignment(state.checkpoint()) {
                 CheckpointAlignment::OnLog => recovered.checkpoint = state.checkpoint(),
                 CheckpointAlignment::Ahead => {
-                    recovered =
-                        journal.rebase_log(state.point(), state.configuration(), disk_of(member)).ok()?;
+                    recovered = journal.rebase_log(state.point(), state.configuration(), DiskId(0)).ok()?;
                 }
                 CheckpointAlignment::Lost => return None,
             }

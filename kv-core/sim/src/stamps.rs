@@ -77,6 +77,11 @@ impl Stamps {
         }
     }
 
+    /// In some epoch, this many wall clocks agree.
+    pub(super) fn quorum_may_be(&mut self, quorum: usize) {
+        self.quorum = self.quorum.min(quorum);
+    }
+
     /// A wall clock is set.
     pub(super) fn stepped(&mut self, member: usize, now: Time, by_ms: i64) {
         self.steps[member].push((now, by_ms));

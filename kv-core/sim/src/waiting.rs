@@ -1,7 +1,7 @@
 //! What waits at a member: calls of clients, their watches, and the tasks of state transfers.
 
 use bytes::Bytes;
-use kv_core::ids::{Anchor, MemberId, Op, RequestNumber, Revision, SessionId};
+use kv_core::ids::{Anchor, Epoch, MemberId, Op, RequestNumber, Revision, SessionId};
 use kv_core::kv::{IsolationDetector, PositionSource, Receiver, Sources, StateAside, WatchId, Watchers};
 use kv_core::message::{Chunk, Position, Query, WatchQuery};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,8 +39,8 @@ impl Way {
 #[derive(Default, Debug)]
 pub(super) struct Serving {
     pub(super) writes: BTreeMap<Key, Vec<Way>>,
-    /// Reads that wait for their confirmation.
-    pub(super) reads: BTreeMap<u64, (Way, Query)>,
+    /// Reads that wait for their confirmation, and the last epoch that had committed anything when they began.
+    pub(super) reads: BTreeMap<u64, (Way, Query, Epoch)>,
     /// Reads that wait for an op to be applied.
     pub(super) ready: Vec<(Op, Way, Query)>,
     /// Reads that wait for a revision to be applied.

@@ -157,7 +157,10 @@ impl World {
             self.wake(member);
         }
         if !sweeps {
-            if let Some(watches) = self.watches(member) {
+            // The detector of a node runs always. One that removed itself from the others' lists hears of no primary.
+            let hears =
+                self.members[member].process.as_ref().is_some_and(|it| it.replica.status().primary.is_some());
+            if let Some(watches) = self.watches(member).filter(|_| hears) {
                 watches.cut_off = IsolationDetector::default();
             }
             self.schedule_due(self.now + self.plan.watching.sweep, member, Due::Sweep);

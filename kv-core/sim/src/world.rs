@@ -8,17 +8,18 @@ use super::history::History;
 use super::kind::Kind;
 use super::member::Member;
 use super::network::Network;
+use super::operators::Operator;
 use super::plan::{Plan, Scale};
 use super::report::{EXCUSED, Finding, Options, Report, STATELESS, Violation};
 use super::trace::Trace;
 use super::{Bug, perkey};
 use fastrand::Rng;
-use kv_core::config::{Cluster, Configuration};
-use kv_core::ids::{Anchor, Epoch, Op};
+use kv_core::config::Cluster;
+use kv_core::ids::{Anchor, Op};
 use kv_core::message::{ChunkEnd, Message};
 use kv_core::replica::StallReason;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 /// A healed cluster has this many times its usual bound while a transfer of a state goes on.
@@ -71,8 +72,10 @@ pub(super) struct World {
     pub(super) next_watch: u64,
     pub(super) checker: Checker,
     pub(super) history: History,
-    /// The configuration of each epoch that a member has entered.
-    pub(super) configurations: BTreeMap<Epoch, Configuration>,
+    /// When the last disk was lost.
+    pub(super) lost_at: Option<Time>,
+    /// Counts disk ids.
+    pub(super) disks: u64,
     pub(super) violation: Option<(Finding, Time)>,
     /// When the world was healed.
     pub(super) healed: Option<Time>,
@@ -105,20 +108,24 @@ impl World {
         }
         let cluster = builder.build().expect("the plans are valid configurations");
         let mut members: Vec<Member> =
-            (0..plan.roles.len()).map(|index| Member::new(index, &plan, &mut rng)).collect();
+            (0..plan.machines()).map(|index| Member::new(index, &plan, &mut rng)).collect();
         if options.bug == Some(Bug::ClocksTooWrong) {
             let rates = [400_000].into_iter().chain(std::iter::repeat(1_600_000));
             members.iter_mut().zip(rates).for_each(|(member, rate)| member.clock.set_rate(0, rate));
         }
-        let mut checker = Checker::new(cluster.clone(), &plan);
+        let mut checker = Checker::new(&cluster, &plan);
         members.iter().for_each(|member| checker.stamps.goes_at(member.clock.rate()));
         let mut clients: Vec<Client> =
             (0..plan.load.clients + plan.holders).map(|_| Client::new(&plan, &mut rng)).collect();
         clients[plan.load.clients..].iter_mut().for_each(|client| client.holder = Some(Holder::default()));
+        for _ in 0..plan.changes.operators {
+            let operator = Operator::new(&cluster);
+            clients.push(Client { operator: Some(operator), ..Client::new(&plan, &mut rng) });
+        }
         Self {
             seed,
             bug: options.bug,
-            network: Network::new(plan.network, plan.roles.len() + clients.len()),
+            network: Network::new(plan.network, plan.machines() + clients.len()),
             checker,
             cluster,
             rng,
@@ -131,7 +138,8 @@ impl World {
             next_watch: 0,
             clients,
             history: History::default(),
-            configurations: BTreeMap::new(),
+            lost_at: None,
+            disks: 0,
             violation: None,
             healed: None,
             staged: Vec::new(),
@@ -271,6 +279,9 @@ impl World {
     pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
         let checked = self.checker.on_send(from, self.members[to].id, &message);
         self.check(checked);
+        if !self.calls(from, to) {
+            return;
+        }
         let (lane, kind) = (message.lane(), Some(Kind::of(&message)));
         let route = self.network.route(&mut self.rng, self.now, (from, to), lane, kind);
         let event = Event::Deliver { from, to, message: Box::new(message) };

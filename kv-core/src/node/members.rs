@@ -106,7 +106,6 @@ impl Members {
             members: member_infos(&cluster),
             fingerprint: configuration.history.map_or(cluster.fingerprint(), |history| history.fingerprint()),
             epoch: configuration.epoch,
-            former: gone.keys().copied().collect(),
             ..before.expectation.clone()
         };
         let later = before.later.clone().filter(|later| later.epoch > configuration.epoch);
@@ -123,8 +122,11 @@ impl Members {
         self.set(list)
     }
 
-    fn set(&self, list: MemberList) -> BTreeSet<MemberId> {
+    fn set(&self, mut list: MemberList) -> BTreeSet<MemberId> {
         let called = list.called(self.me);
+        // Whoever is called because of what is missing here, or there, must be heard.
+        let others = called.iter().filter(|id| list.cluster.member(**id).is_none());
+        list.expectation.former = others.copied().collect();
         let (epoch, stop) =
             list.configuration.as_ref().map_or((0, Op::ZERO), |it| (it.epoch.get(), it.stop.op));
         *lock(&self.list) = Arc::new(list);
@@ -147,6 +149,8 @@ mod tests {
     use crate::config::{ConfiguredMember, HistoryId, Options, Role};
     use crate::ids::{Anchor, Epoch, Hash};
     use crate::node::builder::expectation;
+    use crate::wire::Hello;
+    use kv_transport::{Lane, Peer};
 
     const ME: MemberId = MemberId::new(2);
 
@@ -193,6 +197,23 @@ mod tests {
         assert_eq!(ids(&members.enter(&later)), [1, 3, 4]);
         assert_eq!(members.now().addresses(MemberId::new(0)), None);
         assert_eq!((members.epoch(), members.first_op()), (4, Op::new(4)));
+    }
+
+    /// A member that is an epoch behind asks the members that came since, and must hear their answers.
+    #[test]
+    fn m13_whom_a_member_is_told_to_ask_is_heard() {
+        let (behind, newcomer) = (members(), members());
+        let later = configuration(4, &[(0, 1), (1, 2), (2, 3), (3, 4)]);
+        newcomer.enter(&later);
+        let theirs = Expectation { me: MemberId::new(3), ..newcomer.now().expectation.clone() };
+        let is_heard = |lane| {
+            let hello = Hello::member(&theirs, ME, lane);
+            behind.now().expectation.check(&hello, lane, &Peer::Unauthenticated).is_ok()
+        };
+        assert!(is_heard(Lane::Control) && !is_heard(Lane::Bulk), "it may only tell of its epoch");
+        behind.reach(&later);
+        assert!(is_heard(Lane::Control) && is_heard(Lane::Bulk));
+        assert!(!is_heard(Lane::Log), "it is in another epoch");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::view_change::ViewChange;
 use super::{Halt, Output, Replica};
 use crate::config::{Configuration, DiskId};
 use crate::ids::{Anchor, Epoch, MemberId, View};
-use crate::message::{Entry, LogPoint, Message};
+use crate::message::{Entry, FormationStep, LogPoint, Message};
 use std::cmp::Ordering;
 use tracing::{debug, info};
 
@@ -41,7 +41,8 @@ impl Replica {
     }
 
     pub(super) fn on_ask_epoch(&mut self, from: MemberId, epoch: Epoch, disk: DiskId) {
-        if self.cx.cluster.member(from).is_some() {
+        // In epoch 0 it is durable only with the change: after a restart, the member may have another one.
+        if epoch > Epoch::ZERO && self.cx.cluster.member(from).is_some() {
             self.cx.epochs.disks.insert(from, disk);
         }
         match epoch.cmp(&self.cx.epoch()) {
@@ -56,7 +57,11 @@ impl Replica {
     pub(super) fn on_epoch(&mut self, told: &Told) {
         let from = told.from;
         match (told.configuration.epoch.cmp(&self.cx.epoch()), &mut self.state) {
-            (_, ReplicaState::Forming(_) | ReplicaState::Entering(_)) => {}
+            // Rule F4: in every later epoch, the cluster is formed. The founders may all be gone.
+            (_, ReplicaState::Forming(forming)) => {
+                forming.on_formation(&mut self.cx, from, FormationStep::Formed, false);
+            }
+            (_, ReplicaState::Entering(_)) => {}
             (Ordering::Less, _) => self.cx.tell_epoch(from),
             (Ordering::Equal, state) => {
                 self.cx.epochs.knows(from);

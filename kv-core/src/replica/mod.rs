@@ -238,6 +238,7 @@ impl Replica {
 
     /// Rule V6: the log of the view and `log_view` are durable here.
     fn become_primary(&mut self) {
+        self.cx.epochs.tell_again(self.cx.me, self.cx.now.monotonic);
         let mut primary = Primary::new(&mut self.cx);
         let flow = primary.start(&mut self.cx);
         self.state = ReplicaState::Primary(primary);
@@ -538,7 +539,7 @@ impl Replica {
     }
 
     fn on_timeout(&mut self) {
-        self.cx.tell_the_untold();
+        self.cx.tell_the_untold(matches!(self.state, ReplicaState::Primary(_)));
         self.cx.fetch_epoch();
         self.cx.ask_for_repairs();
         let flow = match &mut self.state {

@@ -72,7 +72,8 @@ impl ReplicaState {
     /// those that lack something.
     pub(super) const fn hears(&self, message: &Message) -> bool {
         match self {
-            Self::Forming(_) => false,
+            // Whoever tells of a later epoch is in a cluster that is formed.
+            Self::Forming(_) => matches!(message, Message::Epoch { .. }),
             Self::Entering(_) | Self::Retired(_) => matches!(
                 message,
                 Message::Fetch { .. }

@@ -126,9 +126,9 @@ impl ViewChange {
         self.send_when_durable(cx)
     }
 
-    /// The log has changed: what is sent next about it is sent when that is durable (rule D1).
+    /// The log has changed: what was sent about it is outdated, and is sent again when the change is durable (rule D1).
     pub(super) fn on_appended(&mut self, cx: &Context) {
-        self.persisted = cx.writes.last;
+        (self.persisted, self.sent) = (cx.writes.last, None);
     }
 
     /// A member that is or was in `view` sends a summary.

@@ -5,6 +5,7 @@ mod clients;
 mod disks;
 mod excuses;
 mod forming;
+mod members;
 mod reads;
 mod standbys;
 mod states;
@@ -30,6 +31,7 @@ fn all() -> impl Iterator<Item = &'static NamedScenario> {
         disks::SCENARIOS,
         excuses::SCENARIOS,
         forming::SCENARIOS,
+        members::SCENARIOS,
         reads::SCENARIOS,
         standbys::SCENARIOS,
         states::SCENARIOS,

@@ -143,6 +143,16 @@ impl Epochs {
         self.configuration = configuration;
     }
 
+    /// Rule M13: a new primary tells all members of its epoch that do not show that they are in it. They may not know
+    /// where it is reached, so that they cannot ask.
+    pub(crate) fn tell_again(&mut self, me: MemberId, now: Instant) {
+        if self.configuration.epoch > Epoch::ZERO {
+            let members = self.configuration.members.keys().copied();
+            self.untold.extend(members.filter(|id| *id != me).map(|id| (id, 0)));
+            self.tell_at = now;
+        }
+    }
+
     /// Rule M6: whether this configuration, if it names a disk for this member, names this one.
     pub(crate) fn is_own_disk(&self, configuration: &Configuration, me: MemberId) -> bool {
         let named = configuration.members.get(&me).and_then(|member| member.disk);
@@ -258,6 +268,11 @@ impl Context {
         self.transfer.run = None;
         self.outputs.push_back(Output::Entered { configuration: Box::new(configuration.clone()) });
         self.epochs.enter(configuration, me, now);
+        if let Some(behind) = &self.epochs.behind {
+            // Rule M13: those that were asked are not on the list of this epoch.
+            let configuration = Box::new(behind.configuration.clone());
+            self.outputs.push_back(Output::Reach { configuration });
+        }
         let commit = self.commit();
         self.outputs.push_back(Output::Commit { commit });
     }
@@ -335,8 +350,9 @@ impl Context {
         }
     }
 
-    /// Rule M13: tells those that may not know of this epoch.
-    pub(crate) fn tell_the_untold(&mut self) {
+    /// Rule M13: tells those that may not know of this epoch. A primary, which hears of all that are in it, does not
+    /// give up a member that it has.
+    pub(crate) fn tell_the_untold(&mut self, is_primary: bool) {
         let now = self.now.monotonic;
         if self.epochs.untold.is_empty() || now < self.epochs.tell_at {
             return;
@@ -345,9 +361,10 @@ impl Context {
         for to in self.epochs.untold.keys().copied().collect::<Vec<_>>() {
             self.send_epoch(to);
         }
-        self.epochs.untold.retain(|_, times| {
-            *times += 1;
-            *times < MOST_TELLINGS
+        let Epochs { untold, configuration, .. } = &mut self.epochs;
+        untold.retain(|id, times| {
+            *times = times.saturating_add(1);
+            *times < MOST_TELLINGS || is_primary && configuration.members.contains_key(id)
         });
     }
 

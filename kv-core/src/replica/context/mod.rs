@@ -25,7 +25,7 @@ pub(super) use votes::Suspicion;
 
 use super::{Halt, Now, Output, ReplicaConfig};
 use crate::config::{Cluster, Configuration, Options, Role};
-use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, View, WriteSeq};
+use crate::ids::{Anchor, Epoch, Hash, Incarnation, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Cut, Entry, EntryPastGap, Extent, Membership, Message, Recovered, ViewRecord, Write};
 use digests::Digests;
 use epochs::Epochs;
@@ -218,6 +218,8 @@ impl Context {
             | Message::SnapshotGone { .. }
             | Message::AskEpoch { .. }
             | Message::Epoch { .. } => true,
+            // Whoever asks may have been removed before it knew that the cluster is formed.
+            Message::Formation { ask: true, .. } if self.epoch() > Epoch::ZERO => true,
             _ => self.cluster.member(from).is_some(),
         };
         if !counts {

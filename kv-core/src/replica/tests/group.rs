@@ -48,7 +48,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             formation: FormationStep::Empty,
             view: View::ZERO,

@@ -1,9 +1,9 @@
 //! Changes of the member list (rules M).
 
 use super::group::Group;
-use crate::config::{Change, Options, Role};
+use crate::config::{Change, DiskId, HistoryId, Options, Role};
 use crate::ids::{Epoch, MemberId, View};
-use crate::message::Message;
+use crate::message::{FormationStep, Message};
 use crate::replica::{ChangeRefusal, Halt, Input, Replica, Status};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -334,11 +334,88 @@ fn m6_a_wiped_voter_does_not_take_part() {
     group.change(0, promote(new));
     settled(&mut group, 2, &[0, 1, 2, new]);
     let mut membership = group.members[usize::from(new)].disk.membership.clone().expect("it has entered");
-    membership.disk = crate::config::DiskId(5);
+    membership.disk = DiskId(5);
     group.crash(new);
     group.members[usize::from(new)].disk.membership = Some(membership);
     group.start(new);
     assert_eq!(group.members[usize::from(new)].halt, Some(Halt::OtherDisk { epoch: Epoch::new(2) }));
+}
+
+/// A founder draws its disk id anew in each life until it has entered epoch 1. If the primary named the one that it told
+/// before, the member would halt after a restart, although it has lost nothing.
+#[test]
+fn m6_a_disk_that_is_told_in_epoch_0_is_not_named() {
+    let mut group = formed(3);
+    let new = newcomer(&mut group, 0, &[0, 1, 2]);
+    let named = |group: &Group| {
+        let request = group.replica(0).change_request((Epoch::new(1), 1, HistoryId(1)), promote(new));
+        request.expect("0 is the primary").disks.get(&id(2)).copied()
+    };
+    let told = DiskId(77);
+    for (epoch, expected) in [(Epoch::ZERO, None), (Epoch::new(1), Some(told))] {
+        let message = Message::AskEpoch { epoch, disk: told };
+        group.input(0, Input::Message { from: id(2), message });
+        assert_eq!(named(&group), expected);
+    }
+}
+
+/// A founder that was removed before it knew that the cluster is formed, or that was wiped, asks whom it knows.
+#[test]
+fn f4_who_was_removed_is_told_that_the_cluster_is_formed() {
+    let mut group = formed(3);
+    group.crash(2);
+    group.change(0, remove(2));
+    settled(&mut group, 1, &[0, 1]);
+    group.members[2].disk.formation = FormationStep::Formatted;
+    group.start(2);
+    group.run_until("it hears that it was removed", |group| group.members[2].halt.is_some());
+    assert_eq!(group.members[2].halt, Some(Halt::Removed { epoch: Epoch::new(1) }));
+}
+
+/// The disk of a founder is lost, and no other founder is left.
+#[test]
+fn f4_a_wiped_founder_is_told_by_members_that_came_later() {
+    let mut group = formed(3);
+    let first = newcomer(&mut group, 0, &[0, 1, 2]);
+    group.change(0, replace(2, first));
+    settled(&mut group, 2, &[0, 1, first]);
+    let new = newcomer(&mut group, 0, &[0, 1, first]);
+    group.change(0, replace(0, new));
+    settled(&mut group, 4, &[1, first, new]);
+    for gone in [0, 2] {
+        group.run_until("a removed member stops", |group| group.members[gone].halt.is_some());
+    }
+    group.crash(1);
+    let told = group.replica(new).configuration().clone();
+    group.members[1].disk = super::group::Disk::empty();
+    group.start(1);
+    assert_eq!(group.replica(1).status().status, Status::Forming);
+    let view = told.first;
+    group.input(1, Input::Message { from: id(new), message: Message::GetState { view, nonce: 1 } });
+    group.run_until("it notices", |group| group.members[1].halt.is_some());
+    assert_eq!(group.members[1].halt, Some(Halt::DiskLoss { peer: id(new) }));
+}
+
+/// A member that was away for long may know none of those that are left, and so cannot ask them.
+#[test]
+fn m13_the_primary_tells_a_silent_member_for_ever_and_again_after_a_restart() {
+    let mut group = formed(3);
+    group.crash(2);
+    group.change(0, Change::Address { id: id(1), address: "moved:1".into() });
+    settled(&mut group, 1, &[0, 1]);
+    let is_told = |group: &mut Group| {
+        group.sent.clear();
+        group.run_for(1_000);
+        let tells =
+            |it: &super::group::Envelope| it.to == id(2) && matches!(it.message, Message::Epoch { .. });
+        group.sent.iter().any(tells)
+    };
+    group.run_for(60_000);
+    assert!(is_told(&mut group));
+    group.crash(0);
+    group.start(0);
+    settled(&mut group, 1, &[0, 1]);
+    assert!(is_told(&mut group));
 }
 
 /// Changes of all kinds, while members crash and links are cut; and then all is healed.
@@ -411,7 +488,7 @@ impl Random {
 
     fn start(&mut self, id: u8) {
         let member = &self.group.members[usize::from(id)];
-        if member.disk.formation == crate::message::FormationStep::Formed && member.halt.is_none() {
+        if member.disk.formation == FormationStep::Formed && member.halt.is_none() {
             self.group.start(id);
         }
     }
@@ -454,9 +531,7 @@ impl Random {
     /// A machine without a disk joins, if a member knows it.
     fn join(&mut self) {
         let mut machines = 0..self.members();
-        let empty = |id: &u8| {
-            self.group.members[usize::from(*id)].disk.formation != crate::message::FormationStep::Formed
-        };
+        let empty = |id: &u8| self.group.members[usize::from(*id)].disk.formation != FormationStep::Formed;
         let Some(new) = machines.clone().find(empty) else { return };
         let knows = |other: &u8| {
             let replica = self.group.members[usize::from(*other)].replica.as_ref();
@@ -483,9 +558,8 @@ impl Random {
         }
         let last = self.group.configurations.last_key_value().map(|(_, it)| it.clone());
         let what = format!("seed {seed}: converged");
-        let started = |group: &Group, id: u8| {
-            group.members[usize::from(id)].disk.formation == crate::message::FormationStep::Formed
-        };
+        let started =
+            |group: &Group, id: u8| group.members[usize::from(id)].disk.formation == FormationStep::Formed;
         let stays = |id: &MemberId| last.as_ref().is_none_or(|it| it.members.contains_key(id));
         self.group.run_until(&what, |group| {
             (0..u8::try_from(group.members.len()).expect("few")).filter(|id| started(group, *id)).all(
@@ -496,7 +570,7 @@ impl Random {
                     match &state.replica {
                         // Whoever it could ask may have been removed since, and be gone.
                         Some(replica) if !is_in => {
-                            state.halt.is_some() || !replica.configuration().members.keys().any(stays)
+                            state.halt.is_some() || !replica.configuration().members.keys().any(&stays)
                         }
                         None if !is_in => state.halt.is_some(),
                         Some(replica) => {

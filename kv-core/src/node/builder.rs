@@ -9,11 +9,12 @@ use super::members::{Members, member_infos};
 use super::shared::{Shared, SharedParts};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
+use super::stored::{self, Stored};
 use super::{Node, StartError, applier, folder, joining};
 use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
-use crate::detached;
+use crate::{detached, engine};
 use crate::ids::{Epoch, MemberId};
-use crate::journal::{Identity, Journal, JournalOptions, OpenError};
+use crate::journal::{Identity, Journal, JournalOptions, OpenError, Owned};
 use crate::kv::{self, Receiver, StateMachine};
 use crate::message::{CheckpointAlignment, FormationStep, MembersAnswer, Membership, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
@@ -41,15 +42,17 @@ const WITNESS_CACHE_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before it is started"]
 pub struct NodeBuilder {
-    cluster: Cluster,
+    name: String,
+    /// The configured member list.
+    cluster: Option<Cluster>,
     me: MemberId,
     options: Options,
     transport: Option<Arc<dyn Transport>>,
     disk: Option<Disk>,
     listen: Option<String>,
     clients: Option<PathBuf>,
-    /// Whether to join a cluster that runs already.
-    join: bool,
+    /// Addresses of members of a cluster that runs already, which an empty directory joins.
+    join: Vec<String>,
     #[cfg(feature = "testing")]
     test: Option<Test>,
 }
@@ -72,9 +75,22 @@ enum Disk {
     Storage(Arc<dyn Storage>),
 }
 
+impl Disk {
+    /// What the directory says before it is opened, and whether it contains a state. Changes nothing. Blocks.
+    fn look(&self, cluster: &str, me: MemberId) -> Result<(Stored, bool), StartError> {
+        let (owned, has_state) = match self {
+            Self::Directory(path) => (Owned::at(path)?, path.join(engine::STATE).exists()),
+            #[cfg(any(feature = "internals", feature = "testing"))]
+            Self::Storage(storage) => (Owned::read(&**storage)?, storage.open(engine::STATE).is_ok()),
+        };
+        Ok((Stored::of(owned, cluster, me)?, has_state))
+    }
+}
+
 impl NodeBuilder {
-    pub(super) fn new(cluster: Cluster, me: MemberId) -> Self {
+    pub(super) fn new(name: String, cluster: Option<Cluster>, me: MemberId) -> Self {
         Self {
+            name,
             cluster,
             me,
             options: Options::default(),
@@ -82,23 +98,25 @@ impl NodeBuilder {
             disk: None,
             listen: None,
             clients: None,
-            join: false,
+            join: Vec::new(),
             #[cfg(feature = "testing")]
             test: None,
         }
     }
 
-    /// Joins a cluster that runs already, if the data directory is empty. Without this, an empty directory means that a
-    /// new cluster forms. A directory that is not empty is opened as usual, so this may be set for ever.
+    /// If the data directory is empty, joins the running cluster that has these members. They are asked for the member
+    /// list, in which this member must be a standby: add it first ([`Client::change_members`]). A configured list is
+    /// not used for that. If several addresses are given, one of these members must answer, within five seconds. The
+    /// member then follows the others without a vote, until it is promoted.
     ///
-    /// The member must have been added before ([`Client::change_members`](crate::Client::change_members)), and the
-    /// cluster of this builder must name it and at least one member that runs. The start asks them for the present
-    /// list. The member then follows the others as a standby, without a vote, until it is promoted.
+    /// A directory that is not empty is opened as usual, so this setting may stay.
     ///
     /// An id stands for what its member has stored. So a member that has lost its directory does not join again under
     /// its id: add a member with another id, and let it replace the lost one.
-    pub const fn join(mut self) -> Self {
-        self.join = true;
+    ///
+    /// [`Client::change_members`]: crate::Client::change_members
+    pub fn join(mut self, addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.join = addresses.into_iter().map(Into::into).collect();
         self
     }
 
@@ -156,7 +174,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens on this address, such as `0.0.0.0:7000`, instead of the address in the configuration.
+    /// Listens on this address, such as `0.0.0.0:7000`, instead of the address in the member list.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = Some(address.into());
         self
@@ -191,21 +209,65 @@ impl NodeBuilder {
     /// Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
-        let Self { cluster, me, options, transport, disk, listen, clients, join, .. } = self;
-        let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
+        let Self { name, cluster: configured, me, options, transport, disk, listen, clients, join, .. } = self;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
         let disk = disk.ok_or(StartError::NoStorage)?;
-        cluster.members().try_for_each(|member| transport.check_address(&member.address))?;
-        let role = member.role;
-        credentials::check(&*transport, cluster.name(), me, clients.is_some())?;
+        credentials::check(&*transport, &name, me, clients.is_some())?;
         let authenticated = transport.identity() != Peer::Unauthenticated;
         let clients = clients.map(ClientList::open).transpose()?;
+        let span = tracing::info_span!("member", id = %me);
+
+        // The member list is that of the data directory, or, if there is none yet, that of the cluster which the member
+        // joins. From the first change on, the configured one no longer counts.
+        let (stored, has_state) = {
+            let (disk, name) = (disk.clone(), name.clone());
+            detached::run("kv-look", move || disk.look(&name, me)).await.map_err(StartError::Thread)??
+        };
+        let joined = match &stored {
+            Stored::Nothing if !join.is_empty() => {
+                Some(joining::ask(&name, me, &join, transport.clone()).await?)
+            }
+            _ => None,
+        };
+        let configuration = match stored {
+            Stored::List(configuration) => Some(configuration),
+            Stored::Nothing | Stored::Founded => joined.as_ref().map(|answer| answer.configuration.clone()),
+        };
+        let cluster = match (&configuration, &configured) {
+            (Some(configuration), _) => configuration.cluster(&name)?,
+            (None, Some(configured)) => configured.clone(),
+            (None, None) => return Err(StartError::NoMembers),
+        };
+        cluster.members().try_for_each(|member| transport.check_address(&member.address))?;
+        if let Some(configuration) = &configuration {
+            span.in_scope(|| stored::warn_if_outdated(configuration, &cluster, configured.as_ref()));
+        }
+        let own = cluster.member(me);
+        let former = configured.as_ref().and_then(|configured| configured.member(me));
+        let listed = own.or(former.filter(|_| configuration.is_some()));
+        let (role, address) = match (listed, &configuration, &listen) {
+            (Some(member), ..) => (member.role, listen.unwrap_or_else(|| member.address.clone())),
+            // It was removed, and may have to tell the others what it has.
+            (None, Some(_), Some(listen)) => {
+                (stored::former_role(configured.as_ref(), me, has_state), listen.clone())
+            }
+            (None, ..) => return Err(ConfigError::NotAMember(me).into()),
+        };
         // The node binds before it opens the disk. So a start that is refused because the address is in use has changed
         // nothing.
-        let listener = bind(&*transport, listen.as_deref().unwrap_or(&member.address)).await?;
+        let listener = bind(&*transport, &address).await?;
 
-        let span = tracing::info_span!("member", id = %me);
+        let formed = expectation(&cluster, me, &options);
+        let members =
+            Members::new(me, cluster.clone(), Expectation { authenticated, life: random(), ..formed });
+        if let Some(configuration) = &configuration {
+            members.enter(configuration);
+        }
+        if let Some(answer) = &joined {
+            joining::introduce(&members.now(), &answer.configuration, &transport).await?;
+        }
+
         let until = Instant::now() + RELEASED_WITHIN;
         let (opened, fence) = loop {
             let giving_up = FenceOnDrop(Some(Arc::default()));
@@ -213,8 +275,18 @@ impl NodeBuilder {
             let opening = {
                 let (cluster, options, fence, span) =
                     (cluster.clone(), options.clone(), fence.clone(), span.clone());
-                let disk = disk.clone();
-                move || span.in_scope(|| Opened::open(disk, &cluster, (me, role), &options, fence))
+                let (disk, joined) = (disk.clone(), joined.clone());
+                move || {
+                    span.in_scope(|| {
+                        let opened = Opened::open(disk, &cluster, (me, role), &options, fence)?;
+                        match joined {
+                            Some(answer) if opened.recovered.formation == FormationStep::Empty => {
+                                opened.join(&cluster, me, answer)
+                            }
+                            _ => Ok(opened),
+                        }
+                    })
+                }
             };
             let opened = open_detached(&idle, opening).await?;
             giving_up.disarm();
@@ -226,21 +298,11 @@ impl NodeBuilder {
             }
         };
 
-        let opened = match opened.recovered.formation {
-            FormationStep::Empty if join => {
-                let answer = joining::ask(&cluster, me, role, transport.clone()).await?;
-                let (span, cluster) = (span.clone(), cluster.clone());
-                let joining = move || span.in_scope(|| opened.join(&cluster, me, answer));
-                open_detached(&idle, joining).await??
-            }
-            _ => opened,
-        };
-
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
-        let formed = expectation(&cluster, me, &options);
-        let members =
-            Members::new(me, cluster.clone(), Expectation { authenticated, life: random(), ..formed });
-        if let Some(membership) = &opened.recovered.membership {
+        if let Some(membership) = &opened.recovered.membership
+            && members.now().expectation.epoch < membership.configuration.epoch
+        {
+            // The state is of a later epoch than the superblock.
             members.enter(&membership.configuration);
         }
         let shared = Shared::new(SharedParts {
@@ -472,12 +534,12 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
     }
 }
 
-/// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
 /// The id of a disk that has none yet. It counts from when the superblock contains it.
 fn random_disk() -> DiskId {
     DiskId(u128::from(random()) << 64 | u128::from(random()))
 }
 
+/// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
 pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -499,11 +561,17 @@ mod tests {
     async fn a_builder_reports_missing_parts() {
         let error =
             |builder: NodeBuilder| async { builder.start().await.expect_err("it cannot start").to_string() };
-        assert!(error(Node::builder(cluster(), 7)).await.contains("member 7 is not in the configuration"));
         assert!(error(Node::builder(cluster(), 0)).await.contains("NodeBuilder::transport"));
         let transport = Arc::new(kv_transport::Memory::new());
         assert!(
-            error(Node::builder(cluster(), 0).transport(transport)).await.contains("NodeBuilder::data_dir")
+            error(Node::builder(cluster(), 0).transport(transport.clone())).await.contains("NodeBuilder::data_dir")
         );
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let nowhere = folder.path().join("data");
+        let unlisted = Node::builder(cluster(), 7).transport(transport.clone()).data_dir(&nowhere);
+        assert!(error(unlisted).await.contains("member 7 is not in the configuration"));
+        let without_list = Node::added("demo", 7).transport(transport).data_dir(&nowhere);
+        assert!(error(without_list).await.contains("NodeBuilder::join"));
+        assert!(!nowhere.exists(), "nothing was created");
     }
 }

@@ -107,7 +107,7 @@ pub(crate) async fn member(context: &Context, command: MemberCommand, json: bool
     let list = match change {
         None => client.members().await.map_err(Failure::failed)?,
         Some(change) => client.change_members(change).await.map_err(|error| match error {
-            MembershipError::OutcomeUnknown => Failure::unknown(format!("{error} (kv member list)")),
+            MembershipError::OutcomeUnknown { .. } => Failure::unknown(format!("{error} (kv member list)")),
             error => Failure::failed(error),
         })?,
     };

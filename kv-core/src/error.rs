@@ -1,7 +1,7 @@
 //! Public errors: one enum for each kind of operation.
 
 pub use crate::client::call::{Cause, FailureReason};
-pub use crate::message::{LeaseFailure, RequestError, StepFailure, SuccessorRefusal};
+pub use crate::message::{LeaseFailure, RefusalKind, RequestError, StepFailure, SuccessorRefusal};
 
 use crate::client::call::CallError;
 use crate::ids::{MemberId, Revision};
@@ -364,15 +364,26 @@ impl AdminError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MembershipError {
-    /// The cluster does not make the change. Nothing has changed. The text is the reason, and what to do.
-    #[error("{0}")]
-    Refused(String),
+    /// The cluster does not make the change. Nothing has changed.
+    #[error("{reason}")]
+    Refused {
+        /// What to do about it.
+        kind: RefusalKind,
+        /// The reason, for a person.
+        reason: String,
+    },
     /// No member answered, or none was the primary. Nothing has changed.
     #[error(transparent)]
-    Unavailable(#[from] AdminError),
+    Unavailable(AdminError),
     /// The change was not seen to be done in time. It may be done or not, now or later.
-    #[error("it is not known whether the member list was changed: list the members to see")]
-    OutcomeUnknown,
+    #[error(
+        "it is not known whether the member list was changed: list the members. If change {} was made, and is the one that was asked for, it is done",
+        ends + 1
+    )]
+    OutcomeUnknown {
+        /// The list that was to be changed: how many changes had led to it.
+        ends: u64,
+    },
 }
 
 impl From<crate::client::Closed> for AdminError {

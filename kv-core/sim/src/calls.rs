@@ -84,7 +84,6 @@ impl World {
             match output {
                 ProtocolOutput::Send { member, message } => self.client_sends(client, index(member), message),
                 ProtocolOutput::Done { id, result } => self.call_done(client, id, result),
-                ProtocolOutput::Outdated { member } => panic!("{member} knows no other members"),
             }
         }
         let one = &mut self.clients[client];
@@ -291,7 +290,7 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             | Reply::Status(_)
             | Reply::HandoverRefused(_)
             | Reply::Members(_)
-            | Reply::ChangeRefused(_),
+            | Reply::ChangeRefused { .. },
         )
         | Err(CallError::NotApplied(_)) => Ending::NotApplied,
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,

@@ -174,7 +174,8 @@ impl ClientBuilder {
         if !members.iter().any(MemberInfo::holds_data) {
             return Err(ConnectError::NoDataMember { address });
         }
-        Ok(self.spawn(members, limits, Some(dialed)))
+        let epoch = dialed.welcome.epoch();
+        Ok(self.spawn((members, epoch), limits, Some(dialed)))
     }
 
     /// Tries the addresses in turn, again and again, until a member accepts this client or the time is over. Gives up
@@ -226,11 +227,16 @@ impl ClientBuilder {
     ///
     /// # Panics
     /// If `members` contains no data member, or if this is called outside a tokio runtime.
-    pub(crate) fn start(self, members: Vec<MemberInfo>, limits: Limits) -> Client {
-        self.spawn(members, limits, None)
+    pub(crate) fn start(self, members: Vec<MemberInfo>, epoch: u64, limits: Limits) -> Client {
+        self.spawn((members, epoch), limits, None)
     }
 
-    fn spawn(self, members: Vec<MemberInfo>, limits: Limits, first: Option<Dialed>) -> Client {
+    fn spawn(
+        self,
+        (members, epoch): (Vec<MemberInfo>, u64),
+        limits: Limits,
+        first: Option<Dialed>,
+    ) -> Client {
         let (commands, commands_end) = mpsc::channel(super::handle::MAX_COMMANDS);
         let (cancels, cancels_end) = mpsc::unbounded_channel();
         let (ended, ended_end) = watch::channel(());
@@ -238,7 +244,8 @@ impl ClientBuilder {
         let local = self.dialer.local.clone();
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let members = KnownMembers::new(members);
-        let mut driver = Driver::new(seed, self.dialer, members.clone(), &limits, channels);
+        let mut driver =
+            Driver::new(seed, self.dialer, (members.clone(), epoch), self.addresses, &limits, channels);
         if let Some(dialed) = first {
             driver.add_connection(dialed);
         }

@@ -4,7 +4,7 @@
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
     ChangeCall, ClientMessage, Command, Event, MemberStatus, MembersAnswer, Outcome, Position, Query,
-    ReadMode, Record, ServerMessage, SuccessorRefusal, WatchQuery,
+    ReadMode, Record, RefusalKind, ServerMessage, SuccessorRefusal, WatchQuery,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -114,6 +114,11 @@ pub enum ProtocolInput {
     },
     /// The data members of the cluster are these now: its member list was changed.
     Members(Vec<MemberId>),
+    /// Ask this member for the member list, because the list may have changed since.
+    AskForList {
+        /// A member to which a connection is open.
+        member: MemberId,
+    },
     /// The connection to this member broke. Messages that were sent on the connection may or may not have arrived.
     ConnectionLost {
         /// The member at the other end.
@@ -141,11 +146,6 @@ pub enum ProtocolOutput {
         member: MemberId,
         /// The message to send.
         message: ClientMessage,
-    },
-    /// This member knows members that this client does not know. A new connection to it shows its list.
-    Outdated {
-        /// The member.
-        member: MemberId,
     },
     /// A call has ended.
     Done {
@@ -213,7 +213,12 @@ pub enum Reply {
     /// The member list.
     Members(Box<MembersAnswer>),
     /// The primary does not order this change of the member list.
-    ChangeRefused(String),
+    ChangeRefused {
+        /// What to do about it.
+        kind: RefusalKind,
+        /// The reason, for a person.
+        reason: String,
+    },
     /// The result of any other call.
     Done,
 }

@@ -3,12 +3,13 @@
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
 use super::protocol::ClientProtocol;
-use crate::config::{Configuration, ConfiguredMember};
+use crate::config::{Configuration, ConfiguredMember, HistoryId, Role};
 use crate::ids::{Instant, MemberId};
 use crate::lazy_timer::LazyTimer;
-use crate::message::{Answer, ClientCall, ClientMessage};
+use crate::message::{Answer, ClientCall, ClientMessage, ServerMessage};
 use crate::wire::{self, FrameWriter, Limits, MemberInfo};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::{AbortHandle, Abortable, BoxStream, SelectAll, StreamExt};
 use kv_transport::Writer;
 use std::collections::BTreeMap;
@@ -29,6 +30,9 @@ const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
 /// which takes longest.
 const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
+
+/// How long the client waits before it looks again for a member at the addresses that the application gave.
+const SEEK_PAUSE: Duration = Duration::from_secs(1);
 
 /// About how many events are processed before the messages that they cause are sent.
 const BATCH: usize = 256;
@@ -71,7 +75,8 @@ struct Link {
 enum LinkState {
     /// The connection is being opened. Contains the waiting messages and their approximate total size in bytes.
     Opening(Vec<ClientMessage>, usize),
-    Open(FrameWriter<Writer>),
+    /// The connection is open, and uses this version of the protocol.
+    Open(FrameWriter<Writer>, u16),
 }
 
 impl Drop for Link {
@@ -87,6 +92,8 @@ enum Wake {
     Command(Option<DriverCommand>),
     Cancel(CallId),
     Timer,
+    /// A member was looked for at the addresses that the application gave.
+    Sought(Option<Dialed>),
 }
 
 /// The members that a client knows. A new list replaces the one before.
@@ -122,6 +129,14 @@ pub(super) struct Driver {
     members: BTreeMap<MemberId, MemberInfo>,
     /// The epoch of that list.
     epoch: u64,
+    /// The history of the cluster, from the first change of its list on.
+    history: Option<HistoryId>,
+    /// The addresses that the application gave: of certain members, and of any.
+    given: Vec<(Option<MemberId>, String)>,
+    /// Looks for a member at those addresses, because none of the list can be reached.
+    seek: Option<BoxFuture<'static, Option<Dialed>>>,
+    /// The earliest time of the next look.
+    seek_at: Instant,
     /// The same for the handles.
     known: KnownMembers,
     started: tokio::time::Instant,
@@ -141,7 +156,8 @@ impl Driver {
     pub(super) fn new(
         seed: u64,
         dialer: Dialer,
-        known: KnownMembers,
+        (known, epoch): (KnownMembers, u64),
+        given: Vec<(Option<MemberId>, String)>,
         limits: &Limits,
         channels: Channels,
     ) -> Self {
@@ -160,7 +176,11 @@ impl Driver {
             protocol: ClientProtocol::new(seed, data, options, Instant::ZERO),
             dialer: Arc::new(dialer),
             members: members.iter().map(|member| (member.id, member.clone())).collect(),
-            epoch: 0,
+            epoch,
+            history: None,
+            given,
+            seek: None,
+            seek_at: Instant::ZERO,
             known,
             started,
             channels,
@@ -177,8 +197,11 @@ impl Driver {
     /// Adds a connection that is already open.
     pub(super) fn add_connection(&mut self, dialed: Dialed) {
         let Dialed { reader, writer, welcome } = dialed;
-        self.epoch = welcome.epoch();
-        self.insert_link(welcome.member, LinkState::Open(writer), link::read(reader));
+        let (member, epoch) = (welcome.member, welcome.epoch());
+        self.insert_link(member, LinkState::Open(writer, welcome.protocol), link::read(reader));
+        if self.lacks_list(epoch) {
+            self.protocol.handle(self.now(), ProtocolInput::AskForList { member });
+        }
     }
 
     /// Runs until no new call can begin (every handle is dropped, or the client is closed) and all calls have ended.
@@ -212,10 +235,11 @@ impl Driver {
         while self.alive.poll_tick(cx).is_ready() {
             self.show_life();
             self.end_silence();
+            self.stay_attached();
         }
         for (member, link) in &mut self.links {
             // A writer that is not ready must not delay the other writers.
-            if let LinkState::Open(writer) = &mut link.state
+            if let LinkState::Open(writer, _) = &mut link.state
                 && !writer.is_idle()
                 && let Poll::Ready(Err(error)) = writer.poll_flush(cx)
             {
@@ -224,6 +248,12 @@ impl Driver {
         }
         if let Poll::Ready(Some((member, generation, event))) = self.events.poll_next_unpin(cx) {
             return Poll::Ready(Wake::Link(member, generation, event));
+        }
+        if let Some(seek) = &mut self.seek
+            && let Poll::Ready(found) = seek.poll_unpin(cx)
+        {
+            self.seek = None;
+            return Poll::Ready(Wake::Sought(found));
         }
         // Cancellations come before new commands, because cancelled calls make room in the window for new calls.
         if let Poll::Ready(Some(id)) = self.channels.cancels.poll_recv(cx) {
@@ -239,7 +269,7 @@ impl Driver {
 
     fn show_life(&mut self) {
         for link in self.links.values_mut() {
-            if let LinkState::Open(writer) = &mut link.state
+            if let LinkState::Open(writer, _) = &mut link.state
                 && writer.is_idle()
             {
                 writer.push(wire::encode_alive());
@@ -255,6 +285,23 @@ impl Driver {
         for member in silent.collect::<Vec<_>>() {
             self.close_link(now, member, "nothing has been answered on it for too long");
         }
+    }
+
+    /// Keeps the member list up to date, also of a client that makes no calls for long: otherwise, all the members that
+    /// it knows could be replaced meanwhile.
+    fn stay_attached(&mut self) {
+        let is_open = |link: &Link| matches!(link.state, LinkState::Open(..));
+        if let Some((member, _)) = self.links.iter().find(|(_, link)| is_open(link)) {
+            let input = ProtocolInput::AskForList { member: *member };
+            self.protocol.handle(self.now(), input);
+        } else if self.links.is_empty() && !self.no_more_commands {
+            let data: Vec<_> = self.members.values().filter(|member| member.holds_data()).collect();
+            // A connection to any of them brings the list.
+            if let Some(member) = fastrand::choice(data).map(|member| member.id) {
+                self.open_link(member);
+            }
+        }
+        self.carry_out();
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -296,6 +343,8 @@ impl Driver {
                 }
             }
             Wake::Timer => self.protocol.handle(now, ProtocolInput::Timeout),
+            Wake::Sought(Some(dialed)) => self.on_found(dialed),
+            Wake::Sought(None) => {}
         }
     }
 
@@ -313,9 +362,9 @@ impl Driver {
             LinkEvent::Closed(reason) => self.close_link(now, member, &reason),
             LinkEvent::Open(writer, welcome) => {
                 tracing::debug!(%member, "connected");
-                self.take_over(now, welcome.epoch(), welcome.members);
                 let Some(link) = self.links.get_mut(&member) else { return };
-                let opened = LinkState::Open(writer);
+                let opened = LinkState::Open(writer, welcome.protocol);
+                let epoch = welcome.epoch();
                 if let LinkState::Opening(waiting, _) = std::mem::replace(&mut link.state, opened) {
                     for message in waiting {
                         // If the caller of a message no longer waits, the message is not sent.
@@ -324,32 +373,83 @@ impl Driver {
                         }
                     }
                 }
+                if self.lacks_list(epoch) {
+                    self.protocol.handle(now, ProtocolInput::AskForList { member });
+                }
             }
         }
     }
 
-    /// A member has sent its list.
+    /// A member has sent its list, which replaces an older one of the same cluster.
     fn on_list(&mut self, now: Instant, configuration: &Configuration) {
-        let info = |(id, member): (&MemberId, &ConfiguredMember)| MemberInfo {
-            id: *id,
-            address: member.address.clone(),
-            role: member.role,
-        };
-        let members = configuration.members.iter().map(info).collect();
-        self.take_over(now, configuration.epoch.get().into(), members);
-    }
-
-    /// Takes over the member list of an epoch, if it is newer.
-    fn take_over(&mut self, now: Instant, epoch: u64, members: Vec<MemberInfo>) {
-        if epoch <= self.epoch {
+        let epoch = u64::from(configuration.epoch.get());
+        if !self.lacks_list(epoch) || !configuration.is_sound() {
+            return;
+        }
+        if self.history.is_some() && configuration.history != self.history {
+            tracing::warn!("ignored the member list of another cluster of the same name");
             return;
         }
         tracing::debug!(epoch, "the member list was changed");
-        self.epoch = epoch;
+        (self.epoch, self.history) = (epoch, configuration.history);
+        let info = |(id, member): (&MemberId, &ConfiguredMember)| MemberInfo {
+            id: *id,
+            address: self.given_for(*id).unwrap_or(&member.address).to_owned(),
+            role: member.role,
+        };
+        let members: Vec<_> = configuration.members.iter().map(info).collect();
+        // A standby may lack most of the data. It is asked only for its status.
+        let serves =
+            |(_, member): &(&MemberId, &ConfiguredMember)| member.role == Role::Data && !member.is_standby;
+        let data = configuration.members.iter().filter(serves).map(|(id, _)| *id).collect();
         self.members = members.iter().map(|member| (member.id, member.clone())).collect();
-        let data = members.iter().filter(|member| member.holds_data()).map(|member| member.id);
-        self.protocol.handle(now, ProtocolInput::Members(data.collect()));
+        self.protocol.handle(now, ProtocolInput::Members(data));
         self.known.set(members);
+    }
+
+    /// Whether the list of this epoch must be fetched. The list in a welcome tells neither the history nor who is a
+    /// standby.
+    const fn lacks_list(&self, epoch: u64) -> bool {
+        epoch > self.epoch || (epoch == self.epoch && epoch > 0 && self.history.is_none())
+    }
+
+    /// The address that the application gave for this member.
+    fn given_for(&self, id: MemberId) -> Option<&str> {
+        let given = self.given.iter().find(|(member, _)| *member == Some(id));
+        given.map(|(_, address)| address.as_str())
+    }
+
+    /// No member of the list can be reached. All may have been replaced since the list was made, so a member is looked
+    /// for where the application said that there is one.
+    fn look_elsewhere(&mut self, now: Instant) {
+        if self.seek.is_some() || now < self.seek_at || self.given.is_empty() {
+            return;
+        }
+        self.seek_at = now.after(SEEK_PAUSE);
+        let (dialer, mut given) = (self.dialer.clone(), self.given.clone());
+        fastrand::shuffle(&mut given);
+        let seek = async move {
+            for (id, address) in given {
+                let dialed = match id {
+                    Some(id) => dialer.dial_as(id, &address).await,
+                    None => dialer.dial(&address).await,
+                };
+                if let Ok(dialed) = dialed {
+                    return Some(dialed);
+                }
+            }
+            None
+        };
+        self.seek = Some(seek.boxed());
+    }
+
+    /// A member was found where the application said. It is asked for its list.
+    fn on_found(&mut self, dialed: Dialed) {
+        let member = dialed.welcome.member;
+        tracing::debug!(%member, "found a member at a given address");
+        if !self.links.contains_key(&member) {
+            self.add_connection(dialed);
+        }
     }
 
     /// Closes a connection, and reports to the protocol that it was lost or could not be opened. A connection that was
@@ -358,19 +458,19 @@ impl Driver {
         let Some(link) = self.links.remove(&member) else { return };
         let input = match &link.state {
             LinkState::Opening(..) => ProtocolInput::Unreachable { member },
-            LinkState::Open(_) => ProtocolInput::ConnectionLost { member },
+            LinkState::Open(..) => ProtocolInput::ConnectionLost { member },
         };
         tracing::debug!(%member, reason, ?input, "no connection");
         self.protocol.handle(now, input);
+        if !self.links.values().any(|link| matches!(link.state, LinkState::Open(..))) {
+            self.look_elsewhere(now);
+        }
     }
 
     fn carry_out(&mut self) {
         while let Some(output) = self.protocol.poll_output() {
             match output {
                 ProtocolOutput::Send { member, message } => self.send(self.now(), member, message),
-                ProtocolOutput::Outdated { member } => {
-                    self.close_link(self.now(), member, "it knows more members");
-                }
                 ProtocolOutput::Done { id, result } => {
                     if let Some(waiting) = self.calls.remove(&id) {
                         // The caller may be gone.
@@ -394,7 +494,10 @@ impl Driver {
                 waiting.push(message);
                 *bytes
             }
-            LinkState::Open(writer) => {
+            LinkState::Open(_, protocol) if !is_known(&message.what, *protocol) => {
+                return self.refuse_new_call(now, member, message.call);
+            }
+            LinkState::Open(writer, _) => {
                 if !matches!(message.what, ClientCall::Unwatch { .. }) {
                     link.asked.get_or_insert(now);
                 }
@@ -405,6 +508,13 @@ impl Driver {
         if queued > MAX_QUEUED {
             self.close_link(now, member, "it does not take what is sent to it");
         }
+    }
+
+    /// The member speaks an older version of the protocol, and would close the connection.
+    fn refuse_new_call(&mut self, now: Instant, member: MemberId, call: u64) {
+        let answer =
+            Answer::Refused(format!("member {member} runs an older version: upgrade all members first"));
+        self.protocol.handle(now, ProtocolInput::Answer { member, message: ServerMessage { call, answer } });
     }
 
     fn open_link(&mut self, member: MemberId) {
@@ -421,6 +531,11 @@ impl Driver {
         self.events.push(events.boxed());
         self.links.insert(member, Link { generation, reading, asked: None, state });
     }
+}
+
+/// Whether this version of the protocol has the call.
+const fn is_known(what: &ClientCall, protocol: u16) -> bool {
+    !matches!(what, ClientCall::Members | ClientCall::Change(_)) || protocol >= wire::FIRST_WITH_EPOCHS
 }
 
 /// The approximate size of a message in memory, in bytes.

@@ -2,6 +2,7 @@
 
 use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
 use super::driver::{DriverCommand, KnownMembers, NewCall};
+use super::members::first_and_soon;
 use super::range::{ends_of, ends_of_key, ends_of_prefix};
 use super::{
     Add, Batch, ClientBuilder, Compact, Count, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle,
@@ -417,9 +418,11 @@ impl Client {
 
     /// The member that says that it is the primary.
     pub(super) async fn primary(&self) -> Option<MemberId> {
-        let answers = self.cluster_status().await;
-        let answers = answers.into_iter().filter_map(|report| report.status.ok());
-        let primaries = answers.filter(|status| status.state == MemberState::Primary);
+        let members = self.known_members();
+        let calls = members.iter().map(|member| self.member_status(member.id));
+        let is_primary = |status: &MemberStatus| status.state == MemberState::Primary;
+        let answers = first_and_soon(calls, |answer| answer.as_ref().is_ok_and(is_primary)).await;
+        let primaries = answers.into_iter().filter_map(Result::ok).filter(is_primary);
         primaries.max_by_key(|status| status.view).map(|status| status.id)
     }
 
@@ -496,6 +499,13 @@ impl Client {
     /// How long a call to one member may take that only asks.
     pub(super) fn status_deadline(&self) -> Duration {
         STATUS_TIMEOUT.min(self.shared.deadline)
+    }
+
+    /// The ids in the member list that this client knows.
+    #[cfg(feature = "internals")]
+    #[must_use]
+    pub fn known_ids(&self) -> Vec<MemberId> {
+        self.known_members().iter().map(|member| member.id).collect()
     }
 
     pub(super) fn known_members(&self) -> Arc<[MemberInfo]> {

@@ -1,17 +1,23 @@
 //! Shows the member list, and changes it.
 
 use super::Client;
-use super::call::{Call, Reply};
+use super::call::{Call, CallError, Cause, Reply};
 use crate::config::{Change, Configuration, DiskId, Role};
-use crate::error::{AdminError, MembershipError};
+use crate::error::{AdminError, MembershipError, RefusalKind};
 use crate::ids::{Epoch, MemberId};
 use crate::message::{ChangeCall, MembersAnswer};
-use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a client waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long it looks for the outcome of a change before it asks for the same change again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How long it waits for further answers after the first one.
+const SOON: Duration = Duration::from_millis(100);
 
 /// The member list of a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,97 +125,115 @@ impl Client {
         self.newest_list().await.map(MemberList::of)
     }
 
-    /// Changes the member list, and returns the list when the change is done. Only one change can be under way. If
-    /// several clients want one at the same time, one of them is served, and the others are refused.
+    /// Changes the member list, and returns the list when the change is done: from then on, the cluster no longer needs
+    /// a member that was removed. While the change is made, for about one round between the members, reads wait or are
+    /// repeated, and writes wait.
+    ///
+    /// Only one change can be in progress; concurrent ones are refused. A list has room for some tens of members (1,536
+    /// bytes with their addresses). An id is never used again, and there are 256 of them. If the primary is removed, the
+    /// member that has caught up furthest is the next primary.
+    ///
+    /// Every client that may connect may make this call: see [`NodeBuilder::clients`](crate::NodeBuilder::clients).
     ///
     /// # Errors
-    /// [`MembershipError::Refused`] if the cluster does not make the change, for example because a standby that shall
-    /// get a vote lacks data. [`MembershipError::OutcomeUnknown`] if the change was not seen to be done within the
-    /// client's deadline: then it may be done or not, now or later, which [`members`](Self::members) shows.
+    /// [`MembershipError::Refused`] if the cluster does not make the change, for example because the standby to be
+    /// promoted has not caught up. [`MembershipError::OutcomeUnknown`] if the change was not seen to be done within the
+    /// client's [deadline](crate::ClientBuilder::deadline): then it may be done or not, now or later, which
+    /// [`members`](Self::members) shows.
     ///
     /// # Cancel safety
     /// If the future is dropped, the list may still change.
     pub async fn change_members(&self, change: MemberChange) -> Result<MemberList, MembershipError> {
         let deadline = Instant::now() + self.default_deadline();
-        let before = self.newest_list().await?;
-        let call = ChangeCall {
-            ends: before.configuration.epoch,
-            nonce: fastrand::u128(1..),
-            change: change.into_request(),
+        let call =
+            ChangeCall { ends: Epoch::ZERO, nonce: fastrand::u128(1..), change: change.into_request() };
+        let mut attempts = Attempts { call, in_doubt: false };
+        let done = timeout_at(deadline, self.attempt(&mut attempts)).await;
+        done.unwrap_or_else(|_| Err(attempts.ended(AdminError::NoPrimary)))
+    }
+
+    /// Asks for the change until it is done or refused. The cluster makes a change that ends this epoch only once, so
+    /// the call can be repeated.
+    async fn attempt(&self, attempts: &mut Attempts) -> Result<MemberList, MembershipError> {
+        loop {
+            match self.attempt_once(attempts).await {
+                Ok(()) => {}
+                Err(Ended::Refused { kind, reason }) => {
+                    return Err(MembershipError::Refused { kind, reason });
+                }
+                Err(Ended::Closed) => return Err(attempts.ended(AdminError::Closed)),
+            }
+            let until = Instant::now() + AGAIN;
+            while attempts.in_doubt && Instant::now() < until {
+                if let Some(done) = self.look(attempts).await {
+                    return done;
+                }
+                sleep(PAUSE).await;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks the primary for the change, if there is one.
+    async fn attempt_once(&self, attempts: &mut Attempts) -> Result<(), Ended> {
+        let Some(member) = self.primary().await else { return Ok(()) };
+        if !attempts.in_doubt {
+            // The change is meant for the list that the cluster has now.
+            match self.list_of(member).await {
+                Ok(list) => attempts.call.ends = list.configuration.epoch,
+                Err(AdminError::Closed) => return Err(Ended::Closed),
+                Err(_) => return Ok(()),
+            }
+        }
+        let call = Call::Change { member, change: Box::new(attempts.call.clone()) };
+        let was_in_doubt = std::mem::replace(&mut attempts.in_doubt, true);
+        let answer = self.call(call, 0, self.default_deadline()).await;
+        let nothing_new = match answer {
+            Err(_) => Err(Ended::Closed),
+            Ok(Ok(Reply::ChangeRefused { kind, reason })) if !was_in_doubt => {
+                Err(Ended::Refused { kind, reason })
+            }
+            Ok(Ok(Reply::ChangeRefused { .. }) | Err(CallError::NotApplied(_))) => Ok(()),
+            Ok(Ok(_) | Err(CallError::OutcomeUnknown(_))) => return Ok(()),
         };
-        let mut may_be_done = false;
-        match timeout_at(deadline, self.ordered(&call, &mut may_be_done)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(refused @ MembershipError::Refused(_))) if may_be_done => {
-                // An earlier attempt may have succeeded, and the list shows that.
-                return match timeout_at(deadline, self.done(&call)).await {
-                    Ok(Ok(list)) => Ok(list),
-                    Ok(Err(MembershipError::Refused(_))) => Err(refused),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(MembershipError::OutcomeUnknown),
-                };
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) if may_be_done => return Err(MembershipError::OutcomeUnknown),
-            Err(_) => return Err(MembershipError::Unavailable(AdminError::NoPrimary)),
-        }
-        timeout_at(deadline, self.done(&call)).await.unwrap_or(Err(MembershipError::OutcomeUnknown))
+        attempts.in_doubt = was_in_doubt;
+        nothing_new
     }
 
-    /// Asks for the change until a primary has ordered or refused it. If an attempt may have been the one that
-    /// succeeded, `may_be_done` is set.
-    async fn ordered(&self, call: &ChangeCall, may_be_done: &mut bool) -> Result<(), MembershipError> {
-        loop {
-            if let Some(member) = self.primary().await {
-                let before = std::mem::replace(may_be_done, true);
-                match self.change_at(member, call.clone()).await {
-                    Ok(Ok(())) => return Ok(()),
-                    Ok(Err(why)) => {
-                        *may_be_done = before;
-                        return Err(MembershipError::Refused(why));
-                    }
-                    Err(error @ AdminError::Closed) => return Err(error.into()),
-                    // It is not known whether it was ordered. The cluster makes a change with this number only once.
-                    Err(_) => {}
-                }
-            }
-            sleep(PAUSE).await;
+    /// Looks whether the change is done; `None` if that is not known yet.
+    async fn look(&self, attempts: &Attempts) -> Option<Result<MemberList, MembershipError>> {
+        let list = match self.newest_list().await {
+            Ok(list) => list,
+            Err(AdminError::Closed) => return Some(Err(attempts.ended(AdminError::Closed))),
+            Err(_) => return None,
+        };
+        let (epoch, ends) = (list.configuration.epoch, attempts.call.ends);
+        if epoch <= ends || !list.settled {
+            return None;
         }
+        Some(if list.configuration.nonce == attempts.call.nonce {
+            Ok(MemberList::of(list))
+        } else if epoch == ends.next() {
+            let reason = "another change was made first: list the members, and decide again".to_owned();
+            Err(MembershipError::Refused { kind: RefusalKind::Conflict, reason })
+        } else {
+            // Which change came first is not known here.
+            Err(attempts.ended(AdminError::NoPrimary))
+        })
     }
 
-    /// Waits until the epoch of the change has ended, and the next one is settled.
-    async fn done(&self, call: &ChangeCall) -> Result<MemberList, MembershipError> {
-        loop {
-            match self.newest_list().await {
-                Ok(list) if list.configuration.epoch > call.ends => {
-                    let is_next = list.configuration.epoch == call.ends.next();
-                    match (list.configuration.nonce == call.nonce, is_next) {
-                        (true, _) if list.settled => return Ok(MemberList::of(list)),
-                        (true, _) => {}
-                        (false, true) if list.settled => {
-                            let why = "another change of the member list was faster: list the members and decide again";
-                            return Err(MembershipError::Refused(why.to_owned()));
-                        }
-                        (false, true) => {}
-                        // Which change came first is not known here.
-                        (false, false) => return Err(MembershipError::OutcomeUnknown),
-                    }
-                }
-                Err(error @ AdminError::Closed) => return Err(error.into()),
-                Ok(_) | Err(_) => {}
-            }
-            sleep(PAUSE).await;
-        }
-    }
-
+    /// The newest list that a member answers with soon after the first answer.
     pub(crate) async fn newest_list(&self) -> Result<MembersAnswer, AdminError> {
         let members = self.known_members();
-        let answers = join_all(members.iter().map(|member| self.list_of(member.id))).await;
-        let age = |answer: &MembersAnswer| -> (Epoch, bool) { (answer.configuration.epoch, answer.settled) };
+        let answers = members.iter().map(|member| self.list_of(member.id));
+        let answers = first_and_soon(answers, Result::is_ok).await;
         let mut newest: Result<MembersAnswer, AdminError> = Err(AdminError::NoPrimary);
+        let age = |answer: &MembersAnswer| (answer.configuration.epoch, answer.settled);
         for answer in answers {
             let is_better = match (&newest, &answer) {
                 (Ok(known), Ok(other)) => age(other) > age(known),
+                // A refusal tells more than that somebody is not there.
+                (Err(AdminError::Unavailable(Cause::Refused(_))), Err(_)) => false,
                 (Err(_), _) => true,
                 (Ok(_), Err(_)) => false,
             };
@@ -239,17 +263,49 @@ impl Client {
             Err(error) => Err(AdminError::of(error)),
         }
     }
+}
 
-    /// Asks the primary, which must be this member. `Ok(Err(why))`: it does not change the list.
-    async fn change_at(
-        &self,
-        member: MemberId,
-        change: ChangeCall,
-    ) -> Result<Result<(), String>, AdminError> {
-        let call = Call::Change { member, change: Box::new(change) };
-        match self.call(call, 0, self.default_deadline()).await?.map_err(AdminError::of)? {
-            Reply::ChangeRefused(why) => Ok(Err(why)),
-            _ => Ok(Ok(())),
+/// Why no further attempt is made.
+enum Ended {
+    Refused { kind: RefusalKind, reason: String },
+    Closed,
+}
+
+/// A change while it is asked for.
+struct Attempts {
+    call: ChangeCall,
+    /// An attempt may have been ordered.
+    in_doubt: bool,
+}
+
+impl Attempts {
+    /// Nothing more will be known.
+    fn ended(&self, error: AdminError) -> MembershipError {
+        if self.in_doubt {
+            MembershipError::OutcomeUnknown { ends: self.call.ends.get().into() }
+        } else {
+            MembershipError::Unavailable(error)
         }
     }
+}
+
+/// Waits for the first result that is useful, and then a little for further ones: a member that is gone does not delay
+/// the others' answers. Returns all results that have come.
+pub(super) async fn first_and_soon<T>(
+    calls: impl Iterator<Item = impl Future<Output = T>>,
+    is_useful: impl Fn(&T) -> bool,
+) -> Vec<T> {
+    let mut calls: FuturesUnordered<_> = calls.collect();
+    let mut results = Vec::new();
+    let mut until = None;
+    while let Some(result) = match until {
+        None => calls.next().await,
+        Some(until) => timeout_at(until, calls.next()).await.ok().flatten(),
+    } {
+        if is_useful(&result) {
+            until.get_or_insert(Instant::now() + SOON);
+        }
+        results.push(result);
+    }
+    results
 }

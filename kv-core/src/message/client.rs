@@ -311,7 +311,25 @@ pub enum Answer {
     /// The answer to [`ClientCall::Members`].
     Members(Box<MembersAnswer>),
     /// The primary does not order this change of the member list. Nothing has changed.
-    ChangeRefused(String),
+    ChangeRefused {
+        /// What to do about it.
+        kind: RefusalKind,
+        /// The reason, for a person.
+        reason: String,
+    },
+}
+
+/// Why a change of the member list is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// The members that would vote cannot be relied on yet: one that is needed is not reachable, or has not caught up.
+    /// The same change can succeed later.
+    NotReady,
+    /// The list is not the one that the change was made for: another change came first.
+    Conflict,
+    /// This list cannot be changed in this way.
+    Invalid,
 }
 
 /// Why the primary does not hand over its role to a certain member. The primary keeps the role.

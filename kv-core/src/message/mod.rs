@@ -36,7 +36,7 @@ mod watch;
 
 pub use client::{
     Answer, ChangeCall, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus,
-    MembersAnswer, PeerStatus, Query, ReadMode, Record, ServerMessage, SuccessorRefusal,
+    MembersAnswer, PeerStatus, Query, ReadMode, Record, RefusalKind, ServerMessage, SuccessorRefusal,
 };
 pub use condition::Condition;
 pub use durable::{

@@ -299,7 +299,9 @@ impl Acceptor {
                 reader.set_max_frame(max_request(&self.shared.options));
                 // A client was counted when its hello was checked.
                 let Some(client) = client else { return };
-                connection::serve(&self.shared, &name, client.account.clone(), reader, writer).await;
+                let protocol = wire::PROTOCOL.common(hello.protocol).unwrap_or_default();
+                connection::serve(&self.shared, &name, protocol, client.account.clone(), reader, writer)
+                    .await;
             }
         }
     }

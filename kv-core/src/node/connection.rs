@@ -9,7 +9,7 @@ use super::reply::{CallClass, Outbox, Responder};
 use super::shared::Shared;
 use super::{status, watches};
 use crate::config::{Options, Role};
-use crate::ids::{Op, RequestNumber, SessionId};
+use crate::ids::{RequestNumber, SessionId};
 use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, ClientCall, Operation, Query, ReadMode, Request, RequestError, SizeLimits};
 use crate::wire::{self, Frame, FrameReader, FrameWriter, Kind, Party, WireError};
@@ -56,6 +56,7 @@ enum ConnectionEnd {
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     name: &str,
+    protocol: u16,
     account: Arc<Account>,
     reader: FrameReader<Reader>,
     writer: FrameWriter<Writer>,
@@ -68,7 +69,7 @@ pub(super) async fn serve(
     let incoming = Incoming { shared, reader, share, timer, since_turn: 0 };
     let ended = tokio::select! {
         ended = receive(&outbox, incoming) => ended,
-        ended = answer(shared, &outbox, writer) => ended,
+        ended = answer(shared, &outbox, protocol, writer) => ended,
     };
     match ended {
         Ok(()) => tracing::debug!(client = name, "client disconnected"),
@@ -201,6 +202,7 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
 async fn answer(
     shared: &Shared,
     outbox: &Outbox,
+    protocol: u16,
     mut writer: FrameWriter<Writer>,
 ) -> Result<(), ConnectionEnd> {
     let mut closing = shared.closing.subscribe();
@@ -208,6 +210,7 @@ async fn answer(
     // locks that all connections share.
     let mut closes = std::pin::pin!(async { drop(closing.wait_for(|closing| *closing).await) });
     let mut is_closing = false;
+    let mut told = shared.members.epoch();
     loop {
         if is_closing && outbox.is_idle() {
             return Ok(());
@@ -220,6 +223,14 @@ async fn answer(
             }
             answers = outbox.take(WRITE_BYTES) => answers,
         };
+        let epoch = shared.members.epoch();
+        if epoch > told && protocol >= wire::FIRST_WITH_EPOCHS {
+            // The client hears of each new list, so that it always knows members that are still there.
+            told = epoch;
+            if let Some(list) = shared.members.announcement() {
+                writer.push(wire::encode_server_message(&list));
+            }
+        }
         let (count, mut held, mut shares) = (answers.len(), 0, Vec::with_capacity(answers.len()));
         for (answer, share) in answers {
             writer.push(wire::encode_server_message(&answer));
@@ -314,7 +325,9 @@ fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Responder) {
             shared.me
         ))),
         ReadMode::MaxStaleness(bound) => shared.inbox.call(InboxCall::Bounded { bound, query, reply }),
-        ReadMode::Local => reads::run(shared, vec![(query, reply)], MinApplied::Op(Op::ZERO)),
+        ReadMode::Local => {
+            reads::run(shared, vec![(query, reply)], MinApplied::Op(shared.members.first_op()))
+        }
         ReadMode::AtLeast(at_least) => {
             if shared.state().is_some_and(|state| state.revision() >= at_least) {
                 reads::run(shared, vec![(query, reply)], MinApplied::Revision(at_least));

@@ -16,7 +16,7 @@ use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, ChangeCall, MembersAnswer, Message, Write};
-use crate::replica::{ChangeRefusal, Input, Output, Replica, Wrap};
+use crate::replica::{Input, Output, Replica, Wrap};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -305,9 +305,11 @@ impl Driver {
                 self.step(Input::Change { change: Box::new(change) });
                 Answer::Done
             }
-            // It passes, so the client tries again.
-            Err(ChangeRefusal::Busy) => Answer::Overloaded,
-            Err(refusal) => Answer::ChangeRefused(refusal.to_string()),
+            Err(refusal) => match refusal.kind() {
+                Some(kind) => Answer::ChangeRefused { kind, reason: refusal.to_string() },
+                // It passes, so the client tries again.
+                None => Answer::Overloaded,
+            },
         }
     }
 
@@ -524,8 +526,8 @@ impl Driver {
                 };
                 self.replica.handle(self.shared.clock.now(), answer);
             }
-            Output::Entered { configuration } => link::open(shared, shared.members.enter(&configuration)),
-            Output::Reach { configuration } => link::open(shared, shared.members.reach(&configuration)),
+            Output::Entered { configuration } => link::open(shared, &shared.members.enter(&configuration)),
+            Output::Reach { configuration } => link::open(shared, &shared.members.reach(&configuration)),
             Output::ReadReady { tickets, op } => self.reads.confirmed(&tickets, op, self.applied, shared),
             Output::ReadsRefused { tickets } => {
                 let answer = self.not_primary();

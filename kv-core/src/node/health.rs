@@ -414,7 +414,7 @@ fn monitor(shared: &Shared, cluster: &Cluster) -> HealthMonitor {
 /// Writes the line.
 fn log(shared: &Shared, report: &Report) {
     let list = shared.members.now();
-    let address = |peer: &MemberId| list.address(*peer).unwrap_or_default().to_owned();
+    let address = |peer: &MemberId| list.addresses(*peer).map_or("", |(address, _)| address).to_owned();
     let members = list.cluster.voter_count();
     match report {
         Report::Lost { peer, to, from } => {

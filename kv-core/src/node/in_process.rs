@@ -46,6 +46,10 @@ impl LocalMember for InProcess {
             return None;
         }
         let state = shared.state().filter(|state| state.revision() >= least)?;
+        // A member that was just added may have the state of an empty cluster.
+        if state.applied().op < shared.members.first_op() {
+            return None;
+        }
         // It does not count in the statistics. Reading the clock twice would take a good part of the time, and reads
         // that count as taking no time would hide slow ones.
         state.answer_from_memory(query)

@@ -11,7 +11,7 @@ use crate::ids::{Anchor, MemberId, Op};
 use crate::message::Message;
 use crate::replica::{WINDOW_BYTES, Wrap};
 use kv_transport::Lane;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 
@@ -81,11 +81,14 @@ pub(super) struct Queue {
     ready: Notify,
     /// Notified when the peer shows signs of life: connect now, without waiting for the back-off.
     pub(super) hurry: Notify,
+    /// Notified when the peer is not called any more.
+    pub(super) unused: Notify,
 }
 
 impl Queue {
     fn new(lane: Lane) -> Arc<Self> {
-        Arc::new(Self { lane, waiting: Mutex::default(), ready: Notify::new(), hurry: Notify::new() })
+        let (ready, hurry, unused) = Default::default();
+        Arc::new(Self { lane, waiting: Mutex::default(), ready, hurry, unused })
     }
 
     fn push(&self, item: Outgoing) {
@@ -193,14 +196,18 @@ impl Lanes {
         self.queues.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes queues for those of these peers that have none, and returns the new ones.
-    pub(super) fn add(&self, peers: impl IntoIterator<Item = MemberId>) -> Vec<(MemberId, Lane, Arc<Queue>)> {
+    /// Exactly these peers are called from now on. Makes queues for those that have none, and returns the new ones.
+    /// The links of all others end.
+    pub(super) fn set(&self, peers: &BTreeSet<MemberId>) -> Vec<(MemberId, Lane, Arc<Queue>)> {
         let mut queues = self.queues_mut();
+        for (_, unused) in queues.extract_if(.., |peer, _| !peers.contains(peer)) {
+            unused.iter().for_each(|queue| queue.unused.notify_one());
+        }
         let mut new = Vec::new();
         for peer in peers {
-            queues.entry(peer).or_insert_with(|| {
+            queues.entry(*peer).or_insert_with(|| {
                 let queues = LANES.map(Queue::new);
-                new.extend(queues.iter().map(|queue| (peer, queue.lane, queue.clone())));
+                new.extend(queues.iter().map(|queue| (*peer, queue.lane, queue.clone())));
                 queues
             });
         }
@@ -211,11 +218,6 @@ impl Lanes {
     #[cfg(test)]
     pub(super) fn one(&self, peer: MemberId, lane: Lane) -> Option<Arc<Queue>> {
         self.queues().get(&peer)?.iter().find(|queue| queue.lane == lane).cloned()
-    }
-
-    /// The peer is not known any more.
-    pub(super) fn remove(&self, peer: MemberId) {
-        self.queues_mut().remove(&peer);
     }
 
     /// Queues a message.
@@ -267,6 +269,26 @@ impl Lanes {
 mod tests {
     use super::*;
     use crate::ids::View;
+    use futures::FutureExt;
+
+    /// A peer goes, and comes back: its old links have ended, and there is one for each lane.
+    #[test]
+    fn the_links_of_a_peer_that_is_not_called_end() {
+        let [a, b] = [1, 2].map(MemberId::new);
+        let lanes = Lanes::default();
+        let of = |peers: &[MemberId]| lanes.set(&peers.iter().copied().collect());
+        let first = of(&[a, b]);
+        assert_eq!(first.len(), 6);
+        assert_eq!(of(&[a, b]).len(), 0, "all have links");
+        assert_eq!(of(&[a]).len(), 0);
+        let again = of(&[a, b]);
+        assert_eq!(again.iter().map(|(peer, ..)| *peer).collect::<Vec<_>>(), [b; 3]);
+        for (peer, _, queue) in first {
+            let has_ended = queue.unused.notified().now_or_never().is_some();
+            assert_eq!(has_ended, peer == b, "{peer}");
+        }
+        assert!(again.iter().all(|(_, _, queue)| queue.unused.notified().now_or_never().is_none()));
+    }
 
     fn vote(view: u64) -> Outgoing {
         Outgoing::Message(Message::StartViewChange { view: View::new(view) })

@@ -13,6 +13,7 @@ use crate::message::{Entry, Message};
 use crate::replica::Wrap;
 use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, Kind, MemberInfo, Welcome, WireError};
 use kv_transport::{Lane, Reader, TransportError, Writer};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ enum LinkError {
     Closed,
 }
 
-/// Keeps one link open, for as long as the node runs.
+/// Keeps one link open, for as long as the peer is called.
 pub(super) struct Link {
     shared: Arc<Shared>,
     peer: MemberId,
@@ -66,9 +67,9 @@ pub(super) struct Link {
     differing: Vec<MemberInfo>,
 }
 
-/// Opens links to those of these members to which there are none.
-pub(super) fn open(shared: &Arc<Shared>, called: impl IntoIterator<Item = MemberId>) {
-    for (peer, lane, queue) in shared.lanes.add(called) {
+/// Opens links to those of these members to which there are none, and ends those to all others.
+pub(super) fn open(shared: &Arc<Shared>, called: &BTreeSet<MemberId>) {
+    for (peer, lane, queue) in shared.lanes.set(called) {
         shared.run_part("a link to a peer", Link::new(shared.clone(), peer, lane, queue).run());
     }
 }
@@ -79,15 +80,23 @@ impl Link {
         Self { shared, peer, address, lane, queue, logged: String::new(), differing: Vec::new() }
     }
 
-    /// Runs until it is dropped, or the peer is not known any more.
+    /// Runs until it is dropped, or the peer is not called any more.
     pub(super) async fn run(mut self) {
+        let queue = self.queue.clone();
+        tokio::select! {
+            () = self.keep_open() => {}
+            () = queue.unused.notified() => {}
+        }
+    }
+
+    async fn keep_open(&mut self) {
         let mut backoff = BACKOFF;
         let mut was_up = false;
-        loop {
-            // The address may have changed.
-            match self.shared.members.now().address(self.peer) {
-                Some(address) => address.clone_into(&mut self.address),
-                None => return self.shared.lanes.remove(self.peer),
+        for attempt in 0_u64.. {
+            // The address may have changed. The list may be ahead of the links for a moment.
+            if let Some((address, former)) = self.shared.members.now().addresses(self.peer) {
+                let former = former.filter(|_| attempt % 2 == 1);
+                former.unwrap_or(address).clone_into(&mut self.address);
             }
             match timeout(OPEN_WITHIN, self.open()).await.unwrap_or(Err(LinkError::Slow)) {
                 Ok((reader, writer)) => {

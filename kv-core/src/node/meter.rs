@@ -77,7 +77,9 @@ const fn outcome(answer: &Answer) -> RequestOutcome {
         Answer::NotPrimary { .. } => RequestOutcome::NotPrimary,
         Answer::Abandoned => RequestOutcome::Unknown,
         Answer::Overloaded => RequestOutcome::Overloaded,
-        Answer::Refused(_) | Answer::HandoverRefused(_) | Answer::ChangeRefused(_) => RequestOutcome::Refused,
+        Answer::Refused(_) | Answer::HandoverRefused(_) | Answer::ChangeRefused { .. } => {
+            RequestOutcome::Refused
+        }
     }
 }
 

@@ -165,8 +165,7 @@ impl Node {
         listener.keep_places_for(members.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
         let acceptor = Acceptor::new(shared.clone());
         shared.run_part("the listener", acceptor.clone().run(listener));
-        let called = members.cluster.peers(shared.me).map(|peer| peer.id);
-        link::open(&shared, called);
+        link::open(&shared, &members.called(shared.me));
         if members.expectation.authenticated {
             shared.run_part("the watch over certificates", credentials::run(shared.clone()));
         }
@@ -239,7 +238,11 @@ impl Node {
             .transport(self.shared.transport.clone())
             .name(format!("member {}", self.shared.me))
             .local_member(member)
-            .start(members.expectation.members.clone(), members.expectation.limits)
+            .start(
+                members.expectation.members.clone(),
+                members.expectation.epoch.get().into(),
+                members.expectation.limits,
+            )
     }
 
     /// Waits until the cluster has formed, and this member knows that a primary is serving requests. (The primary is

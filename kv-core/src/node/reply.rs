@@ -365,7 +365,7 @@ fn substitute_for(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
         | Answer::Members(_)
         | Answer::Done
         | Answer::HandoverRefused(_)
-        | Answer::ChangeRefused(_)
+        | Answer::ChangeRefused { .. }
         | Answer::NotPrimary { .. }
         | Answer::Abandoned
         | Answer::Overloaded
@@ -389,7 +389,7 @@ fn weight(answer: &Answer) -> usize {
                 events.iter().map(|event| FIXED + event.key.len() + records(event)).sum()
             }
             Answer::Counted { next, .. } => next.as_ref().map_or(0, Bytes::len),
-            Answer::Refused(text) | Answer::ChangeRefused(text) => text.len(),
+            Answer::Refused(text) | Answer::ChangeRefused { reason: text, .. } => text.len(),
             Answer::Members(_) => 4 << 10,
             Answer::Written(Ok(outcome)) => outcome.effect.weight(),
             Answer::Status(_)

@@ -92,7 +92,7 @@ impl Bench {
 
     /// Starts the Control link to the peer.
     fn start_link(&self) {
-        let links = self.shared.lanes.add([PEER]);
+        let links = self.shared.lanes.set(&[PEER].into());
         for (peer, lane, queue) in links.into_iter().filter(|(_, lane, _)| *lane == Lane::Control) {
             self.shared.tasks.spawn(Link::new(self.shared.clone(), peer, lane, queue).run());
         }

@@ -2,7 +2,7 @@
 
 use crate::config::{ChangeRefused, ChangeRequest, Cluster, Configuration, DiskId, Options};
 use crate::ids::{Anchor, Epoch, Hash, Instant, MemberId, Op, Timestamp, View, WriteSeq};
-use crate::message::{Chunk, ChunkEnd, LogPoint, Message, Write};
+use crate::message::{Chunk, ChunkEnd, LogPoint, Message, RefusalKind, Write};
 use bytes::Bytes;
 
 /// The configuration of a replica.
@@ -301,6 +301,19 @@ pub enum ChangeRefusal {
         /// How many are needed.
         needed: usize,
     },
+}
+
+impl ChangeRefusal {
+    /// What the client is told; `None` if it is only told to try again.
+    #[must_use]
+    pub const fn kind(&self) -> Option<RefusalKind> {
+        match self {
+            Self::Busy => None,
+            Self::Impossible(ChangeRefused::OtherEpoch { .. }) => Some(RefusalKind::Conflict),
+            Self::Impossible(_) | Self::Role | Self::OtherDisk(_) => Some(RefusalKind::Invalid),
+            Self::NotLevel(_) | Self::LeftAlone(_) | Self::TooFewLevel { .. } => Some(RefusalKind::NotReady),
+        }
+    }
 }
 
 /// How [`Output::SendEntries`] wraps the entries.

@@ -25,6 +25,9 @@ use std::iter;
 use std::time::Duration;
 use tracing::{info, trace};
 
+/// A peer that reports no checkpoint for this long is asked for one.
+const ASK_AFTER: Duration = Duration::from_secs(5);
+
 /// The content of a backup's `CommitOk`, except its view.
 #[derive(Debug)]
 pub(super) struct HeartbeatAck {
@@ -74,6 +77,25 @@ struct PeerProgress {
     patience: Duration,
     heard_at: Option<Instant>,
     checkpoint: Option<Op>,
+    /// When to ask it for a checkpoint; `None` if it has one.
+    ask_at: Option<Instant>,
+}
+
+impl PeerProgress {
+    /// Whether it reports no checkpoint, although there can be one.
+    fn lacks_checkpoint(&self, cx: &Context) -> bool {
+        self.checkpoint.unwrap_or(Op::ZERO) == Op::ZERO && cx.checkpoint > Op::ZERO
+    }
+
+    /// Whether to ask it for a checkpoint now.
+    fn is_checkpoint_due(&mut self, cx: &Context) -> bool {
+        let now = cx.now.monotonic;
+        let lacks = self.installed && self.lacks_checkpoint(cx);
+        let is_due = lacks && self.ask_at.is_some_and(|at| at <= now);
+        self.ask_at =
+            self.ask_at.filter(|_| lacks && !is_due).or_else(|| lacks.then(|| now.after(ASK_AFTER)));
+        is_due
+    }
 }
 
 /// Whether the primary is giving up its role.
@@ -188,6 +210,7 @@ impl Primary {
             patience: cx.options.failure_timeout_min,
             heard_at: None,
             checkpoint: None,
+            ask_at: None,
         };
         Self {
             peers: cx.cluster.peers(cx.me).map(|peer| (peer.id, progress())).collect(),
@@ -361,6 +384,11 @@ impl Primary {
         let peer = self.peer(from);
         peer.heard_at = Some(cx.now.monotonic);
         peer.checkpoint = Some(ack.checkpoint);
+        if peer.is_checkpoint_due(cx) {
+            // Perhaps it has a state and never had to store it. Once it has stored it, it can be relied on (rule M7).
+            let nonce = cx.nonce();
+            cx.send(from, Message::GetSnapshot { nonce, at: None, after: None });
+        }
         self.rounds.on_answer(from, ack.round, ack.sent);
         cx.votes.withdraw(from);
         if let Some(log) = ack.log {
@@ -576,7 +604,7 @@ impl Primary {
         let Some(peer) = self.peers.get(&id) else { return Ok(()) };
         let in_flight = u64::from(cx.options.pipeline_depth);
         // It has no state, or does not report one.
-        let is_stateless = peer.checkpoint.unwrap_or(Op::ZERO) == Op::ZERO && cx.checkpoint > Op::ZERO;
+        let is_stateless = peer.lacks_checkpoint(cx);
         if !self.hears(cx, id, now) {
             Err(SuccessorRefusal::Silent(id))
         } else if !peer.installed || is_stateless || cx.commit.distance_from(peer.acked) > in_flight {

@@ -16,7 +16,7 @@ pub const PROTOCOL: VersionRange = VersionRange { min: 8, max: 9 };
 const EPOCH_BITS: u32 = 32;
 
 /// The first version of the protocol with the messages about epochs.
-const FIRST_WITH_EPOCHS: u16 = 9;
+pub const FIRST_WITH_EPOCHS: u16 = 9;
 
 /// The feature of a member whose member list has been changed: its fingerprint is that of the cluster's history.
 const CHANGED: u64 = 1;

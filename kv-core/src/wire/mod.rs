@@ -41,7 +41,8 @@ mod tests;
 pub use access::Party;
 pub use frame::{Frame, HEADER_BYTES, Kind, WireError};
 pub use hello::{
-    Caller, Expectation, Hello, HelloReply, Limits, MemberInfo, PROTOCOL, Refusal, VersionRange, Welcome,
+    Caller, Expectation, FIRST_WITH_EPOCHS, Hello, HelloReply, Limits, MemberInfo, PROTOCOL, Refusal,
+    VersionRange, Welcome,
 };
 pub use identity::{describe, prove_member};
 pub(crate) use io::TURN_BYTES;

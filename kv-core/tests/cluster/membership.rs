@@ -1,12 +1,13 @@
 //! The member list changes while clients write.
 
-use super::harness::{Harness, Net, eventually, id};
+use super::harness::{Harness, Net, eventually, id, options};
 use kv_core::client::{Client, MemberChange};
 use kv_core::config::Role;
-use kv_core::error::MembershipError;
+use kv_core::error::{MembershipError, RefusalKind};
 use kv_core::ids::Epoch;
 use kv_core::message::MembersAnswer;
 use kv_core::node::{MemberState, Node};
+use std::time::Duration;
 
 /// What the members of the newest epoch say of it.
 async fn newest(harness: &Harness) -> MembersAnswer {
@@ -33,7 +34,7 @@ async fn change(harness: &Harness, client: &Client, change: MemberChange) -> Mem
                 assert!(list.settled);
                 true
             }
-            Err(MembershipError::Refused(_)) => false,
+            Err(MembershipError::Refused { kind: RefusalKind::NotReady, .. }) => false,
             Err(error) => panic!("{error}"),
         }
     })
@@ -64,9 +65,13 @@ async fn join(harness: &mut Harness, list: &MembersAnswer) {
 /// Each member is replaced by a new one with an empty disk, the primary too. Nothing is lost, and who was removed says
 /// so.
 pub(crate) async fn each_of_three_members_is_replaced(net: Net) {
-    let mut harness = Harness::three(net).await;
+    let mut options = options();
+    options.client_idle_timeout = Duration::from_secs(1);
+    let mut harness = Harness::with(net, &[Role::Data; 3], options).await;
     // One client for all: in the end it knows none of the members of which it was told first.
     let client = harness.client().await;
+    // This one makes no call in between.
+    let idle = harness.client().await;
     write(&client, 0).await;
     for old in 0..3 {
         let new = harness.nodes.len();
@@ -84,7 +89,10 @@ pub(crate) async fn each_of_three_members_is_replaced(net: Net) {
         let why = removed.stopped().await;
         assert!(why.to_string().contains("was removed"), "{why}");
         write(&client, new).await;
+        let list = client.known_ids();
+        eventually("an idle client learns of the list", async || idle.known_ids() == list).await;
     }
+    idle.put("idle", "value").await.expect("the cluster serves");
     let members: Vec<_> = client.members().await.expect("a member answers").members;
     assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [id(3), id(4), id(5)]);
 }

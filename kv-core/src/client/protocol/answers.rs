@@ -5,7 +5,9 @@ use super::session::Session;
 use super::{Attempt, ClientProtocol, ProtocolOutput};
 use crate::client::call::{CallError, CallId, Cause, FailureReason, Reply};
 use crate::ids::{Instant, MemberId};
-use crate::message::{Answer, Outcome, ReadMode, Rejection, Request, ServerMessage};
+use crate::message::{
+    Answer, ClientCall, ClientMessage, Outcome, ReadMode, Rejection, Request, ServerMessage,
+};
 
 impl ClientProtocol {
     /// A member answered. Answers to earlier attempts of a call count too; answers to ended calls do not.
@@ -45,12 +47,12 @@ impl ClientProtocol {
                 self.on_result(now, number, attempt, Reply::HandoverRefused(refusal));
             }
             Answer::Members(members) => self.on_result(now, number, attempt, Reply::Members(members)),
-            Answer::ChangeRefused(why) => {
-                self.on_result(now, number, attempt, Reply::ChangeRefused(why));
+            Answer::ChangeRefused { kind, reason } => {
+                self.on_result(now, number, attempt, Reply::ChangeRefused { kind, reason });
             }
             Answer::NotPrimary { hint } => {
-                if hint.is_some_and(|hint| !self.search.members().contains(&hint)) {
-                    self.outputs.push_back(ProtocolOutput::Outdated { member });
+                if self.search.wants_list(now, hint) {
+                    self.ask_for_list(member);
                 }
                 let doubtful = self.search.not_primary(now, member, hint);
                 self.unsuccessful(now, number, FailureReason::NoPrimary, false);
@@ -69,6 +71,14 @@ impl ClientProtocol {
                 self.fail(now, id, Cause::Refused(reason));
             }
         }
+    }
+
+    /// Asks for the member list. The answer comes back as [`ProtocolInput::Members`]. It belongs to no call: if it is
+    /// lost, it is asked for again later.
+    pub(super) fn ask_for_list(&mut self, member: MemberId) {
+        let message = ClientMessage { call: self.next_attempt, what: ClientCall::Members };
+        self.next_attempt += 1;
+        self.outputs.push_back(ProtocolOutput::Send { member, message });
     }
 
     /// An attempt of the call may have been proposed and will not be answered.
@@ -108,7 +118,7 @@ impl ClientProtocol {
             (Kind::Status(_), Reply::Status(_)) => true,
             (Kind::Handover { .. }, Reply::Done | Reply::HandoverRefused(_)) => true,
             (Kind::Members(_), Reply::Members(_)) => true,
-            (Kind::Change { .. }, Reply::Done | Reply::ChangeRefused(_)) => true,
+            (Kind::Change { .. }, Reply::Done | Reply::ChangeRefused { .. }) => true,
             _ => false,
         };
         if fits {

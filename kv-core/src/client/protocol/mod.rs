@@ -103,6 +103,7 @@ impl ClientProtocol {
             ProtocolInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
             ProtocolInput::Cancel { id } => drop(self.remove(id)),
             ProtocolInput::Answer { member, message } => self.on_answer(now, member, message),
+            ProtocolInput::AskForList { member } => self.ask_for_list(member),
             ProtocolInput::Members(members) if members.is_empty() => {}
             ProtocolInput::Members(members) => self.search.set_members(members),
             ProtocolInput::ConnectionLost { member } => {
@@ -159,8 +160,8 @@ impl ClientProtocol {
                 (Kind::Linearizable(query), Phase::Parked)
             }
             Call::Read { mode, query, prefer, only } => {
-                let start = self.first_to_ask(only.or(prefer));
-                (Kind::Anywhere { mode, query, start, only: only.is_some() }, Phase::Parked)
+                let start = self.first_to_ask(prefer);
+                (Kind::Anywhere { mode, query, start, only }, Phase::Parked)
             }
             Call::Watch { query, prefer } => {
                 (Kind::Watch { query, start: self.first_to_ask(prefer) }, Phase::Parked)
@@ -346,10 +347,11 @@ impl ClientProtocol {
             | Kind::Handover { member, .. }
             | Kind::Change { member, .. } => self.send(now, id, member),
             Kind::Anywhere { start, .. } | Kind::Watch { start, .. } => {
-                let only = matches!(call.kind, Kind::Anywhere { only: true, .. });
                 let (members, tries) = (self.search.members(), call.tries as usize);
-                let round = if only { 1 } else { members.len() };
-                let member = members[(start + tries % round) % members.len()];
+                let (round, member) = match call.kind {
+                    Kind::Anywhere { only: Some(only), .. } => (1, only),
+                    _ => (members.len(), members[(start + tries % members.len()) % members.len()]),
+                };
                 let went_round = tries > 0 && tries.is_multiple_of(round);
                 if went_round && matches!(call.phase, Phase::Sent { .. }) {
                     return self.retry(now, id, true);

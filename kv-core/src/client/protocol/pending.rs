@@ -27,8 +27,8 @@ pub(super) enum Kind {
         query: Query,
         /// The index of the first member to ask.
         start: usize,
-        /// Whether only that member may be asked.
-        only: bool,
+        /// The only member that may be asked.
+        only: Option<MemberId>,
     },
     /// A watch. Any member answers it when there are changes.
     Watch {

@@ -11,6 +11,12 @@ const EAGER: u32 = 64;
 /// How long a failed member is doubted, unless it answers as a primary before that time is over.
 const DOUBT: Duration = Duration::from_secs(1);
 
+/// A search with this many attempts may have the wrong addresses.
+const LONG_SEARCH: u32 = 16;
+
+/// How long the client waits before it asks for the member list again.
+const LIST_PAUSE: Duration = Duration::from_millis(200);
+
 /// The presumed primary, and the search for it while there is none.
 ///
 /// While the primary is unknown, members are asked in turn, with one call at a time and with growing pauses, so that
@@ -32,6 +38,10 @@ pub(super) struct Search {
     doubted: BTreeMap<MemberId, Instant>,
     /// When each member last answered.
     heard: BTreeMap<MemberId, Instant>,
+    /// The last hint to a member that is not in the list.
+    unknown: Option<MemberId>,
+    /// The earliest time of the next question for the member list.
+    list_at: Instant,
 }
 
 impl Search {
@@ -49,9 +59,24 @@ impl Search {
 
     /// The member list was changed.
     pub(super) fn set_members(&mut self, members: Vec<MemberId>) {
-        self.primary = self.primary.filter(|primary| members.contains(primary));
+        let hint = self.unknown.take();
+        self.primary = self.primary.or(hint).filter(|primary| members.contains(primary));
         self.next %= members.len();
+        self.doubted.retain(|member, _| members.contains(member));
+        self.heard.retain(|member, _| members.contains(member));
         self.members = members;
+    }
+
+    /// Whether to ask the member that sent this hint for the member list: the hint names a member that is not in the list
+    /// here, or the primary has not been found for long and so may have another address.
+    pub(super) fn wants_list(&mut self, now: Instant, hint: Option<MemberId>) -> bool {
+        let unknown = hint.filter(|hint| !self.members.contains(hint));
+        self.unknown = unknown.or(self.unknown);
+        let wanted = now >= self.list_at && (unknown.is_some() || self.asked >= LONG_SEARCH);
+        if wanted {
+            self.list_at = now.after(LIST_PAUSE);
+        }
+        wanted
     }
 
     /// The member has answered.

@@ -169,7 +169,7 @@ async fn calls_that_were_dropped_are_not_sent_late() {
     for id in [A, B, C] {
         listeners.push((id, cluster.network.bind(&address(id)).await.unwrap()));
     }
-    let client = builder.start(members, limits);
+    let client = builder.start(members, 0, limits);
     let error = client.get("x").deadline(Duration::from_millis(100)).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
     for (id, listener) in listeners {
@@ -188,10 +188,11 @@ async fn calls_that_were_dropped_are_not_sent_late() {
 async fn the_member_of_this_process_is_reached_without_the_transport() {
     let mut cluster = Cluster::start().await;
     cluster.kill(B).await; // Its address refuses; inside the process it lives.
-    let client = cluster
-        .builder()
-        .local_member(InThisProcess(cluster.sender.clone()))
-        .start(expectation(B).members, expectation(B).limits);
+    let client = cluster.builder().local_member(InThisProcess(cluster.sender.clone())).start(
+        expectation(B).members,
+        0,
+        expectation(B).limits,
+    );
     assert_eq!(client.get("in memory").local().await, Ok(None));
     let read = tokio::spawn(client.get("x").local().into_future());
     let incoming = cluster.next().await;
@@ -215,7 +216,7 @@ fn a_client_whose_runtime_has_shut_down_reads_nothing_from_memory() {
     let client = first.block_on(async {
         let member = InThisProcess(mpsc::unbounded_channel().0);
         let builder = Client::builder("test").transport(Memory::new()).local_member(member);
-        builder.start(expectation(B).members, expectation(B).limits)
+        builder.start(expectation(B).members, 0, expectation(B).limits)
     });
     assert_eq!(second.block_on(client.get("in memory").local().into_future()), Ok(None));
     drop(first);
@@ -233,7 +234,7 @@ impl LocalMember for InThisProcess {
 
     fn connect(&self) -> Connection {
         let (near, far) = tokio::io::duplex(1 << 16);
-        tokio::spawn(converse(in_process(far), expectation(B), self.0.clone()));
+        tokio::spawn(converse(wire::PROTOCOL.max, in_process(far), expectation(B), self.0.clone()));
         in_process(near)
     }
 

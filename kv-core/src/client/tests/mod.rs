@@ -2,6 +2,7 @@
 
 mod calls;
 mod connections;
+mod lists;
 mod reads;
 
 use super::*;
@@ -12,7 +13,7 @@ use crate::message::{
     Answer, ClientCall, ClientMessage, Command, Condition, Effect, Load, MemberState, MemberStatus,
     Operation, Outcome, Query, ReadMode, Record, Request, ServerMessage, SuccessorRefusal,
 };
-use crate::wire::{self, Expectation, FrameReader, FrameWriter, HelloReply, Limits, MemberInfo};
+use crate::wire::{self, Expectation, FrameReader, FrameWriter, HelloReply, Limits, MemberInfo, Welcome};
 use bytes::Bytes;
 use kv_transport::{Connection, Listener, Memory, Transport};
 use std::sync::Arc;
@@ -78,6 +79,16 @@ impl Cluster {
         cluster
     }
 
+    /// Answers calls until this future is dropped. What gets `None` is not answered.
+    async fn answer_all(&mut self, mut answer: impl FnMut(MemberId, &ClientCall) -> Option<Answer>) {
+        loop {
+            let incoming = self.next().await;
+            if let Some(answer) = answer(incoming.member, &incoming.message.what) {
+                incoming.answer(answer);
+            }
+        }
+    }
+
     /// A client that knows the address of A.
     async fn client(&self) -> Client {
         self.builder().connect().await.unwrap()
@@ -120,22 +131,37 @@ impl Cluster {
 
 /// Accepts connections and passes calls on. Ends with all its connections.
 async fn serve(
+    listener: Box<dyn Listener>,
+    expectation: Expectation,
+    calls: mpsc::UnboundedSender<Incoming>,
+) {
+    serve_version(wire::PROTOCOL.max, listener, expectation, calls).await;
+}
+
+/// The same, with this version of the protocol.
+async fn serve_version(
+    version: u16,
     mut listener: Box<dyn Listener>,
     expectation: Expectation,
     calls: mpsc::UnboundedSender<Incoming>,
 ) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok(connection) = listener.accept().await {
-        connections.spawn(converse(connection, expectation.clone(), calls.clone()));
+        connections.spawn(converse(version, connection, expectation.clone(), calls.clone()));
     }
 }
 
-async fn converse(connection: Connection, expectation: Expectation, calls: mpsc::UnboundedSender<Incoming>) {
+async fn converse(
+    version: u16,
+    connection: Connection,
+    expectation: Expectation,
+    calls: mpsc::UnboundedSender<Incoming>,
+) {
     let Connection { lane, peer, reader, writer, .. } = connection;
     let (mut reader, mut writer) = (FrameReader::new(reader, 1 << 20), FrameWriter::new(writer));
     let hello = reader.read_hello().await.unwrap();
     let (reply, refused) = match expectation.check(&hello, lane, &peer) {
-        Ok(welcome) => (HelloReply::Ok(welcome), false),
+        Ok(welcome) => (HelloReply::Ok(Welcome { protocol: version, ..welcome }), false),
         Err(refusal) => ((&refusal).into(), true),
     };
     writer.push(wire::encode_hello_reply(&reply));

@@ -188,7 +188,7 @@ async fn f_load_4_large_requests_give_way_to_other_clients() {
     let mut reader = FrameReader::new(Box::new(std::io::Cursor::new(all)) as Reader, 0);
     reader.set_max_frame(2 << 20);
     let writer = FrameWriter::new(Box::new(tokio::io::sink()) as Writer);
-    connection::serve(&bench.shared, "someone", Arc::default(), reader, writer).await;
+    connection::serve(&bench.shared, "someone", 9, Arc::default(), reader, writer).await;
     others.abort();
     assert_eq!(bench.shared.inbox.take(true, true).calls.len() as u64, PUTS);
     // A read that doubles what has come may take in much at once, if it is there.

@@ -125,7 +125,7 @@ impl Turns {
     }
 
     fn to_peer(&self) -> Arc<Queue> {
-        self.bench.shared.lanes.add([PEER]);
+        self.bench.shared.lanes.set(&[PEER].into());
         self.bench.shared.lanes.one(PEER, Lane::Control).expect("it is a peer")
     }
 

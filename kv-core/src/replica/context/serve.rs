@@ -138,7 +138,9 @@ impl Context {
     ) {
         let above = at.map_or(self.checkpoint, |at| at.op);
         let until = self.now.monotonic.after(HOLD);
-        self.transfer.held.insert(from, (above, until));
+        if !self.transfer.stateless {
+            self.transfer.held.insert(from, (above, until));
+        }
         let Some(after) = after else {
             if at.is_none() && !self.is_witness() {
                 self.outputs.push_back(Output::MakeCheckpoint);

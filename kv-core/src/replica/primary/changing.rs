@@ -1,7 +1,7 @@
 //! Changes of the member list: what the primary checks before it orders a stop (rules M1 and M7).
 
 use super::{Leaving, Primary, without_session};
-use crate::config::{Change, ChangeRequest, Configuration, DiskId, HistoryId, Role};
+use crate::config::{Change, ChangeRequest, Cluster, Configuration, DiskId, HistoryId, Role};
 use crate::ids::{Anchor, Epoch, Hash, Instant, MemberId};
 use crate::message::Operation;
 use crate::replica::ChangeRefusal;
@@ -28,10 +28,13 @@ impl Primary {
         if !cx.epochs.is_own_disk(&next, cx.me) {
             return Err(ChangeRefusal::OtherDisk(cx.me));
         }
-        let told =
-            |(id, disk): (MemberId, DiskId)| cx.epochs.disks.get(&id).is_some_and(|told| *told == disk);
-        if let Some((id, _)) = disk_named(&change.change).filter(|named| !told(*named)) {
-            return Err(ChangeRefusal::OtherDisk(id));
+        if let Some((id, disk)) = disk_named(&change.change) {
+            match cx.epochs.disks.get(&id) {
+                Some(told) if *told == disk => {}
+                Some(_) => return Err(ChangeRefusal::OtherDisk(id)),
+                // It has not come yet.
+                None => return Err(ChangeRefusal::NotLevel(id)),
+            }
         }
         let level = |id: MemberId| match id == cx.me {
             true => !cx.transfer.stateless && !cx.transfer.is_running() && !cx.log.has_faulty(),
@@ -56,8 +59,11 @@ impl Primary {
         if count < needed {
             return Err(ChangeRefusal::TooFewLevel { level: count, needed });
         }
-        // A witness may lack what only the log of another member has: no data member may need it (rule T8).
-        let has_witness = cluster.voters().any(|voter| voter.role == Role::Witness);
+        // A witness may lack what only the log of another member has: no data member may need it (rule T8). With the
+        // same voters, it needs nothing that it does not need now.
+        let votes = |cluster: &Cluster| -> Vec<_> { cluster.voters().map(|it| (it.id, it.role)).collect() };
+        let has_witness = votes(&cluster).iter().any(|(_, role)| *role == Role::Witness)
+            && votes(&cluster) != votes(&cx.cluster);
         let behind = cluster.voters().find(|voter| voter.role == Role::Data && !level(voter.id));
         match behind.filter(|_| has_witness) {
             Some(behind) => Err(ChangeRefusal::NotLevel(behind.id)),

@@ -283,6 +283,39 @@ fn m7_changes_are_refused_by_name() {
     );
 }
 
+/// A member that writes little and never needed a checkpoint has a state, and only has to store it.
+#[test]
+fn m7_a_member_without_a_checkpoint_is_asked_for_one() {
+    let mut group = formed(3);
+    group.checkpoint(0);
+    group.finish_writes(0);
+    let request = group.change_request(0, remove(2));
+    let check = |group: &Group| group.replica(0).check_change(&request, group.now.monotonic);
+    assert!(matches!(check(&group), Err(ChangeRefusal::NotLevel(_) | ChangeRefusal::TooFewLevel { .. })));
+    group.run_until("all have one", |group| check(group).is_ok());
+}
+
+/// With a witness, a data member that is lost for good: its replacement can come.
+#[test]
+fn m7_a_lost_data_member_is_replaced_although_a_witness_votes() {
+    let mut group = Group::formed(2, 1);
+    group.propose(0, "a");
+    group.run_until("all level", Group::level);
+    group.run_for(100);
+    group.crash(1);
+    group.run_for(1000);
+    let new = newcomer(&mut group, 0, &[0, 2]);
+    let request = group.change_request(0, promote(new));
+    let refused = group.replica(0).check_change(&request, group.now.monotonic);
+    assert_eq!(
+        refused,
+        Err(ChangeRefusal::NotLevel(id(1))),
+        "with another voter, the witness may lack what it needs"
+    );
+    group.change(0, replace(1, new));
+    settled(&mut group, 2, &[0, 2, new]);
+}
+
 /// Two operators ask for two changes: the second fails, whatever it is.
 #[test]
 fn m1_a_change_of_another_epoch_is_refused() {
@@ -463,8 +496,7 @@ impl Random {
                     match &state.replica {
                         // Whoever it could ask may have been removed since, and be gone.
                         Some(replica) if !is_in => {
-                            state.halt.is_some()
-                                || !replica.configuration().members.keys().any(stays)
+                            state.halt.is_some() || !replica.configuration().members.keys().any(stays)
                         }
                         None if !is_in => state.halt.is_some(),
                         Some(replica) => {

@@ -16,8 +16,8 @@ use crate::message::{
     Age, Answer, ChangeCall, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError,
     EntryHeader, Event, EventKind, Extent, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure,
     LeaseInfo, Lifetime, Load, LogPoint, LogSummary, MemberState, MemberStatus, MembersAnswer, Moment,
-    Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Scanned, Slot,
-    StepFailure, StepResult, SuccessorRefusal, WatchQuery, body_of,
+    Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, RefusalKind, Rejection, Request,
+    Scanned, Slot, StepFailure, StepResult, SuccessorRefusal, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -300,7 +300,7 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Counted { count: 1 << 40, next: Some("next".into()), revision },
         Answer::HandoverRefused(SuccessorRefusal::Behind(MemberId::new(2))),
         Answer::Members(Box::new(MembersAnswer { configuration: configuration(), settled: true, ended: 1 })),
-        Answer::ChangeRefused("it is no standby".into()),
+        Answer::ChangeRefused { kind: RefusalKind::Conflict, reason: "it is no standby".into() },
     ]);
     (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
 }

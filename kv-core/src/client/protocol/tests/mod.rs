@@ -191,6 +191,47 @@ fn a_hint_is_followed_at_once_with_the_same_number() {
     assert_eq!(bench.put(id(2), "y"), [send(C, 4, write(9, 2, 1, "y"))]);
 }
 
+/// The hint names a member of a newer list. Its list is fetched once, and then the hint is followed.
+#[test]
+fn a_hint_to_an_unknown_member_leads_to_a_question_for_the_list() {
+    const D: MemberId = MemberId::new(3);
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    bench.put(id(2), "y");
+    let outputs = bench.answer(A, 2, hint(D));
+    assert_eq!(outputs[0], send(A, 4, ClientCall::Members));
+    assert_eq!(outputs[1..], [send(B, 5, write(9, 1, 0, "x"))], "meanwhile the search goes on");
+    assert_eq!(bench.answer(A, 3, hint(D)), [], "the list was just asked for");
+    let outputs = bench.input(ProtocolInput::Members(vec![B, C, D]));
+    assert_eq!(outputs, [send(D, 6, write(9, 2, 0, "y"))]);
+    assert_eq!(bench.answer(B, 5, hint(D)), [send(D, 7, write(9, 1, 0, "x"))]);
+}
+
+/// No member names one that is primary: the addresses may be old ones.
+#[test]
+fn a_long_search_asks_for_the_list_now_and_then() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    let mut outputs = bench.answer(A, 2, no_hint());
+    let (mut asked, mut searched) = (0, 0);
+    while asked < 2 {
+        for output in std::mem::take(&mut outputs) {
+            let ProtocolOutput::Send { member, message } = output else { panic!("{output:?}") };
+            if message.what == ClientCall::Members {
+                asked += 1;
+                assert!(searched >= 16, "{searched}");
+            } else {
+                searched += 1;
+                outputs.extend(bench.answer(member, message.call, no_hint()));
+            }
+        }
+        if outputs.is_empty() {
+            outputs = bench.next_timer();
+        }
+        assert!(searched < 100, "it does not ask");
+    }
+}
+
 #[test]
 fn members_that_hint_at_each_other_are_asked_with_pauses() {
     let mut bench = Bench::open();

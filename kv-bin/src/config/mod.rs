@@ -228,6 +228,43 @@ impl ConnectConfig {
     }
 }
 
+impl ConnectConfig {
+    /// What a command for a member of this cluster needs besides addresses, where it differs from the default.
+    pub(crate) fn server_flags(&self, address: &str) -> String {
+        let mut flags = self.common_flags();
+        match &self.tls {
+            Some(_) => flags.push_str(" --tls-dir DIR"),
+            None if !is_loopback(address).unwrap_or(false) => flags.push_str(" --insecure"),
+            None => {}
+        }
+        flags
+    }
+
+    /// What a command of a client needs, where it differs from the default.
+    pub(crate) fn client_flags(&self) -> String {
+        let mut flags = self.common_flags();
+        let addresses: Vec<_> = self.addresses.iter().map(|(_, address)| address.as_str()).collect();
+        if addresses != [DEFAULT_ADDRESS] {
+            flags.push_str(&format!(" --address {}", addresses.join(",")));
+        }
+        if self.tls.is_some() {
+            flags.push_str(" --tls-dir DIR");
+        }
+        flags
+    }
+
+    fn common_flags(&self) -> String {
+        let mut flags = String::new();
+        if self.cluster != DEFAULT_CLUSTER {
+            flags.push_str(&format!(" --cluster {}", self.cluster));
+        }
+        if self.transport != TransportKind::default() {
+            flags.push_str(&format!(" --transport {}", self.transport.name()));
+        }
+        flags
+    }
+}
+
 impl File {
     fn load(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self::default()) };

@@ -114,6 +114,7 @@ impl Owned {
     ///
     /// # Errors
     /// The superblock cannot be read.
+    #[cfg(any(feature = "internals", feature = "testing"))]
     pub fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
         Ok(Loaded::read(storage)?.map(|loaded| loaded.superblock.into()))
     }

@@ -7,7 +7,7 @@ use super::quota::Account;
 use super::reads::{self, MinApplied};
 use super::reply::{CallClass, Outbox, Responder};
 use super::shared::Shared;
-use super::{status, watches};
+use super::{changes, status, watches};
 use crate::config::{Options, Role};
 use crate::ids::{RequestNumber, SessionId};
 use crate::lazy_timer::LazyTimer;
@@ -278,7 +278,7 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
         }
         ClientCall::Handover { to } => shared.inbox.admin(AdminCall::Handover(to), reply),
         ClientCall::Members => shared.inbox.admin(AdminCall::Members, reply),
-        ClientCall::Change(change) => shared.inbox.admin(AdminCall::Change(change), reply),
+        ClientCall::Change(change) => changes::begin(shared, change, reply),
         ClientCall::Write(request) => write(shared, request, reply),
         ClientCall::Read { mode, query } => read(shared, mode, query, reply),
         ClientCall::Watch(query) => match query.check(sizes(&shared.options)) {

@@ -301,6 +301,8 @@ impl Driver {
             return self.not_primary();
         };
         match self.replica.check_change(&change, self.shared.clock.monotonic()) {
+            // It passes.
+            Ok(()) if !self.shared.may_change_members() => Answer::Overloaded,
             Ok(()) => {
                 self.step(Input::Change { change: Box::new(change) });
                 Answer::Done

@@ -32,6 +32,7 @@ mod accept;
 mod applier;
 mod budget;
 mod builder;
+mod changes;
 mod clock;
 mod connection;
 mod counters;

@@ -36,6 +36,11 @@ use tokio::sync::{Semaphore, watch};
 /// How often clients may request a handover from this member.
 const HANDOVER_EVERY: Duration = Duration::from_secs(5);
 
+/// How many changes of the member list clients may request from this member after a pause, and how often then. Each
+/// delays reads and writes, and ids are used up.
+const CHANGES_AT_ONCE: u32 = 64;
+const CHANGE_EVERY: Duration = Duration::from_secs(10);
+
 /// What the tasks and threads share. Everything that holds files is dropped when the node stops, so that the
 /// directory is free at once.
 #[derive(Debug)]
@@ -91,6 +96,7 @@ pub(super) struct Shared {
     pub(super) large_requests: Semaphore,
 
     /// How often clients may have the primary role given away.
+    changes: Mutex<Bucket>,
     handovers: Mutex<Bucket>,
 
     /// What the driver reports about itself.
@@ -174,6 +180,7 @@ impl Shared {
             skips: Mutex::default(),
             accounts: Accounts::default(),
             large_requests: Semaphore::new(1),
+            changes: Mutex::new(Bucket::burst(CHANGE_EVERY, CHANGES_AT_ONCE, parts.clock.monotonic())),
             handovers: Mutex::new(Bucket::burst(HANDOVER_EVERY, 1, parts.clock.monotonic())),
             health: Health::default(),
             admission: Admission::new(parts.options.client_memory_bytes),
@@ -236,6 +243,11 @@ impl Shared {
             let _guard = guard;
             task.await;
         });
+    }
+
+    /// Returns whether a change of the member list is made now.
+    pub(super) fn may_change_members(&self) -> bool {
+        lock(&self.changes).take(self.clock.monotonic())
     }
 
     /// Returns whether a client's request for a handover is granted now.

@@ -119,6 +119,7 @@ on_every_transport! {
     },
     membership::{
         each_of_three_members_is_replaced,
+        a_member_moves_to_another_address,
     },
     failover::{
         a_killed_primary_loses_and_duplicates_nothing,

@@ -2,7 +2,7 @@
 
 use super::harness::{Harness, Net, eventually, id, options};
 use kv_core::client::{Client, MemberChange};
-use kv_core::config::Role;
+use kv_core::config::{Cluster, Role};
 use kv_core::error::{MembershipError, RefusalKind};
 use kv_core::ids::Epoch;
 use kv_core::message::MembersAnswer;
@@ -95,6 +95,35 @@ pub(crate) async fn each_of_three_members_is_replaced(net: Net) {
     idle.put("idle", "value").await.expect("the cluster serves");
     let members: Vec<_> = client.members().await.expect("a member answers").members;
     assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [id(3), id(4), id(5)]);
+}
+
+/// A member is started at another address, and then the list says so. Nobody can be sent to where nobody is.
+pub(crate) async fn a_member_moves_to_another_address(net: Net) {
+    let mut harness = Harness::three(net).await;
+    let client = harness.client().await;
+    let address = harness.net.address();
+    harness.net.name_member(&address, 2);
+    let moved = MemberChange::Address { id: id(2), address: address.clone() };
+    let refused = client.change_members(moved.clone()).await;
+    assert!(
+        matches!(&refused, Err(MembershipError::Refused { kind: RefusalKind::NotReady, reason }) if reason.contains(&address)),
+        "{refused:?}"
+    );
+    harness.kill(2);
+    let mut cluster = Cluster::builder("test");
+    for member in 0..3 {
+        let there = if member == 2 { address.clone() } else { harness.address(member) };
+        cluster = cluster.with(id(member).get(), there, Role::Data);
+    }
+    harness.cluster = cluster.build().expect("a valid list");
+    harness.start(2).await;
+    let list = change(&harness, &client, moved).await;
+    assert_eq!(list.configuration.members[&id(2)].address, address);
+    // The others call it there, and so does the client.
+    let primary = harness.primary().await;
+    harness.kill((0..2).find(|member| *member != primary).expect("one of two"));
+    write(&client, 0).await;
+    assert!(client.get("0/1").local().member(id(2)).await.is_ok());
 }
 
 /// Writes some keys, and reads all that were written before.

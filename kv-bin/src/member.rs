@@ -40,7 +40,9 @@ pub(crate) enum MemberCommand {
     /// as it has caught up, it gets the vote of OLD, and OLD is removed, in one step. If kv is interrupted, run the same
     /// command again.
     Replace(ReplaceArgs),
-    /// Tell the cluster a member's new address, and restart the member so that it listens there.
+    /// Tell the cluster a member's new address. Restart the member there first, with --listen.
+    ///
+    /// The primary makes the change only if the member answers at the new address. Later starts need no --listen.
     Address(AddressArgs),
 }
 
@@ -128,6 +130,11 @@ pub(crate) async fn member(context: &Context, command: MemberCommand, json: bool
         }
         MemberCommand::Promote(PromoteArgs { id, wait, .. }) => {
             let id = MemberId::new(id);
+            let before = list(context).await?;
+            if find(&before, id).is_some_and(|member| !member.standby) {
+                // A repeated command, of which the first has done everything.
+                return print(&before, json, &[]);
+            }
             let list = when_ready(context, id, MemberChange::Promote { id }, wait.wait.0, json).await?;
             print(&list, json, &[])
         }
@@ -141,7 +148,15 @@ pub(crate) async fn member(context: &Context, command: MemberCommand, json: bool
             if role.is_some() {
                 return Err(Failure::usage("a member keeps its role: write ID=HOST:PORT"));
             }
-            let list = change_now(context.client().await?, MemberChange::Address { id, address }).await?;
+            let change = MemberChange::Address { id, address: address.clone() };
+            let list = match context.client().await?.change_members(change).await {
+                Err(error @ MembershipError::Refused { kind: RefusalKind::NotReady, .. }) => {
+                    return Err(explain(error).with_hint(format!(
+                        "restart it there with its data folder and --listen {address}, then run this command again"
+                    )));
+                }
+                done => done.map_err(explain)?,
+            };
             print(&list, json, &[])
         }
     }
@@ -246,13 +261,15 @@ async fn when_ready(
             Err(MembershipError::Refused { kind: RefusalKind::NotReady, reason }) => reason,
             done => return done.map_err(explain),
         };
-        let progress = progress(&look(client).await, standby);
+        let progress = progress(context, &look(client).await, standby).await?;
         if Instant::now() >= until {
-            let limit = failure::time(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+            let waited = match failure::time(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)) {
+                _ if wait.is_zero() => String::new(),
+                limit => format!(" within {limit}"),
+            };
             return Err(Failure::refused(format!(
-                "{reason}. Member {standby} {progress}. It remains a standby: run the same command again later, or give up with \
-                 kv member remove {standby}{}",
-                if wait.is_zero() { String::new() } else { format!(" (waited for {limit})") }
+                "nothing was changed{waited}: {reason}. Member {standby} {progress}. It remains a standby: run the same command \
+                 again later, or give up with kv member remove {standby}"
             )));
         }
         if said != progress && (said.is_empty() || noted.elapsed() >= INTERVAL) {
@@ -264,17 +281,20 @@ async fn when_ready(
 }
 
 /// How far a standby is.
-fn progress(members: &[Seen], standby: MemberId) -> String {
+async fn progress(context: &Context, members: &[Seen], standby: MemberId) -> Result<String, Failure> {
     let Some(seen) = members.iter().find(|seen| seen.id == standby.get()) else {
-        return "is not in the list".to_owned();
+        return Ok("is not in the list".to_owned());
     };
-    match &seen.status {
-        Err(error) => format!("does not answer at {} ({error}): is it running?", seen.address),
+    Ok(match &seen.status {
+        Err(error) => {
+            let start = start_command(context, standby, &seen.address, &list(context).await?)?;
+            format!("does not answer ({error}); to start it for the first time, on its machine: {start}")
+        }
         Ok(status) => {
             let head = head(members.iter());
             format!("catches up: it lacks {} of {head} entries", lag(head, status))
         }
-    }
+    })
 }
 
 /// Reports progress on standard error.

@@ -353,7 +353,8 @@ mod tests {
 
     #[test]
     fn the_exit_code_of_a_start_says_whether_a_restart_may_help() {
-        let args = ServeArgs { id: Some(0), members: vec!["0=127.0.0.1:7000".into()], ..ServeArgs::default() };
+        let args =
+            ServeArgs { id: Some(0), members: vec!["0=127.0.0.1:7000".into()], ..ServeArgs::default() };
         let config = ServeConfig::resolve(args).unwrap();
         let list = |kind: ErrorKind| StartError::ClientList { file: "clients".into(), source: kind.into() };
         for (error, expected) in [

@@ -166,7 +166,8 @@ impl ServeConfig {
             None => false,
         };
         if let Some(listen) = listen.as_ref().filter(|_| is_exposed)
-            && !args.insecure.or(file.insecure).unwrap_or(false) {
+            && !args.insecure.or(file.insecure).unwrap_or(false)
+        {
             return Err(Failure::usage(format!(
                 "member {id} would listen on {listen} without encryption, open to the network: give it certificates with \
                  --tls-dir (kv certs makes them), use a loopback address, or allow it with --insecure (insecure = true in the \
@@ -348,9 +349,9 @@ fn role_of(id: u8, role: &str) -> Result<Role, Failure> {
     match role {
         "data" => Ok(Role::Data),
         "witness" => Ok(Role::Witness),
-        other => Err(Failure::usage(format!(
-            "member {id} has the unknown role {other:?}: write data or witness"
-        ))),
+        other => {
+            Err(Failure::usage(format!("member {id} has the unknown role {other:?}: write data or witness")))
+        }
     }
 }
 

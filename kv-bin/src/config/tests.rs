@@ -149,8 +149,13 @@ fn flags_and_a_file_give_the_same_configuration() {
 fn members_are_read_with_and_without_a_role() {
     let config =
         serve(&["--members", "0=[::1]:7000, 1=localhost:7001 ,2=[::1]:7002:witness", "--id", "0"]).unwrap();
-    let members: Vec<_> =
-        config.cluster.as_ref().unwrap().members().map(|member| (member.address.as_str(), member.role)).collect();
+    let members: Vec<_> = config
+        .cluster
+        .as_ref()
+        .unwrap()
+        .members()
+        .map(|member| (member.address.as_str(), member.role))
+        .collect();
     assert_eq!(
         members,
         [("[::1]:7000", Role::Data), ("localhost:7001", Role::Data), ("[::1]:7002", Role::Witness)]

@@ -7,12 +7,11 @@ use super::fence::Fence;
 use super::idle::IdleTracker;
 use super::members::{Members, member_infos};
 use super::shared::{Shared, SharedParts};
+use super::stored::{self, Stored};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
-use super::stored::{self, Stored};
 use super::{Node, StartError, applier, folder, joining};
 use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
-use crate::{detached, engine};
 use crate::ids::{Epoch, MemberId};
 use crate::journal::{Identity, Journal, JournalOptions, OpenError, Owned};
 use crate::kv::{self, Receiver, StateMachine};
@@ -20,6 +19,7 @@ use crate::message::{CheckpointAlignment, FormationStep, MembersAnswer, Membersh
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, DirectoryError, Storage};
 use crate::wire::{Expectation, Limits};
+use crate::{detached, engine};
 use kv_transport::{Listener, Peer, Transport, TransportError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
@@ -209,7 +209,8 @@ impl NodeBuilder {
     /// Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
-        let Self { name, cluster: configured, me, options, transport, disk, listen, clients, join, .. } = self;
+        let Self { name, cluster: configured, me, options, transport, disk, listen, clients, join, .. } =
+            self;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
         let disk = disk.ok_or(StartError::NoStorage)?;
@@ -564,7 +565,9 @@ mod tests {
         assert!(error(Node::builder(cluster(), 0)).await.contains("NodeBuilder::transport"));
         let transport = Arc::new(kv_transport::Memory::new());
         assert!(
-            error(Node::builder(cluster(), 0).transport(transport.clone())).await.contains("NodeBuilder::data_dir")
+            error(Node::builder(cluster(), 0).transport(transport.clone()))
+                .await
+                .contains("NodeBuilder::data_dir")
         );
         let folder = tempfile::tempdir().expect("a temporary directory");
         let nowhere = folder.path().join("data");

@@ -146,6 +146,9 @@ pub enum JoinError {
     /// The cluster does not know the member.
     #[error("the cluster has no member {0}: add it first")]
     NotListed(MemberId),
+    /// The member was removed from the cluster.
+    #[error("member {0} was removed from the cluster, and an id is used only once: add it with another id")]
+    Removed(MemberId),
     /// The directory of a member that has a vote is empty.
     #[error(
         "member {0} has a vote, but its data directory is empty: its disk was lost. It cannot take part without what it stored. \
@@ -167,7 +170,7 @@ impl JoinError {
         match self {
             Self::Connect(error) => !error.is_retryable(),
             Self::List(_) => false,
-            Self::NotListed(_) | Self::HasVote(_) | Self::Refused { .. } => true,
+            Self::NotListed(_) | Self::Removed(_) | Self::HasVote(_) | Self::Refused { .. } => true,
         }
     }
 }

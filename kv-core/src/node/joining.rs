@@ -29,6 +29,7 @@ pub(super) async fn ask(
     client.close().await;
     let list = list.map_err(JoinError::List)?;
     match list.configuration.members.get(&me) {
+        None if list.configuration.used.contains(me) => Err(JoinError::Removed(me)),
         None => Err(JoinError::NotListed(me)),
         Some(member) if !member.is_standby => Err(JoinError::HasVote(me)),
         Some(_) => Ok(list),

@@ -86,8 +86,11 @@ mod tests {
         let applies = Cluster::builder("demo").member(0, "a:1").member(1, "b:2").witness(3, "d:4");
         let configured = Cluster::builder("demo").member(0, "a:1").member(1, "b:1").member(2, "c:1");
         let found = differences(&built(applies.clone()), &built(configured.member(3, "d:4")));
-        let expected =
-            ["member 1 is at b:2, not at b:1", "member 2 is not in the list", "member 3 is witness, not data"];
+        let expected = [
+            "member 1 is at b:2, not at b:1",
+            "member 2 is not in the list",
+            "member 3 is witness, not data",
+        ];
         assert_eq!(found, expected);
         let fewer = Cluster::builder("demo").member(0, "a:1").member(1, "b:2");
         assert_eq!(differences(&built(applies.clone()), &built(fewer)), ["member 3 at d:4 was added"]);

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 #[command(
     name = "kv",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 outcome unknown, 8 a member stopped and a \
-                  restart does not help, 128 plus the number of the signal that ended kv.\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 outcome unknown, 4 a change of the members was refused, 8 a member stopped \
+                  and a restart does not help, 128 plus the number of the signal that ended kv.\n\
                   Most options can also be set by a KV_* variable, which the help of each command names, or in the file given by \
                   --config. An option overrides a variable, and a variable overrides the file."
 )]

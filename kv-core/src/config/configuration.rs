@@ -1,4 +1,4 @@
-//! The member list of an epoch, and how a change of it makes the next list. No cluster changes its list yet.
+//! The member list of an epoch, and how a change of it makes the next list.
 
 use super::{Cluster, ConfigError, Member, Role};
 use crate::ids::{Anchor, Epoch, Hash, MemberId, Op, View};

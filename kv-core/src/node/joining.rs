@@ -4,7 +4,7 @@ use super::error::JoinError;
 use super::members::MemberList;
 use crate::client::Client;
 use crate::config::Configuration;
-use crate::ids::MemberId;
+use crate::ids::{MemberId, View};
 use crate::message::MembersAnswer;
 use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply};
 use kv_transport::{Lane, Transport};
@@ -28,6 +28,10 @@ pub(super) async fn ask(
     let list = client.newest_list().await;
     client.close().await;
     let list = list.map_err(JoinError::List)?;
+    let can_go_on = View::of_number(list.configuration.epoch, list.ended.saturating_add(2)).is_some();
+    if !list.configuration.is_sound() || !can_go_on {
+        return Err(JoinError::Malformed);
+    }
     match list.configuration.members.get(&me) {
         None if list.configuration.used.contains(me) => Err(JoinError::Removed(me)),
         None => Err(JoinError::NotListed(me)),

@@ -139,8 +139,20 @@ pub(crate) async fn member(context: &Context, command: MemberCommand, json: bool
             print(&list, json, &[])
         }
         MemberCommand::Remove(IdArgs { id, .. }) => {
-            let change = MemberChange::Remove { id: MemberId::new(id) };
-            print(&change_now(context.client().await?, change).await?, json, &[])
+            let id = MemberId::new(id);
+            let list = match context.client().await?.change_members(MemberChange::Remove { id }).await {
+                Err(error @ MembershipError::Refused { kind: RefusalKind::NotReady, .. }) => {
+                    let before = list(context).await?;
+                    let mut left = before.members.iter().filter(|member| !member.standby && member.id != id);
+                    let failure = explain(error);
+                    return Err(match (left.next(), left.next()) {
+                        (Some(last), None) => failure.with_hint(format!("kv handover --to {}", last.id)),
+                        _ => failure.with_hint("kv status shows how far each member is"),
+                    });
+                }
+                done => done.map_err(explain)?,
+            };
+            print(&list, json, &[])
         }
         MemberCommand::Replace(args) => replace(context, &args, json).await,
         MemberCommand::Address(args) => {

@@ -144,7 +144,9 @@ pub enum JoinError {
     #[error("no member has sent its member list: {0}")]
     List(AdminError),
     /// A member has sent a list that no member can have.
-    #[error("the member list that was received is malformed: check that the addresses are those of the cluster's members")]
+    #[error(
+        "the member list that was received is malformed: check that the addresses are those of the cluster's members"
+    )]
     Malformed,
     /// The cluster does not know the member.
     #[error("the cluster has no member {0}: add it first")]
@@ -173,7 +175,11 @@ impl JoinError {
         match self {
             Self::Connect(error) => !error.is_retryable(),
             Self::List(_) => false,
-            Self::Malformed | Self::NotListed(_) | Self::Removed(_) | Self::HasVote(_) | Self::Refused { .. } => true,
+            Self::Malformed
+            | Self::NotListed(_)
+            | Self::Removed(_)
+            | Self::HasVote(_)
+            | Self::Refused { .. } => true,
         }
     }
 }

@@ -299,6 +299,14 @@ impl Cluster {
         id
     }
 
+    /// Lets a member that was added find the cluster at all addresses that there are now.
+    pub(crate) fn update_join(&mut self, id: usize) {
+        let others: Vec<_> =
+            self.addresses.iter().filter(|address| **address != self.addresses[id]).collect();
+        let others = others.into_iter().cloned().collect::<Vec<_>>().join(",");
+        self.joins.entry(id).and_modify(|join| *join = others);
+    }
+
     /// Gives a member that does not run another address, at which its next start listens. Its list keeps the old one.
     pub(crate) fn relocate(&mut self, id: usize) -> String {
         let address = format!("127.0.0.1:{}", free_port());

@@ -8,7 +8,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, block_in_place};
 
 /// The journals keep so little that a newcomer needs the state, and the state takes a moment to send.
 const TRANSFERS: [&str; 6] = [
@@ -40,7 +40,8 @@ pub(crate) async fn replace(rounds: u32) -> Row {
             if lost {
                 bench.cluster.kill(old);
                 std::fs::remove_dir_all(bench.cluster.data(old)).unwrap();
-                let words = match bench.cluster.try_restart(old) {
+                bench.cluster.update_join(old);
+                let words = match block_in_place(|| bench.cluster.try_restart(old)) {
                     Ok(()) => bench.ended(old).await,
                     Err(words) => words,
                 };
@@ -50,21 +51,21 @@ pub(crate) async fn replace(rounds: u32) -> Row {
             // It adds the newcomer, waits until it has caught up, and gives it the vote.
             let mut command = Running::start(&bench, &replacement(&bench, old, new));
             until_listed(&bench.client, new).await;
-            bench.cluster.restart(new);
+            block_in_place(|| bench.cluster.restart(new));
             match turn {
                 0 => {}
                 1 => {
                     let staging = bench.cluster.data(new).join(STAGING);
                     until("the newcomer receives the state", || staging.exists()).await;
                     bench.cluster.kill(new);
-                    bench.cluster.restart(new);
+                    block_in_place(|| bench.cluster.restart(new));
                 }
                 _ => {
                     // At any moment of the change.
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(..400))).await;
                     let chief = bench.primary().await;
                     bench.cluster.kill(chief);
-                    bench.cluster.restart(chief);
+                    block_in_place(|| bench.cluster.restart(chief));
                 }
             }
             let blow = Instant::now();
@@ -94,7 +95,7 @@ pub(crate) async fn resize(rounds: u32) -> Row {
             let address = bench.cluster.address(new).to_owned();
             let blow = Instant::now();
             member(&bench, &["add", &format!("{new}={address}")]);
-            bench.cluster.restart(new);
+            block_in_place(|| bench.cluster.restart(new));
             member(&bench, &["promote", &new.to_string()]);
             voters.push(new);
             bench.progress().await;
@@ -130,15 +131,15 @@ pub(crate) async fn move_each(rounds: u32) -> Row {
         let chief = bench.primary().await;
         for id in [1, 2, 0].map(|next| (chief + next) % 3) {
             let blow = Instant::now();
-            assert_eq!(bench.cluster.terminate(id).code(), Some(0));
+            assert_eq!(block_in_place(|| bench.cluster.terminate(id)).code(), Some(0));
             let address = bench.cluster.relocate(id);
-            bench.cluster.restart(id);
+            block_in_place(|| bench.cluster.restart(id));
             member(&bench, &["address", &format!("{id}={address}")]);
             bench.progress().await;
             bench.level().await;
-            assert_eq!(bench.cluster.terminate(id).code(), Some(0));
+            assert_eq!(block_in_place(|| bench.cluster.terminate(id)).code(), Some(0));
             bench.cluster.settle(id);
-            bench.cluster.restart(id);
+            block_in_place(|| bench.cluster.restart(id));
             bench.progress().await;
             bench.level().await;
             bench.survived(blow);
@@ -183,7 +184,8 @@ impl Running {
     }
 
     fn ended(&mut self) {
-        let status = harness::wait(&mut self.child);
+        // The load goes on meanwhile.
+        let status = block_in_place(|| harness::wait(&mut self.child));
         assert!(status.success(), "kv {}: {status}", self.what);
     }
 }

@@ -276,7 +276,10 @@ impl Cluster {
         command.args(["serve", "--json", "--id", &id.to_string()]);
         match self.joins.get(&id) {
             Some(others) => command.args(["--listen", self.address(id), "--join", others]),
-            None => command.args(["--members", self.lists.get(id).unwrap_or(&self.members)]),
+            None => match self.lists.get(id).unwrap_or(&self.members).as_str() {
+                "" => &mut command,
+                members => command.args(["--members", members]),
+            },
         };
         if self.moved.contains(&id) {
             command.args(["--listen", self.address(id)]);

@@ -126,7 +126,7 @@ pub(crate) enum ClientCommand {
     /// The columns are separated by tabs, and stay the same in later versions: id, address, role, state, lag (the
     /// number of entries of the longest log that the member has not applied), version of kv. A member that does not
     /// answer has the state `unreachable`, and `-` as its lag and version. With --json, each line is an object with
-    /// these fields.
+    /// these fields. `kv member list` shows which of them have a vote.
     Members(ConnectArgs),
     /// Show the member list, or change it while the cluster runs.
     #[command(subcommand)]

@@ -163,7 +163,7 @@ impl Node {
         let address = listener.local_address();
         tracing::info!(parent: &shared.span, address, role = %shared.role, "started");
         let members = shared.members.now();
-        listener.keep_places_for(members.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
+        listener.keep_places_for(shared.members.peer_addresses());
         let acceptor = Acceptor::new(shared.clone());
         shared.run_part("the listener", acceptor.clone().run(listener));
         link::open(&shared, &members.called(shared.me));

@@ -19,7 +19,7 @@ pub use fixed::FixedOptions;
 pub(crate) use fixed::FixedOptions;
 pub use fixed::{OPTION_TABLE, OptionMismatch, OptionRow, Scope};
 
-pub use crate::ids::{ClusterId, Hash, MemberId, View};
+pub use crate::ids::{ClusterId, Epoch, Hash, MemberId, View};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -9,10 +9,10 @@ const MEMBERS: &[u8] = b"members";
 /// The configuration of the epoch of the entries that follow; `None` in epoch 0.
 pub(super) fn load(rows: &Rows) -> Result<Option<Box<Configuration>>, EngineError> {
     let Some(bytes) = rows.get(MEMBERS)? else { return Ok(None) };
-    let configuration = postcard::from_bytes::<Box<Configuration>>(&bytes).ok().filter(|it| it.is_sound());
+    let configuration = Configuration::decode(&bytes).map(Box::new);
     configuration.map(Some).ok_or_else(|| EngineError::damaged("its member list cannot be read"))
 }
 
 pub(super) fn row(configuration: &Configuration) -> Row {
-    (MEMBERS.to_vec(), Some(postcard::to_stdvec(configuration).expect("plain data always encodes")))
+    (MEMBERS.to_vec(), Some(configuration.encode()))
 }

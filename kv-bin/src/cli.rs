@@ -1,13 +1,14 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
-use crate::args::{CompactArgs, CountArgs, DumpArgs, Freshness, HandoverArgs, StatusArgs, TouchArgs};
+use crate::args::{
+    CompactArgs, CountArgs, DumpArgs, Freshness, HandoverArgs, MemberCommand, StatusArgs, TouchArgs,
+};
 use crate::backup::{BackupArgs, RecoverArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
 use crate::encoding::Encoding;
-use crate::member::MemberCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -81,8 +81,8 @@ pub struct StoredList {
     pub cluster: Cluster,
 }
 
-/// Returns the member list in the data directory; `None` if it contains none, because it is empty, cannot be read, or the
-/// cluster has never changed its list. The directory is neither locked nor changed, and its member may be running.
+/// Returns the member list in the data directory; `None` if it contains none, because it is empty, cannot be read, or
+/// the cluster has never changed its list. The directory is neither locked nor changed, and its member may be running.
 #[must_use]
 pub fn stored_list(path: impl AsRef<Path>) -> Option<StoredList> {
     let Owned { cluster: name, member, membership } = Owned::at(path.as_ref()).ok()??;

@@ -126,34 +126,14 @@ impl ServeConfig {
         let cluster = if members.is_empty() { None } else { Some(build(&name, &members)?) };
         let join = if args.join.is_empty() { file.join } else { args.join };
         join.iter().try_for_each(|address| check_address(address)).map_err(Failure::usage)?;
-        let id = match args.id.or(file.id) {
-            Some(id) => MemberId::new(id),
-            None if cluster.is_none() && join.is_empty() => return Err(no_members()),
-            None => {
-                return Err(Failure::usage(
-                    "which member is this? Set --id ID, or KV_ID, or id in the configuration file",
-                ));
-            }
-        };
+        let id = own_id(args.id.or(file.id), cluster.is_none() && join.is_empty())?;
         let data = substitute(args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)), id)?;
         let stored = offline::stored_list(&data).filter(|it| it.member == id && it.cluster.name() == name);
         let stored = stored.map(|list| list.cluster);
-        let address_in = |list: &Option<Cluster>| Some(list.as_ref()?.member(id)?.address.clone());
-        let listed = address_in(&stored).or_else(|| address_in(&cluster));
-        if listed.is_none() && stored.is_none() && join.is_empty() {
-            return Err(match cluster {
-                None => no_members(),
-                Some(_) => Failure::usage(ConfigError::NotAMember(id)).with_hint(
-                    "if it was added to a running cluster, start it with --join HOST:PORT, the address of another member",
-                ),
-            });
-        }
-        let listen = args.listen.or(file.listen).or(listed);
-        if listen.is_none() && stored.is_none() {
-            return Err(Failure::usage(format!(
-                "where does member {id} listen? Set --listen to the address with which it was added to the cluster"
-            )));
-        }
+        let listen = match args.listen.or(file.listen) {
+            given @ Some(_) if stored.is_some() || !join.is_empty() => given,
+            given => given.or(own_address(id, cluster.as_ref(), stored.as_ref(), !join.is_empty())?),
+        };
         let tls = tls::of_member(&args.tls, &args.admission, &file.tls, id)?;
         let clients = args.admission.tls_clients.or(file.tls.clients);
         if clients.is_some() && tls.is_none() {
@@ -161,19 +141,10 @@ impl ServeConfig {
                 "a client list requires TLS, because a client can claim any name without it: give certificates with --tls-dir",
             ));
         }
-        let is_exposed = match &listen {
-            Some(listen) => !is_loopback(listen)? && tls.is_none(),
+        let is_exposed = match listen.as_ref().filter(|_| tls.is_none()) {
+            Some(listen) => is_exposed(id, listen, args.insecure.or(file.insecure).unwrap_or(false))?,
             None => false,
         };
-        if let Some(listen) = listen.as_ref().filter(|_| is_exposed)
-            && !args.insecure.or(file.insecure).unwrap_or(false)
-        {
-            return Err(Failure::usage(format!(
-                "member {id} would listen on {listen} without encryption, open to the network: give it certificates with \
-                 --tls-dir (kv certs makes them), use a loopback address, or allow it with --insecure (insecure = true in the \
-                 file)"
-            )));
-        }
         let resp = doors::resp(&args.doors, &file.resp)?;
         let http = doors::http(&args.doors, &file.http)?;
         let transport = args.transport.or(file.transport).unwrap_or_default();
@@ -288,6 +259,50 @@ impl File {
             let written = text.lines().nth(line).unwrap_or_default().trim();
             (line + 1, format!("`{written}`: {}", error.message()))
         })
+    }
+}
+
+/// Whether a member that listens there without encryption is open to the network, which must be allowed.
+fn is_exposed(id: MemberId, listen: &str, is_allowed: bool) -> Result<bool, Failure> {
+    let is_exposed = !is_loopback(listen)?;
+    if is_exposed && !is_allowed {
+        return Err(Failure::usage(format!(
+            "member {id} would listen on {listen} without encryption, open to the network: give it certificates with \
+             --tls-dir (kv certs makes them), use a loopback address, or allow it with --insecure (insecure = true in the \
+             file)"
+        )));
+    }
+    Ok(is_exposed)
+}
+
+/// The member's id. `nowhere`: there is no list either.
+fn own_id(id: Option<u8>, nowhere: bool) -> Result<MemberId, Failure> {
+    id.map(MemberId::new).ok_or_else(|| {
+        if nowhere {
+            return no_members();
+        }
+        Failure::usage("which member is this? Set --id ID, or KV_ID, or id in the configuration file")
+    })
+}
+
+/// The member's address in the list that applies; `None` if the member was removed.
+fn own_address(
+    id: MemberId,
+    configured: Option<&Cluster>,
+    stored: Option<&Cluster>,
+    joins: bool,
+) -> Result<Option<String>, Failure> {
+    let address_in = |list: Option<&Cluster>| Some(list?.member(id)?.address.clone());
+    match (address_in(stored).or_else(|| address_in(configured)), configured) {
+        (None, _) if stored.is_some() => Ok(None),
+        (None, _) if joins => Err(Failure::usage(format!(
+            "where does member {id} listen? Set --listen to the address with which it was added to the cluster"
+        ))),
+        (None, None) => Err(no_members()),
+        (None, Some(_)) => Err(Failure::usage(ConfigError::NotAMember(id)).with_hint(
+            "if it was added to a running cluster, start it with --join HOST:PORT, the address of another member",
+        )),
+        (listed, _) => Ok(listed),
     }
 }
 

@@ -68,11 +68,12 @@ fn the_example_file_states_every_setting_with_its_default() {
     let doors::FileHttp { listen, insecure: http_insecure, doors, hosts, pages_only } = all.http;
     assert!(listen.is_some() && http_insecure == Some(false) && doors.len() == 3 && hosts.len() == 1);
     assert_eq!(pages_only, Some(false));
+    assert_eq!(all.join.len(), 1);
     assert!(
         cluster.is_some()
             && data.is_some()
             && insecure.is_some()
-            && join.len() == 1
+            && join.is_empty()
             && transport.is_some()
             && log.is_some()
     );

@@ -319,7 +319,10 @@ fn newest(read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> Result<Newest, Ope
 pub(super) fn peek(path: &Path) -> Result<Option<Superblock>, OpenError> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Whoever opens the directory says what is there instead.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(source) => return Err(OpenError::Disk { doing: "open the superblock".into(), source }),
     };
     newest(|zone, offset| file.read_exact_at(zone, offset)).map(|newest| Some(newest.superblock))

@@ -7,11 +7,11 @@ use super::fence::Fence;
 use super::idle::IdleTracker;
 use super::members::{Members, member_infos};
 use super::shared::{Shared, SharedParts};
-use super::stored::{self, Stored};
+use super::stored::{Choice, Stored, Wanted};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
 use super::{Node, StartError, applier, folder, joining};
-use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
+use crate::config::{Cluster, DiskId, FixedOptions, Options, Role};
 use crate::ids::{Epoch, MemberId};
 use crate::journal::{Identity, Journal, JournalOptions, OpenError, Owned};
 use crate::kv::{self, Receiver, StateMachine};
@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 /// How long a start waits for an address or a directory that a node that was just dropped, or a cancelled start, still
 /// uses. The old node releases the address when its tasks next run. The old node or start releases the directory when
@@ -52,7 +53,7 @@ pub struct NodeBuilder {
     listen: Option<String>,
     clients: Option<PathBuf>,
     /// Addresses of members of a cluster that runs already, which an empty directory joins.
-    join: Vec<String>,
+    join: Box<[String]>,
     #[cfg(feature = "testing")]
     test: Option<Test>,
 }
@@ -98,7 +99,7 @@ impl NodeBuilder {
             disk: None,
             listen: None,
             clients: None,
-            join: Vec::new(),
+            join: Box::default(),
             #[cfg(feature = "testing")]
             test: None,
         }
@@ -209,8 +210,7 @@ impl NodeBuilder {
     /// Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
-        let Self { name, cluster: configured, me, options, transport, disk, listen, clients, join, .. } =
-            self;
+        let Self { name, cluster, me, options, transport, disk, listen, clients, join, .. } = self;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
         let disk = disk.ok_or(StartError::NoStorage)?;
@@ -219,42 +219,13 @@ impl NodeBuilder {
         let clients = clients.map(ClientList::open).transpose()?;
         let span = tracing::info_span!("member", id = %me);
 
-        // The member list is that of the data directory, or, if there is none yet, that of the cluster which the member
-        // joins. From the first change on, the configured one no longer counts.
-        let (stored, has_state) = {
+        let stored = {
             let (disk, name) = (disk.clone(), name.clone());
-            detached::run("kv-look", move || disk.look(&name, me)).await.map_err(StartError::Thread)??
+            open_detached(&idle, move || disk.look(&name, me)).await??
         };
-        let joined = match &stored {
-            Stored::Nothing if !join.is_empty() => {
-                Some(joining::ask(&name, me, &join, transport.clone()).await?)
-            }
-            _ => None,
-        };
-        let configuration = match stored {
-            Stored::List(configuration) => Some(configuration),
-            Stored::Nothing | Stored::Founded => joined.as_ref().map(|answer| answer.configuration.clone()),
-        };
-        let cluster = match (&configuration, &configured) {
-            (Some(configuration), _) => configuration.cluster(&name)?,
-            (None, Some(configured)) => configured.clone(),
-            (None, None) => return Err(StartError::NoMembers),
-        };
-        cluster.members().try_for_each(|member| transport.check_address(&member.address))?;
-        if let Some(configuration) = &configuration {
-            span.in_scope(|| stored::warn_if_outdated(configuration, &cluster, configured.as_ref()));
-        }
-        let own = cluster.member(me);
-        let former = configured.as_ref().and_then(|configured| configured.member(me));
-        let listed = own.or(former.filter(|_| configuration.is_some()));
-        let (role, address) = match (listed, &configuration, &listen) {
-            (Some(member), ..) => (member.role, listen.unwrap_or_else(|| member.address.clone())),
-            // It was removed, and may have to tell the others what it has.
-            (None, Some(_), Some(listen)) => {
-                (stored::former_role(configured.as_ref(), me, has_state), listen.clone())
-            }
-            (None, ..) => return Err(ConfigError::NotAMember(me).into()),
-        };
+        let wanted = Wanted { name, me, configured: cluster, join, listen };
+        let Choice { cluster, configuration, joined, role, address } =
+            wanted.choose(stored, &transport).instrument(span.clone()).await?;
         // The node binds before it opens the disk. So a start that is refused because the address is in use has changed
         // nothing.
         let listener = bind(&*transport, &address).await?;
@@ -269,34 +240,18 @@ impl NodeBuilder {
             joining::introduce(&members.now(), &answer.configuration, &transport).await?;
         }
 
-        let until = Instant::now() + RELEASED_WITHIN;
-        let (opened, fence) = loop {
-            let giving_up = FenceOnDrop(Some(Arc::default()));
-            let fence = giving_up.fence();
-            let opening = {
-                let (cluster, options, fence, span) =
-                    (cluster.clone(), options.clone(), fence.clone(), span.clone());
-                let (disk, joined) = (disk.clone(), joined.clone());
-                move || {
-                    span.in_scope(|| {
-                        let opened = Opened::open(disk, &cluster, (me, role), &options, fence)?;
-                        match joined {
-                            Some(answer) if opened.recovered.formation == FormationStep::Empty => {
-                                opened.join(&cluster, me, answer)
-                            }
-                            _ => Ok(opened),
-                        }
-                    })
+        let (opened, fence) = {
+            let (cluster, options, span) = (cluster.clone(), options.clone(), span.clone());
+            let open = move |fence| {
+                let opened = Opened::open(disk.clone(), &cluster, (me, role), &options, fence)?;
+                match joined.clone() {
+                    Some(answer) if opened.recovered.formation == FormationStep::Empty => {
+                        opened.join(&cluster, me, answer)
+                    }
+                    _ => Ok(opened),
                 }
             };
-            let opened = open_detached(&idle, opening).await?;
-            giving_up.disarm();
-            match opened {
-                Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
-                    sleep(RETRY).await;
-                }
-                opened => break (opened?, fence),
-            }
+            open_when_free(&idle, move |fence| span.in_scope(|| open(fence))).await?
         };
 
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
@@ -339,11 +294,35 @@ impl NodeBuilder {
     }
 }
 
-/// Opens the disk on a thread that no runtime waits for. In a test, the paused clock waits for this thread.
-async fn open_detached(
+/// Opens the disk. A node that was just dropped, or a start that was cancelled, may still use it.
+async fn open_when_free(
     idle: &IdleTracker,
-    opening: impl FnOnce() -> Result<Opened, StartError> + Send + 'static,
-) -> Result<Result<Opened, StartError>, StartError> {
+    open: impl Fn(Arc<AtomicBool>) -> Result<Opened, StartError> + Clone + Send + 'static,
+) -> Result<(Opened, Arc<AtomicBool>), StartError> {
+    let until = Instant::now() + RELEASED_WITHIN;
+    loop {
+        let giving_up = FenceOnDrop(Some(Arc::default()));
+        let fence = giving_up.fence();
+        let opening = {
+            let (open, fence) = (open.clone(), fence.clone());
+            move || open(fence)
+        };
+        let opened = open_detached(idle, opening).await?;
+        giving_up.disarm();
+        match opened {
+            Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
+                sleep(RETRY).await;
+            }
+            opened => return Ok((opened?, fence)),
+        }
+    }
+}
+
+/// Uses the disk on a thread that no runtime waits for. In a test, the paused clock waits for this thread.
+async fn open_detached<T: Send + 'static>(
+    idle: &IdleTracker,
+    opening: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<Result<T, StartError>, StartError> {
     idle.begin();
     let busy = idle.clone();
     let opened = detached::run("kv-open", move || {

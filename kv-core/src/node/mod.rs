@@ -65,7 +65,7 @@ mod skips;
 mod status;
 mod stop;
 mod stopwatch;
-pub(crate) mod stored;
+mod stored;
 mod sync;
 mod tasks;
 mod transfer;

@@ -224,48 +224,29 @@ impl NodeBuilder {
             open_detached(&idle, move || disk.look(&name, me)).await??
         };
         let wanted = Wanted { name, me, configured: cluster, join, listen };
-        let Choice { cluster, configuration, joined, role, address } =
-            wanted.choose(stored, &transport).instrument(span.clone()).await?;
+        let choice = wanted.choose(stored, &transport).instrument(span.clone()).await?;
         // The node binds before it opens the disk. So a start that is refused because the address is in use has changed
         // nothing.
-        let listener = bind(&*transport, &address).await?;
-
-        let formed = expectation(&cluster, me, &options);
-        let members =
-            Members::new(me, cluster.clone(), Expectation { authenticated, life: random(), ..formed });
-        if let Some(configuration) = &configuration {
-            members.enter(configuration);
-        }
-        if let Some(answer) = &joined {
-            joining::introduce(&members.now(), &answer.configuration, &transport).await?;
-        }
-
+        let listener = bind(&*transport, &choice.address).await?;
+        let members = first_members(&choice, me, (&options, authenticated), &transport).await?;
+        let Choice { cluster, joined, role, .. } = choice;
         let (opened, fence) = {
             let (cluster, options, span) = (cluster.clone(), options.clone(), span.clone());
             let open = move |fence| {
                 let opened = Opened::open(disk.clone(), &cluster, (me, role), &options, fence)?;
-                match joined.clone() {
-                    Some(answer) if opened.recovered.formation == FormationStep::Empty => {
-                        opened.join(&cluster, me, answer)
-                    }
-                    _ => Ok(opened),
-                }
+                opened.join_if_empty(&cluster, me, joined.as_ref())
             };
             open_when_free(&idle, move |fence| span.in_scope(|| open(fence))).await?
         };
+        members.enter_if_later(opened.recovered.membership.as_ref().map(|it| &it.configuration));
 
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
-        if let Some(membership) = &opened.recovered.membership
-            && members.now().expectation.epoch < membership.configuration.epoch
-        {
-            // The state is of a later epoch than the superblock.
-            members.enter(&membership.configuration);
-        }
+        let config = replica_config(cluster, me, options.clone(), (&opened, seed));
         let shared = Shared::new(SharedParts {
             me,
             role,
             members,
-            options: options.clone(),
+            options,
             transport,
             clients,
             span,
@@ -278,12 +259,6 @@ impl NodeBuilder {
             seed,
         });
         let applied = opened.recovered.checkpoint.op;
-        // The replica does not get the seed of the node, so that the two do not use the same random numbers for their
-        // jitter.
-        let mut config = ReplicaConfig::new(cluster, me, options, !seed);
-        config.disk = random_disk();
-        config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
-        config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
         if let Some(data) = opened.data {
             applier::give_state(&shared, data);
@@ -292,6 +267,38 @@ impl NodeBuilder {
         node.shared.tasks.spawn(folder::run(node.shared.clone(), opened.storage));
         Ok(node)
     }
+}
+
+/// The members as the node knows them at first. If this member joins, one of them is asked whether it is accepted.
+async fn first_members(
+    choice: &Choice,
+    me: MemberId,
+    (options, authenticated): (&Options, bool),
+    transport: &Arc<dyn Transport>,
+) -> Result<Members, StartError> {
+    let formed = expectation(&choice.cluster, me, options);
+    let expectation = Expectation { authenticated, life: random(), ..formed };
+    let members = Members::new(me, choice.cluster.clone(), expectation);
+    members.enter_if_later(choice.configuration.as_ref());
+    if let Some(answer) = &choice.joined {
+        joining::introduce(&members.now(), &answer.configuration, transport).await?;
+    }
+    Ok(members)
+}
+
+fn replica_config(
+    cluster: Cluster,
+    me: MemberId,
+    options: Options,
+    (opened, seed): (&Opened, u64),
+) -> ReplicaConfig {
+    // The replica does not get the seed of the node, so that the two do not use the same random numbers for their
+    // jitter.
+    let mut config = ReplicaConfig::new(cluster, me, options, !seed);
+    config.disk = random_disk();
+    config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
+    config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
+    config
 }
 
 /// Opens the disk. A node that was just dropped, or a start that was cancelled, may still use it.
@@ -420,9 +427,15 @@ impl Opened {
         Ok(Self { journal, recovered, data, opener, syncs, storage: weak })
     }
 
-    /// Formats an empty directory as that of a standby of a cluster that runs already. Blocks.
-    fn join(mut self, cluster: &Cluster, me: MemberId, answer: MembersAnswer) -> Result<Self, StartError> {
-        let MembersAnswer { configuration, ended, .. } = answer;
+    /// Formats an empty directory as that of a standby of the cluster that has sent this answer. Blocks.
+    fn join_if_empty(
+        mut self,
+        cluster: &Cluster,
+        me: MemberId,
+        answer: Option<&MembersAnswer>,
+    ) -> Result<Self, StartError> {
+        let answer = answer.filter(|_| self.recovered.formation == FormationStep::Empty);
+        let Some(MembersAnswer { configuration, ended, .. }) = answer.cloned() else { return Ok(self) };
         let membership = Membership { configuration, disk: random_disk(), retired: false, ended };
         self.recovered = self.journal.join(membership).map_err(OpenError::from)?;
         if let Some(StateOpener { storage, limits }) = self.opener.take() {

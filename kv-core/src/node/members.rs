@@ -127,6 +127,13 @@ impl Members {
         self.set(MemberList { cluster, expectation, configuration, gone, moved, later })
     }
 
+    /// At a start: the same, if the epoch is later than the one of the list.
+    pub(super) fn enter_if_later(&self, configuration: Option<&Configuration>) {
+        if let Some(later) = configuration.filter(|it| it.epoch.get() > self.epoch()) {
+            self.enter(later);
+        }
+    }
+
     /// Members of a later epoch must be asked.
     pub(super) fn reach(&self, configuration: &Configuration) -> BTreeSet<MemberId> {
         let mut list = MemberList::clone(&self.now());

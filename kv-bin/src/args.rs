@@ -1,8 +1,8 @@
 //! The arguments of the commands for operators.
 
-use crate::config::{ConnectArgs, DurationArg, whole};
+use crate::config::{ConnectArgs, DurationArg, time, whole};
 use crate::encoding::Encoding;
-use clap::Args;
+use clap::{Args, Subcommand};
 use std::ffi::OsString;
 
 /// The freshness of a read, and the member that answers it.
@@ -120,4 +120,103 @@ pub(crate) struct DumpArgs {
     pub(crate) encoding: Encoding,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum MemberCommand {
+    /// Print the member list. `kv status` shows how far each member is.
+    List(ConnectArgs),
+    /// Add a member, as a standby: it follows the others without a vote. Then start it, and promote it.
+    ///
+    /// kv prints the command that starts the new member on its machine, with --join and an empty data folder. If it was
+    /// added already, nothing is changed.
+    Add(AddArgs),
+    /// Give a standby a vote, as soon as it has caught up with the primary.
+    Promote(PromoteArgs),
+    /// Remove a member. It stops once the others go on without it. If it is the primary, another member takes over.
+    Remove(IdArgs),
+    /// Put a new member in the place of another one, for example of one whose disk is lost.
+    ///
+    /// If NEW is not in the list, kv adds it as a standby, and prints the command that starts it on its machine. As
+    /// soon as it has caught up, it gets the vote of OLD, and OLD is removed, in one step. If kv is interrupted, run
+    /// the same command again.
+    Replace(ReplaceArgs),
+    /// Tell the cluster a member's new address. Restart the member there first, with --listen.
+    ///
+    /// The primary makes the change only if the member answers at the new address. Later starts need no --listen.
+    Address(AddressArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AddArgs {
+    /// The new member: an id that no member has or had, and the address at which the others and the clients reach it. A
+    /// witness votes and keeps the end of the log, but no data.
+    #[arg(value_name = "ID=HOST:PORT[:witness]")]
+    pub(crate) member: String,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AddressArgs {
+    /// The member's id, and its new address.
+    #[arg(value_name = "ID=HOST:PORT")]
+    pub(crate) member: String,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct IdArgs {
+    /// The member's id.
+    #[arg(value_parser = whole(0..=u8::MAX))]
+    pub(crate) id: u8,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PromoteArgs {
+    /// The standby's id.
+    #[arg(value_parser = whole(0..=u8::MAX))]
+    pub(crate) id: u8,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReplaceArgs {
+    /// The id of the member that goes.
+    #[arg(value_parser = whole(0..=u8::MAX))]
+    pub(crate) old: u8,
+    /// The member that comes: its id, and its address if it is not in the list yet. It has the role of OLD.
+    #[arg(value_name = "NEW[=HOST:PORT]")]
+    pub(crate) new: String,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WaitArgs {
+    /// Wait for this long until the standby has caught up. With 0s, fail at once if it has not.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time(DurationArg::ms(0)..=DurationArg::ms(365 * 24 * 3600 * 1000)))]
+    pub(crate) wait: DurationArg,
+}
+
+impl MemberCommand {
+    /// How the command finds its cluster.
+    pub(crate) const fn connect(&mut self) -> &mut ConnectArgs {
+        match self {
+            Self::List(connect)
+            | Self::Add(AddArgs { connect, .. })
+            | Self::Promote(PromoteArgs { connect, .. })
+            | Self::Remove(IdArgs { connect, .. })
+            | Self::Replace(ReplaceArgs { connect, .. })
+            | Self::Address(AddressArgs { connect, .. }) => connect,
+        }
+    }
 }

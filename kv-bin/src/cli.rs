@@ -1,13 +1,14 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
-use crate::args::{CompactArgs, CountArgs, DumpArgs, Freshness, HandoverArgs, StatusArgs, TouchArgs};
+use crate::args::{
+    CompactArgs, CountArgs, DumpArgs, Freshness, HandoverArgs, MemberCommand, StatusArgs, TouchArgs,
+};
 use crate::backup::{BackupArgs, RecoverArgs, RestoreArgs, VerifyArgs};
 use crate::bench::BenchArgs;
 #[cfg(feature = "tls")]
 use crate::config::listed;
 use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, time, whole};
 use crate::encoding::Encoding;
-use crate::member::MemberCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,8 +18,8 @@ use std::path::PathBuf;
 #[command(
     name = "kv",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 outcome unknown, 8 a member stopped and a \
-                  restart does not help, 128 plus the number of the signal that ended kv.\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 outcome unknown, 4 a change of the members was refused, 8 a member stopped \
+                  and a restart does not help, 128 plus the number of the signal that ended kv.\n\
                   Most options can also be set by a KV_* variable, which the help of each command names, or in the file given by \
                   --config. An option overrides a variable, and a variable overrides the file."
 )]
@@ -126,7 +127,7 @@ pub(crate) enum ClientCommand {
     /// The columns are separated by tabs, and stay the same in later versions: id, address, role, state, lag (the
     /// number of entries of the longest log that the member has not applied), version of kv. A member that does not
     /// answer has the state `unreachable`, and `-` as its lag and version. With --json, each line is an object with
-    /// these fields.
+    /// these fields. `kv member list` shows which of them have a vote.
     Members(ConnectArgs),
     /// Show the member list, or change it while the cluster runs.
     #[command(subcommand)]

@@ -57,7 +57,12 @@ impl Context {
 
     /// The name of the cluster.
     pub(crate) fn cluster(&self) -> Result<String, Failure> {
-        Ok(ConnectConfig::resolve(&self.to)?.cluster)
+        Ok(self.config()?.cluster)
+    }
+
+    /// How the cluster is reached.
+    pub(crate) fn config(&self) -> Result<ConnectConfig, Failure> {
+        ConnectConfig::resolve(&self.to)
     }
 
     /// All of standard input, if it is used for data.

@@ -29,8 +29,10 @@ pub(crate) struct Failure {
 impl Failure {
     /// The exit code after wrong usage or configuration.
     const USAGE: u8 = 2;
+    /// The exit code after the cluster has refused a change of its member list. Nothing has changed.
+    const REFUSED: u8 = 4;
     /// The exit code of a member that must not be started again before someone has solved its problem. systemd shows
-    /// names for the codes up to 7, such as NOPERMISSION for 4; they would mislead.
+    /// names for the codes up to 7 of services; they would mislead.
     const NEEDS_OPERATOR: u8 = 8;
     /// The exit codes after which a supervisor must not start a member again. They are in the unit for systemd.
     #[cfg(test)]
@@ -59,6 +61,11 @@ impl Failure {
     /// The outcome is unknown.
     pub(crate) fn unknown(message: impl fmt::Display) -> Self {
         Self::passed_on(3, message)
+    }
+
+    /// The cluster does not make the change; nothing has changed.
+    pub(crate) fn refused(message: impl fmt::Display) -> Self {
+        Self::passed_on(Self::REFUSED, message)
     }
 
     /// A member stopped, and would stop again until someone has solved the problem.

@@ -80,9 +80,12 @@ fn the_manifest_configures_every_member() {
         }
         let config = serve(arguments.iter().map(String::as_str)).unwrap();
         assert_eq!(config.id.get().to_string(), id);
-        let member = config.cluster.member(config.id).expect("it is a member");
+        let member = config.cluster.as_ref().unwrap().member(config.id).expect("it is a member");
         assert_eq!(member.address, format!("kv-{id}.kv-peers.shop:7000"));
-        assert_eq!(config.cluster.members().count().to_string(), line(MANIFEST, "  replicas: "));
+        assert_eq!(
+            config.cluster.as_ref().unwrap().members().count().to_string(),
+            line(MANIFEST, "  replicas: ")
+        );
         assert!(config.tls.is_some() && !config.is_exposed, "members and clients have certificates");
         let http = config.http.expect("the probes use HTTP");
         assert!(http.pages_only && !http.is_exposed, "nobody reaches keys without a certificate");

@@ -8,7 +8,7 @@ use crate::signals::Signals;
 use crate::supervisor::Supervisor;
 use kv_core::Node;
 use kv_core::config::OptionMismatch;
-use kv_core::node::{MemberState, StartError};
+use kv_core::node::{Halt, JoinError, MemberState, StartError, StopReason};
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
 use kv_doors::http::{self, HttpOptions};
 use kv_doors::resp::{self, RespOptions};
@@ -31,21 +31,25 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     warn(&config);
     let doors = Doors::open(&config).await?;
     supervisor.starting().await;
-    let mut builder = Node::builder(config.cluster.clone(), config.id.get());
+    let id = config.id.get();
+    let mut builder = match &config.cluster {
+        Some(cluster) => Node::builder(cluster.clone(), id),
+        None => Node::added(&config.name, id),
+    };
     if let Some(file) = &config.clients {
         builder = builder.clients(file);
     }
-    if config.join {
-        builder = builder.join();
+    if let Some(listen) = &config.listen {
+        builder = builder.listen(listen);
     }
     let start = builder
+        .join(&config.join)
         .transport(lossy(transport, config.lose))
         .data_dir(&config.data)
         .options(config.options.clone())
-        .listen(&config.listen)
         .start();
     let node = tokio::select! {
-        started = start => started.map_err(|error| explain(&error, &config.data))?,
+        started = start => started.map_err(|error| explain(&error, &config))?,
         // To open the data may take long, and a member that does not serve yet has nothing to hand over.
         signal = signals.next() => {
             tracing::info!(%signal, "stopping: the member has not started yet");
@@ -57,7 +61,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
         std::thread::spawn(move || end_with_parent(&folder));
     }
     let node = Arc::new(node);
-    announce(&config, node.local_address(), &doors, json);
+    announce(&config, &node, &doors, json);
     let doors = doors.serve(&config, &node);
     tokio::pin!(doors);
     supervisor.ready(&node).await;
@@ -65,7 +69,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     tokio::pin!(watchdog);
     tokio::select! {
         reason = node.stopped() => {
-            let message = format!("member {} stopped: {reason}", config.id);
+            let message = format!("member {id} stopped: {reason}{}", remedy(&reason, &config));
             return Err(by_need(reason.needs_operator(), message));
         }
         signal = signals.next() => tracing::info!(%signal, "stopping: a second signal stops at once"),
@@ -124,7 +128,7 @@ async fn open(door: Option<&DoorConfig>, clients: &str, flag: &str) -> Result<Op
 async fn serve_resp(config: &ServeConfig, node: &Node, listener: Option<TcpListener>) -> Failure {
     let (Some(listener), Some(door)) = (listener, &config.resp) else { return std::future::pending().await };
     let mut options = RespOptions::default();
-    config.cluster.name().clone_into(&mut options.master_name);
+    options.master_name.clone_from(&config.name);
     options.doors.clone_from(&door.doors);
     match resp::serve(listener, node.client(), options).await {
         Ok(()) => std::future::pending().await,
@@ -135,7 +139,7 @@ async fn serve_resp(config: &ServeConfig, node: &Node, listener: Option<TcpListe
 async fn serve_http(config: &ServeConfig, node: &Arc<Node>, listener: Option<TcpListener>) -> Failure {
     let (Some(listener), Some(door)) = (listener, &config.http) else { return std::future::pending().await };
     let mut options = HttpOptions::default();
-    config.cluster.name().clone_into(&mut options.cluster);
+    options.cluster.clone_from(&config.name);
     options.doors.clone_from(&door.doors);
     options.hosts.clone_from(&door.hosts);
     options.pages_only = door.pages_only;
@@ -161,7 +165,7 @@ fn raise_open_files() {
 fn warn(config: &ServeConfig) {
     if config.is_exposed {
         tracing::warn!(
-            listen = config.listen,
+            listen = config.listen.as_deref().unwrap_or_default(),
             "insecure: anyone who can reach this port can read and write everything, and pose as a member. Use certificates \
              (--tls-dir; kv certs creates them)"
         );
@@ -197,13 +201,17 @@ const fn is_key_exposed(mode: u32, owner: u32) -> bool {
 async fn explain_forming(node: &Node) -> Infallible {
     let formed = tokio::time::timeout(FORMING, node.wait_formed()).await;
     if formed.is_err() && node.status().state == MemberState::Forming {
-        tracing::warn!("still forming: the first start of a cluster needs all of its members");
+        tracing::warn!(
+            "still forming: the first start of a cluster needs all of its members. If this member was added to a running \
+             cluster (kv member add), start it with --join HOST:PORT, the address of another member"
+        );
     }
     std::future::pending().await
 }
 
 /// Why a start failed, and what to do about it.
-fn explain(error: &StartError, data: &Path) -> Failure {
+fn explain(error: &StartError, config: &ServeConfig) -> Failure {
+    let (id, data) = (config.id, &config.data);
     let message = match error {
         StartError::OtherIdentity { .. } => return Failure::usage(error),
         StartError::ClientList { source, .. } => return Failure::unreadable(source, error),
@@ -212,6 +220,16 @@ fn explain(error: &StartError, data: &Path) -> Failure {
         {
             format!("{error} with --listen")
         }
+        StartError::NoMembers => format!(
+            "the data folder {} contains no member list: name the members with which the cluster formed with --members, or \
+             join a running cluster with --join HOST:PORT",
+            data.display()
+        ),
+        StartError::Join(JoinError::NotListed(_)) => format!(
+            "cannot join the cluster: it has no member {id}. Add it first: kv member add {id}=HOST:PORT{}",
+            address_flag(config)
+        ),
+        StartError::Join(JoinError::HasVote(_)) => format!("{error}: {}", replacement(config)),
         _ if let Some(OptionMismatch { option, .. }) = error.other_option() => format!(
             "the data folder {}: {error} (set by --{}, KV_{}, or {option} under [options] in the file)",
             data.display(),
@@ -224,6 +242,47 @@ fn explain(error: &StartError, data: &Path) -> Failure {
         _ => error.to_string(),
     };
     by_need(error.needs_operator(), message)
+}
+
+/// What to do about the end of a member, if it is not said yet.
+fn remedy(reason: &StopReason, config: &ServeConfig) -> String {
+    match reason {
+        StopReason::DiskHangs { stopped } => remedy(stopped, config),
+        StopReason::Halted(Halt::DiskLoss { .. }) => format!(
+            ". If the disk is gone for good, replace this member: {}. If this member was never started before, but was added \
+             to a running cluster, start it with --join{}",
+            replacement(config),
+            others(config)
+        ),
+        StopReason::Halted(Halt::OtherDisk { .. }) => format!(": {}", replacement(config)),
+        _ => String::new(),
+    }
+}
+
+/// The commands that replace a member whose disk was lost.
+fn replacement(config: &ServeConfig) -> String {
+    format!(
+        "kv member replace {} NEW=HOST:PORT{}, with an id that no member has or had, and, on the machine of the new member, \
+         kv serve --id NEW --listen HOST:PORT --join{} with an empty data folder",
+        config.id,
+        address_flag(config),
+        others(config)
+    )
+}
+
+/// The addresses of the other members, for --join.
+fn others(config: &ServeConfig) -> String {
+    let list = config.stored.as_ref().or(config.cluster.as_ref());
+    let peers = list.into_iter().flat_map(|list| list.peers(config.id));
+    let mut addresses: Vec<_> = peers.map(|peer| peer.address.as_str()).collect();
+    addresses.extend(config.join.iter().map(String::as_str));
+    addresses.dedup();
+    if addresses.is_empty() { " HOST:PORT".to_owned() } else { format!(" {}", addresses.join(",")) }
+}
+
+/// How a command finds the cluster, if it would not find it by itself.
+fn address_flag(config: &ServeConfig) -> String {
+    format!(" --address{}", others(config))
 }
 
 /// The failure of a member that stopped or did not start.
@@ -245,8 +304,8 @@ fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Trans
 }
 
 /// Prints the line that reports that the member serves.
-fn announce(config: &ServeConfig, address: &str, doors: &Doors, json: bool) {
-    let role = config.role;
+fn announce(config: &ServeConfig, node: &Node, doors: &Doors, json: bool) {
+    let (role, address) = (node.status().role, node.local_address());
     let address_of = |door: &Option<TcpListener>| Some(door.as_ref()?.local_addr().ok()?.to_string());
     let (resp, http) = (address_of(&doors.resp), address_of(&doors.http));
     let line = if json {
@@ -255,7 +314,7 @@ fn announce(config: &ServeConfig, address: &str, doors: &Doors, json: bool) {
             "id": config.id.get(),
             "role": role,
             "address": address,
-            "cluster": config.cluster.name(),
+            "cluster": config.name,
             "data": config.data.display().to_string(),
             "resp": resp,
             "http": http,
@@ -266,7 +325,7 @@ fn announce(config: &ServeConfig, address: &str, doors: &Doors, json: bool) {
             "{} {} ({role}) of cluster {:?} serves on {} with its data in {}{}{}",
             styled(STRONG, "member"),
             styled(STRONG, config.id),
-            config.cluster.name(),
+            config.name,
             styled(STRONG, address),
             config.data.display(),
             resp.map(|address| format!(", and clients of Redis on {address}")).unwrap_or_default(),
@@ -289,10 +348,14 @@ fn end_with_parent(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ServeArgs;
     use std::io::Error;
 
     #[test]
     fn the_exit_code_of_a_start_says_whether_a_restart_may_help() {
+        let args =
+            ServeArgs { id: Some(0), members: vec!["0=127.0.0.1:7000".into()], ..ServeArgs::default() };
+        let config = ServeConfig::resolve(args).unwrap();
         let list = |kind: ErrorKind| StartError::ClientList { file: "clients".into(), source: kind.into() };
         for (error, expected) in [
             (list(ErrorKind::NotFound), Failure::usage("")),
@@ -301,7 +364,7 @@ mod tests {
             (list(ErrorKind::StaleNetworkFileHandle), Failure::failed("")),
             (StartError::Thread(Error::from(ErrorKind::WouldBlock)), Failure::failed("")),
         ] {
-            assert_eq!(explain(&error, Path::new("data")).code(), expected.code(), "{error}");
+            assert_eq!(explain(&error, &config).code(), expected.code(), "{error}");
             assert!(!error.needs_operator(), "{error}");
         }
     }

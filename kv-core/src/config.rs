@@ -280,15 +280,10 @@ impl ClusterBuilder {
     #[cfg(feature = "internals")]
     #[must_use]
     pub fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
-        let mut builder = self.with(id, address, role);
-        if let Some(member) = builder.members.last_mut() {
-            member.is_standby = true;
-        }
-        builder
+        self.with_standby(id, address, role)
     }
 
-    #[cfg(not(feature = "internals"))]
-    pub(crate) fn standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
+    pub(crate) fn with_standby(self, id: u8, address: impl Into<String>, role: Role) -> Self {
         let mut builder = self.with(id, address, role);
         if let Some(member) = builder.members.last_mut() {
             member.is_standby = true;

@@ -7,10 +7,10 @@
 //!
 //! Nothing here changes a directory, except that a file named `LOCK` may be created.
 
-use crate::config::{MemberId, Options, View};
+use crate::config::{Cluster, MemberId, Options, View};
 use crate::engine::{EngineError, Keys};
-use crate::ids::{LeaseId, Op, Revision, Timestamp};
-use crate::journal::{Identity, Journal, JournalOptions, JournalReadError, OpenError};
+use crate::ids::{Epoch, LeaseId, Op, Revision, Timestamp};
+use crate::journal::{Identity, Journal, JournalOptions, JournalReadError, OpenError, Owned};
 use crate::kv::{Limits, RevisionView, StateMachine};
 use crate::message::{CheckpointAlignment, Extent, Record};
 use crate::storage::{Directory, DirectoryError, Overlay, Storage};
@@ -67,6 +67,28 @@ pub enum OfflineError {
         /// The op of the last entry of the journal that can be read.
         last: Op,
     },
+}
+
+/// The member list in a data directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct StoredList {
+    /// The member whose directory it is.
+    pub member: MemberId,
+    /// The number of the list: how many changes led to it.
+    pub epoch: Epoch,
+    /// The members. The list lacks the owner of the directory if it was removed.
+    pub cluster: Cluster,
+}
+
+/// Returns the member list in the data directory; `None` if it contains none, because it is empty, cannot be read, or
+/// the cluster has never changed its list. The directory is neither locked nor changed, and its member may be running.
+#[must_use]
+pub fn stored_list(path: impl AsRef<Path>) -> Option<StoredList> {
+    let Owned { cluster: name, member, membership } = Owned::at(path.as_ref()).ok()??;
+    let configuration = membership?.configuration;
+    let cluster = configuration.cluster(&name).ok()?;
+    Some(StoredList { member, epoch: configuration.epoch, cluster })
 }
 
 /// What a member that is stopped has stored: its state, with all entries of its journal applied.

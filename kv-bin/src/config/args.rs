@@ -18,15 +18,16 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "KV_ID", value_name = "ID", value_parser = whole(0..=u8::MAX))]
     pub(crate) id: Option<u8>,
 
-    /// All members of the cluster, separated by commas: ID=HOST:PORT or ID=HOST:PORT:witness. The list must be the same
-    /// on each host, except for addresses.
+    /// All members with which the cluster forms, separated by commas: ID=HOST:PORT or ID=HOST:PORT:witness. The list
+    /// must be the same on each host, except for addresses. After a change of the members with `kv member`, the list in
+    /// the data folder is used instead.
     #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed)]
     pub(crate) members: Vec<String>,
 
-    /// If the data folder is empty, join a cluster that runs already, to which this member was added with `kv member
-    /// add`. --members must name this member, and at least one that runs.
-    #[arg(long, env = "KV_JOIN", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub(crate) join: Option<bool>,
+    /// If the data folder is empty, join the running cluster that has members at these addresses, separated by commas.
+    /// One is enough. `kv member add` must have added this member before. Then --members is not needed.
+    #[arg(long, env = "KV_JOIN", value_name = "HOST:PORT", value_delimiter = ',', value_parser = listed)]
+    pub(crate) join: Vec<String>,
 
     /// Store this member's data in this folder; `{id}` is replaced by the member's id [default: kv-data-{id}]
     #[arg(long, env = "KV_DATA", value_name = "DIR")]

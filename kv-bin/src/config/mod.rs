@@ -9,6 +9,7 @@ mod units;
 
 use crate::failure::Failure;
 use kv_core::config::{Cluster, ConfigError, MemberId, Options, Role};
+use kv_core::offline;
 use kv_core::transport::check_host_port;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -40,7 +41,7 @@ struct File {
     data: Option<PathBuf>,
     listen: Option<String>,
     insecure: Option<bool>,
-    join: Option<bool>,
+    join: Vec<String>,
     transport: Option<TransportKind>,
     log: Option<String>,
     tls: tls::FileTls,
@@ -62,12 +63,17 @@ struct FileMember {
 /// A checked configuration of a member.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ServeConfig {
-    pub(crate) cluster: Cluster,
+    /// The name of the cluster.
+    pub(crate) name: String,
+    /// The configured member list.
+    pub(crate) cluster: Option<Cluster>,
+    /// The list in the data folder, which is used instead.
+    pub(crate) stored: Option<Cluster>,
     pub(crate) id: MemberId,
-    pub(crate) role: Role,
     pub(crate) data: PathBuf,
-    /// The address to listen on: the member's own address, or another one that leads here.
-    pub(crate) listen: String,
+    /// The address to listen on: the member's own address, or another one that leads here. `None` if the member was
+    /// removed.
+    pub(crate) listen: Option<String>,
     pub(crate) transport: TransportKind,
     pub(crate) tls: Option<TlsFiles>,
     /// The file with the names of the clients that may connect; `None` for all.
@@ -79,8 +85,8 @@ pub(crate) struct ServeConfig {
     /// Where HTTP is served; `None` for nowhere.
     pub(crate) http: Option<DoorConfig>,
     pub(crate) options: Options,
-    /// If the data folder is empty, join a cluster that runs.
-    pub(crate) join: bool,
+    /// If the data folder is empty, join the cluster of the members at these addresses.
+    pub(crate) join: Vec<String>,
     /// What to log, if the file configures it.
     pub(crate) log: Option<String>,
     /// When standard input ends, stop and delete this folder.
@@ -117,14 +123,17 @@ impl ServeConfig {
         } else {
             args.members.iter().map(|text| parse_member(text)).collect::<Result<_, _>>()?
         };
-        let cluster = build(name, &members)?;
-        let id = args.id.or(file.id).ok_or_else(|| {
-            Failure::usage("which member is this? Set --id ID, or KV_ID, or id in the configuration file")
-        })?;
-        let id = MemberId::new(id);
-        let member = cluster.member(id).ok_or_else(|| Failure::usage(ConfigError::NotAMember(id)))?;
-        let role = member.role;
-        let listen = args.listen.or(file.listen).unwrap_or_else(|| member.address.clone());
+        let cluster = if members.is_empty() { None } else { Some(build(&name, &members)?) };
+        let join = if args.join.is_empty() { file.join } else { args.join };
+        join.iter().try_for_each(|address| check_address(address)).map_err(Failure::usage)?;
+        let id = own_id(args.id.or(file.id), cluster.is_none() && join.is_empty())?;
+        let data = substitute(args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)), id)?;
+        let stored = offline::stored_list(&data).filter(|it| it.member == id && it.cluster.name() == name);
+        let stored = stored.map(|list| list.cluster);
+        let listen = match args.listen.or(file.listen) {
+            given @ Some(_) if stored.is_some() || !join.is_empty() => given,
+            given => given.or(own_address(id, cluster.as_ref(), stored.as_ref(), !join.is_empty())?),
+        };
         let tls = tls::of_member(&args.tls, &args.admission, &file.tls, id)?;
         let clients = args.admission.tls_clients.or(file.tls.clients);
         if clients.is_some() && tls.is_none() {
@@ -132,14 +141,10 @@ impl ServeConfig {
                 "a client list requires TLS, because a client can claim any name without it: give certificates with --tls-dir",
             ));
         }
-        let is_exposed = tls.is_none() && !is_loopback(&listen)?;
-        if is_exposed && !args.insecure.or(file.insecure).unwrap_or(false) {
-            return Err(Failure::usage(format!(
-                "member {id} would listen on {listen} without encryption, open to the network: give it certificates with \
-                 --tls-dir (kv certs makes them), use a loopback address, or allow it with --insecure (insecure = true in the \
-                 file)"
-            )));
-        }
+        let is_exposed = match listen.as_ref().filter(|_| tls.is_none()) {
+            Some(listen) => is_exposed(id, listen, args.insecure.or(file.insecure).unwrap_or(false))?,
+            None => false,
+        };
         let resp = doors::resp(&args.doors, &file.resp)?;
         let http = doors::http(&args.doors, &file.http)?;
         let transport = args.transport.or(file.transport).unwrap_or_default();
@@ -148,10 +153,10 @@ impl ServeConfig {
         file.options.apply(&mut options);
         args.tuning.apply(&mut options);
         options.check().map_err(Failure::usage)?;
-        let data = args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
         Ok(Self {
-            role,
-            data: substitute(data, id)?,
+            name,
+            stored,
+            data,
             listen,
             transport,
             tls,
@@ -160,7 +165,7 @@ impl ServeConfig {
             resp,
             http,
             options,
-            join: args.join.or(file.join).unwrap_or(false),
+            join,
             log: file.log,
             exit_with_parent: args.exit_with_parent,
             lose: (args.lose, args.lose_seed),
@@ -195,6 +200,43 @@ impl ConnectConfig {
     }
 }
 
+impl ConnectConfig {
+    /// What a command for a member of this cluster needs besides addresses, where it differs from the default.
+    pub(crate) fn server_flags(&self, address: &str) -> String {
+        let mut flags = self.common_flags();
+        match &self.tls {
+            Some(_) => flags.push_str(" --tls-dir DIR"),
+            None if !is_loopback(address).unwrap_or(false) => flags.push_str(" --insecure"),
+            None => {}
+        }
+        flags
+    }
+
+    /// What a command of a client needs, where it differs from the default.
+    pub(crate) fn client_flags(&self) -> String {
+        let mut flags = self.common_flags();
+        let addresses: Vec<_> = self.addresses.iter().map(|(_, address)| address.as_str()).collect();
+        if addresses != [DEFAULT_ADDRESS] {
+            flags.push_str(&format!(" --address {}", addresses.join(",")));
+        }
+        if self.tls.is_some() {
+            flags.push_str(" --tls-dir DIR");
+        }
+        flags
+    }
+
+    fn common_flags(&self) -> String {
+        let mut flags = String::new();
+        if self.cluster != DEFAULT_CLUSTER {
+            flags.push_str(&format!(" --cluster {}", self.cluster));
+        }
+        if self.transport != TransportKind::default() {
+            flags.push_str(&format!(" --transport {}", self.transport.name()));
+        }
+        flags
+    }
+}
+
 impl File {
     fn load(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self::default()) };
@@ -220,24 +262,61 @@ impl File {
     }
 }
 
-fn build(name: String, members: &[FileMember]) -> Result<Cluster, Failure> {
-    if members.is_empty() {
-        return Err(Failure::usage(
-            "the cluster has no members: name them with --members 0=HOST:PORT,1=HOST:PORT,2=HOST:PORT, or in a file with --config",
-        ));
+/// Whether a member that listens there without encryption is open to the network, which must be allowed.
+fn is_exposed(id: MemberId, listen: &str, is_allowed: bool) -> Result<bool, Failure> {
+    let is_exposed = !is_loopback(listen)?;
+    if is_exposed && !is_allowed {
+        return Err(Failure::usage(format!(
+            "member {id} would listen on {listen} without encryption, open to the network: give it certificates with \
+             --tls-dir (kv certs makes them), use a loopback address, or allow it with --insecure (insecure = true in the \
+             file)"
+        )));
     }
+    Ok(is_exposed)
+}
+
+/// The member's id. `nowhere`: there is no list either.
+fn own_id(id: Option<u8>, nowhere: bool) -> Result<MemberId, Failure> {
+    id.map(MemberId::new).ok_or_else(|| {
+        if nowhere {
+            return no_members();
+        }
+        Failure::usage("which member is this? Set --id ID, or KV_ID, or id in the configuration file")
+    })
+}
+
+/// The member's address in the list that applies; `None` if the member was removed.
+fn own_address(
+    id: MemberId,
+    configured: Option<&Cluster>,
+    stored: Option<&Cluster>,
+    joins: bool,
+) -> Result<Option<String>, Failure> {
+    let address_in = |list: Option<&Cluster>| Some(list?.member(id)?.address.clone());
+    match (address_in(stored).or_else(|| address_in(configured)), configured) {
+        (None, _) if stored.is_some() => Ok(None),
+        (None, _) if joins => Err(Failure::usage(format!(
+            "where does member {id} listen? Set --listen to the address with which it was added to the cluster"
+        ))),
+        (None, None) => Err(no_members()),
+        (None, Some(_)) => Err(Failure::usage(ConfigError::NotAMember(id)).with_hint(
+            "if it was added to a running cluster, start it with --join HOST:PORT, the address of another member",
+        )),
+        (listed, _) => Ok(listed),
+    }
+}
+
+fn no_members() -> Failure {
+    Failure::usage(
+        "the cluster has no members: name them with --members 0=HOST:PORT,1=HOST:PORT,2=HOST:PORT, or in a file with \
+         --config; or join a running cluster with --join HOST:PORT",
+    )
+}
+
+fn build(name: &str, members: &[FileMember]) -> Result<Cluster, Failure> {
     let mut cluster = Cluster::builder(name);
     for member in members {
-        let role = match member.role.as_deref() {
-            None | Some("data") => Role::Data,
-            Some("witness") => Role::Witness,
-            Some(other) => {
-                return Err(Failure::usage(format!(
-                    "member {} has the unknown role {other:?}: write data or witness",
-                    member.id
-                )));
-            }
-        };
+        let role = member.role.as_deref().map_or(Ok(Role::Data), |role| role_of(member.id, role))?;
         check_address(&member.address)
             .map_err(|problem| Failure::usage(format!("member {}: {problem}", member.id)))?;
         if let Some(address) = &member.client_address {
@@ -271,6 +350,24 @@ fn parse_member(text: &str) -> Result<FileMember, Failure> {
         _ => (rest, None),
     };
     Ok(FileMember { id, address: address.to_owned(), client_address: None, role: role.map(str::to_owned) })
+}
+
+/// A member that a command names: its id, its address, and its role if that is named too.
+pub(crate) fn named_member(text: &str) -> Result<(MemberId, String, Option<Role>), Failure> {
+    let FileMember { id, address, role, .. } = parse_member(text)?;
+    check_address(&address).map_err(|problem| Failure::usage(format!("member {id}: {problem}")))?;
+    let role = role.map(|role| role_of(id, &role)).transpose()?;
+    Ok((MemberId::new(id), address, role))
+}
+
+fn role_of(id: u8, role: &str) -> Result<Role, Failure> {
+    match role {
+        "data" => Ok(Role::Data),
+        "witness" => Ok(Role::Witness),
+        other => {
+            Err(Failure::usage(format!("member {id} has the unknown role {other:?}: write data or witness")))
+        }
+    }
 }
 
 /// Reads `HOST:PORT` or `ID=HOST:PORT`.

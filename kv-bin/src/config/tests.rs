@@ -29,8 +29,8 @@ fn the_example_file_states_every_setting_with_its_default() {
     let (_folder, path) = file(EXAMPLE);
     let config = serve(&["--config", &path, "--id", "1"]).unwrap();
     assert_eq!(config.options, Options::default(), "every value in the example is the default");
-    assert_eq!(config.cluster.name(), DEFAULT_CLUSTER);
-    assert_eq!(config.listen, "127.0.0.1:7001");
+    assert_eq!(config.name, DEFAULT_CLUSTER);
+    assert_eq!(config.listen.as_deref(), Some("127.0.0.1:7001"));
     assert_eq!(config.data, PathBuf::from("kv-data-1"));
     assert_eq!(config.transport, TransportKind::Tcp);
     let File {
@@ -68,11 +68,12 @@ fn the_example_file_states_every_setting_with_its_default() {
     let doors::FileHttp { listen, insecure: http_insecure, doors, hosts, pages_only } = all.http;
     assert!(listen.is_some() && http_insecure == Some(false) && doors.len() == 3 && hosts.len() == 1);
     assert_eq!(pages_only, Some(false));
+    assert_eq!(all.join.len(), 1);
     assert!(
         cluster.is_some()
             && data.is_some()
             && insecure.is_some()
-            && join.is_some()
+            && join.is_empty()
             && transport.is_some()
             && log.is_some()
     );
@@ -90,7 +91,7 @@ fn the_example_file_states_every_setting_with_its_default() {
 
 /// The names of the settings that the example file has only as comments.
 fn off_by_default() -> impl Iterator<Item = &'static &'static str> {
-    tls::NAMES.iter().chain(&doors::NAMES)
+    tls::NAMES.iter().chain(&doors::NAMES).chain(&["join"])
 }
 
 /// Values that differ from all defaults.
@@ -149,8 +150,13 @@ fn flags_and_a_file_give_the_same_configuration() {
 fn members_are_read_with_and_without_a_role() {
     let config =
         serve(&["--members", "0=[::1]:7000, 1=localhost:7001 ,2=[::1]:7002:witness", "--id", "0"]).unwrap();
-    let members: Vec<_> =
-        config.cluster.members().map(|member| (member.address.as_str(), member.role)).collect();
+    let members: Vec<_> = config
+        .cluster
+        .as_ref()
+        .unwrap()
+        .members()
+        .map(|member| (member.address.as_str(), member.role))
+        .collect();
     assert_eq!(
         members,
         [("[::1]:7000", Role::Data), ("localhost:7001", Role::Data), ("[::1]:7002", Role::Witness)]
@@ -178,16 +184,16 @@ fn flags_override_the_file() {
     let config = serve(&[&["--config", path.as_str()], &flags[..]].concat()).unwrap();
     assert_eq!(config.id, MemberId::new(1));
     assert_eq!(config.data, PathBuf::from("elsewhere"));
-    assert_eq!(config.cluster.name(), "other");
+    assert_eq!(config.name, "other");
     assert_eq!(config.options.heartbeat, Duration::from_millis(30));
-    assert_eq!(config.listen, "127.0.0.1:9");
+    assert_eq!(config.listen.as_deref(), Some("127.0.0.1:9"));
     assert_eq!(
         config.options.failure_timeout_max,
         Duration::from_secs(2),
         "what no flag names comes from the file"
     );
     let config = serve(&["--config", &path, "--members", "2=127.0.0.1:7"]).unwrap();
-    assert_eq!(config.cluster.len(), 1, "the flag's list replaces the file's");
+    assert_eq!(config.cluster.unwrap().len(), 1, "the flag's list replaces the file's");
 }
 
 #[test]

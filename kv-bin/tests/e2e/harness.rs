@@ -32,6 +32,9 @@ const DEFAULTS: &[(&str, &str)] =
 /// How long a member may take to report its status.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// More than any cluster here gives to its members.
+const MOST_IDS: u8 = 32;
+
 /// The program under test, without the variables of the user who runs the tests.
 pub(crate) fn kv() -> Command {
     under(&[])
@@ -191,6 +194,10 @@ pub(crate) struct Cluster {
     flags: Vec<String>,
     /// The list of members that each is given, where that is not `members`.
     pub(crate) lists: Vec<String>,
+    /// The addresses at which members that were added find the cluster.
+    joins: BTreeMap<usize, String>,
+    /// Those that listen at an address which their list does not have.
+    moved: HashSet<usize>,
     /// What each member is run by: nothing, or a program and its first arguments. It must become the member: same
     /// process.
     pub(crate) under: Vec<Vec<String>>,
@@ -242,6 +249,8 @@ impl Cluster {
             addresses,
             flags: all,
             lists: Vec::new(),
+            joins: BTreeMap::new(),
+            moved: HashSet::new(),
             under: roles.iter().map(|_| Vec::new()).collect(),
             builds: roles.iter().map(|_| env!("CARGO_BIN_EXE_kv").into()).collect(),
             folders: (0..roles.len()).map(|id| folder.path().join(format!("data-{id}"))).collect(),
@@ -264,12 +273,54 @@ impl Cluster {
     /// killed test leaves nothing behind.
     pub(crate) fn command(&self, id: usize) -> Command {
         let mut command = build_under(&self.builds[id], &self.under[id]);
-        let members = self.lists.get(id).unwrap_or(&self.members);
-        command.args(["serve", "--json", "--id", &id.to_string(), "--members", members]);
+        command.args(["serve", "--json", "--id", &id.to_string()]);
+        match self.joins.get(&id) {
+            Some(others) => command.args(["--listen", self.address(id), "--join", others]),
+            None => match self.lists.get(id).unwrap_or(&self.members).as_str() {
+                "" => &mut command,
+                members => command.args(["--members", members]),
+            },
+        };
+        if self.moved.contains(&id) {
+            command.args(["--listen", self.address(id)]);
+        }
         command.arg("--data").arg(self.data(id));
         command.args(&self.flags);
         command.stdin(Stdio::piped());
         command
+    }
+
+    /// A place for a member that is added to the running cluster, with the next id.
+    pub(crate) fn newcomer(&mut self) -> usize {
+        let id = self.addresses.len();
+        self.joins.insert(id, self.addresses.join(","));
+        self.addresses.push(format!("127.0.0.1:{}", free_port()));
+        self.under.push(Vec::new());
+        self.builds.push(env!("CARGO_BIN_EXE_kv").into());
+        self.folders.push(self.folder.path().join(format!("data-{id}")));
+        self.running.push(None);
+        id
+    }
+
+    /// Lets a member that was added find the cluster at all addresses that there are now.
+    pub(crate) fn update_join(&mut self, id: usize) {
+        let others: Vec<_> =
+            self.addresses.iter().filter(|address| **address != self.addresses[id]).collect();
+        let others = others.into_iter().cloned().collect::<Vec<_>>().join(",");
+        self.joins.entry(id).and_modify(|join| *join = others);
+    }
+
+    /// Gives a member that does not run another address, at which its next start listens. Its list keeps the old one.
+    pub(crate) fn relocate(&mut self, id: usize) -> String {
+        let address = format!("127.0.0.1:{}", free_port());
+        self.addresses[id].clone_from(&address);
+        self.moved.insert(id);
+        address
+    }
+
+    /// The member list has the new address: the next start finds it there.
+    pub(crate) fn settle(&mut self, id: usize) {
+        self.moved.remove(&id);
     }
 
     /// Restarts a member on its data, and waits until it serves.
@@ -437,7 +488,8 @@ impl Drop for Cluster {
 
 /// The status of the members that answer. A frozen member is not waited for.
 pub(crate) async fn look(client: &Client) -> Vec<MemberStatus> {
-    let answers = (0..3).map(|id| timeout(PATIENCE, client.member_status(MemberId::new(id))));
+    // An id that the cluster does not have is answered at once.
+    let answers = (0..MOST_IDS).map(|id| timeout(PATIENCE, client.member_status(MemberId::new(id))));
     join_all(answers).await.into_iter().flatten().flatten().collect()
 }
 

@@ -22,6 +22,7 @@ mod http;
 #[cfg(target_os = "linux")]
 mod lock;
 mod members;
+mod membership;
 mod operator;
 mod pause;
 mod resp;

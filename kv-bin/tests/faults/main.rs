@@ -21,6 +21,7 @@ mod flips;
 mod hostile;
 mod links;
 mod machine;
+mod membership;
 mod memory;
 mod network;
 mod overload;
@@ -96,6 +97,9 @@ const DRILLS: &[Drill] = &[
         (5, 1),
         upgrade::roll
     ),
+    drill!("replace every member in turn", "F-conf-13 F-conf-14 F-disk-23", [], (8, 1), membership::replace),
+    drill!("add and remove members", "F-conf-13", [], (5, 1), membership::resize),
+    drill!("move every member in turn", "F-conf-15", [], (10, 1), membership::move_each),
     drill!("run out of descriptors", "F-proc-9", [], (3, 1), processes::descriptors),
     drill!("storm a member with connections", "F-load-4 F-proc-9", [], (5, 1), hostile::storm),
     drill!("flood a member with garbage", "F-input-1 F-input-2", [], (5, 1), hostile::garbage),

@@ -1,4 +1,4 @@
-//! The member list of an epoch, and how a change of it makes the next list. No cluster changes its list yet.
+//! The member list of an epoch, and how a change of it makes the next list.
 
 use super::{Cluster, ConfigError, Member, Role};
 use crate::ids::{Anchor, Epoch, Hash, MemberId, Op, View};
@@ -153,7 +153,7 @@ pub struct ChangeRequest {
 pub enum ChangeRefused {
     /// Another change was faster.
     #[error(
-        "the member list has changed: the request ends epoch {ends}, and this is epoch {present}; list the members and decide again"
+        "the member list was changed meanwhile (epoch {present}, not {ends}): check the member list, and try again"
     )]
     OtherEpoch {
         /// The epoch that the request would end.
@@ -168,7 +168,7 @@ pub enum ChangeRefused {
     #[error("all 256 member ids have been used: restore a backup into a new cluster to add members")]
     NoIdLeft,
     /// There is no such member.
-    #[error("the cluster has no member {0}: list the members")]
+    #[error("the cluster has no member {0}: see kv member list")]
     Unknown(MemberId),
     /// The member has a vote already.
     #[error("member {0} is no standby: it has a vote already")]
@@ -236,7 +236,7 @@ impl Configuration {
         for (id, member) in &self.members {
             let ConfiguredMember { address, role, is_standby, .. } = member;
             builder = match is_standby {
-                true => builder.standby(id.get(), address, *role),
+                true => builder.with_standby(id.get(), address, *role),
                 false => builder.with(id.get(), address, *role),
             };
         }

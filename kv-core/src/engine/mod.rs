@@ -66,6 +66,9 @@ pub use snapshot::{HeldFiles, Snapshot};
 pub(crate) use staging::Staging;
 pub use store::MergeStep;
 
+/// The name of the manifest: a storage that has a file with this name contains a state.
+pub(crate) const STATE: &str = store::NAME;
+
 use crate::ids::{Anchor, Hash, Revision};
 use std::fmt::Debug;
 

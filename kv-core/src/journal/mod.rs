@@ -41,6 +41,7 @@ use recovery::Recovery;
 use scan::Scan;
 use segment::Owner;
 use segments::Segments;
+use std::path::Path;
 use std::sync::Arc;
 use store::Store;
 use superblock::{Loaded, Superblock, SuperblockFile};
@@ -79,6 +80,51 @@ pub struct Journal {
     blocks: u32,
     reader: LogReader,
     state: JournalState,
+}
+
+/// What a directory says about its member, before it is opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owned {
+    /// The name of the cluster.
+    pub cluster: String,
+    /// The member.
+    pub member: MemberId,
+    /// `None` in epoch 0.
+    pub membership: Option<Membership>,
+}
+
+impl Owned {
+    /// Reads the directory without locking or changing it; `None` if it has no journal. A member may be running on it.
+    ///
+    /// # Errors
+    /// The superblock cannot be read, or is gone.
+    pub fn at(path: &Path) -> Result<Option<Self>, OpenError> {
+        if let Some(found) = superblock::peek(&path.join(superblock::NAME))? {
+            return Ok(Some(found.into()));
+        }
+        let names = path.read_dir().into_iter().flatten().flatten();
+        let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        match names.find(|name| segment::parse_name(name).is_some()) {
+            Some(file) => Err(OpenError::SuperblockMissing { file }),
+            None => Ok(None),
+        }
+    }
+
+    /// The same for a storage.
+    ///
+    /// # Errors
+    /// The superblock cannot be read.
+    #[cfg(any(feature = "internals", feature = "testing"))]
+    pub fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
+        Ok(Loaded::read(storage)?.map(|loaded| loaded.superblock.into()))
+    }
+}
+
+impl From<Superblock> for Owned {
+    fn from(superblock: Superblock) -> Self {
+        let Superblock { cluster_name: cluster, member, membership, .. } = superblock;
+        Self { cluster, member, membership }
+    }
 }
 
 #[derive(Debug)]

@@ -18,8 +18,10 @@ use crate::ids::{Anchor, ClusterId, Epoch, Hash, Incarnation, MemberId, Op, Revi
 use crate::message::{Extent, FormationStep, Membership};
 use crate::storage::{File, Storage};
 use serde::{Deserialize, Serialize};
-use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -255,35 +257,10 @@ impl Loaded {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(OpenError::Disk { doing: "open the superblock".into(), source }),
         };
-        let mut newest: Option<(u64, Superblock)> = None;
-        let mut ages = [0; COPIES];
-        for (copy, age) in ages.iter_mut().enumerate() {
-            let mut zone = [0; ZONE_BYTES];
-            // An unreadable copy counts as damaged.
-            let found = file.read_at(&mut zone, offset(copy)).map_or(Copy::Damaged, |()| decode(&zone, copy));
-            match found {
-                Copy::Intact(sequence, superblock) => {
-                    *age = sequence;
-                    if newest.as_ref().is_none_or(|(best, _)| *best < sequence) {
-                        newest = Some((sequence, *superblock));
-                    }
-                }
-                Copy::OtherFormat(found) if found > FORMAT => {
-                    return Err(OpenError::NewerFormat { found, known: FORMAT });
-                }
-                Copy::OtherFormat(found) => return Err(OpenError::OlderFormat { found, known: FORMAT }),
-                Copy::Damaged => warn!(copy, "a copy of the superblock is damaged"),
-            }
-        }
-        let intact = ages.iter().filter(|age| **age > 0).count();
-        match newest {
-            Some((sequence, superblock)) if intact >= QUORUM => {
-                let mut order = [0, 1, 2, 3];
-                order.sort_by_key(|copy| ages[*copy]);
-                Ok(Some(Self { file, superblock, sequence, order }))
-            }
-            _ => Err(OpenError::SuperblockDamaged { intact, copies: COPIES, needed: QUORUM }),
-        }
+        let Newest { superblock, sequence, ages } = newest(|zone, offset| file.read_at(zone, offset))?;
+        let mut order = [0, 1, 2, 3];
+        order.sort_by_key(|copy| ages[*copy]);
+        Ok(Some(Self { file, superblock, sequence, order }))
     }
 
     /// Rewrites all copies, one after the other, so that no later damage to some of them can bring an older state back.
@@ -299,6 +276,56 @@ impl Loaded {
         let written = self.superblock.clone();
         Ok((SuperblockFile { file: self.file, sequence: self.sequence, written }, self.superblock))
     }
+}
+
+/// The newest intact copy.
+struct Newest {
+    superblock: Superblock,
+    sequence: u64,
+    /// The sequence number of each copy; 0 for one that is damaged.
+    ages: [u64; COPIES],
+}
+
+/// Reads the copies, and finds the newest. An unreadable copy counts as damaged.
+fn newest(read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> Result<Newest, OpenError> {
+    let mut newest: Option<(u64, Superblock)> = None;
+    let mut ages = [0; COPIES];
+    for (copy, age) in ages.iter_mut().enumerate() {
+        let mut zone = [0; ZONE_BYTES];
+        let found = read(&mut zone, offset(copy)).map_or(Copy::Damaged, |()| decode(&zone, copy));
+        match found {
+            Copy::Intact(sequence, superblock) => {
+                *age = sequence;
+                if newest.as_ref().is_none_or(|(best, _)| *best < sequence) {
+                    newest = Some((sequence, *superblock));
+                }
+            }
+            Copy::OtherFormat(found) if found > FORMAT => {
+                return Err(OpenError::NewerFormat { found, known: FORMAT });
+            }
+            Copy::OtherFormat(found) => return Err(OpenError::OlderFormat { found, known: FORMAT }),
+            Copy::Damaged => warn!(copy, "a copy of the superblock is damaged"),
+        }
+    }
+    let intact = ages.iter().filter(|age| **age > 0).count();
+    match newest {
+        Some((sequence, superblock)) if intact >= QUORUM => Ok(Newest { superblock, sequence, ages }),
+        _ => Err(OpenError::SuperblockDamaged { intact, copies: COPIES, needed: QUORUM }),
+    }
+}
+
+/// Reads the file at this path, in a directory that need not be locked: while a member that runs writes two of the
+/// copies, the other two are intact. `None` if there is no such file.
+pub(super) fn peek(path: &Path) -> Result<Option<Superblock>, OpenError> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        // Whoever opens the directory says what is there instead.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(source) => return Err(OpenError::Disk { doing: "open the superblock".into(), source }),
+    };
+    newest(|zone, offset| file.read_exact_at(zone, offset)).map(|newest| Some(newest.superblock))
 }
 
 fn offset(copy: usize) -> u64 {

@@ -166,8 +166,16 @@ impl Acceptor {
 
     /// Accepts until the listener is closed.
     pub(super) async fn run(self: Arc<Self>, mut listener: Box<dyn Listener>) {
+        let members = &self.shared.members;
         loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = members.changed() => {
+                    listener.keep_places_for(members.peer_addresses());
+                    continue;
+                }
+            };
+            match accepted {
                 Ok(connection) => self.on_caller(connection),
                 Err(TransportError::Closed) => break,
                 Err(error) => {

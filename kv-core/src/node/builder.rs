@@ -7,18 +7,19 @@ use super::fence::Fence;
 use super::idle::IdleTracker;
 use super::members::{Members, member_infos};
 use super::shared::{Shared, SharedParts};
+use super::stored::{Choice, Stored, Wanted};
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
 use super::{Node, StartError, applier, folder, joining};
-use crate::config::{Cluster, ConfigError, DiskId, FixedOptions, Options, Role};
-use crate::detached;
+use crate::config::{Cluster, DiskId, FixedOptions, Options, Role};
 use crate::ids::{Epoch, MemberId};
-use crate::journal::{Identity, Journal, JournalOptions, OpenError};
+use crate::journal::{Identity, Journal, JournalOptions, OpenError, Owned};
 use crate::kv::{self, Receiver, StateMachine};
 use crate::message::{CheckpointAlignment, FormationStep, MembersAnswer, Membership, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, DirectoryError, Storage};
 use crate::wire::{Expectation, Limits};
+use crate::{detached, engine};
 use kv_transport::{Listener, Peer, Transport, TransportError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 /// How long a start waits for an address or a directory that a node that was just dropped, or a cancelled start, still
 /// uses. The old node releases the address when its tasks next run. The old node or start releases the directory when
@@ -41,15 +43,17 @@ const WITNESS_CACHE_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before it is started"]
 pub struct NodeBuilder {
-    cluster: Cluster,
+    name: String,
+    /// The configured member list.
+    cluster: Option<Cluster>,
     me: MemberId,
     options: Options,
     transport: Option<Arc<dyn Transport>>,
     disk: Option<Disk>,
     listen: Option<String>,
     clients: Option<PathBuf>,
-    /// Whether to join a cluster that runs already.
-    join: bool,
+    /// Addresses of members of a cluster that runs already, which an empty directory joins.
+    join: Box<[String]>,
     #[cfg(feature = "testing")]
     test: Option<Test>,
 }
@@ -72,9 +76,22 @@ enum Disk {
     Storage(Arc<dyn Storage>),
 }
 
+impl Disk {
+    /// What the directory says before it is opened, and whether it contains a state. Changes nothing. Blocks.
+    fn look(&self, cluster: &str, me: MemberId) -> Result<(Stored, bool), StartError> {
+        let (owned, has_state) = match self {
+            Self::Directory(path) => (Owned::at(path)?, path.join(engine::STATE).exists()),
+            #[cfg(any(feature = "internals", feature = "testing"))]
+            Self::Storage(storage) => (Owned::read(&**storage)?, storage.open(engine::STATE).is_ok()),
+        };
+        Ok((Stored::of(owned, cluster, me)?, has_state))
+    }
+}
+
 impl NodeBuilder {
-    pub(super) fn new(cluster: Cluster, me: MemberId) -> Self {
+    pub(super) fn new(name: String, cluster: Option<Cluster>, me: MemberId) -> Self {
         Self {
+            name,
             cluster,
             me,
             options: Options::default(),
@@ -82,23 +99,25 @@ impl NodeBuilder {
             disk: None,
             listen: None,
             clients: None,
-            join: false,
+            join: Box::default(),
             #[cfg(feature = "testing")]
             test: None,
         }
     }
 
-    /// Joins a cluster that runs already, if the data directory is empty. Without this, an empty directory means that a
-    /// new cluster forms. A directory that is not empty is opened as usual, so this may be set for ever.
+    /// If the data directory is empty, joins the running cluster that has these members. They are asked for the member
+    /// list, in which this member must be a standby: add it first ([`Client::change_members`]). A configured list is
+    /// not used for that. If several addresses are given, one of these members must answer, within five seconds. The
+    /// member then follows the others without a vote, until it is promoted.
     ///
-    /// The member must have been added before ([`Client::change_members`](crate::Client::change_members)), and the
-    /// cluster of this builder must name it and at least one member that runs. The start asks them for the present
-    /// list. The member then follows the others as a standby, without a vote, until it is promoted.
+    /// A directory that is not empty is opened as usual, so this setting may stay.
     ///
     /// An id stands for what its member has stored. So a member that has lost its directory does not join again under
     /// its id: add a member with another id, and let it replace the lost one.
-    pub const fn join(mut self) -> Self {
-        self.join = true;
+    ///
+    /// [`Client::change_members`]: crate::Client::change_members
+    pub fn join(mut self, addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.join = addresses.into_iter().map(Into::into).collect();
         self
     }
 
@@ -156,7 +175,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens on this address, such as `0.0.0.0:7000`, instead of the address in the configuration.
+    /// Listens on this address, such as `0.0.0.0:7000`, instead of the address in the member list.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = Some(address.into());
         self
@@ -191,63 +210,43 @@ impl NodeBuilder {
     /// Another start waits up to one second for the directory.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
-        let Self { cluster, me, options, transport, disk, listen, clients, join, .. } = self;
-        let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
+        let Self { name, cluster, me, options, transport, disk, listen, clients, join, .. } = self;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
         let disk = disk.ok_or(StartError::NoStorage)?;
-        cluster.members().try_for_each(|member| transport.check_address(&member.address))?;
-        let role = member.role;
-        credentials::check(&*transport, cluster.name(), me, clients.is_some())?;
+        credentials::check(&*transport, &name, me, clients.is_some())?;
         let authenticated = transport.identity() != Peer::Unauthenticated;
         let clients = clients.map(ClientList::open).transpose()?;
+        let span = tracing::info_span!("member", id = %me);
+
+        let stored = {
+            let (disk, name) = (disk.clone(), name.clone());
+            open_detached(&idle, move || disk.look(&name, me)).await??
+        };
+        let wanted = Wanted { name, me, configured: cluster, join, listen };
+        let choice = wanted.choose(stored, &transport).instrument(span.clone()).await?;
         // The node binds before it opens the disk. So a start that is refused because the address is in use has changed
         // nothing.
-        let listener = bind(&*transport, listen.as_deref().unwrap_or(&member.address)).await?;
-
-        let span = tracing::info_span!("member", id = %me);
-        let until = Instant::now() + RELEASED_WITHIN;
-        let (opened, fence) = loop {
-            let giving_up = FenceOnDrop(Some(Arc::default()));
-            let fence = giving_up.fence();
-            let opening = {
-                let (cluster, options, fence, span) =
-                    (cluster.clone(), options.clone(), fence.clone(), span.clone());
-                let disk = disk.clone();
-                move || span.in_scope(|| Opened::open(disk, &cluster, (me, role), &options, fence))
+        let listener = bind(&*transport, &choice.address).await?;
+        let members = first_members(&choice, me, (&options, authenticated), &transport).await?;
+        let Choice { cluster, joined, role, .. } = choice;
+        let (opened, fence) = {
+            let (cluster, options, span) = (cluster.clone(), options.clone(), span.clone());
+            let open = move |fence| {
+                let opened = Opened::open(disk.clone(), &cluster, (me, role), &options, fence)?;
+                opened.join_if_empty(&cluster, me, joined.as_ref())
             };
-            let opened = open_detached(&idle, opening).await?;
-            giving_up.disarm();
-            match opened {
-                Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
-                    sleep(RETRY).await;
-                }
-                opened => break (opened?, fence),
-            }
+            open_when_free(&idle, move |fence| span.in_scope(|| open(fence))).await?
         };
-
-        let opened = match opened.recovered.formation {
-            FormationStep::Empty if join => {
-                let answer = joining::ask(&cluster, me, role, transport.clone()).await?;
-                let (span, cluster) = (span.clone(), cluster.clone());
-                let joining = move || span.in_scope(|| opened.join(&cluster, me, answer));
-                open_detached(&idle, joining).await??
-            }
-            _ => opened,
-        };
+        members.enter_if_later(opened.recovered.membership.as_ref().map(|it| &it.configuration));
 
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
-        let formed = expectation(&cluster, me, &options);
-        let members =
-            Members::new(me, cluster.clone(), Expectation { authenticated, life: random(), ..formed });
-        if let Some(membership) = &opened.recovered.membership {
-            members.enter(&membership.configuration);
-        }
+        let config = replica_config(cluster, me, options.clone(), (&opened, seed));
         let shared = Shared::new(SharedParts {
             me,
             role,
             members,
-            options: options.clone(),
+            options,
             transport,
             clients,
             span,
@@ -260,12 +259,6 @@ impl NodeBuilder {
             seed,
         });
         let applied = opened.recovered.checkpoint.op;
-        // The replica does not get the seed of the node, so that the two do not use the same random numbers for their
-        // jitter.
-        let mut config = ReplicaConfig::new(cluster, me, options, !seed);
-        config.disk = random_disk();
-        config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
-        config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
         if let Some(data) = opened.data {
             applier::give_state(&shared, data);
@@ -276,11 +269,67 @@ impl NodeBuilder {
     }
 }
 
-/// Opens the disk on a thread that no runtime waits for. In a test, the paused clock waits for this thread.
-async fn open_detached(
+/// The members as the node knows them at first. If this member joins, one of them is asked whether it is accepted.
+async fn first_members(
+    choice: &Choice,
+    me: MemberId,
+    (options, authenticated): (&Options, bool),
+    transport: &Arc<dyn Transport>,
+) -> Result<Members, StartError> {
+    let formed = expectation(&choice.cluster, me, options);
+    let expectation = Expectation { authenticated, life: random(), ..formed };
+    let members = Members::new(me, choice.cluster.clone(), expectation);
+    members.enter_if_later(choice.configuration.as_ref());
+    if let Some(answer) = &choice.joined {
+        joining::introduce(&members.now(), &answer.configuration, transport).await?;
+    }
+    Ok(members)
+}
+
+fn replica_config(
+    cluster: Cluster,
+    me: MemberId,
+    options: Options,
+    (opened, seed): (&Opened, u64),
+) -> ReplicaConfig {
+    // The replica does not get the seed of the node, so that the two do not use the same random numbers for their
+    // jitter.
+    let mut config = ReplicaConfig::new(cluster, me, options, !seed);
+    config.disk = random_disk();
+    config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
+    config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
+    config
+}
+
+/// Opens the disk. A node that was just dropped, or a start that was cancelled, may still use it.
+async fn open_when_free(
     idle: &IdleTracker,
-    opening: impl FnOnce() -> Result<Opened, StartError> + Send + 'static,
-) -> Result<Result<Opened, StartError>, StartError> {
+    open: impl Fn(Arc<AtomicBool>) -> Result<Opened, StartError> + Clone + Send + 'static,
+) -> Result<(Opened, Arc<AtomicBool>), StartError> {
+    let until = Instant::now() + RELEASED_WITHIN;
+    loop {
+        let giving_up = FenceOnDrop(Some(Arc::default()));
+        let fence = giving_up.fence();
+        let opening = {
+            let (open, fence) = (open.clone(), fence.clone());
+            move || open(fence)
+        };
+        let opened = open_detached(idle, opening).await?;
+        giving_up.disarm();
+        match opened {
+            Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
+                sleep(RETRY).await;
+            }
+            opened => return Ok((opened?, fence)),
+        }
+    }
+}
+
+/// Uses the disk on a thread that no runtime waits for. In a test, the paused clock waits for this thread.
+async fn open_detached<T: Send + 'static>(
+    idle: &IdleTracker,
+    opening: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<Result<T, StartError>, StartError> {
     idle.begin();
     let busy = idle.clone();
     let opened = detached::run("kv-open", move || {
@@ -378,9 +427,15 @@ impl Opened {
         Ok(Self { journal, recovered, data, opener, syncs, storage: weak })
     }
 
-    /// Formats an empty directory as that of a standby of a cluster that runs already. Blocks.
-    fn join(mut self, cluster: &Cluster, me: MemberId, answer: MembersAnswer) -> Result<Self, StartError> {
-        let MembersAnswer { configuration, ended, .. } = answer;
+    /// Formats an empty directory as that of a standby of the cluster that has sent this answer. Blocks.
+    fn join_if_empty(
+        mut self,
+        cluster: &Cluster,
+        me: MemberId,
+        answer: Option<&MembersAnswer>,
+    ) -> Result<Self, StartError> {
+        let answer = answer.filter(|_| self.recovered.formation == FormationStep::Empty);
+        let Some(MembersAnswer { configuration, ended, .. }) = answer.cloned() else { return Ok(self) };
         let membership = Membership { configuration, disk: random_disk(), retired: false, ended };
         self.recovered = self.journal.join(membership).map_err(OpenError::from)?;
         if let Some(StateOpener { storage, limits }) = self.opener.take() {
@@ -472,12 +527,12 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
     }
 }
 
-/// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
 /// The id of a disk that has none yet. It counts from when the superblock contains it.
 fn random_disk() -> DiskId {
     DiskId(u128::from(random()) << 64 | u128::from(random()))
 }
 
+/// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
 pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -499,11 +554,19 @@ mod tests {
     async fn a_builder_reports_missing_parts() {
         let error =
             |builder: NodeBuilder| async { builder.start().await.expect_err("it cannot start").to_string() };
-        assert!(error(Node::builder(cluster(), 7)).await.contains("member 7 is not in the configuration"));
         assert!(error(Node::builder(cluster(), 0)).await.contains("NodeBuilder::transport"));
         let transport = Arc::new(kv_transport::Memory::new());
         assert!(
-            error(Node::builder(cluster(), 0).transport(transport)).await.contains("NodeBuilder::data_dir")
+            error(Node::builder(cluster(), 0).transport(transport.clone()))
+                .await
+                .contains("NodeBuilder::data_dir")
         );
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let nowhere = folder.path().join("data");
+        let unlisted = Node::builder(cluster(), 7).transport(transport.clone()).data_dir(&nowhere);
+        assert!(error(unlisted).await.contains("member 7 is not in the configuration"));
+        let without_list = Node::added("demo", 7).transport(transport).data_dir(&nowhere);
+        assert!(error(without_list).await.contains("NodeBuilder::join"));
+        assert!(!nowhere.exists(), "nothing was created");
     }
 }

@@ -2,12 +2,10 @@
 //! addition to a number, or two to the numbers of a [`Recorder`].
 
 use super::metrics::Durations;
-use crate::config::Cluster;
 use crate::ids::MemberId;
 use crate::message::Latencies;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Counts durations.
@@ -52,24 +50,31 @@ pub(super) struct Counters {
     pub(super) applies: Recorder,
     pub(super) checkpoints: Recorder,
     /// For each peer, from when entries were sent to it until it acknowledged them.
-    pub(super) acknowledgements: BTreeMap<MemberId, Recorder>,
+    acknowledgements: [OnceLock<Box<Recorder>>; 1 << u8::BITS],
     pub(super) view_changes: AtomicU64,
     pub(super) repairs: AtomicU64,
     pub(super) state_transfers: AtomicU64,
 }
 
 impl Counters {
-    pub(super) fn new(cluster: &Cluster, me: MemberId, journal_syncs: Arc<Recorder>) -> Self {
+    pub(super) fn new(journal_syncs: Arc<Recorder>) -> Self {
         Self {
             journal_syncs,
             commits: Recorder::default(),
             applies: Recorder::default(),
             checkpoints: Recorder::default(),
-            acknowledgements: cluster.peers(me).map(|peer| (peer.id, Recorder::default())).collect(),
+            acknowledgements: [const { OnceLock::new() }; 1 << u8::BITS],
             view_changes: AtomicU64::new(0),
             repairs: AtomicU64::new(0),
             state_transfers: AtomicU64::new(0),
         }
+    }
+}
+
+impl Counters {
+    /// From when entries were sent to this member until it acknowledged them. Members come and go.
+    pub(super) fn acknowledgements(&self, peer: MemberId) -> &Recorder {
+        self.acknowledgements[usize::from(peer.get())].get_or_init(Box::default)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Why a node did not start, and why it stopped.
 
-use crate::config::{ConfigError, OptionMismatch, Role};
+use crate::config::{ConfigError, OptionMismatch};
 use crate::engine::EngineError;
 use crate::error::{AdminError, ConnectError};
-use crate::ids::{MemberId, Op};
+use crate::ids::{Epoch, MemberId, Op};
 use crate::journal::{JournalReadError, JournalWriteError, OpenError};
 use crate::replica::Halt;
 use crate::storage::DirectoryError;
@@ -25,6 +25,18 @@ pub enum StartError {
     /// The configuration or the options are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is no member list: the data directory contains none, and none was configured.
+    #[error(
+        "no member list was given, and the data directory contains none: name the members with which the cluster formed, or \
+         addresses of the cluster to join (NodeBuilder::join)"
+    )]
+    NoMembers,
+    /// The member was removed from the cluster, which goes on without it.
+    #[error("this member was removed from the cluster in epoch {epoch}: its data directory can be deleted")]
+    Removed {
+        /// The first epoch without it.
+        epoch: Epoch,
+    },
     /// The builder got no transport.
     #[error("no transport was given: call NodeBuilder::transport")]
     NoTransport,
@@ -105,6 +117,8 @@ impl StartError {
     pub const fn needs_operator(&self) -> bool {
         match self {
             Self::Config(_)
+            | Self::NoMembers
+            | Self::Removed { .. }
             | Self::NoTransport
             | Self::NoStorage
             | Self::OtherIdentity { .. }
@@ -113,13 +127,13 @@ impl StartError {
             Self::Journal(error) => !matches!(error, OpenError::Disk { .. }),
             Self::Engine(error) => error.needs_operator(),
             Self::Directory(error) => matches!(error, DirectoryError::NotADirectory(_)),
-            Self::Join(error) => !matches!(error, JoinError::Connect(_) | JoinError::List(_)),
+            Self::Join(error) => error.needs_operator(),
             Self::ClientList { .. } | Self::Transport(_) | Self::Thread(_) => false,
         }
     }
 }
 
-/// Why a member with an empty directory did not join its cluster.
+/// Why a member with an empty directory did not join its cluster. Nothing was written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -127,24 +141,47 @@ pub enum JoinError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// No member has sent its list.
-    #[error(transparent)]
+    #[error("no member has sent its member list: {0}")]
     List(AdminError),
+    /// A member has sent a list that no member can have.
+    #[error(
+        "the member list that was received is malformed: check that the addresses are those of the cluster's members"
+    )]
+    Malformed,
     /// The cluster does not know the member.
-    #[error("it has no member {0}: add it first")]
+    #[error("the cluster has no member {0}: add it first")]
     NotListed(MemberId),
+    /// The member was removed from the cluster.
+    #[error("member {0} was removed from the cluster, and an id is used only once: add it with another id")]
+    Removed(MemberId),
     /// The directory of a member that has a vote is empty.
     #[error(
-        "member {0} has a vote, so it was here before, and its data directory is lost: add a member with another id, and let it replace this one"
+        "member {0} has a vote, but its data directory is empty: its disk was lost. It cannot take part without what it stored. \
+         Add a member with another id, and let it replace this one"
     )]
     HasVote(MemberId),
-    /// The member list of the cluster contains another role.
-    #[error("member {me} is listed as {role}: use that role in the configuration")]
-    OtherRole {
-        /// The member.
-        me: MemberId,
-        /// Its role in the list.
-        role: Role,
+    /// A member refuses this one, for example because an option differs.
+    #[error("member {id} refuses this member: {reason}")]
+    Refused {
+        /// The member that refuses.
+        id: MemberId,
+        /// What is wrong, and what to do about it.
+        reason: String,
     },
+}
+
+impl JoinError {
+    const fn needs_operator(&self) -> bool {
+        match self {
+            Self::Connect(error) => !error.is_retryable(),
+            Self::List(_) => false,
+            Self::Malformed
+            | Self::NotListed(_)
+            | Self::Removed(_)
+            | Self::HasVote(_)
+            | Self::Refused { .. } => true,
+        }
+    }
 }
 
 /// Why a node stopped.

@@ -8,6 +8,7 @@ use crate::wire::{Expectation, MemberInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 
 /// The members of the epoch that this member is in.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub(super) struct Members {
     epoch: AtomicU32,
     /// The op of the stop before the epoch.
     stop: AtomicU64,
+    /// Notified of each change.
+    changed: Notify,
 }
 
 impl MemberList {
@@ -63,12 +66,22 @@ impl Members {
             moved: BTreeMap::new(),
             later: None,
         };
-        let (epoch, stop) = Default::default();
-        Self { me, list: Mutex::new(Arc::new(list)), epoch, stop }
+        let (epoch, stop, changed) = Default::default();
+        Self { me, list: Mutex::new(Arc::new(list)), epoch, stop, changed }
     }
 
     pub(super) fn now(&self) -> Arc<MemberList> {
         lock(&self.list).clone()
+    }
+
+    /// Waits for a change of the list since the last call. For one caller.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The addresses of the other members.
+    pub(super) fn peer_addresses(&self) -> Vec<String> {
+        self.now().cluster.peers(self.me).map(|peer| peer.address.clone()).collect()
     }
 
     /// The epoch of the list.
@@ -113,6 +126,13 @@ impl Members {
         self.set(MemberList { cluster, expectation, configuration, gone, moved, later })
     }
 
+    /// At a start: the same, if the epoch is later than the one of the list.
+    pub(super) fn enter_if_later(&self, configuration: Option<&Configuration>) {
+        if let Some(later) = configuration.filter(|it| it.epoch.get() > self.epoch()) {
+            self.enter(later);
+        }
+    }
+
     /// Members of a later epoch must be asked.
     pub(super) fn reach(&self, configuration: &Configuration) -> BTreeSet<MemberId> {
         let mut list = MemberList::clone(&self.now());
@@ -132,6 +152,7 @@ impl Members {
         *lock(&self.list) = Arc::new(list);
         self.stop.store(stop.get(), Ordering::Release);
         self.epoch.store(epoch, Ordering::Release);
+        self.changed.notify_one();
         called
     }
 }

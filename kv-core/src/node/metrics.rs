@@ -247,7 +247,6 @@ pub(super) fn metrics(shared: &Shared) -> Metrics {
     let acknowledging = shared.status.acknowledging();
     let peer = |id: MemberId| {
         let seen = status.peers.iter().find(|peer| peer.id == id);
-        let recorder = counters.acknowledgements.get(&id);
         PeerMetrics {
             id,
             is_connected: shared.lanes.is_reachable(id) && shared.incoming.has(id),
@@ -255,7 +254,7 @@ pub(super) fn metrics(shared: &Shared) -> Metrics {
             lag: seen
                 .filter(|peer| acknowledging.contains(&peer.id))
                 .map(|peer| status.head.distance_from(peer.acknowledged)),
-            acknowledgements: recorder.map(|it| it.durations()).unwrap_or_default(),
+            acknowledgements: counters.acknowledgements(id).durations(),
             clock_ahead_ms: shared.health.clock(id, now),
         }
     };

@@ -65,6 +65,7 @@ mod skips;
 mod status;
 mod stop;
 mod stopwatch;
+mod stored;
 mod sync;
 mod tasks;
 mod transfer;
@@ -81,7 +82,7 @@ pub use metrics::{
 };
 
 pub use crate::engine::EngineError;
-pub use crate::ids::{Incarnation, Op};
+pub use crate::ids::{Epoch, Incarnation, Op};
 pub use crate::journal::{JournalReadError, JournalWriteError, OpenError as JournalOpenError};
 pub use crate::message::{Latencies, Load, MemberState, MemberStatus, PeerStatus};
 pub use crate::replica::Halt;
@@ -131,9 +132,18 @@ pub struct Node {
 }
 
 impl Node {
-    /// Configures the member `id` of `cluster`.
+    /// Configures the member `id` of `cluster`. The list in `cluster` is that with which the cluster forms. After the
+    /// first change of the list ([`Client::change_members`]), the list in the data directory is used instead; if the
+    /// configured one differs, the start logs a warning.
     pub fn builder(cluster: Cluster, id: u8) -> NodeBuilder {
-        NodeBuilder::new(cluster, MemberId::new(id))
+        NodeBuilder::new(cluster.name().to_owned(), Some(cluster), MemberId::new(id))
+    }
+
+    /// Configures the member `id` of a cluster that has changed its member list, without a list: the member was added
+    /// to the cluster with this name. Its first start needs [`NodeBuilder::join`]. A later start finds the list in the
+    /// data directory.
+    pub fn added(cluster: impl Into<String>, id: u8) -> NodeBuilder {
+        NodeBuilder::new(cluster.into(), None, MemberId::new(id))
     }
 
     /// Starts the threads and tasks of a member whose data has been opened.
@@ -153,7 +163,7 @@ impl Node {
         let address = listener.local_address();
         tracing::info!(parent: &shared.span, address, role = %shared.role, "started");
         let members = shared.members.now();
-        listener.keep_places_for(members.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
+        listener.keep_places_for(shared.members.peer_addresses());
         let acceptor = Acceptor::new(shared.clone());
         shared.run_part("the listener", acceptor.clone().run(listener));
         link::open(&shared, &members.called(shared.me));

@@ -159,7 +159,7 @@ impl Shared {
             lanes: Lanes::default(),
             me: parts.me,
             role: parts.role,
-            counters: Counters::new(&parts.members.now().cluster, parts.me, parts.syncs),
+            counters: Counters::new(parts.syncs),
             members: parts.members,
             transport: parts.transport,
             clients: parts.clients,

@@ -261,7 +261,9 @@ pub enum Refusal {
         wanted: MemberId,
     },
     /// The caller is not one of the other members.
-    #[error("member {id} is not a peer of member {me}: check the ids in the configuration")]
+    #[error(
+        "member {id} is not a peer of member {me}: check the ids in the configuration, and whether it was added or removed"
+    )]
     NotAPeer {
         /// The id of this member.
         me: MemberId,
@@ -322,8 +324,8 @@ pub enum Refusal {
     },
     /// The certificate belongs to a member that is not in the configuration.
     #[error(
-        "your certificate is for member {id}, which is not in the configuration of member {me}: it was removed, or the \
-         configurations differ"
+        "your certificate is for member {id}, which is not in the member list of member {me}: it was not added yet \
+         (kv member add), it was removed, or the configurations differ"
     )]
     Removed {
         /// The id of this member.

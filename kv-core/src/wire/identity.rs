@@ -18,7 +18,8 @@ impl Expectation {
             (Peer::Unauthenticated, _) => true,
             (Peer::Member { cluster, id: proved }, _) if *cluster == self.cluster => {
                 let proved = MemberId::new(*proved);
-                if self.member(proved).is_none() && !is_changed {
+                let is_client = matches!(caller, Caller::Client { .. });
+                if self.member(proved).is_none() && (is_client || !is_changed) {
                     return Err(Refusal::Removed { me, id: proved });
                 }
                 match caller {

@@ -111,7 +111,7 @@ pub(crate) async fn f_conf_6_a_removed_member_is_refused_in_every_role(net: Net)
     for hello in [hello_of_member(&harness, 9), Hello::client(ClusterId::of_name("test"), "tool")] {
         let message = refusal(&harness, &removed, &hello).await;
         assert!(
-            message.contains("certificate is for member 9, which is not in the configuration of member 0"),
+            message.contains("certificate is for member 9, which is not in the member list of member 0"),
             "{message}"
         );
     }

@@ -50,11 +50,12 @@ async fn join(harness: &mut Harness, list: &MembersAnswer) {
     let cluster = list.configuration.cluster("test").expect("a valid list");
     let address = cluster.member(id(member)).expect("it is listed").address.clone();
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let node = Node::builder(cluster, id(member).get())
+    let others: Vec<_> = cluster.peers(id(member)).map(|peer| peer.address.clone()).collect();
+    let node = Node::added("test", id(member).get())
         .transport(harness.net.transport(&address))
         .options(harness.options.clone())
         .data_dir(dir.path())
-        .join()
+        .join(others)
         .start()
         .await
         .expect("it starts");

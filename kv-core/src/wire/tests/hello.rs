@@ -118,7 +118,7 @@ fn with_certificates_unknown_and_removed_callers_are_refused() {
         assert!(matches!(refusal, Refusal::Unauthenticated { .. }) && !refusal.is_temporary(), "{refusal}");
         let refusal = me.check(&hello, hello.lane, &removed).unwrap_err();
         assert!(
-            refusal.to_string().contains("member 9, which is not in the configuration of member 0"),
+            refusal.to_string().contains("member 9, which is not in the member list of member 0"),
             "{refusal}"
         );
     }

@@ -82,7 +82,7 @@ pub use metrics::{
 };
 
 pub use crate::engine::EngineError;
-pub use crate::ids::{Epoch, Incarnation, Op};
+pub use crate::ids::{Incarnation, Op};
 pub use crate::journal::{JournalReadError, JournalWriteError, OpenError as JournalOpenError};
 pub use crate::message::{Latencies, Load, MemberState, MemberStatus, PeerStatus};
 pub use crate::replica::Halt;

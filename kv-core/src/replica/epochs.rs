@@ -92,7 +92,7 @@ impl Replica {
         if self.cx.view.number() <= ended {
             self.enter_view_change(View::of(self.cx.epoch(), ended + 1));
         }
-        self.cx.fall_behind(*from, configuration, *view, *checkpoint);
+        self.cx.fall_behind(*from, (configuration, ended), *view, *checkpoint);
         self.cx.fetch_epoch();
     }
 
@@ -260,14 +260,17 @@ impl Replica {
         let cx = &mut self.cx;
         // Rule T4: a source of what is staged may have been in a view of this epoch with a number up to that.
         let may_be_late = cx.transfer.has_pieces() && cx.view.number() < before;
+        if may_be_late && !(cx.is_voter() && cx.transfer.stateless) {
+            cx.discard_pieces();
+        }
         if cx.cluster.member(cx.me).is_none() {
             self.state = ReplicaState::Retired(Retired::new(cx.now.monotonic));
             return;
         }
-        if cx.must_leave_view() || may_be_late {
+        let late = (may_be_late && cx.transfer.has_pieces()).then_some(before);
+        if let Some(number) = cx.view_to_leave().max(late) {
             // It has the log of the first view. But its primary may lack what was committed later.
-            let number = cx.epochs.ended.max(before) + 1;
-            self.enter_view_change(View::of(self.cx.epoch(), number));
+            self.enter_view_change(View::of(self.cx.epoch(), number + 1));
         } else if cx.primary() == cx.me {
             self.become_primary();
             if self.cx.transfer.stateless {

@@ -49,6 +49,8 @@ pub(crate) struct Epochs {
 #[derive(Debug)]
 struct Behind {
     configuration: Configuration,
+    /// Nothing was committed before that epoch in a view with a greater number.
+    ended: u64,
     /// The last checkpoint that a member of that epoch has told, and its view.
     checkpoint: Option<LogPoint>,
     sources: Vec<MemberId>,
@@ -295,17 +297,20 @@ impl Context {
     }
 
     /// Rule M13: while there is a later epoch, no primary is followed that may lack what an earlier one has committed.
-    /// A log that ends with the committed stop lacks nothing.
-    pub(crate) fn must_leave_view(&self) -> bool {
+    /// Returns the greatest number of a view that must be left. A log that ends with the committed stop lacks nothing.
+    pub(crate) fn view_to_leave(&self) -> Option<u64> {
         let is_complete = self.own_stop().is_some_and(|stop| stop == self.epochs.proven);
-        self.epochs.behind.is_some() && !is_complete && self.view.number() <= self.epochs.ended
+        let behind = self.epochs.behind.as_ref().filter(|_| !is_complete)?;
+        Some(behind.ended).filter(|ended| self.view.number() <= *ended)
     }
 
     pub(crate) fn check_view_of_epoch(&self) {
         assert!(
-            !self.must_leave_view(),
-            "in normal status in {} although {:?}",
+            self.view_to_leave().is_none(),
+            "in normal status in {}; stop {:?}, proven {:?}, {:?}",
             self.view,
+            self.own_stop(),
+            self.epochs.proven,
             self.epochs.behind
         );
     }
@@ -372,13 +377,14 @@ impl Context {
     pub(crate) fn fall_behind(
         &mut self,
         from: MemberId,
-        configuration: &Configuration,
+        (configuration, ended): (&Configuration, u64),
         view: View,
         checkpoint: Option<LogPoint>,
     ) {
         let (now, nonce) = (self.now.monotonic, self.nonce());
         let patience = self.options.failure_timeout_min;
         if let Some(behind) = &mut self.epochs.behind {
+            behind.ended = behind.ended.max(ended);
             if behind.configuration.epoch < configuration.epoch {
                 behind.configuration = configuration.clone();
                 self.outputs.push_back(Output::Reach { configuration: Box::new(configuration.clone()) });
@@ -401,6 +407,7 @@ impl Context {
         self.outputs.push_back(Output::Reach { configuration: Box::new(configuration.clone()) });
         self.epochs.behind = Some(Behind {
             configuration,
+            ended,
             checkpoint,
             sources,
             nonce,

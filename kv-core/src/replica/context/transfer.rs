@@ -475,6 +475,14 @@ impl Context {
         }
     }
 
+    /// Discards the stored part of a snapshot: it may be of a later view than this member is in.
+    pub(crate) fn discard_pieces(&mut self) {
+        if let Some(Staged { at, .. }) = self.transfer.staged.take() {
+            debug!(?at, "discarding the stored part of a snapshot: it may be of a later view");
+            self.outputs.push_back(Output::DiscardSnapshot { at });
+        }
+    }
+
     /// The driver has discarded its part of a snapshot: it could not be verified, or did not fit.
     pub(crate) fn on_snapshot_refused(&mut self, at: Anchor) {
         warn!(?at, "discarded a snapshot: it did not verify, or is not needed");

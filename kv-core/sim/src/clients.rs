@@ -2,7 +2,7 @@
 
 use super::clock::{Clock, Time};
 use super::history::Action;
-use super::operators::Operator;
+use super::operator::Operator;
 use super::plan::{Load, Plan, beside, pick};
 use super::streams::Stream;
 use bytes::Bytes;

@@ -6,7 +6,7 @@ use super::world::World;
 use kv_core::config::{Configuration, HistoryId};
 use kv_core::ids::{Anchor, Op};
 use kv_core::journal::{Journal, JournalWriteError};
-use kv_core::message::{Answer, ChangeCall, FormationStep, MembersAnswer, Membership, Recovered};
+use kv_core::message::{Answer, ChangeCall, FormationStep, MembersAnswer, Membership, Message, Recovered};
 use kv_core::replica::{ChangeRefusal, Halt, Input};
 
 impl World {
@@ -153,5 +153,27 @@ impl World {
                 }
             }
         })
+    }
+}
+
+impl World {
+    /// Whether a member has a connection for a message to another. It calls only those that it knows.
+    pub(super) fn calls(&mut self, from: usize, to: usize) -> bool {
+        let calls = self.members[from].process.as_ref().is_none_or(|process| process.reach.calls(to));
+        if !calls {
+            self.checker.count("messages to unknown members");
+        }
+        calls
+    }
+
+    /// Whether a member hears what another has sent: its door is closed to strangers.
+    pub(super) fn hears(&mut self, to: usize, from: usize, message: &Message) -> bool {
+        let theirs = self.members[from].process.as_ref().is_none_or(|process| process.reach.is_changed);
+        let reach = self.members[to].process.as_ref().map(|process| &process.reach);
+        let hears = reach.is_none_or(|reach| reach.hears(from, message.lane(), theirs));
+        if !hears {
+            self.checker.count("messages of unknown members");
+        }
+        hears
     }
 }

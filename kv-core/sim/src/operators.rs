@@ -3,13 +3,13 @@
 
 use super::clock::{MS, SECOND, Time};
 use super::events::Event;
+use super::operator::{Doing, Job};
 use super::plan::{around, pick};
 use super::world::World;
 use kv_core::client::{Call, CallError, CallId, ProtocolInput, Reply};
-use kv_core::config::{Change, Cluster, Configuration, DiskId};
+use kv_core::config::{Change, Configuration, DiskId};
 use kv_core::ids::{Epoch, MemberId, Op};
 use kv_core::message::{ChangeCall, MembersAnswer};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The numbers of their calls begin here, far beyond those of others.
@@ -23,72 +23,6 @@ const CAUTION: Time = 3 * SECOND;
 const TURN: Time = 50 * MS;
 /// How long an operator waits for the last change, when everything is healed.
 const LAST_PATIENCE: Time = 20 * SECOND;
-
-/// An operator.
-#[derive(Debug)]
-pub(super) struct Operator {
-    /// The newest list that it has seen.
-    known: Configuration,
-    doing: Doing,
-    rests_until: Time,
-    /// Changes that it asked for.
-    old: Vec<ChangeCall>,
-    /// When everything is healed, one more change is made.
-    pub(super) finished: bool,
-}
-
-#[derive(Debug)]
-enum Doing {
-    Resting,
-    /// Waits for the lists of all members.
-    Listing {
-        waiting: BTreeSet<u64>,
-        newest: Option<Box<MembersAnswer>>,
-        job: Option<Job>,
-    },
-    /// Has asked a member for the change.
-    Asking {
-        call: u64,
-        before: bool,
-        job: Job,
-    },
-    /// Acts at the next turn.
-    Pausing(Job),
-}
-
-/// A change under way.
-#[derive(Clone, Debug)]
-struct Job {
-    call: ChangeCall,
-    until: Time,
-    /// An attempt may have been the one that succeeded.
-    may_be_done: bool,
-    /// The change is ordered, or another may have been.
-    is_ordered: bool,
-    is_last: bool,
-}
-
-impl Operator {
-    pub(super) fn new(cluster: &Cluster) -> Self {
-        Self {
-            known: Configuration::founding(cluster),
-            doing: Doing::Resting,
-            rests_until: 0,
-            old: Vec::new(),
-            finished: false,
-        }
-    }
-
-    /// Whether it does nothing.
-    pub(super) const fn is_idle(&self) -> bool {
-        matches!(self.doing, Doing::Resting)
-    }
-
-    /// Whether a change is under way.
-    pub(super) const fn has_job(&self) -> bool {
-        !matches!(self.doing, Doing::Resting | Doing::Listing { job: None, .. })
-    }
-}
 
 impl World {
     /// An operator's turn.

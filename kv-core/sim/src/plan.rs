@@ -1,8 +1,8 @@
 //! What a seed draws: the cluster, its limits, the load and the mix of faults. Every run uses another mix (swarm
 //! testing), so that combinations occur which no single setting would produce.
 
+use super::change_plan::ChangePlan;
 use super::clock::{MS, SECOND, Time};
-use super::spares::ChangePlan;
 use fastrand::Rng;
 use kv_core::config::{Options, Role};
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! Scenarios: scripts that must succeed, and fail with the seeded bug that they are about. They are tests, and `kv-sim
 //! --bugs` runs those that are about a bug which random runs rarely trigger.
 
+use super::change_plan::ChangePlan;
 use super::clock::{MS, SECOND};
 use super::cluster::Cluster;
 use super::plan::{ClockPlan, DiskPlan, Load, NetworkPlan, Plan, Scale, WatchPlan};
 use super::report::Options;
-use super::spares::ChangePlan;
 use super::world::World;
 use super::{Bug, panic, switch};
 use fastrand::Rng;

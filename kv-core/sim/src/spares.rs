@@ -1,6 +1,7 @@
 //! Spare machines, and plans with changes of the member list.
 
-use super::clock::{SECOND, Time};
+use super::change_plan::ChangePlan;
+use super::clock::SECOND;
 use super::events::Event;
 use super::plan::{Plan, pick};
 use super::world::World;
@@ -11,24 +12,6 @@ use kv_core::message::MembersAnswer;
 
 /// One plan in this many changes the member list.
 const ONE_OF: u32 = 3;
-
-/// Changes of the member list.
-#[derive(Clone, Debug)]
-pub(super) struct ChangePlan {
-    /// What the machines do that are in no list at first. Their ids follow those of the founders.
-    pub(super) spares: Vec<Role>,
-    /// How many clients ask for changes.
-    pub(super) operators: usize,
-    /// The mean time between two changes.
-    pub(super) pause: Time,
-    /// How long an operator waits for a change.
-    pub(super) patience: Time,
-}
-
-impl ChangePlan {
-    /// The member list never changes.
-    pub(super) const NONE: Self = Self { spares: Vec::new(), operators: 0, pause: SECOND, patience: SECOND };
-}
 
 impl Plan {
     /// Lets operators change the member list in some plans. Drawn last, so that it changes nothing else.
@@ -116,7 +99,7 @@ impl World {
         let operators = self.clients.iter().filter_map(|client| client.operator.as_ref());
         !self.checker.is_settled(newest)
             || self.checker.may_change()
-            || operators.into_iter().any(super::operators::Operator::has_job)
+            || operators.into_iter().any(super::operator::Operator::has_job)
     }
 
     /// Whether a member must be there when everything is healed: it is on the last list, and has its disk.

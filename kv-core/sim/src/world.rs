@@ -8,7 +8,7 @@ use super::history::History;
 use super::kind::Kind;
 use super::member::Member;
 use super::network::Network;
-use super::operators::Operator;
+use super::operator::Operator;
 use super::plan::{Plan, Scale};
 use super::report::{EXCUSED, Finding, Options, Report, STATELESS, Violation};
 use super::trace::Trace;

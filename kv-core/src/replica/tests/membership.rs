@@ -341,8 +341,8 @@ fn m6_a_wiped_voter_does_not_take_part() {
     assert_eq!(group.members[usize::from(new)].halt, Some(Halt::OtherDisk { epoch: Epoch::new(2) }));
 }
 
-/// A founder draws its disk id anew in each life until it has entered epoch 1. If the primary named the one that it told
-/// before, the member would halt after a restart, although it has lost nothing.
+/// A founder draws its disk id anew in each life until it has entered epoch 1. If the primary named the one that it
+/// told before, the member would halt after a restart, although it has lost nothing.
 #[test]
 fn m6_a_disk_that_is_told_in_epoch_0_is_not_named() {
     let mut group = formed(3);

@@ -501,13 +501,6 @@ impl Client {
         STATUS_TIMEOUT.min(self.shared.deadline)
     }
 
-    /// The ids in the member list that this client knows.
-    #[cfg(feature = "internals")]
-    #[must_use]
-    pub fn known_ids(&self) -> Vec<MemberId> {
-        self.known_members().iter().map(|member| member.id).collect()
-    }
-
     pub(super) fn known_members(&self) -> Arc<[MemberInfo]> {
         self.shared.members.now()
     }

@@ -125,13 +125,13 @@ impl Client {
         self.newest_list().await.map(MemberList::of)
     }
 
-    /// Changes the member list, and returns the list when the change is done: from then on, the cluster no longer needs
-    /// a member that was removed. While the change is made, for about one round between the members, reads wait or are
-    /// repeated, and writes wait.
+    /// Changes the member list, and returns the list when the change is done: from then on, the cluster no longer
+    /// needs a member that was removed. While the change is made, for about one round between the members, reads wait
+    /// or are repeated, and writes wait.
     ///
     /// Only one change can be in progress; concurrent ones are refused. A list has room for some tens of members (1,536
-    /// bytes with their addresses). An id is never used again, and there are 256 of them. If the primary is removed, the
-    /// member that has caught up furthest is the next primary.
+    /// bytes with their addresses). An id is never used again, and there are 256 of them. If the primary is removed,
+    /// the member that has caught up furthest is the next primary.
     ///
     /// Every client that may connect may make this call: see [`NodeBuilder::clients`](crate::NodeBuilder::clients).
     ///
@@ -220,6 +220,13 @@ impl Client {
             // Which change came first is not known here.
             Err(attempts.ended(AdminError::NoPrimary))
         })
+    }
+
+    /// The ids in the member list that this client knows.
+    #[cfg(feature = "internals")]
+    #[must_use]
+    pub fn known_ids(&self) -> Vec<MemberId> {
+        self.known_members().iter().map(|member| member.id).collect()
     }
 
     /// The newest list that a member answers with soon after the first answer.

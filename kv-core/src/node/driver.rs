@@ -12,7 +12,7 @@ use super::status::{Reporter, commit_in};
 use super::stopwatch::Stopwatch;
 use super::transfer::{self, Piece, Task};
 use crate::config::{HistoryId, Role};
-use crate::ids::{Instant, MemberId, Op, WriteSeq};
+use crate::ids::{Anchor, Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
 use crate::lazy_timer::LazyTimer;
 use crate::message::{Answer, ChangeCall, MembersAnswer, Message, Write};
@@ -475,6 +475,18 @@ impl Driver {
         }
     }
 
+    /// Tells the replica the next configuration, which the last entry of the epoch contains.
+    fn read_stop(&mut self, stop: Anchor) {
+        // In memory, because it is not applied yet; on the disk only after a restart.
+        let read = self.shared.log().map(|log| log.read(stop.op));
+        let entry = read.and_then(|entry| entry.ok()?.filter(|it| it.header.anchor() == stop));
+        let answer = match entry.and_then(|entry| entry.next_configuration()) {
+            Some(configuration) => Input::Stop { stop, configuration },
+            None => Input::Faulty { op: stop.op },
+        };
+        self.replica.handle(self.shared.clock.now(), answer);
+    }
+
     fn on_output(&mut self, output: Output) {
         self.measure(&output);
         let shared = &self.shared;
@@ -518,16 +530,7 @@ impl Driver {
                     Role::Witness => shared.inbox.applied(commit.op),
                 }
             }
-            Output::ReadStop { stop } => {
-                // In memory, because it is not applied yet; on the disk only after a restart.
-                let read = shared.log().map(|log| log.read(stop.op));
-                let entry = read.and_then(|entry| entry.ok()?.filter(|it| it.header.anchor() == stop));
-                let answer = match entry.and_then(|entry| entry.next_configuration()) {
-                    Some(configuration) => Input::Stop { stop, configuration },
-                    None => Input::Faulty { op: stop.op },
-                };
-                self.replica.handle(self.shared.clock.now(), answer);
-            }
+            Output::ReadStop { stop } => self.read_stop(stop),
             Output::Entered { configuration } => link::open(shared, &shared.members.enter(&configuration)),
             Output::Reach { configuration } => link::open(shared, &shared.members.reach(&configuration)),
             Output::ReadReady { tickets, op } => self.reads.confirmed(&tickets, op, self.applied, shared),

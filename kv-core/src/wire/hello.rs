@@ -141,8 +141,8 @@ impl From<&Refusal> for HelloReply {
 pub struct Welcome {
     /// The version of the protocol that both ends use from now on.
     pub protocol: u16,
-    /// Optional features that both ends have, in the lower half. The upper half is the epoch of the member list, which is
-    /// 0 for members that know of none.
+    /// Optional features that both ends have, in the lower half. The upper half is the epoch of the member list, which
+    /// is 0 for members that know of none.
     pub features: u64,
     /// Who answers.
     pub member: MemberId,
@@ -403,8 +403,8 @@ impl Expectation {
             if to != me {
                 return Err(Refusal::OtherMember { me, wanted: to });
             }
-            // A member that has missed a change is told of it. One that was removed may lack, or be the only one that has,
-            // what the epoch before has committed.
+            // A member that has missed a change is told of it. One that was removed may lack, or be the only one that
+            // has, what the epoch before has committed.
             let is_heard = match self.member(id) {
                 Some(_) => true,
                 None if self.former.contains(&id) => lane != Lane::Log,
@@ -416,7 +416,8 @@ impl Expectation {
             if let Err(OptionMismatch { option, formed: ours, found: theirs }) = self.options.check(options) {
                 return Err(Refusal::OtherOption { me, id, option, theirs, ours });
             }
-            // If only one of the two has changed, the other one lacks a change, or has another history. Its log shows it.
+            // If only one of the two has changed, the other one lacks a change, or has another history. Its log shows
+            // it.
             if theirs_changed == self.is_changed() && fingerprint != self.fingerprint {
                 return Err(match is_changed {
                     true => Refusal::OtherHistory { me, id },

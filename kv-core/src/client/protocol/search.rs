@@ -67,8 +67,8 @@ impl Search {
         self.members = members;
     }
 
-    /// Whether to ask the member that sent this hint for the member list: the hint names a member that is not in the list
-    /// here, or the primary has not been found for long and so may have another address.
+    /// Whether to ask the member that sent this hint for the member list: the hint names a member that is not in the
+    /// list here, or the primary has not been found for long and so may have another address.
     pub(super) fn wants_list(&mut self, now: Instant, hint: Option<MemberId>) -> bool {
         let unknown = hint.filter(|hint| !self.members.contains(hint));
         self.unknown = unknown.or(self.unknown);

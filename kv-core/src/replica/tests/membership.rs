@@ -316,6 +316,23 @@ fn m7_a_lost_data_member_is_replaced_although_a_witness_votes() {
     settled(&mut group, 2, &[0, 2, new]);
 }
 
+/// The stop is committed, and the new epoch has no entry of its own yet.
+#[test]
+fn m12_a_change_is_done_when_the_next_epoch_has_committed_an_entry() {
+    let mut group = formed(3);
+    group.change(0, remove(2));
+    while epoch_of(&group, 0) == 0 {
+        assert!(group.deliver(), "it enters");
+    }
+    assert!(!group.replica(0).is_settled(), "member 2 may still be needed");
+    assert_eq!(group.members[2].halt, None);
+    settled(&mut group, 1, &[0, 1]);
+    assert!(group.replica(0).is_settled());
+    group.run_until("it is told that it is not needed", |group| {
+        group.members[2].halt == Some(Halt::Removed { epoch: Epoch::new(1) })
+    });
+}
+
 /// Two operators ask for two changes: the second fails, whatever it is.
 #[test]
 fn m1_a_change_of_another_epoch_is_refused() {

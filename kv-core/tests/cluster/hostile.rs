@@ -882,6 +882,7 @@ pub(crate) async fn f_conf_4_versions_meet_or_are_refused_with_the_reason(net: N
 
 /// F-conf-4: a member that answers with a version that was not offered is refused.
 pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_caller(net: Net) {
+    let unknown = PROTOCOL.max + 1;
     let harness = Harness::new(net, &[Role::Data], options());
     let address = harness.address(0);
     let mut listener = harness.net.transport(&address).bind(&address).await.expect("nobody is there");
@@ -899,13 +900,14 @@ pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_cal
         };
         let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
         if ends.0.read_hello().await.is_ok() {
-            // `Ok`, version 9, and the contents of that version.
-            send(&mut ends.1, frame(2, b"\x00\x09whatever version 9 says", None)).await;
+            // `Ok`, the next version, and the contents of that version.
+            let later = u8::try_from(unknown).expect("one byte in a hello");
+            send(&mut ends.1, frame(2, &[&[0, later], &b"whatever it says"[..]].concat(), None)).await;
         }
     }
     let error = connecting.await.expect("it does not panic").expect_err("it cannot be gone on with");
-    assert!(error.to_string().contains("protocol versions 9 to 9"), "{error}");
-    let wrong = WireError::Version { theirs: VersionRange::just(9), ours: PROTOCOL };
+    assert!(error.to_string().contains(&format!("protocol versions {unknown} to {unknown}")), "{error}");
+    let wrong = WireError::Version { theirs: VersionRange::just(unknown), ours: PROTOCOL };
     assert!(error.to_string().contains(&wrong.to_string()), "{error}");
 }
 

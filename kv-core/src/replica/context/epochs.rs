@@ -304,6 +304,7 @@ impl Context {
         Some(behind.ended).filter(|ended| self.view.number() <= *ended)
     }
 
+    #[cfg(feature = "internals")]
     pub(crate) fn check_view_of_epoch(&self) {
         assert!(
             self.view_to_leave().is_none(),

@@ -95,6 +95,7 @@ impl World {
 
 #[cfg(test)]
 mod tests {
+    use super::super::change_plan::ChangePlan;
     use super::super::clock::SECOND;
     use super::super::plan::{DamagePlan, Fault, Plan};
     use super::super::report::{Options, STATELESS};
@@ -116,6 +117,7 @@ mod tests {
             plan.heal_quorum_only = false;
             plan.chaos = plan.chaos.min(15 * SECOND);
             plan.in_memory = false;
+            plan.changes = ChangePlan::NONE;
             plan.damage = Some(DamagePlan { victim: None, chance: 80, states: true });
             plan.faults =
                 vec![(Fault::PowerCutAll, 4), (Fault::Kill, 2), (Fault::SlowDisk, 1), (Fault::Rot, 1)];

@@ -20,7 +20,8 @@ fn expect_clean(seed: u64) -> Report {
 #[test]
 fn some_seeds_pass_and_cover_rare_events() {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in 0..60 {
+    // The last one gives a state up.
+    for seed in (0..60).chain([419]) {
         for (what, count) in expect_clean(seed).counts {
             *counts.entry(what).or_default() += count;
         }
@@ -62,7 +63,7 @@ fn some_seeds_pass_and_cover_rare_events() {
         "watches answered with progress",
         "writes lost in a crash",
     ] {
-        assert!(counts.get(what).is_some_and(|count| *count > 0), "no {what} in 60 seeds: {counts:?}");
+        assert!(counts.get(what).is_some_and(|count| *count > 0), "no {what} in these seeds: {counts:?}");
     }
 }
 

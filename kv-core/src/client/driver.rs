@@ -291,9 +291,13 @@ impl Driver {
     /// it knows could be replaced meanwhile.
     fn stay_attached(&mut self) {
         let is_open = |link: &Link| matches!(link.state, LinkState::Open(..));
-        if let Some((member, _)) = self.links.iter().find(|(_, link)| is_open(link)) {
-            let input = ProtocolInput::AskForList { member: *member };
-            self.protocol.handle(self.now(), input);
+        let open: Vec<MemberId> =
+            self.links.iter().filter(|(_, link)| is_open(link)).map(|(id, _)| *id).collect();
+        if !open.is_empty() {
+            // One of them may be cut off, and have an old list.
+            for member in open {
+                self.protocol.handle(self.now(), ProtocolInput::AskForList { member });
+            }
         } else if self.links.is_empty() && !self.no_more_commands {
             let data: Vec<_> = self.members.values().filter(|member| member.holds_data()).collect();
             // A connection to any of them brings the list.

@@ -114,7 +114,7 @@ impl Replica {
             Input::Faulty { .. } if matches!(self.state, ReplicaState::Forming(_)) => {}
             Input::Faulty { op } => {
                 // Another member may have it. Otherwise, reading it again at once would not help.
-                if self.cx.cluster.len() > 1 {
+                if self.cx.cluster.len() > 1 && !matches!(self.state, ReplicaState::Entering(_)) {
                     self.cx.epochs.stop_asked.take_if(|stop| stop.op == op);
                 }
                 self.cx.on_faulty(op);

@@ -432,7 +432,10 @@ impl Primary {
         // Rule T8: a witness protects its voters, and keeps nothing for a standby.
         let trim = least(&mut self.peers.values());
         // While a stop waits, the next voters are not known here. They were checked against what had been trimmed.
-        let trim_of_witness = if cx.own_stop().is_some() { Op::ZERO } else { least(&mut self.voters(cx)) };
+        let trim_of_witness = match self.leaving {
+            Leaving::Stopping { .. } => Op::ZERO,
+            _ => least(&mut self.voters(cx)),
+        };
         for to in self.peers.keys() {
             let is_witness = cx.cluster.member(*to).is_some_and(|peer| peer.role == Role::Witness);
             let trim = if is_witness { trim_of_witness } else { trim };

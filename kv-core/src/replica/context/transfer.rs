@@ -119,7 +119,6 @@ impl Transfer {
         self.rebasing.is_some()
     }
 
-    /// Returns whether a snapshot is being fetched.
     /// Whether pieces of a snapshot are stored.
     pub(crate) const fn has_pieces(&self) -> bool {
         self.staged.is_some()
@@ -130,6 +129,7 @@ impl Transfer {
         self.run.as_ref().is_some_and(|run| run.installing)
     }
 
+    /// Returns whether a snapshot is being fetched.
     pub(crate) const fn is_running(&self) -> bool {
         self.run.is_some()
     }

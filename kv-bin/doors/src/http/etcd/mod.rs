@@ -80,7 +80,7 @@ impl Call {
             | "cluster/member/remove"
             | "cluster/member/update"
             | "cluster/member/promote" => {
-                Self::NotOffered("the members of a cluster of kv are fixed when it forms")
+                Self::NotOffered("the members of a cluster of kv are changed with kv member")
             }
             "maintenance/snapshot" => {
                 Self::NotOffered("a snapshot of kv has a form of its own: use kv backup")

@@ -443,7 +443,7 @@ async fn leadership_is_passed_on_and_what_is_missing_is_named() {
         connection.refused("/v3/maintenance/transfer-leadership", body, 5, "member not found").await;
     }
     for (path, part) in [
-        ("cluster/member/add", "fixed"),
+        ("cluster/member/add", "kv member"),
         ("maintenance/snapshot", "kv backup"),
         ("maintenance/defragment", "on its own"),
         ("maintenance/alarm", "no alarms"),

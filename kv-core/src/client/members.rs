@@ -129,9 +129,9 @@ impl Client {
     /// needs a member that was removed. While the change is made, for about one round between the members, reads wait
     /// or are repeated, and writes wait.
     ///
-    /// Only one change can be in progress; concurrent ones are refused. A list has at most 15 members, and takes at
-    /// most 1,536 bytes with their addresses. An id is never used again, and there are 256 of them. If the primary is removed,
-    /// the member that has caught up furthest is the next primary.
+    /// Only one change can be in progress; concurrent ones are refused. A list has at most 15 members, and takes
+    /// at most 1,536 bytes with their addresses. An id is never used again, and there are 256 of them. If the primary
+    /// is removed, the member that has caught up furthest is the next primary.
     ///
     /// Every client that may connect may make this call: see [`NodeBuilder::clients`](crate::NodeBuilder::clients).
     ///

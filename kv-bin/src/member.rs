@@ -168,7 +168,7 @@ async fn when_ready(
 ) -> Result<MemberList, Failure> {
     let client = context.client().await?;
     let until = Instant::now() + wait;
-    let (mut noted, mut said) = (Instant::now(), String::new());
+    let (mut reported_at, mut reported) = (Instant::now(), String::new());
     loop {
         let reason = match client.change_members(change.clone()).await {
             Err(MembershipError::Refused { kind: RefusalKind::NotReady, reason }) => reason,
@@ -185,9 +185,9 @@ async fn when_ready(
                  again later, or give up with kv member remove {standby}"
             )));
         }
-        if said != progress && (said.is_empty() || noted.elapsed() >= INTERVAL) {
+        if reported != progress && (reported.is_empty() || reported_at.elapsed() >= INTERVAL) {
             note(json, standby, &progress);
-            (noted, said) = (Instant::now(), progress);
+            (reported_at, reported) = (Instant::now(), progress);
         }
         tokio::time::sleep(PAUSE).await;
     }

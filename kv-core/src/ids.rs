@@ -238,7 +238,7 @@ impl View {
     }
 }
 
-/// The parts of views. No cluster has a second epoch yet, so applications do not see them.
+/// The parts of views. Applications only compare and print views.
 macro_rules! parts_of_views {
     ($visible:vis) => {
         impl View {

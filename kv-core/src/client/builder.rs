@@ -187,11 +187,7 @@ impl ClientBuilder {
         let rounds = async {
             loop {
                 for ((id, address), reason) in self.addresses.iter().zip(&mut reasons) {
-                    let dialed = match id {
-                        Some(id) => self.dialer.dial_as(*id, address).await,
-                        None => self.dialer.dial(address).await,
-                    };
-                    match dialed {
+                    match self.dialer.dial_given(*id, address).await {
                         Ok(dialed) => return Some((address.clone(), dialed)),
                         Err(
                             DialError::Refused { reason, temporary: false }

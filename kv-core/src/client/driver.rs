@@ -72,6 +72,12 @@ struct Link {
     state: LinkState,
 }
 
+impl Link {
+    const fn is_open(&self) -> bool {
+        matches!(self.state, LinkState::Open(..))
+    }
+}
+
 enum LinkState {
     /// The connection is being opened. Contains the waiting messages and their approximate total size in bytes.
     Opening(Vec<ClientMessage>, usize),
@@ -199,9 +205,7 @@ impl Driver {
         let Dialed { reader, writer, welcome } = dialed;
         let (member, epoch) = (welcome.member, welcome.epoch());
         self.insert_link(member, LinkState::Open(writer, welcome.protocol), link::read(reader));
-        if self.lacks_list(epoch) {
-            self.protocol.handle(self.now(), ProtocolInput::AskForList { member });
-        }
+        self.ask_if_newer(self.now(), member, epoch);
     }
 
     /// Runs until no new call can begin (every handle is dropped, or the client is closed) and all calls have ended.
@@ -290,9 +294,8 @@ impl Driver {
     /// Keeps the member list up to date, also of a client that makes no calls for long: otherwise, all the members that
     /// it knows could be replaced meanwhile.
     fn stay_attached(&mut self) {
-        let is_open = |link: &Link| matches!(link.state, LinkState::Open(..));
         let open: Vec<MemberId> =
-            self.links.iter().filter(|(_, link)| is_open(link)).map(|(id, _)| *id).collect();
+            self.links.iter().filter(|(_, link)| link.is_open()).map(|(id, _)| *id).collect();
         if !open.is_empty() {
             // One of them may be cut off, and have an old list.
             for member in open {
@@ -377,9 +380,7 @@ impl Driver {
                         }
                     }
                 }
-                if self.lacks_list(epoch) {
-                    self.protocol.handle(now, ProtocolInput::AskForList { member });
-                }
+                self.ask_if_newer(now, member, epoch);
             }
         }
     }
@@ -411,6 +412,13 @@ impl Driver {
         self.known.set(members);
     }
 
+    /// Asks a member in this epoch for its list, if that must be fetched.
+    fn ask_if_newer(&mut self, now: Instant, member: MemberId, epoch: u64) {
+        if self.lacks_list(epoch) {
+            self.protocol.handle(now, ProtocolInput::AskForList { member });
+        }
+    }
+
     /// Whether the list of this epoch must be fetched. The list in a welcome tells neither the history nor who is a
     /// standby.
     const fn lacks_list(&self, epoch: u64) -> bool {
@@ -434,11 +442,7 @@ impl Driver {
         fastrand::shuffle(&mut given);
         let seek = async move {
             for (id, address) in given {
-                let dialed = match id {
-                    Some(id) => dialer.dial_as(id, &address).await,
-                    None => dialer.dial(&address).await,
-                };
-                if let Ok(dialed) = dialed {
+                if let Ok(dialed) = dialer.dial_given(id, &address).await {
                     return Some(dialed);
                 }
             }
@@ -466,7 +470,7 @@ impl Driver {
         };
         tracing::debug!(%member, reason, ?input, "no connection");
         self.protocol.handle(now, input);
-        if !self.links.values().any(|link| matches!(link.state, LinkState::Open(..))) {
+        if !self.links.values().any(Link::is_open) {
             self.look_elsewhere(now);
         }
     }

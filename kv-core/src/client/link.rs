@@ -55,7 +55,7 @@ pub(super) enum DialError {
 
 impl Dialer {
     /// Connects to the member that listens at `address`, whichever member it is.
-    pub(super) async fn dial(&self, address: &str) -> Result<Dialed, DialError> {
+    async fn dial(&self, address: &str) -> Result<Dialed, DialError> {
         let dialed = async {
             let transport = self.transport.as_ref().ok_or(DialError::NoTransport)?;
             self.refresh(transport).await;
@@ -77,8 +77,16 @@ impl Dialer {
         }
     }
 
+    /// Connects to an address that the application gave: of a certain member, or of any.
+    pub(super) async fn dial_given(&self, id: Option<MemberId>, address: &str) -> Result<Dialed, DialError> {
+        match id {
+            Some(id) => self.dial_as(id, address).await,
+            None => self.dial(address).await,
+        }
+    }
+
     /// Connects to `address`, and verifies that the member there is member `id`.
-    pub(super) async fn dial_as(&self, id: MemberId, address: &str) -> Result<Dialed, DialError> {
+    async fn dial_as(&self, id: MemberId, address: &str) -> Result<Dialed, DialError> {
         Self::expect(self.dial(address).await?, id, address)
     }
 

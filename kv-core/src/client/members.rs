@@ -156,13 +156,7 @@ impl Client {
     /// the call can be repeated.
     async fn attempt(&self, attempts: &mut Attempts) -> Result<MemberList, MembershipError> {
         loop {
-            match self.attempt_once(attempts).await {
-                Ok(()) => {}
-                Err(Ended::Refused { kind, reason }) => {
-                    return Err(MembershipError::Refused { kind, reason });
-                }
-                Err(Ended::Closed) => return Err(attempts.ended(AdminError::Closed)),
-            }
+            self.attempt_once(attempts).await?;
             let until = Instant::now() + AGAIN;
             while attempts.in_doubt && Instant::now() < until {
                 if let Some(done) = self.look(attempts).await {
@@ -174,30 +168,32 @@ impl Client {
         }
     }
 
-    /// Asks the primary for the change, if there is one.
-    async fn attempt_once(&self, attempts: &mut Attempts) -> Result<(), Ended> {
+    /// Asks the primary for the change, if there is one. An error ends the attempts.
+    async fn attempt_once(&self, attempts: &mut Attempts) -> Result<(), MembershipError> {
         let Some(member) = self.primary().await else { return Ok(()) };
         if !attempts.in_doubt {
             // The change is meant for the list that the cluster has now.
             match self.list_of(member).await {
                 Ok(list) => attempts.call.ends = list.configuration.epoch,
-                Err(AdminError::Closed) => return Err(Ended::Closed),
+                Err(AdminError::Closed) => return Err(attempts.ended(AdminError::Closed)),
                 Err(_) => return Ok(()),
             }
         }
         let call = Call::Change { member, change: Box::new(attempts.call.clone()) };
         let was_in_doubt = std::mem::replace(&mut attempts.in_doubt, true);
         let answer = self.call(call, 0, self.default_deadline()).await;
-        let nothing_new = match answer {
-            Err(_) => Err(Ended::Closed),
-            Ok(Ok(Reply::ChangeRefused { kind, reason })) if !was_in_doubt => {
-                Err(Ended::Refused { kind, reason })
-            }
-            Ok(Ok(Reply::ChangeRefused { .. }) | Err(CallError::NotApplied(_))) => Ok(()),
-            Ok(Ok(_) | Err(CallError::OutcomeUnknown(_))) => return Ok(()),
-        };
+        if matches!(answer, Ok(Ok(Reply::Done) | Err(CallError::OutcomeUnknown(_)))) {
+            return Ok(());
+        }
+        // This attempt has done nothing.
         attempts.in_doubt = was_in_doubt;
-        nothing_new
+        match answer {
+            Err(error) => Err(attempts.ended(error.into())),
+            Ok(Ok(Reply::ChangeRefused { kind, reason })) if !was_in_doubt => {
+                Err(MembershipError::Refused { kind, reason })
+            }
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Looks whether the change is done; `None` if that is not known yet.
@@ -270,12 +266,6 @@ impl Client {
             Err(error) => Err(AdminError::of(error)),
         }
     }
-}
-
-/// Why no further attempt is made.
-enum Ended {
-    Refused { kind: RefusalKind, reason: String },
-    Closed,
 }
 
 /// A change while it is asked for.

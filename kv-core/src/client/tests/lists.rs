@@ -54,8 +54,7 @@ async fn read_and_tell(cluster: &mut Cluster, client: &Client, list: MembersAnsw
 #[tokio::test(start_paused = true)]
 async fn a_list_that_a_member_announces_is_used() {
     let mut cluster = Cluster::start().await;
-    let listener = cluster.network.bind(&address(D)).await.unwrap();
-    cluster.members.push(tokio::spawn(serve(listener, expectation(D), cluster.sender.clone())));
+    cluster.add(&address(D), expectation(D)).await;
     let client = cluster.client().await;
     read_and_tell(&mut cluster, &client, list(1, &[A, D], None, 1)).await;
     assert_eq!(client.known_ids(), [A, D]);
@@ -116,8 +115,7 @@ async fn a_read_from_one_member_never_goes_to_another_when_the_list_changes() {
 #[tokio::test(start_paused = true)]
 async fn the_addresses_that_the_application_gave_outlast_the_list() {
     let mut cluster = Cluster::start().await;
-    let outside = cluster.network.bind("outside:1").await.unwrap();
-    cluster.members.push(tokio::spawn(serve(outside, expectation(B), cluster.sender.clone())));
+    cluster.add("outside:1", expectation(B)).await;
     let client = cluster.builder().member_address(B, "outside:1").connect().await.unwrap();
     cluster.kill(B).await;
     read_and_tell(&mut cluster, &client, list(1, &[A, B], None, 1)).await;
@@ -137,9 +135,7 @@ async fn a_member_is_looked_for_at_the_given_addresses_if_all_others_are_gone() 
     for id in [A, B, C] {
         cluster.kill(id).await;
     }
-    let listener = cluster.network.bind(&address(D)).await.unwrap();
-    let changed = Expectation { epoch: Epoch::new(6), ..expectation(D) };
-    cluster.members.push(tokio::spawn(serve(listener, changed, cluster.sender.clone())));
+    cluster.add(&address(D), Expectation { epoch: Epoch::new(6), ..expectation(D) }).await;
     let answered = cluster.answer_all(|member, call| {
         assert_eq!(member, D);
         Some(match call {

@@ -73,10 +73,15 @@ impl Cluster {
         let (sender, calls) = mpsc::unbounded_channel();
         let mut cluster = Self { network: Memory::new(), members: Vec::new(), calls, sender };
         for id in [A, B, C] {
-            let listener = cluster.network.bind(&address(id)).await.unwrap();
-            cluster.members.push(tokio::spawn(serve(listener, expectation(id), cluster.sender.clone())));
+            cluster.add(&address(id), expectation(id)).await;
         }
         cluster
+    }
+
+    /// Adds a member that listens there.
+    async fn add(&mut self, address: &str, expectation: Expectation) {
+        let listener = self.network.bind(address).await.unwrap();
+        self.members.push(tokio::spawn(serve(listener, expectation, self.sender.clone())));
     }
 
     /// Answers calls until this future is dropped. What gets `None` is not answered.

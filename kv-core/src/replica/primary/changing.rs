@@ -62,12 +62,12 @@ impl Primary {
         // A witness may lack what only the log of another member has: no data member may need it (rule T8). With the
         // same voters, it needs nothing that it does not need now.
         let votes = |cluster: &Cluster| -> Vec<_> { cluster.voters().map(|it| (it.id, it.role)).collect() };
-        let has_witness = votes(&cluster).iter().any(|(_, role)| *role == Role::Witness)
-            && votes(&cluster) != votes(&cx.cluster);
-        let needed = self.trimmed_by_witnesses(cx);
-        let has_rest = |id: MemberId| level(id) && (id == cx.me || self.acknowledged(id) >= needed);
+        let has_witness = cluster.voters().any(|voter| voter.role == Role::Witness);
+        let matters = has_witness && votes(&cluster) != votes(&cx.cluster);
+        let trimmed = self.trimmed_by_witnesses(cx);
+        let has_rest = |id: MemberId| level(id) && (id == cx.me || self.acknowledged(id) >= trimmed);
         let behind = cluster.voters().find(|voter| voter.role == Role::Data && !has_rest(voter.id));
-        match behind.filter(|_| has_witness) {
+        match behind.filter(|_| matters) {
             Some(behind) => Err(ChangeRefusal::NotLevel(behind.id)),
             None => Ok(Configuration { stop: Anchor::ZERO, ..next }),
         }
